@@ -1,0 +1,14 @@
+"""`lockgate` and `python -m lockgate`."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line."""
+    from .agent.cli import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()
