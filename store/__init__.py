@@ -1,0 +1,9 @@
+"""Where policies and workloads come from."""
+
+from __future__ import annotations
+
+from .content import Document, Store, StoreContent
+from .directory import DirectoryStore
+from .errors import PathError, StoreError
+
+__all__ = ["DirectoryStore", "Document", "PathError", "Store", "StoreContent", "StoreError"]

@@ -1,0 +1,42 @@
+"""What a store holds: the documents of a node, as bytes, and the interface every kind of store has."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One file (or one key of a remote store). `failure` says why the bytes could not be had; `data` is then empty."""
+
+    source: str
+    data: bytes
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreContent:
+    """Everything at one moment, each tuple sorted by source. A document that did not change is the same object as
+    in the content before, so that readers can keep what they made of it."""
+
+    policies: tuple[Document, ...]
+    workloads: tuple[Document, ...]
+    problems: tuple[str, ...] = ()  # what could not be listed at all, one sentence each; the last known content stays
+
+
+class Store(Protocol):
+    """Where policies and workloads come from."""
+
+    async def read(self) -> StoreContent:
+        """The content now.
+
+        Raises:
+            StoreError: nothing can be read at all (at start-up; later contents carry `problems` instead).
+        """
+        ...
+
+    def changes(self) -> AsyncIterator[StoreContent]:
+        """The content after each change, coalesced; ends only when it is cancelled. Call `read` first."""
+        ...
