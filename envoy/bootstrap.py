@@ -1,0 +1,184 @@
+"""The bootstrap that Envoy starts with. Pure: settings in, bytes out.
+
+Everything static is here: where the admin interface and the xDS server are, the listeners (one module per protocol,
+see `http_listener`), and limits. Policies come over xDS and never change a listener.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from envoy_data_plane.envoy.config.bootstrap.v3 import (
+    Admin,
+    Bootstrap,
+    BootstrapDynamicResources,
+    BootstrapStaticResources,
+    LayeredRuntime,
+    RuntimeLayer,
+)
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    ApiConfigSource,
+    ApiConfigSourceApiType,
+    ApiVersion,
+    BackoffStrategy,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    Http2ProtocolOptions,
+    Node,
+    Pipe,
+    RetryPolicy,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.google.protobuf import Any, Struct
+
+from .access_log import FILE_NAME as ACCESS_LOG
+from .errors import BootstrapError
+from .http_listener import HttpListener, http_listeners, original_destination_cluster
+
+XDS_CLUSTER = "lockgate.xds"
+ADMIN_SOCKET = "admin.sock"
+XDS_SOCKET = "xds.sock"
+
+_LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL
+_UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapSettings:
+    """What differs between nodes. Sockets and logs live in `run_dir`, which must be absolute."""
+
+    run_dir: Path
+    node_id: str
+    node_cluster: str = "lockgate"
+    http: HttpListener = field(default_factory=HttpListener)
+    max_connections: int = 100_000  # downstream, all listeners together
+    regex_program_size: int = 1_000_000  # the default refuses ten ordinary path patterns joined by |
+
+    @property
+    def admin_socket(self) -> Path:
+        """Envoy's admin interface."""
+        return self.run_dir / ADMIN_SOCKET
+
+    @property
+    def xds_socket(self) -> Path:
+        """Where the agent serves xDS."""
+        return self.run_dir / XDS_SOCKET
+
+    @property
+    def access_log(self) -> Path:
+        """Denied requests, one JSON object a line."""
+        return self.run_dir / ACCESS_LOG
+
+
+def bootstrap(settings: BootstrapSettings) -> bytes:
+    """The bootstrap as binary protobuf (`envoy -c FILE.pb`); equal settings give equal bytes.
+
+    Raises `BootstrapError` for settings with which Envoy could never start.
+    """
+    _check(settings)
+    message = Bootstrap(
+        node=Node(id=settings.node_id, cluster=settings.node_cluster),
+        admin=Admin(address=Address(pipe=Pipe(path=str(settings.admin_socket), mode=0o600))),
+        static_resources=BootstrapStaticResources(
+            listeners=[*http_listeners(settings.http, settings.access_log)],
+            clusters=[_xds_cluster(settings.xds_socket), original_destination_cluster(settings.http)],
+        ),
+        dynamic_resources=BootstrapDynamicResources(ads_config=_ads()),
+        layered_runtime=_runtime(settings),
+        overload_manager=_overload(settings),
+        # Without a sink the periodic flush would only burn time; /stats flushes when it is read.
+        stats_flush_on_admin=True,
+    )
+    return bytes(message)
+
+
+def _check(settings: BootstrapSettings) -> None:
+    if not settings.run_dir.is_absolute():
+        raise BootstrapError(f"the run dir {settings.run_dir} is not absolute; give it from /")
+    for path in (settings.admin_socket, settings.xds_socket):
+        if len(str(path).encode()) > _LONGEST_SOCKET_PATH:
+            raise BootstrapError(
+                f"the socket {path} has a path of more than {_LONGEST_SOCKET_PATH} bytes; give a shorter run dir"
+            )
+    if not settings.node_id:
+        raise BootstrapError("the node has no id; give one (the host name will do)")
+    if not 0 < settings.http.port < 65536:
+        raise BootstrapError(f"the HTTP listener cannot have port {settings.http.port}; give one from 1 to 65535")
+
+
+def _ads() -> ApiConfigSource:
+    # Reconnects quickly: a restarted agent is back within a fraction of a second, and it is on the same machine.
+    retry = RetryPolicy(
+        retry_back_off=BackoffStrategy(base_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=1))
+    )
+    return ApiConfigSource(
+        api_type=ApiConfigSourceApiType.DELTA_GRPC,
+        transport_api_version=ApiVersion.V3,
+        # The node lists several hundred extensions; once per stream is enough.
+        set_node_on_first_message_only=True,
+        grpc_services=[
+            GrpcService(
+                envoy_grpc=GrpcServiceEnvoyGrpc(
+                    cluster_name=XDS_CLUSTER,
+                    retry_policy=retry,
+                )
+            )
+        ],
+    )
+
+
+def _xds_cluster(socket: Path) -> Cluster:
+    options = HttpProtocolOptions(
+        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+            # grpcio sends more window updates per data frame than Envoy's flood guard takes by default.
+            http2_protocol_options=Http2ProtocolOptions(max_inbound_window_update_frames_per_data_frame_sent=100_000)
+        )
+    )
+    return Cluster(
+        name=XDS_CLUSTER,
+        type=ClusterDiscoveryType.STATIC,
+        connect_timeout=timedelta(seconds=1),
+        typed_extension_protocol_options={_UPSTREAM_OPTIONS: Any.pack(options)},
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=XDS_CLUSTER,
+            endpoints=[
+                LocalityLbEndpoints(
+                    lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=Address(pipe=Pipe(path=str(socket)))))]
+                )
+            ],
+        ),
+    )
+
+
+def _runtime(settings: BootstrapSettings) -> LayeredRuntime:
+    values = {
+        "re2.max_program_size.error_level": settings.regex_program_size,
+        "re2.max_program_size.warn_level": settings.regex_program_size,
+    }
+    return LayeredRuntime(layers=[RuntimeLayer(name="lockgate", static_layer=Struct.from_dict(values))])
+
+
+def _overload(settings: BootstrapSettings) -> OverloadManager:
+    limit = DownstreamConnectionsConfig(max_active_downstream_connections=settings.max_connections)
+    monitor = ResourceMonitor(
+        name="envoy.resource_monitors.global_downstream_max_connections", typed_config=Any.pack(limit)
+    )
+    return OverloadManager(resource_monitors=[monitor])
+
+
+__all__ = ["BootstrapSettings", "HttpListener", "bootstrap"]

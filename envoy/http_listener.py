@@ -1,0 +1,295 @@
+"""The transparent HTTP listener of the node: what every L7-policed HTTP connection passes.
+
+One listener per address family on loopback. The kernel hands it connections with their own source and destination
+(`original_dst`), it enforces the two policy slots, and its upstream sockets carry the client's address and a mark
+(`original_src`) by which the datapath knows them. Between policy and router nothing touches a request: a client and a
+server that Lockgate allows to talk must not notice it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, ComparisonFilter, MetadataFilter
+from envoy_data_plane.envoy.config.accesslog.v3 import StatusCodeFilter as StatusCode
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterLbPolicy,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    AggregatedConfigSource,
+    ApiVersion,
+    ConfigSource,
+    DataSource,
+    ExtensionConfigSource,
+    Http1ProtocolOptions,
+    Http1ProtocolOptionsHeaderKeyFormat,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    RoutingPriority,
+    RuntimeUInt32,
+    SocketAddress,
+    SubstitutionFormatString,
+    TrafficDirection,
+    TypedExtensionConfig,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener, ListenerFilter
+from envoy_data_plane.envoy.config.rbac.v3 import Action, RbacAction
+from envoy_data_plane.envoy.config.route.v3 import (
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
+from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.listener.original_dst.v3 import OriginalDst
+from envoy_data_plane.envoy.extensions.filters.listener.original_src.v3 import OriginalSrc
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerCodecType,
+    HttpConnectionManagerForwardClientCertDetails,
+    HttpConnectionManagerPathWithEscapedSlashesAction,
+    HttpConnectionManagerServerHeaderTransformation,
+    HttpConnectionManagerUpgradeConfig,
+    HttpFilter,
+    LocalReplyConfig,
+    ResponseMapper,
+)
+from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case.v3 import PreserveCaseFormatterConfig
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions as UpstreamHttpProtocolOptions
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsUseDownstreamHttpConfig
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    MetadataMatcher,
+    MetadataMatcherPathSegment,
+    StringMatcher,
+    ValueMatcher,
+)
+from envoy_data_plane.google.protobuf import Any, Struct
+from envoy_data_plane.xds.core.v3 import TypedExtensionConfig as XdsTypedExtensionConfig
+from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherOnMatch
+
+from .access_log import FORMAT
+
+RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
+ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
+NOT_SYNCED = "lockgate:no-policy-received"  # names the default's denials in the access log
+DENIED_BODY = "Access denied\r\n"
+
+_NO_TIMEOUT = timedelta(0)
+_UNLIMITED = 1_000_000
+_UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpListener:
+    """The HTTP listeners' settings. `egress_slot` and `ingress_slot` are ECDS resource names of type RBAC."""
+
+    port: int = 15001
+    egress_slot: str = "lockgate.http.egress"
+    ingress_slot: str = "lockgate.http.ingress"
+    first_policy_timeout: float = 15.0  # seconds; the listener stays closed so long, then opens and denies
+    mark: int = 0xA00  # SO_MARK of upstream sockets
+    upgrades: tuple[str, ...] = ("websocket",)
+    normalize_paths: bool = True
+    max_request_headers_kb: int = 96
+    max_headers: int = 256
+    connect_timeout: float = 10.0  # seconds to reach the server
+    backlog: int = 4096
+
+
+def http_listeners(settings: HttpListener, access_log: Path) -> list[Listener]:
+    """One listener for IPv4 and one for IPv6, equal but for the address; denials are logged to `access_log`."""
+    manager = Any.pack(_connection_manager(settings, access_log))
+    return [
+        Listener(
+            name=f"lockgate.http.{family}",
+            stat_prefix=f"lockgate_http_{family}",
+            address=Address(socket_address=SocketAddress(address=address, port_value=settings.port)),
+            transparent=True,
+            traffic_direction=TrafficDirection.OUTBOUND,
+            tcp_backlog_size=settings.backlog,
+            listener_filters=[
+                ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=Any.pack(OriginalDst())),
+                ListenerFilter(
+                    name="envoy.filters.listener.original_src",
+                    typed_config=Any.pack(OriginalSrc(mark=settings.mark)),
+                ),
+            ],
+            filter_chains=[
+                FilterChain(
+                    filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager)]
+                )
+            ],
+        )
+        for family, address in (("ipv4", "127.0.0.1"), ("ipv6", "::1"))
+    ]
+
+
+def original_destination_cluster(settings: HttpListener) -> Cluster:
+    """Connects to where the client wanted to go, in the protocol that the client speaks, from the client's address."""
+    options = UpstreamHttpProtocolOptions(
+        common_http_protocol_options=HttpProtocolOptions(max_headers_count=settings.max_headers),
+        use_downstream_protocol_config=HttpProtocolOptionsUseDownstreamHttpConfig(
+            http_protocol_options=_http1(),
+            http2_protocol_options=Http2ProtocolOptions(),
+        ),
+    )
+    return Cluster(
+        name=ORIGINAL_DESTINATION,
+        type=ClusterDiscoveryType.ORIGINAL_DST,
+        lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
+        connect_timeout=timedelta(seconds=settings.connect_timeout),
+        typed_extension_protocol_options={_UPSTREAM_OPTIONS: Any.pack(options)},
+        # The cluster stands for every server of every client here; Envoy's default of 1024 would answer 503.
+        circuit_breakers=CircuitBreakers(
+            thresholds=[
+                CircuitBreakersThresholds(
+                    priority=RoutingPriority.DEFAULT,
+                    max_connections=_UNLIMITED,
+                    max_pending_requests=_UNLIMITED,
+                    max_requests=_UNLIMITED,
+                    max_connection_pools=_UNLIMITED,
+                )
+            ]
+        ),
+    )
+
+
+def _http1() -> Http1ProtocolOptions:
+    keep_case = TypedExtensionConfig(
+        name="envoy.http.stateful_header_formatters.preserve_case",
+        typed_config=Any.pack(PreserveCaseFormatterConfig(forward_reason_phrase=True)),
+    )
+    return Http1ProtocolOptions(
+        accept_http_10=True,
+        enable_trailers=True,
+        header_key_format=Http1ProtocolOptionsHeaderKeyFormat(stateful_formatter=keep_case),
+    )
+
+
+def _connection_manager(settings: HttpListener, access_log: Path) -> HttpConnectionManager:
+    normalize = settings.normalize_paths
+    return HttpConnectionManager(
+        stat_prefix="lockgate_http",
+        codec_type=HttpConnectionManagerCodecType.AUTO,
+        route_config=_routes(),
+        http_filters=[
+            _policy_slot(settings.egress_slot, settings.first_policy_timeout),
+            _policy_slot(settings.ingress_slot, settings.first_policy_timeout),
+            # suppress_envoy_headers: neither adds x-envoy-* nor obeys what a client writes into them.
+            HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router(suppress_envoy_headers=True))),
+        ],
+        common_http_protocol_options=HttpProtocolOptions(max_headers_count=settings.max_headers),
+        http_protocol_options=_http1(),
+        http2_protocol_options=Http2ProtocolOptions(),
+        max_request_headers_kb=settings.max_request_headers_kb,
+        server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
+        # The peer is the client itself, so nothing that it writes into X-Forwarded-For is believed.
+        use_remote_address=True,
+        skip_xff_append=True,
+        generate_request_id=False,
+        preserve_external_request_id=True,
+        forward_client_cert_details=HttpConnectionManagerForwardClientCertDetails.ALWAYS_FORWARD_ONLY,
+        stream_idle_timeout=_NO_TIMEOUT,
+        request_timeout=_NO_TIMEOUT,
+        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type=name) for name in settings.upgrades],
+        # A path rule must judge the path that the server will understand: /a/../b is /b. As the reference does:
+        # https://docs.cilium.io/en/stable/cmdref/cilium-agent/ (http-normalize-path)
+        normalize_path=normalize,
+        merge_slashes=normalize,
+        path_with_escaped_slashes_action=(
+            HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT
+            if normalize
+            else HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED
+        ),
+        local_reply_config=_access_denied(),
+        access_log=[_denied_log(access_log)],
+    )
+
+
+def _routes() -> RouteConfiguration:
+    # The empty prefix also takes the asterisk of `OPTIONS *`, which "/" does not.
+    route = Route(
+        name="original_destination",
+        match=RouteMatch(prefix=""),
+        route=RouteAction(cluster=ORIGINAL_DESTINATION, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT),
+    )
+    return RouteConfiguration(
+        name="lockgate.http",
+        virtual_hosts=[VirtualHost(name="any", domains=["*"], routes=[route])],
+    )
+
+
+def _policy_slot(name: str, first_policy_timeout: float) -> HttpFilter:
+    # Without `apply_default_config_without_warming`: the listener waits for the policy, so that an Envoy that was just
+    # restarted never denies what the policy allows.
+    return HttpFilter(
+        name=name,
+        config_discovery=ExtensionConfigSource(
+            config_source=ConfigSource(
+                ads=AggregatedConfigSource(),
+                resource_api_version=ApiVersion.V3,
+                initial_fetch_timeout=timedelta(seconds=first_policy_timeout),
+            ),
+            default_config=Any.pack(deny_all()),
+            type_urls=[RBAC_TYPE_URL],
+        ),
+    )
+
+
+def deny_all() -> Rbac:
+    """The policy of a slot that has none yet."""
+    deny = XdsTypedExtensionConfig(
+        name="envoy.filters.rbac.action",
+        typed_config=Any.pack(Action(name=NOT_SYNCED, action=RbacAction.DENY)),
+    )
+    return Rbac(matcher=Matcher(on_no_match=MatcherOnMatch(action=deny)))
+
+
+def _access_denied() -> LocalReplyConfig:
+    return LocalReplyConfig(
+        mappers=[
+            ResponseMapper(
+                filter=AccessLogFilter(
+                    status_code_filter=StatusCode(
+                        comparison=ComparisonFilter(
+                            value=RuntimeUInt32(default_value=403, runtime_key="lockgate.denied_status")
+                        )
+                    )
+                ),
+                body=DataSource(inline_string=DENIED_BODY),
+                body_format_override=SubstitutionFormatString(
+                    text_format_source=DataSource(inline_string="%LOCAL_REPLY_BODY%")
+                ),
+            )
+        ]
+    )
+
+
+def _denied_log(path: Path) -> AccessLog:
+    # By what the policy filter concluded and not by status: a server's own 403 is no denial of ours, and a denied gRPC
+    # call is answered 200.
+    denied = MetadataMatcher(
+        filter="envoy.filters.http.rbac",
+        path=[MetadataMatcherPathSegment(key="enforced_engine_result")],
+        value=ValueMatcher(string_match=StringMatcher(exact="denied")),
+    )
+    return AccessLog(
+        name="envoy.access_loggers.file",
+        filter=AccessLogFilter(metadata_filter=MetadataFilter(matcher=denied, match_if_key_not_found=False)),
+        typed_config=Any.pack(
+            FileAccessLog(
+                path=str(path),
+                log_format=SubstitutionFormatString(json_format=Struct.from_dict(dict(FORMAT))),
+            )
+        ),
+    )
