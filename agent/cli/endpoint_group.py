@@ -1,0 +1,60 @@
+"""`lockgate endpoint` and `lockgate identity`."""
+
+from __future__ import annotations
+
+import typer
+
+from ..client import ask
+from .options import RUN_DIR, RunDir
+from .output import Format, FormatOption, data, table
+
+endpoints = typer.Typer(help="Workloads on this node.", no_args_is_help=True)
+identities = typer.Typer(help="Numeric identities and their labels.", no_args_is_help=True)
+
+
+@endpoints.callback()
+def _endpoints() -> None:
+    """Workloads on this node."""
+
+
+@identities.callback()
+def _identities() -> None:
+    """Numeric identities and their labels."""
+
+
+@endpoints.command("list")
+def list_endpoints(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Every known workload: where it is, its identity, and how each direction is enforced."""
+    answer = ask(run_dir, "/v1/endpoints")
+    if output is not Format.TABLE:
+        data(answer, output)
+        return
+    table(
+        ("ENDPOINT", "ID", "IDENTITY", "INTERFACE", "ADDRESSES", "INGRESS", "EGRESS", "LABELS"),
+        (
+            (
+                entry["endpoint"],
+                entry["id"] or "-",
+                entry["identity"],
+                entry["interface"] or "-",
+                ", ".join(entry["ips"]),
+                entry["ingress"],
+                entry["egress"],
+                ", ".join(entry["labels"]),
+            )
+            for entry in answer
+        ),
+    )
+
+
+@identities.command("list")
+def list_identities(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Every identity: its labels and the addresses that have it."""
+    answer = ask(run_dir, "/v1/identities")
+    if output is not Format.TABLE:
+        data(answer, output)
+        return
+    table(
+        ("IDENTITY", "LABELS", "ADDRESSES"),
+        ((entry["identity"], ", ".join(entry["labels"]), ", ".join(entry["prefixes"])) for entry in answer),
+    )

@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..settings import DEFAULT_RUN_DIR, DEFAULT_STATE_DIR
+
+RunDir = Annotated[
+    Path, typer.Option("--run-dir", envvar="LOCKGATE_RUN_DIR", help="Sockets and logs of the agent.")
+]
+StateDir = Annotated[
+    Path, typer.Option("--state-dir", envvar="LOCKGATE_STATE_DIR", help="What the agent keeps across restarts.")
+]
+Policies = Annotated[Path, typer.Option("--policies", help="A policy file, or a folder of them.")]
+Workloads = Annotated[Path, typer.Option("--workloads", help="A workloads file, or a folder of them.")]
+
+RUN_DIR = DEFAULT_RUN_DIR
+STATE_DIR = DEFAULT_STATE_DIR

@@ -1,0 +1,1 @@
+"""The demonstration: pods, servers, clients and the article's two policies on a real node agent."""

