@@ -1,0 +1,207 @@
+"""The agent's handle on Envoy: start it, adopt one that runs already, ask how it is, stop it.
+
+Envoy's parent is a supervisor process of its own (see `supervisor`), so an agent that dies or is upgraded leaves Envoy
+serving, and the next agent adopts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from . import run_files
+from .binary import EnvoyBinary
+from .errors import SupervisorError
+from .run_files import Launch
+
+_START_TIMEOUT = 30.0
+
+
+class Phase(StrEnum):
+    """What the supervisor is doing."""
+
+    RUNNING = run_files.RUNNING
+    WAITING = run_files.WAITING
+    STOPPING = run_files.STOPPING
+    STOPPED = run_files.STOPPED
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyStatus:
+    """How the node's Envoy is, as its supervisor tells. Whether it is ready, `Admin.ready` knows."""
+
+    phase: Phase
+    supervisor_pid: int | None
+    envoy_pid: int | None
+    uptime: float | None  # seconds
+    restarts: int
+    last_exit: str  # in words, empty when it never went away
+    retry_in: float | None  # seconds to the next start, while waiting
+    version: str
+    current: bool  # it runs the binary, bootstrap and arguments that this agent wants
+
+    @property
+    def sentence(self) -> str:
+        """One line for `lockgate status`."""
+        if self.phase is Phase.RUNNING:
+            again = f", restarted {self.restarts} times; last: {self.last_exit}" if self.restarts else ""
+            return f"running, Envoy {self.version}, pid {self.envoy_pid}{again}"
+        if self.phase is Phase.WAITING:
+            return f"down, starting again in {self.retry_in or 0:.1f} s; {self.last_exit}"
+        return str(self.phase)
+
+
+class EnvoyProcess:
+    """The Envoy of one run dir.
+
+    `concurrency` is the number of worker threads, None for one per CPU. Two agents must not share a run dir.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        binary: EnvoyBinary,
+        bootstrap: bytes,
+        *,
+        concurrency: int | None = None,
+        log_level: str = "warning",
+        grace: float = 5.0,
+        healthy_after: float = 10.0,
+    ) -> None:
+        self.run_dir = run_dir
+        self._binary = binary
+        self._bootstrap = bootstrap
+        self._turn = asyncio.Lock()
+        command = [str(binary.path), "-c", str(run_dir / run_files.BOOTSTRAP), "--log-level", log_level]
+        # Hot restart would share memory and an abstract socket with every other Envoy of the network namespace.
+        command += ["--disable-hot-restart", "--skip-deprecated-logs"]
+        if concurrency is not None:
+            command += ["--concurrency", str(concurrency)]
+        self._launch = Launch(
+            command=tuple(command),
+            version=binary.version,
+            digest=self._digest(command),
+            grace=grace,
+            healthy_after=healthy_after,
+        )
+
+    def _digest(self, command: list[str]) -> str:
+        file = self._binary.path.stat()
+        parts = [command, file.st_ino, file.st_mtime_ns, file.st_size, hashlib.sha256(self._bootstrap).hexdigest()]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    async def ensure(self) -> EnvoyStatus:
+        """Make sure that a supervisor keeps *this* Envoy running.
+
+        One that does already is left alone (adopted); one that runs another binary, bootstrap or command is replaced.
+        Raises `SupervisorError` when a supervisor cannot be started. An Envoy that ends at once is no error here: see
+        `EnvoyStatus.last_exit`.
+        """
+        async with self._turn:
+            status = self._status()
+            if status.supervisor_pid is not None:
+                if status.current and status.phase in (Phase.RUNNING, Phase.WAITING):
+                    return status
+                await self._stop()
+            await self._start()
+            return self._status()
+
+    async def status(self) -> EnvoyStatus:
+        """What the supervisor says; phase STOPPED when there is none, whatever its last state file claims."""
+        return self._status()
+
+    async def stop(self) -> None:
+        """End Envoy and its supervisor. Does nothing when none runs."""
+        async with self._turn:
+            await self._stop()
+
+    def _status(self) -> EnvoyStatus:
+        state = run_files.read_state(str(self.run_dir))
+        holder = run_files.lock_holder(str(self.run_dir))
+        if state is None or holder is None or state.supervisor_pid != holder:
+            return EnvoyStatus(
+                phase=Phase.STOPPED,
+                supervisor_pid=holder,
+                envoy_pid=None,
+                uptime=None,
+                restarts=state.restarts if state else 0,
+                last_exit=state.last_exit if state else "",
+                retry_in=None,
+                version=self._launch.version,
+                current=False,
+            )
+        now = time.monotonic()
+        phase = Phase(state.phase)
+        return EnvoyStatus(
+            phase=phase,
+            supervisor_pid=holder,
+            envoy_pid=state.envoy_pid or None,
+            uptime=now - state.since if phase is Phase.RUNNING else None,
+            restarts=state.restarts,
+            last_exit=state.last_exit,
+            retry_in=None if state.next_try is None else max(0.0, state.next_try - now),
+            version=state.version,
+            current=state.digest == self._launch.digest,
+        )
+
+    async def _start(self) -> None:
+        directory = str(self.run_dir)
+        try:
+            self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run_files.write_atomically(str(self.run_dir / run_files.BOOTSTRAP), self._bootstrap)
+            run_files.write_launch(directory, self._launch)
+        except OSError as error:
+            raise SupervisorError(f"cannot write to the run dir {directory}: {error.strerror}") from error
+        # -P: the current folder must not come first on the path, it may hold a package called `envoy`.
+        starter = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "lockgate.envoy.supervisor",
+            "--detach",
+            directory,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            _, reason = await asyncio.wait_for(starter.communicate(), _START_TIMEOUT)
+        except TimeoutError as error:
+            starter.kill()
+            await starter.wait()
+            raise SupervisorError(f"the supervisor of Envoy did not start within {_START_TIMEOUT:g} s") from error
+        if starter.returncode != 0:
+            text = reason.decode(errors="replace").strip() or f"status {starter.returncode}"
+            raise SupervisorError(f"the supervisor of Envoy did not start: {text}")
+
+    async def _stop(self) -> None:
+        directory = str(self.run_dir)
+        pid = run_files.lock_holder(directory)
+        if pid is None:
+            return
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            # Only now is it certain that `pidfd` is the holder's and not a later process's with the same pid.
+            if run_files.lock_holder(directory) != pid:
+                return
+            for number, patience in ((signal.SIGTERM, self._launch.grace + 5), (signal.SIGKILL, 5.0)):
+                signal.pidfd_send_signal(pidfd, number)
+                if await asyncio.to_thread(select.select, [pidfd], [], [], patience) != ([], [], []):
+                    return
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(pidfd)
+        raise SupervisorError(f"the supervisor of Envoy (pid {pid}) does not end, not even by SIGKILL")

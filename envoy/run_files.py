@@ -1,0 +1,143 @@
+"""The files in the run dir through which the agent and the supervisor know each other.
+
+    envoy.lock         held by the supervisor as long as it lives: whoever holds it *is* the supervisor
+    envoy-launch.json  what to run (`Launch`), written by the agent before it starts a supervisor
+    envoy.json         what is going on (`SupervisorState`), written by the supervisor
+    envoy.log          Envoy's own log, and before it envoy.log.1
+    bootstrap.pb       what Envoy starts with
+
+Imported by the supervisor, which should stay small: nothing heavier than json here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+from typing import NamedTuple
+
+LOCK = "envoy.lock"
+LAUNCH = "envoy-launch.json"
+STATE = "envoy.json"
+LOG = "envoy.log"
+BOOTSTRAP = "bootstrap.pb"
+
+# The phases of `SupervisorState`.
+RUNNING = "running"  # Envoy has been started (whether it is ready, its admin interface says)
+WAITING = "waiting"  # Envoy went away; the next try is at `next_try`
+STOPPING = "stopping"  # Envoy was asked to end
+STOPPED = "stopped"
+
+# struct flock of fcntl(2) on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid and the compiler's padding.
+_FLOCK = "hhxxxxqqixxxx"
+
+
+class Launch(NamedTuple):
+    """What a supervisor runs. `digest` tells two launches apart, including the contents of the files they name."""
+
+    command: tuple[str, ...]
+    version: str
+    digest: str
+    grace: float = 5.0  # seconds from SIGTERM to SIGKILL
+    first_delay: float = 0.05  # of the back-off, as the next three
+    delay_factor: float = 2.0
+    longest_delay: float = 30.0
+    healthy_after: float = 10.0
+    log_limit: int = 4 * 1024 * 1024  # bytes of envoy.log before it becomes envoy.log.1
+
+
+class SupervisorState(NamedTuple):
+    """Written at every change. Times are seconds of CLOCK_MONOTONIC, which all processes of the machine share.
+
+    `envoy_pid` is 0 while none runs; `envoy_ticks` is that process's start time (field 22 of /proc/PID/stat), so that
+    a stranger who got the pid later is not mistaken for it.
+    """
+
+    phase: str
+    supervisor_pid: int
+    envoy_pid: int
+    envoy_ticks: int
+    since: float  # when the phase began
+    restarts: int
+    last_exit: str  # in words, empty before the first
+    next_try: float | None
+    version: str
+    digest: str
+    command: tuple[str, ...]
+
+
+def write_launch(directory: str, launch: Launch) -> None:
+    """Leave `launch` for the next supervisor of this run dir."""
+    write_atomically(os.path.join(directory, LAUNCH), json.dumps(launch._asdict()).encode())
+
+
+def read_launch(directory: str) -> Launch:
+    """The launch to run. Raises OSError when there is none and ValueError when it is damaged."""
+    with open(os.path.join(directory, LAUNCH), "rb") as file:
+        record = json.load(file)
+    try:
+        return Launch(**{**record, "command": tuple(record["command"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{LAUNCH} is damaged ({error})") from error
+
+
+def write_state(directory: str, state: SupervisorState) -> None:
+    """Replace the state file, never leaving half a one."""
+    write_atomically(os.path.join(directory, STATE), json.dumps(state._asdict()).encode())
+
+
+def read_state(directory: str) -> SupervisorState | None:
+    """The last state that was written; None when there is none that can be read."""
+    try:
+        with open(os.path.join(directory, STATE), "rb") as file:
+            record = json.load(file)
+        return SupervisorState(**{**record, "command": tuple(record["command"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_atomically(path: str, data: bytes) -> None:
+    """Write a file that only root may read, and put it into place with one rename."""
+    temporary = f"{path}.{os.getpid()}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    os.replace(temporary, path)
+
+
+def take_lock(directory: str) -> bool:
+    """Become the supervisor of `directory`, until this process ends. False when another process is it."""
+    descriptor = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # A record lock: it names its holder, and the kernel drops it with the process, however that ends.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return False
+    return True  # the descriptor stays open on purpose
+
+
+def lock_holder(directory: str) -> int | None:
+    """The pid of the supervisor of `directory`, None when there is none. Asks the kernel, so it is never stale."""
+    try:
+        descriptor = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
+    finally:
+        os.close(descriptor)
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When process `pid` started, in clock ticks since boot; None when it is gone or only waits to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field is the command in brackets and may hold blanks and brackets itself.
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
