@@ -125,8 +125,8 @@ class EnvoyProcess:
             await self._stop()
 
     def _status(self) -> EnvoyStatus:
-        state = run_files.read_state(str(self.run_dir))
-        holder = run_files.lock_holder(str(self.run_dir))
+        state = run_files.read_state(self.run_dir)
+        holder = run_files.lock_holder(self.run_dir)
         if state is None or holder is None or state.supervisor_pid != holder:
             return EnvoyStatus(
                 phase=Phase.STOPPED,
@@ -154,10 +154,10 @@ class EnvoyProcess:
         )
 
     async def _start(self) -> None:
-        directory = str(self.run_dir)
+        directory = self.run_dir
         try:
             self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            run_files.write_atomically(str(self.run_dir / run_files.BOOTSTRAP), self._bootstrap)
+            run_files.write_atomically(directory / run_files.BOOTSTRAP, self._bootstrap)
             run_files.write_launch(directory, self._launch)
         except OSError as error:
             raise SupervisorError(f"cannot write to the run dir {directory}: {error.strerror}") from error
@@ -168,7 +168,7 @@ class EnvoyProcess:
             "-m",
             "lockgate.envoy.supervisor",
             "--detach",
-            directory,
+            str(directory),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -184,7 +184,7 @@ class EnvoyProcess:
             raise SupervisorError(f"the supervisor of Envoy did not start: {text}")
 
     async def _stop(self) -> None:
-        directory = str(self.run_dir)
+        directory = self.run_dir
         pid = run_files.lock_holder(directory)
         if pid is None:
             return

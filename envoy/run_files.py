@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import struct
+from pathlib import Path
 from typing import NamedTuple
 
 LOCK = "envoy.lock"
@@ -67,14 +68,14 @@ class SupervisorState(NamedTuple):
     command: tuple[str, ...]
 
 
-def write_launch(directory: str, launch: Launch) -> None:
+def write_launch(directory: Path, launch: Launch) -> None:
     """Leave `launch` for the next supervisor of this run dir."""
-    write_atomically(os.path.join(directory, LAUNCH), json.dumps(launch._asdict()).encode())
+    write_atomically(directory / LAUNCH, json.dumps(launch._asdict()).encode())
 
 
-def read_launch(directory: str) -> Launch:
+def read_launch(directory: Path) -> Launch:
     """The launch to run. Raises OSError when there is none and ValueError when it is damaged."""
-    with open(os.path.join(directory, LAUNCH), "rb") as file:
+    with (directory / LAUNCH).open("rb") as file:
         record = json.load(file)
     try:
         return Launch(**{**record, "command": tuple(record["command"])})
@@ -82,33 +83,33 @@ def read_launch(directory: str) -> Launch:
         raise ValueError(f"{LAUNCH} is damaged ({error})") from error
 
 
-def write_state(directory: str, state: SupervisorState) -> None:
+def write_state(directory: Path, state: SupervisorState) -> None:
     """Replace the state file, never leaving half a one."""
-    write_atomically(os.path.join(directory, STATE), json.dumps(state._asdict()).encode())
+    write_atomically(directory / STATE, json.dumps(state._asdict()).encode())
 
 
-def read_state(directory: str) -> SupervisorState | None:
+def read_state(directory: Path) -> SupervisorState | None:
     """The last state that was written; None when there is none that can be read."""
     try:
-        with open(os.path.join(directory, STATE), "rb") as file:
+        with (directory / STATE).open("rb") as file:
             record = json.load(file)
         return SupervisorState(**{**record, "command": tuple(record["command"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_atomically(path: str, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that only root may read, and put it into place with one rename."""
-    temporary = f"{path}.{os.getpid()}.new"
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
-def take_lock(directory: str) -> bool:
+def take_lock(directory: Path) -> bool:
     """Become the supervisor of `directory`, until this process ends. False when another process is it."""
-    descriptor = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         # A record lock: it names its holder, and the kernel drops it with the process, however that ends.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,10 +119,10 @@ def take_lock(directory: str) -> bool:
     return True  # the descriptor stays open on purpose
 
 
-def lock_holder(directory: str) -> int | None:
+def lock_holder(directory: Path) -> int | None:
     """The pid of the supervisor of `directory`, None when there is none. Asks the kernel, so it is never stale."""
     try:
-        descriptor = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
@@ -135,9 +136,9 @@ def lock_holder(directory: str) -> int | None:
 def start_ticks(pid: int) -> int | None:
     """When process `pid` started, in clock ticks since boot; None when it is gone or only waits to be reaped."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the command in brackets and may hold blanks and brackets itself.
-            fields = file.read().rpartition(b")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    # The second field is the command in brackets and may hold blanks and brackets itself.
+    fields = stat.rpartition(b")")[2].split()
     return None if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 from .backoff import Backoff
 from .run_files import (
@@ -50,7 +51,7 @@ _TOLD = 300  # bytes of Envoy's last words that go into the state
 class LogFile:
     """Appends to `path`; at `limit` bytes the file becomes `path`.1 and a new one begins."""
 
-    def __init__(self, path: str, limit: int) -> None:
+    def __init__(self, path: Path, limit: int) -> None:
         self._path = path
         self._limit = limit
         self._open()
@@ -63,7 +64,7 @@ class LogFile:
         """Append `data`. A full disk loses the lines, but not the supervisor."""
         if self._size and self._size + len(data) > self._limit:
             os.close(self.descriptor)
-            os.replace(self._path, f"{self._path}.1")
+            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
             self._open()
         try:
             self._size += os.write(self.descriptor, data)
@@ -119,7 +120,7 @@ def exit_in_words(status: int, last_words: str) -> str:
 class Supervisor:
     """Runs `launch` in `directory` until SIGTERM. The caller holds the directory's lock."""
 
-    def __init__(self, directory: str, launch: Launch, log: LogFile) -> None:
+    def __init__(self, directory: Path, launch: Launch, log: LogFile) -> None:
         self._directory = directory
         self._launch = launch
         self._log = log
@@ -228,8 +229,7 @@ class Supervisor:
             # Envoy asks for this itself, but only once it has come up.
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             # What Envoy may ever do: bind below port 1024, transparent sockets, marks. root keeps the rest from it.
-            with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
-                last = int(file.read())
+            last = int(Path("/proc/sys/kernel/cap_last_cap").read_bytes())
             for capability in range(last + 1):
                 if capability not in _KEPT_CAPABILITIES:
                     self._libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -246,30 +246,29 @@ class Supervisor:
         finally:
             os._exit(127)
 
-    def _read_output(self) -> None:
+    def _read_output(self) -> bool:
+        """Take what Envoy wrote; False when there is no more for now."""
         try:
             data = os.read(self._output, 65536)
         except BlockingIOError:
-            return
-        if data:
-            self._log.write(data)
-            os.dup2(self._log.descriptor, 2, inheritable=False)
-            self._words.hear(data)
-        else:
-            self._poll.unregister(self._output)
-            os.close(self._output)
-            self._output = -1
+            return False
+        if not data:
+            self._close_output()
+            return False
+        self._log.write(data)
+        self._words.hear(data)
+        return True
+
+    def _close_output(self) -> None:
+        self._poll.unregister(self._output)
+        os.close(self._output)
+        self._output = -1
 
     def _envoy_ended(self) -> None:
-        while self._output >= 0:
-            before = self._output
-            if not select.select([before], [], [], 0)[0]:
-                # Still open in a child of Envoy's; nothing more is to come that could explain the exit.
-                self._poll.unregister(before)
-                os.close(before)
-                self._output = -1
-                break
-            self._read_output()
+        while self._output >= 0 and self._read_output():
+            pass
+        if self._output >= 0:
+            self._close_output()
         _, status = os.waitpid(self._pid, 0)
         self._poll.unregister(self._pidfd)
         os.close(self._pidfd)
@@ -339,14 +338,14 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 + detached:
         print("usage: python -m lockgate.envoy.supervisor [--detach] RUN_DIR", file=sys.stderr)
         return 2
-    directory = os.path.abspath(arguments[-1])
+    directory = Path(arguments[-1]).absolute()
     report = _detach() if detached else os.dup(2)
     try:
         if not take_lock(directory):
             os.write(report, f"{directory} has a supervisor already (pid {lock_holder(directory)})\n".encode())
             return 3
         launch = read_launch(directory)
-        log = LogFile(os.path.join(directory, LOG), launch.log_limit)
+        log = LogFile(directory / LOG, launch.log_limit)
         os.dup2(log.descriptor, 2, inheritable=False)
         supervisor = Supervisor(directory, launch, log)
         supervisor.start()
