@@ -1,0 +1,82 @@
+"""`lockgate demo`: namespaces as pods, the article's policies, real requests and their verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from ..demo.run import RUN_DIR, Row, clean, demo_world, demonstration, to_json
+from .output import Format, FormatOption, data, table
+
+
+def demo(
+    output: FormatOption = Format.TABLE,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the node running, to look at it and to try requests.")] = False,
+    remove: Annotated[bool, typer.Option("--clean", help="Only remove what --keep left.")] = False,
+) -> None:
+    """Enforce the two example policies on real pods and show each request beside its explanation.
+
+    Exits 1 when a request and its explanation disagree.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    if remove:
+        clean(_progress)
+        return
+    with demonstration(_progress, keep) as running:
+        world = asyncio.run(demo_world(running))
+        rows = []
+        for row in running.ask_all(world):
+            _progress(f"{row.client} -> {row.server}: {row.request}: {row.happened}")
+            rows.append(row)
+        if keep:
+            _invite(running.pods["frontend"].netns, str(running.pods["api-server"].ipv4))
+    if output is Format.TABLE:
+        _print(rows)
+    else:
+        data(to_json(rows), output)
+    if not all(row.agrees for row in rows):
+        raise typer.Exit(1)
+
+
+def _print(rows: list[Row]) -> None:
+    table(
+        ("FROM", "TO", "IP", "REQUEST", "HAPPENED", "EXPLAINED", "DECIDED BY", "SERVER SAW"),
+        (
+            (
+                row.client,
+                row.server,
+                f"v{row.family}",
+                row.request,
+                row.happened,
+                row.verdict if row.agrees else f"{row.verdict}: DISAGREES",
+                f"{row.decided_by}: {row.reason}",
+                row.seen_from or "nothing",
+            )
+            for row in rows
+        ),
+    )
+    wrong = sum(not row.agrees for row in rows)
+    typer.echo(f"{len(rows)} requests, {wrong} disagreements between the wire and the explanation")
+
+
+def _invite(netns: str, address: str) -> None:
+    _progress("the node keeps running; try:")
+    for line in (
+        f"nsenter --net=/run/netns/{netns} curl -i http://{address}/api/v1/users",
+        f"lockgate status --run-dir {RUN_DIR}",
+        f"edit {RUN_DIR}/policies/api-access-control.yaml",
+        "lockgate demo --clean",
+    ):
+        _progress(f"  {line}")
+
+
+def _progress(text: str) -> None:
+    typer.echo(f"demo: {text}", err=True)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,165 @@
+"""`lockgate policy`: checking, listing and explaining policies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from ...policies import Flow, Severity, World, explain
+from ...policies.errors import FlowError
+from ...store import read_documents
+from ..client import ask
+from ..errors import InputError
+from ..offline import check, read_world
+from .explain_text import explanation_text
+from .options import RUN_DIR, Policies, RunDir, Workloads
+from .output import Format, FormatOption, data, fields, table
+
+app = typer.Typer(help="Check, list and explain policies.", no_args_is_help=True)
+
+
+@app.command()
+def validate(
+    paths: Annotated[list[Path], typer.Argument(help="Policy files or folders.", metavar="PATH...")],
+    output: FormatOption = Format.TABLE,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+) -> None:
+    """Check policy files: file:line: path: what is wrong, and what to write instead. Exits 1 when one is not valid."""
+    documents = [document for path in paths for document in read_documents(path)]
+    problems = check(documents)
+    failed = any(problem.severity is Severity.ERROR or strict for problem in problems)
+    if output is Format.TABLE:
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+        if not failed:
+            typer.echo(f"{len(documents)} files: valid" if len(documents) != 1 else f"{documents[0].source}: valid")
+    else:
+        data({"valid": not failed, "files": len(documents), "problems": [problem.to_json() for problem in problems]}, output)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_policies(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Every policy the agent knows: where it is enforced and what is wrong with it."""
+    answer = ask(run_dir, "/v1/policies")
+    if output is not Format.TABLE:
+        data(answer, output)
+        return
+    table(
+        ("POLICY", "KIND", "STATE", "ENDPOINTS", "SOURCE"),
+        (
+            (entry["policy"], entry["kind"], entry["state"], ", ".join(entry["endpoints"]) or "-", entry["source"])
+            for entry in answer
+        ),
+    )
+
+
+@app.command("get")
+def get_policy(
+    name: Annotated[str, typer.Argument(help="namespace/name, or just the name.")],
+    output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
+) -> None:
+    """One policy with its status."""
+    entry = ask(run_dir, f"/v1/policies/{quote(name, safe='/')}")
+    if output is not Format.TABLE:
+        data(entry, output)
+        return
+    fields(
+        [
+            ("policy", entry["policy"]),
+            ("kind", entry["kind"]),
+            ("source", entry["source"]),
+            ("state", entry["state"]),
+            ("revision", entry["revision"]),
+            ("endpoints", "\n".join(entry["endpoints"]) or "none: no workload on this node is selected"),
+            ("problems", "\n".join(entry["problems"]) or "none"),
+        ]
+    )
+
+
+@app.command("explain")
+def explain_flow(
+    policies: Policies,
+    workloads: Workloads,
+    source: Annotated[str, typer.Option("--from", help="namespace/name, an IP, reserved:world ...")] = "",
+    destination: Annotated[str, typer.Option("--to", help="namespace/name, an IP, reserved:world ...")] = "",
+    port: Annotated[str, typer.Option("--port", help="N or N/TCP, N/UDP, N/SCTP.")] = "",
+    http: Annotated[str, typer.Option("--http", help="'METHOD PATH', the path with its query string.")] = "",
+    host: Annotated[str, typer.Option("--host", help="The request's Host.")] = "",
+    header: Annotated[list[str] | None, typer.Option("-H", "--header", help="'Name: value'; may be repeated.")] = None,
+    grpc: Annotated[str, typer.Option("--grpc", help="package.Service/Method.")] = "",
+    kafka: Annotated[str, typer.Option("--kafka", help="An API key's name, produce or consume.")] = "",
+    topic: Annotated[list[str] | None, typer.Option("--topic", help="A Kafka topic; may be repeated.")] = None,
+    client_id: Annotated[str, typer.Option("--client-id", help="The Kafka client's id.")] = "",
+    api_version: Annotated[int | None, typer.Option("--api-version", help="The Kafka API's version.")] = None,
+    flows: Annotated[Path | None, typer.Option("--flows", help="A file of JSON flows, one a line; - is standard input.")] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """What happens to a flow, and which rule decides. Needs no agent. Exits 1 when it is denied."""
+    offline = asyncio.run(read_world(policies, workloads))
+    if flows is not None:
+        _explain_lines(offline.world, flows)
+        return
+    for name, value in (("--from", source), ("--to", destination), ("--port", port)):
+        if not value:
+            raise typer.BadParameter(f"give {name} (or --flows FILE)")
+    number, _, protocol = port.partition("/")
+    flow: dict[str, Any] = {"from": source, "to": destination, "port": number, "protocol": (protocol or "TCP").upper()}
+    if not number.isdigit():
+        raise typer.BadParameter(f"--port {port}: write a number, or a number and a protocol as in 53/UDP")
+    flow["port"] = int(number)
+    if http:
+        flow["http"] = _http(http, host, header or [])
+    if grpc:
+        service, slash, method = grpc.partition("/")
+        if not slash or not service or not method:
+            raise typer.BadParameter(f"--grpc {grpc}: write package.Service/Method")
+        flow["grpc"] = {"service": service, "method": method}
+    if kafka:
+        flow["kafka"] = {"api": kafka, "topics": topic or [], "client_id": client_id}
+        if api_version is not None:
+            flow["kafka"]["version"] = api_version
+    explanation = explain(offline.world, Flow.from_json(flow))
+    if output is Format.TABLE:
+        typer.echo(explanation_text(explanation.to_json()))
+    else:
+        data(explanation.to_json(), output)
+    if explanation.verdict == "deny":
+        raise typer.Exit(1)
+
+
+def _http(request: str, host: str, headers: list[str]) -> dict[str, Any]:
+    method, _, path = request.partition(" ")
+    if not path.startswith("/") and path != "*":
+        raise typer.BadParameter(f"--http '{request}': write the method and the path, as in 'GET /api/v1/users'")
+    parsed: dict[str, str] = {}
+    for line in headers:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise typer.BadParameter(f"-H '{line}': write 'Name: value'")
+        parsed[name.strip()] = value.strip()
+    return {"method": method, "path": path, "host": host, "headers": parsed}
+
+
+def _explain_lines(world: World, flows: Path) -> None:
+    """One JSON flow a line in, one JSON verdict a line out; a line that cannot be read ends it with its number.
+
+    The verdicts are in the data: the exit status only says whether every line was answered.
+    """
+    with sys.stdin if str(flows) == "-" else flows.open() as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                explanation = explain(world, Flow.from_json(json.loads(line)))
+            except (json.JSONDecodeError, FlowError) as error:
+                raise InputError(f"{flows}:{number}: {error}") from None
+            typer.echo(json.dumps(explanation.to_json(), ensure_ascii=False))

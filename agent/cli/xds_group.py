@@ -1,0 +1,34 @@
+"""`lockgate xds`: what each Envoy was sent, what it took and what it refused."""
+
+from __future__ import annotations
+
+import typer
+
+from ..client import ask
+from .options import RUN_DIR, RunDir
+from .output import Format, FormatOption, data, table
+
+app = typer.Typer(help="What each Envoy was sent and what it made of it.", no_args_is_help=True)
+
+
+@app.callback()
+def _xds() -> None:
+    """What each Envoy was sent and what it made of it."""
+
+
+@app.command()
+def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Per node and resource type: SYNCED, STALE or NACK, and Envoy's words. Exits 1 unless all are SYNCED."""
+    answer = ask(run_dir, "/v1/xds")
+    if output is Format.TABLE:
+        table(
+            ("NODE", "TYPE", "STATE", "RESOURCES", "SINCE", "ERROR"),
+            (
+                (entry["node"], entry["type"], entry["state"], entry["resources"], entry["since"], entry["error"] or "-")
+                for entry in answer
+            ),
+        )
+    else:
+        data(answer, output)
+    if not answer or any(entry["state"] != "SYNCED" for entry in answer):
+        raise typer.Exit(1)

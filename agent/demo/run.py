@@ -1,0 +1,240 @@
+"""Carrying the demonstration out: pods, servers, the agent as a user starts it, and real requests beside explanations."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...policies import Flow, World, explain
+from ..client import ask
+from ..errors import DemoError, UnreachableError
+from ..offline import read_world
+from ..playground import Playground, Pod
+from .scenario import POLICIES, PODS, REQUESTS, DemoRequest
+
+NAME = "demo"
+RUN_DIR = Path("/run/lockgate-demo")
+_READY_SECONDS = 60.0
+_CONNECT_SECONDS = 1.0  # a SYN that the kernel drops is sent again after a second: no answer by then is "dropped"
+_EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request: what happened on the wire beside what `policy explain` says about it."""
+
+    client: str
+    server: str
+    family: int
+    request: str
+    happened: str
+    verdict: str
+    decided_by: str
+    reason: str
+    seen_from: str  # the client address in the server's own log, empty when it saw nothing
+    agrees: bool
+
+
+class Demo:
+    """The running demonstration. `directory` holds its policies, workloads, logs and the agent's run directory."""
+
+    def __init__(self, playground: Playground, directory: Path) -> None:
+        self.playground = playground
+        self.directory = directory
+        self.pods: dict[str, Pod] = {}
+        self._clients: dict[str, subprocess.Popen[str]] = {}
+
+    @property
+    def policies(self) -> Path:
+        """The folder the agent watches; edit a file there and ask again."""
+        return self.directory / "policies"
+
+    @property
+    def workloads(self) -> Path:
+        """The workloads file."""
+        return self.directory / "workloads.yaml"
+
+    def build(self) -> None:
+        """Pods with a server in each that has one, and the files the agent reads."""
+        self.policies.mkdir(parents=True)
+        for name in POLICIES:
+            shutil.copy(_EXAMPLES / name, self.policies / name)
+        for spec in PODS:
+            pod = self.pods[spec.name] = self.playground.pod(spec.name, labels=spec.labels)
+            if spec.port:
+                arguments = ["--port", str(spec.port), "--name", spec.name, "--log", str(self._log(spec.name))]
+                pod.popen([sys.executable, "-P", "-m", "lockgate.agent.demo.server", *arguments])
+        self.workloads.write_text(self.playground.workloads_yaml())
+
+    def start_agent(self) -> None:
+        """`lockgate agent run` in the node's namespace, until it says that it is ready.
+
+        Raises:
+            DemoError: it ended, or was not ready in time; its last log lines are in the message.
+        """
+        command = [sys.executable, "-P", "-m", "lockgate", "agent", "run"]
+        command += ["--policies", str(self.policies), "--workloads", str(self.workloads)]
+        command += ["--run-dir", str(self.directory), "--state-dir", str(self.directory / "state")]
+        log = self.directory / "agent.log"
+        with log.open("w") as file:
+            agent = self.playground.node.popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline:
+            if agent.poll() is not None:
+                raise DemoError(f"the agent ended with status {agent.returncode}:\n{_tail(log)}")
+            try:
+                if ask(self.directory, "/v1/status")["ok"]:
+                    return
+            except UnreachableError:
+                pass
+            time.sleep(0.05)
+        raise DemoError(f"the agent was not ready within {_READY_SECONDS:.0f} s:\n{_tail(log)}")
+
+    def ask_all(self, world: World) -> Iterator[Row]:
+        """Every request of the scenario, really made."""
+        for request in REQUESTS:
+            yield self._ask_one(request, world)
+
+    def _ask_one(self, request: DemoRequest, world: World) -> Row:
+        pod = self.pods[request.server]
+        address = str(pod.ipv4 if request.family == 4 else pod.ipv6)
+        log = self._log(request.server)
+        before = log.stat().st_size if log.exists() else 0
+        wanted = {
+            "url": request.url(address),
+            "method": request.method,
+            "headers": request.headers,
+            "timeout": _CONNECT_SECONDS,
+        }
+        result = self._from(request.client, wanted)
+        seen = _seen(log, before)
+        explanation = explain(world, Flow.from_json(request.flow(address))).to_json()
+        verdict = explanation["verdict"]
+        passed = _passed(result)
+        expected_address = str(self.pods[request.client].ips[0 if request.family == 4 else 1])
+        genuine = not seen or seen == expected_address
+        decider = _decider(explanation)
+        return Row(
+            client=request.client,
+            server=request.server,
+            family=request.family,
+            request=f"{request.method} :{request.port}{request.path}",
+            happened=_words(result),
+            verdict=verdict,
+            decided_by=decider.get("rule") or "no rule",
+            reason=decider["reason"],
+            seen_from=seen,
+            agrees=genuine and passed == (verdict == "allow") and (not seen or passed),
+        )
+
+    def _from(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
+        client = self._clients.get(name)
+        if client is None:
+            command = [sys.executable, "-P", "-m", "lockgate.agent.demo.client"]
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            client = self._clients[name] = self.pods[name].popen(command, **pipes)
+        assert client.stdin is not None and client.stdout is not None
+        client.stdin.write(json.dumps(request) + "\n")
+        client.stdin.flush()
+        answer = client.stdout.readline()
+        if not answer:
+            raise DemoError(f"the client in pod {name} ended with status {client.wait()}")
+        result: dict[str, Any] = json.loads(answer)
+        return result
+
+    def _log(self, name: str) -> Path:
+        return self.directory / f"{name}.requests"
+
+
+@contextmanager
+def demonstration(progress: Progress, keep: bool) -> Iterator[Demo]:
+    """Builds it and takes it away again, whatever happens; with `keep` only if it failed."""
+    clean(progress)
+    kept = False
+    playground = Playground(NAME)
+    try:
+        progress("making pods: " + ", ".join(pod.name for pod in PODS))
+        RUN_DIR.mkdir(mode=0o700)
+        demo = Demo(playground, RUN_DIR)
+        demo.build()
+        progress("starting the agent: it loads eBPF, starts Envoy and applies " + ", ".join(POLICIES))
+        demo.start_agent()
+        yield demo
+        kept = keep
+    finally:
+        if not kept:
+            progress("cleaning up")
+            clean(lambda _: None, playground)
+
+
+def clean(progress: Progress, playground: Playground | None = None) -> None:
+    """Removes everything a demonstration makes: of this run, of a kept one, or of one that crashed."""
+    if RUN_DIR.exists():
+        if playground is None:
+            progress("removing what an earlier demonstration left")
+        command = [sys.executable, "-P", "-m", "lockgate", "agent", "clean", "--run-dir", str(RUN_DIR)]
+        namespace = Path("/run/netns", f"lg-{NAME}")
+        if namespace.exists():
+            command = ["nsenter", f"--net={namespace}", "--", *command]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    if playground is not None:
+        playground.close()
+    else:
+        Playground.sweep(NAME)
+    shutil.rmtree(RUN_DIR, ignore_errors=True)
+
+
+async def demo_world(demo: Demo) -> World:
+    """The world of the demonstration's files, as `policy explain` reads it."""
+    return (await read_world(demo.policies, demo.workloads)).world
+
+
+def to_json(rows: list[Row]) -> dict[str, Any]:
+    """The result as data."""
+    return {"agree": all(row.agrees for row in rows), "requests": [asdict(row) for row in rows]}
+
+
+def _seen(log: Path, before: int) -> str:
+    """The client address of the request that reached the server after byte `before` of its log."""
+    if not log.exists():
+        return ""
+    with log.open() as file:
+        file.seek(before)
+        lines = file.read().splitlines()
+    return str(json.loads(lines[-1])["client"]) if lines else ""
+
+
+def _passed(result: dict[str, Any]) -> bool:
+    """True when the request got through to the pod. A refused connection did: the pod's own kernel refused it."""
+    if result["outcome"] == "answered":
+        return not (result["status"] == 403 and result["body"] == "Access denied\r\n")
+    return bool(result["outcome"] == "refused")
+
+
+def _words(result: dict[str, Any]) -> str:
+    if result["outcome"] != "answered":
+        return str(result["outcome"])
+    first = str(result["body"]).strip()
+    return f"{result['status']} {first}" if result["status"] != 200 else "200"
+
+
+def _decider(explanation: dict[str, Any]) -> dict[str, Any]:
+    """The direction that decided: the one that denies, else the one with a policy."""
+    egress, ingress = explanation["egress"], explanation["ingress"]
+    if egress["verdict"] == "deny":
+        return dict(egress)
+    return dict(ingress if ingress["verdict"] == "deny" or ingress.get("rule") or not egress.get("rule") else egress)
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-15:])

@@ -1,0 +1,43 @@
+"""The world of a folder of files, with no agent: for `policy validate`, `policy explain` and tests of policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..policies import Problem, World
+from ..policies.identity import endpoint_of
+from ..store import Document, DirectoryStore, StoreContent
+from .errors import InputError
+from .intake import Intake, admit
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """What the files say. `world` holds every valid policy; `problems` everything that was refused or warned about."""
+
+    world: World
+    problems: tuple[Problem, ...]
+
+
+async def read_world(policies: Path, workloads: Path) -> Offline:
+    """The world of the two paths.
+
+    Raises:
+        PathError: one of them does not exist.
+        InputError: a file has an error; explaining half of what was written would mislead.
+    """
+    content = await DirectoryStore(policies, workloads).read()
+    intake = admit(Intake(), content, lambda source: ())
+    errors = [str(problem) for problem in intake.problems if problem.is_error]
+    if errors:
+        raise InputError("\n".join(errors))
+    world = World.of(intake.policies, [endpoint_of(workload) for workload in intake.workloads])
+    return Offline(world, intake.problems)
+
+
+def check(documents: Iterable[Document]) -> tuple[Problem, ...]:
+    """Every problem of these policy documents, in their order."""
+    intake = admit(Intake(), StoreContent(tuple(documents), ()), lambda source: ())
+    return intake.problems
