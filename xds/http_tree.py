@@ -1,0 +1,194 @@
+"""HTTP rules of one kind of peer and port as a matcher tree: path, then method, then host, then headers.
+
+All rules here allow, so the tree is their union and needs no order: a value is looked up exactly, then by its prefixes,
+longest first, then tried against the regexes that no map can hold; a miss on the way falls through to the next.
+The fields are RE2 over the whole value, `:path` with its query string (CiliumNetworkPolicy, PortRuleHTTP).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import re2
+
+from ..policies.endpoint_policy import GrpcRule, HeaderMatch, HttpRule, HttpRules
+from .matcher import (
+    OnMatch,
+    Predicate,
+    all_of,
+    descend,
+    equals,
+    exact_map,
+    first_of,
+    is_present,
+    matches,
+    prefix_map,
+    request_header,
+)
+from .rbac_action import allow
+from .regex import ANY, Reduction, alternation, reduce
+
+_INPUTS = (request_header(":path"), request_header(":method"), request_header(":authority"))
+_HEADERS = len(_INPUTS)  # the depth at which only header conditions are left
+
+# RE2 keeps a compiled program within 8 MiB; joined expressions stay far below, and below Envoy's raised limit.
+LARGEST_PROGRAM = 20_000
+
+# https://www.rfc-editor.org/rfc/rfc9110#name-tokens
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """One rule in the terms of the tree: what to look for in path, method and host, and the headers.
+
+    Compared by identity: equal rules share one condition (`conditions` caches them), and hashing it must be cheap.
+    """
+
+    name: str  # of the action when it matches
+    fields: tuple[Reduction, Reduction, Reduction]
+    headers: tuple[HeaderMatch, ...] = ()
+
+    def is_open_from(self, depth: int) -> bool:
+        """True when nothing from this depth on narrows the rule."""
+        return not self.headers and all(field.is_any for field in self.fields[depth:])
+
+
+def conditions(name: str, rules: HttpRules) -> list[Condition]:
+    """The conditions of one policy rule. One that no request meets (a header name HTTP does not know) is left out."""
+    return [
+        condition
+        for condition in (
+            *(_of_http(name, rule) for rule in rules.http),
+            *(_of_grpc(name, rule) for rule in rules.grpc),
+        )
+        if all(_TOKEN.fullmatch(header.name) for header in condition.headers)
+    ]
+
+
+def http_tree(rules: Sequence[Condition]) -> OnMatch | None:
+    """The union of the rules: an allow action or a tree that misses when none matches; None when there are none."""
+    return _level(0, rules)
+
+
+@lru_cache(maxsize=65536)
+def _of_http(name: str, rule: HttpRule) -> Condition:
+    return Condition(name, (_reduced(rule.path), _reduced(rule.method), _reduced(rule.host)), rule.headers)
+
+
+@lru_cache(maxsize=4096)
+def _of_grpc(name: str, rule: GrpcRule) -> Condition:
+    """gRPC over HTTP/2 is POST to /service/method. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md"""
+    if rule.method is None:
+        path = Reduction(prefixes=frozenset({f"/{rule.service}/"}))
+    else:
+        path = Reduction(exact=frozenset({f"/{rule.service}/{rule.method}"}))
+    return Condition(name, (path, Reduction(exact=frozenset({"POST"})), ANY))
+
+
+def _reduced(regex: str | None) -> Reduction:
+    return ANY if regex is None else reduce(regex)
+
+
+def _level(depth: int, rules: Sequence[Condition]) -> OnMatch | None:
+    if not rules:
+        return None
+    if len(rules) == 1:
+        return _level_of_one(depth, rules[0])
+    return _build_level(depth, rules)
+
+
+@lru_cache(maxsize=65536)
+def _level_of_one(depth: int, rule: Condition) -> OnMatch | None:
+    """Most keys of a big map hold one rule, and most of those the same method: the same bytes again."""
+    return _build_level(depth, (rule,))
+
+
+def _build_level(depth: int, rules: Sequence[Condition]) -> OnMatch | None:
+    for rule in rules:
+        if rule.is_open_from(depth):
+            return allow(rule.name)
+    if depth == _HEADERS:
+        return _header_list(rules)
+    return _field_tree(depth, rules)
+
+
+def _field_tree(depth: int, rules: Sequence[Condition]) -> OnMatch | None:
+    """One field: exact map, else prefix map with the regexes that share a head, else what is left."""
+    exact: dict[str, list[Condition]] = {}
+    prefixes: dict[str, list[Condition]] = {}
+    regexes: dict[str, dict[str, list[Condition]]] = {}
+    for rule in rules:
+        field = rule.fields[depth]
+        for value in field.exact:
+            exact.setdefault(value, []).append(rule)
+        for head in field.prefixes:
+            prefixes.setdefault(head, []).append(rule)
+        for head, regex in field.regexes:
+            regexes.setdefault(head, {}).setdefault(regex, []).append(rule)
+
+    def under(head: str) -> OnMatch | None:
+        return _regex_list(depth, regexes.get(head, {}), _level(depth + 1, prefixes.get(head, ())))
+
+    reads = _INPUTS[depth]
+    tree = under("")
+    heads = {head: on_match for head in sorted({*prefixes, *regexes} - {""}) if (on_match := under(head)) is not None}
+    if heads:
+        tree = descend(prefix_map(reads, heads, tree))
+    values = {value: on_match for value in sorted(exact) if (on_match := _level(depth + 1, exact[value])) is not None}
+    if values:
+        tree = descend(exact_map(reads, values, tree))
+    return tree
+
+
+def _regex_list(depth: int, regexes: dict[str, list[Condition]], otherwise: OnMatch | None) -> OnMatch | None:
+    """Regexes whose matches go on alike become one alternation, which RE2 tries at once."""
+    alike: dict[OnMatch, list[str]] = {}
+    for regex, rules in regexes.items():
+        if (on_match := _level(depth + 1, rules)) is not None:
+            alike.setdefault(on_match, []).append(regex)
+    entries = [
+        (matches(_INPUTS[depth], joined), on_match)
+        for on_match, listed in alike.items()
+        for joined in _joined(sorted(listed))
+    ]
+    return descend(first_of(entries, otherwise)) if entries else otherwise
+
+
+def _joined(regexes: Iterable[str]) -> Iterable[str]:
+    batch: list[str] = []
+    size = 0
+    for regex in regexes:
+        more = _program_size(regex)
+        if batch and size + more > LARGEST_PROGRAM:
+            yield alternation(batch)
+            batch, size = [], 0
+        batch.append(regex)
+        size += more
+    if batch:
+        yield alternation(batch)
+
+
+@lru_cache(maxsize=65536)
+def _program_size(regex: str) -> int:
+    """Instructions of the compiled expression, the measure of Envoy's `re2.max_program_size`."""
+    size: int = re2.compile(regex).programsize
+    return size
+
+
+def _header_list(rules: Sequence[Condition]) -> OnMatch | None:
+    entries = {_all_headers(rule.headers): allow(rule.name) for rule in reversed(rules)}
+    return descend(first_of(list(reversed(entries.items()))))
+
+
+@lru_cache(maxsize=4096)
+def _all_headers(headers: tuple[HeaderMatch, ...]) -> Predicate:
+    return all_of([_header(header) for header in headers])
+
+
+def _header(header: HeaderMatch) -> Predicate:
+    reads = request_header(header.name)
+    return is_present(reads) if header.value is None else equals(reads, header.value)

@@ -1,0 +1,140 @@
+"""Matcher trees of xds.type.matcher.v3, written straight to the wire.
+
+An `OnMatch` is what a tree says when it gets there: an action or a deeper tree. A miss in a deeper tree is no verdict:
+Envoy goes on with the shorter prefix, the next entry of a list and at last `otherwise` of the tree around it.
+https://www.envoyproxy.io/docs/envoy/latest/xds/type/matcher/v3/matcher.proto
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
+from typing import NewType, TypeAlias
+
+from .wire import any_of_type, frame, number, text
+
+IPNetwork: TypeAlias = IPv4Network | IPv6Network
+
+OnMatch = NewType("OnMatch", bytes)  # a serialised Matcher.OnMatch
+Matcher = NewType("Matcher", bytes)  # a serialised Matcher
+Predicate = NewType("Predicate", bytes)  # a serialised Matcher.MatcherList.Predicate
+Input = NewType("Input", bytes)  # a serialised TypedExtensionConfig that reads one value of the request
+
+_TYPES = "type.googleapis.com/"
+_NETWORK_INPUT = "envoy.extensions.matching.common_inputs.network.v3."
+
+
+def extension(name: str, message: str, payload: bytes = b"") -> bytes:
+    """A TypedExtensionConfig (envoy.config.core.v3 and xds.core.v3 share the layout) around a message by full name."""
+    return text(1, name) + frame(2, any_of_type(_TYPES + message, payload))
+
+
+def _network_input(name: str, message: str) -> Input:
+    return Input(extension(name, _NETWORK_INPUT + message))
+
+
+DESTINATION_IP = _network_input("destination-ip", "DestinationIPInput")
+DESTINATION_PORT = _network_input("destination-port", "DestinationPortInput")
+# The connection's peer. SourceIPInput would believe X-Forwarded-For.
+DIRECT_SOURCE_IP = _network_input("direct-source-ip", "DirectSourceIPInput")
+
+
+@lru_cache(maxsize=4096)
+def request_header(name: str) -> Input:
+    """Reads a request header; repeated ones come joined with ",". Absent is no value, which no predicate matches."""
+    return Input(extension("header", "envoy.type.matcher.v3.HttpRequestHeaderMatchInput", text(1, name)))
+
+
+def act(action: bytes) -> OnMatch:
+    """Stop here with an action (a TypedExtensionConfig)."""
+    return OnMatch(frame(2, action))
+
+
+def descend(matcher: Matcher) -> OnMatch:
+    """Go on in a deeper tree."""
+    return OnMatch(frame(1, matcher))
+
+
+def exact_map(reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch | None = None) -> Matcher:
+    """Look the whole value up. `entries` must not be empty: Envoy rejects an empty map."""
+    return _map_tree(2, reads, entries, otherwise)
+
+
+def prefix_map(reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch | None = None) -> Matcher:
+    """Look the longest prefix up, then shorter ones on a miss. Neither `entries` nor a key may be empty."""
+    return _map_tree(3, reads, entries, otherwise)
+
+
+def address_trie(
+    reads: Input, ranges: Iterable[tuple[Sequence[IPNetwork], OnMatch]], otherwise: OnMatch | None = None
+) -> Matcher:
+    """Judge an address by the longest prefix that holds it, and by that one only, as the kernel's LPM map does.
+
+    `exclusive` makes shorter prefixes count only when no longer one holds the address. `ranges` must not be empty.
+    https://www.envoyproxy.io/docs/envoy/latest/xds/type/matcher/v3/ip.proto
+    """
+    trie = b"".join(
+        frame(1, b"".join(frame(1, _cidr(network)) for network in networks) + frame(2, on_match) + number(3, 1))
+        for networks, on_match in ranges
+    )
+    custom = extension("address-trie", "xds.type.matcher.v3.IPMatcher", trie)
+    return _matcher(frame(2, frame(1, reads) + frame(4, custom)), otherwise)
+
+
+def first_of(entries: Iterable[tuple[Predicate, OnMatch]], otherwise: OnMatch | None = None) -> Matcher:
+    """Try predicates in order; one whose tree misses passes on to the next. `entries` must not be empty."""
+    listed = b"".join(frame(1, frame(1, predicate) + frame(2, on_match)) for predicate, on_match in entries)
+    return _matcher(frame(1, listed), otherwise)
+
+
+def always(on_match: OnMatch) -> Matcher:
+    """The tree that does not look at anything."""
+    return _matcher(b"", on_match)
+
+
+def equals(reads: Input, value: str) -> Predicate:
+    """The value is exactly this; an absent one is not the empty one."""
+    return _single(reads, frame(1, value.encode()))
+
+
+def matches(reads: Input, regex: str) -> Predicate:
+    """The whole value matches the RE2 expression."""
+    return _single(reads, frame(5, frame(1, b"") + text(2, regex)))
+
+
+def is_present(reads: Input) -> Predicate:
+    """There is a value, be it empty. `\\C` is any byte: `.` would miss bytes that are not UTF-8."""
+    return matches(reads, r"\C*")
+
+
+def all_of(predicates: Sequence[Predicate]) -> Predicate:
+    """Every one holds. At least one is needed; one alone stays itself, as Envoy wants two for an `and_matcher`."""
+    if len(predicates) == 1:
+        return predicates[0]
+    return Predicate(frame(3, b"".join(frame(1, predicate) for predicate in predicates)))
+
+
+def _map_tree(kind: int, reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch | None) -> Matcher:
+    body = b"".join([_entry(key, on_match) for key, on_match in entries.items()])
+    return _matcher(frame(2, frame(1, reads) + frame(kind, body)), otherwise)
+
+
+def _matcher(kind: bytes, otherwise: OnMatch | None) -> Matcher:
+    return Matcher(kind if otherwise is None else kind + frame(3, otherwise))
+
+
+def _single(reads: Input, value_match: bytes) -> Predicate:
+    return Predicate(frame(1, frame(1, reads) + frame(2, value_match)))
+
+
+@lru_cache(maxsize=65536)
+def _entry(key: str, on_match: OnMatch) -> bytes:
+    """One entry of a MatchMap: the same rule gives the same bytes in every later compilation."""
+    return frame(1, frame(1, key.encode()) + frame(2, on_match))
+
+
+@lru_cache(maxsize=65536)
+def _cidr(network: IPNetwork) -> bytes:
+    """xds.core.v3.CidrRange; the length is a wrapped value, so that a zero is written."""
+    return text(1, str(network.network_address)) + frame(2, number(1, network.prefixlen))

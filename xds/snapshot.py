@@ -1,0 +1,62 @@
+"""What the server offers: resources by type and name, each with a version that is its content's hash.
+
+Equal content has an equal version on every server and after every restart, so a client that comes back with what it
+holds is sent nothing it already has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from types import MappingProxyType
+
+from .wire import any_of_type, frame, text
+
+_TYPES = "type.googleapis.com/"
+CLUSTER = _TYPES + "envoy.config.cluster.v3.Cluster"
+ENDPOINTS = _TYPES + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER = _TYPES + "envoy.config.listener.v3.Listener"
+ROUTE = _TYPES + "envoy.config.route.v3.RouteConfiguration"
+SECRET = _TYPES + "envoy.extensions.transport_sockets.tls.v3.Secret"
+FILTER_CONFIG = _TYPES + "envoy.config.core.v3.TypedExtensionConfig"  # ECDS
+
+_NOTHING: Mapping[str, Resource] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One named resource: `body` is the serialised message of the type `type_url`."""
+
+    type_url: str
+    name: str
+    body: bytes = field(repr=False)
+    version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", sha256(self.body).hexdigest()[:16])
+
+    @cached_property
+    def on_the_wire(self) -> bytes:
+        """The envoy.service.discovery.v3.Resource message: made once, sent to every client."""
+        return text(3, self.name) + text(1, self.version) + frame(2, any_of_type(self.type_url, self.body))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All resources of one moment: type URL -> name -> resource. Immutable; equal when every version is equal."""
+
+    types: Mapping[str, Mapping[str, Resource]] = field(default=MappingProxyType({}))
+
+    @classmethod
+    def of(cls, resources: Iterable[Resource]) -> Snapshot:
+        """Gather resources; of two with the same type and name the later one stays."""
+        types: dict[str, dict[str, Resource]] = {}
+        for resource in resources:
+            types.setdefault(resource.type_url, {})[resource.name] = resource
+        return cls(MappingProxyType({type_url: MappingProxyType(named) for type_url, named in types.items()}))
+
+    def of_type(self, type_url: str) -> Mapping[str, Resource]:
+        """The resources of one type by name; empty when there are none."""
+        return self.types.get(type_url, _NOTHING)
