@@ -6,7 +6,6 @@ What Envoy answers is returned decoded but otherwise as it is (https://www.envoy
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,7 +121,7 @@ class Admin:
             raise AdminUnreachableError(
                 f"Envoy does not answer on {self.socket} ({error}); is it running? see `lockgate status`"
             ) from error
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise AdminError(f"Envoy did not answer {path} on {self.socket} within {self._timeout:g} s") from error
         except aiohttp.ClientError as error:
             raise AdminError(f"Envoy's {path} on {self.socket} broke off: {error}") from error

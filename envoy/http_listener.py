@@ -21,13 +21,18 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterDiscoveryType,
     ClusterLbPolicy,
 )
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     AggregatedConfigSource,
     ApiVersion,
+    CidrRange,
     ConfigSource,
     DataSource,
     ExtensionConfigSource,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
     Http1ProtocolOptions,
     Http1ProtocolOptionsHeaderKeyFormat,
     Http2ProtocolOptions,
@@ -39,9 +44,10 @@ from envoy_data_plane.envoy.config.core.v3 import (
     TrafficDirection,
     TypedExtensionConfig,
 )
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener, ListenerFilter
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter
 from envoy_data_plane.envoy.config.rbac.v3 import Action, RbacAction
 from envoy_data_plane.envoy.config.route.v3 import (
+    HeaderMatcher,
     Route,
     RouteAction,
     RouteConfiguration,
@@ -53,16 +59,21 @@ from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.listener.original_dst.v3 import OriginalDst
 from envoy_data_plane.envoy.extensions.filters.listener.original_src.v3 import OriginalSrc
+from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import Config as DirectResponse
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerCodecType,
     HttpConnectionManagerForwardClientCertDetails,
+    HttpConnectionManagerInternalAddressConfig,
     HttpConnectionManagerPathWithEscapedSlashesAction,
     HttpConnectionManagerServerHeaderTransformation,
     HttpConnectionManagerUpgradeConfig,
     HttpFilter,
     LocalReplyConfig,
     ResponseMapper,
+)
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
+    HeaderMutation as EarlyHeaderMutation,
 )
 from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case.v3 import PreserveCaseFormatterConfig
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions as UpstreamHttpProtocolOptions
@@ -84,6 +95,8 @@ ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
 NOT_SYNCED = "lockgate:no-policy-received"  # names the default's denials in the access log
 DENIED_BODY = "Access denied\r\n"
 
+_FORWARDED_PROTO = "x-forwarded-proto"
+_ABSENT = "lockgate-absent"
 _NO_TIMEOUT = timedelta(0)
 _UNLIMITED = 1_000_000
 _UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -126,12 +139,27 @@ def http_listeners(settings: HttpListener, access_log: Path) -> list[Listener]:
             ],
             filter_chains=[
                 FilterChain(
-                    filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager)]
-                )
+                    name="policed",
+                    filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager)],
+                ),
+                _refuse_own_address(address, bits, settings.port),
             ],
         )
-        for family, address in (("ipv4", "127.0.0.1"), ("ipv6", "::1"))
+        for family, address, bits in (("ipv4", "127.0.0.1", 32), ("ipv6", "::1", 128))
     ]
+
+
+def _refuse_own_address(address: str, bits: int, port: int) -> FilterChain:
+    """Closes a connection that was made to the listener itself: its original destination would be this listener again,
+    and one request would connect to itself until the descriptors run out."""
+    return FilterChain(
+        name="own_address",
+        filter_chain_match=FilterChainMatch(
+            destination_port=port,
+            prefix_ranges=[CidrRange(address_prefix=address, prefix_len=bits)],
+        ),
+        filters=[Filter(name="envoy.filters.network.direct_response", typed_config=Any.pack(DirectResponse()))],
+    )
 
 
 def original_destination_cluster(settings: HttpListener) -> Cluster:
@@ -193,8 +221,13 @@ def _connection_manager(settings: HttpListener, access_log: Path) -> HttpConnect
         http2_protocol_options=Http2ProtocolOptions(),
         max_request_headers_kb=settings.max_request_headers_kb,
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
-        # The peer is the client itself, so nothing that it writes into X-Forwarded-For is believed.
-        use_remote_address=True,
+        # Not to use the remote address is what leaves X-Forwarded-* alone; that (almost) nobody is internal keeps Envoy
+        # from marking requests whose client wrote a private address there. Policies look at the direct address.
+        use_remote_address=False,
+        internal_address_config=HttpConnectionManagerInternalAddressConfig(
+            cidr_ranges=[CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
+        ),
+        early_header_mutation_extensions=[_mark_absent_forwarded_proto()],
         skip_xff_append=True,
         generate_request_id=False,
         preserve_external_request_id=True,
@@ -216,16 +249,41 @@ def _connection_manager(settings: HttpListener, access_log: Path) -> HttpConnect
     )
 
 
-def _routes() -> RouteConfiguration:
-    # The empty prefix also takes the asterisk of `OPTIONS *`, which "/" does not.
-    route = Route(
-        name="original_destination",
-        match=RouteMatch(prefix=""),
-        route=RouteAction(cluster=ORIGINAL_DESTINATION, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT),
+def _mark_absent_forwarded_proto() -> TypedExtensionConfig:
+    # Envoy adds X-Forwarded-Proto to every request that has none, and no option prevents it. So a request without one
+    # gets a value that only we write, by which the route knows to take it away again.
+    absent = HeaderMutation(
+        append=HeaderValueOption(
+            header=HeaderValue(key=_FORWARDED_PROTO, value=_ABSENT),
+            append_action=HeaderValueOptionHeaderAppendAction.ADD_IF_ABSENT,
+        )
     )
+    return TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation",
+        typed_config=Any.pack(EarlyHeaderMutation(mutations=[absent])),
+    )
+
+
+def _routes() -> RouteConfiguration:
+    to_original = RouteAction(cluster=ORIGINAL_DESTINATION, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT)
+    without = HeaderMatcher(name=_FORWARDED_PROTO, string_match=StringMatcher(exact=_ABSENT))
     return RouteConfiguration(
         name="lockgate.http",
-        virtual_hosts=[VirtualHost(name="any", domains=["*"], routes=[route])],
+        virtual_hosts=[
+            VirtualHost(
+                name="any",
+                domains=["*"],
+                routes=[
+                    Route(
+                        name="without_forwarded_proto",
+                        match=RouteMatch(prefix="/", headers=[without]),
+                        route=to_original,
+                        request_headers_to_remove=[_FORWARDED_PROTO],
+                    ),
+                    Route(name="with_forwarded_proto", match=RouteMatch(prefix="/"), route=to_original),
+                ],
+            )
+        ],
     )
 
 
