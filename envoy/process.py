@@ -83,7 +83,7 @@ class EnvoyProcess:
         self._turn = asyncio.Lock()
         command = [str(binary.path), "-c", str(run_dir / run_files.BOOTSTRAP), "--log-level", log_level]
         # Hot restart would share memory and an abstract socket with every other Envoy of the network namespace.
-        command += ["--disable-hot-restart", "--skip-deprecated-logs"]
+        command += ["--disable-hot-restart", "--skip-deprecated-logs", "--file-flush-interval-msec", "500"]
         if concurrency is not None:
             command += ["--concurrency", str(concurrency)]
         self._launch = Launch(
