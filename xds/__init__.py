@@ -1,0 +1,34 @@
+"""How Envoy is told: policies compiled into Envoy resources, and the server that keeps every Envoy in step."""
+
+from .errors import SocketError, UnknownRevision, WireError, XdsError
+from .rbac import FILTERS, NodeCompiler, NodeResources, Policed, compile_node, policed_by
+from .rule_name import denied_by, names_a_rule
+from .server import Outcome, Settled, XdsServer
+from .snapshot import FILTER_CONFIG, Resource, Snapshot
+from .status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
+
+__all__ = [
+    "FILTERS",
+    "FILTER_CONFIG",
+    "ClientStatus",
+    "NodeCompiler",
+    "NodeResources",
+    "Outcome",
+    "Policed",
+    "Resource",
+    "ResourceStatus",
+    "Settled",
+    "Snapshot",
+    "SocketError",
+    "SyncState",
+    "TypeStatus",
+    "UnknownRevision",
+    "WireError",
+    "XdsError",
+    "XdsServer",
+    "XdsStatus",
+    "compile_node",
+    "denied_by",
+    "names_a_rule",
+    "policed_by",
+]

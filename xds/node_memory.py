@@ -1,0 +1,67 @@
+"""What one node's Envoy made of resources, over all its streams: what it refused, and what it last accepted.
+
+A refused version is never offered again to the same node; in its place stands the last version that the node accepted,
+so that an Envoy that starts afresh while a bad policy is published still gets the good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .snapshot import Resource
+
+MOST_REJECTIONS = 4096  # remembered per type; the oldest go first
+
+
+@dataclass(slots=True)
+class TypeMemory:
+    """The memory of one node for one resource type."""
+
+    _rejected: dict[tuple[str, str], str] = field(default_factory=dict)  # (name, version) -> the client's text
+    _suspect: set[tuple[str, str]] = field(default_factory=set)
+    _accepted: dict[str, Resource] = field(default_factory=dict)
+
+    def accept(self, resource: Resource) -> None:
+        """The client holds this version."""
+        self._accepted[resource.name] = resource
+        self._suspect.discard((resource.name, resource.version))
+
+    def reject(self, resources: Iterable[Resource], error: str) -> None:
+        """The client refused one response. Of several resources in it any may be the bad one: each becomes a suspect,
+        which is offered once more, alone."""
+        refused = list(resources)
+        if len(refused) > 1:
+            self._suspect.update((resource.name, resource.version) for resource in refused)
+            return
+        for resource in refused:
+            self._suspect.discard((resource.name, resource.version))
+            self._rejected[resource.name, resource.version] = error
+            while len(self._rejected) > MOST_REJECTIONS:
+                del self._rejected[next(iter(self._rejected))]
+
+    def rejection(self, resource: Resource) -> str | None:
+        """The client's text when it refused exactly this version."""
+        return self._rejected.get((resource.name, resource.version))
+
+    def is_suspect(self, resource: Resource) -> bool:
+        """True when it must travel alone, so that a NACK can mean nothing else."""
+        return (resource.name, resource.version) in self._suspect
+
+    def offer(self, resource: Resource | None) -> Resource | None:
+        """What to offer in place of the published resource: itself, the last accepted one when it was refused, or None
+        when there is nothing that the client would take."""
+        if resource is None or self.rejection(resource) is None:
+            return resource
+        return self._accepted.get(resource.name)
+
+
+@dataclass(slots=True)
+class NodeMemory:
+    """The memory of one node, by type URL."""
+
+    _types: dict[str, TypeMemory] = field(default_factory=dict)
+
+    def of_type(self, type_url: str) -> TypeMemory:
+        """The memory for one resource type."""
+        return self._types.setdefault(type_url, TypeMemory())

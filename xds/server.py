@@ -1,0 +1,257 @@
+"""The delta ADS server: grpc.aio on a Unix socket, bytes in, bytes out.
+
+Each client has a reader and a writer of its own and meets the others nowhere, so a slow or dead one delays nobody.
+Before the first snapshot is published nothing is answered: an Envoy that comes back after a restart of the agent must
+not be told that its resources are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import grpc  # type: ignore[import-untyped]
+import grpc.aio  # type: ignore[import-untyped]
+
+from .delta import DeltaStream
+from .discovery import DeltaRequest
+from .errors import SocketError, UnknownRevision, WireError
+from .node_memory import NodeMemory
+from .snapshot import Snapshot
+from .status import ClientStatus, Moment, TypeClock, TypeStatus, XdsStatus
+
+_log = logging.getLogger(__name__)
+
+SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 << 20),  # initial_resource_versions of a big client
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+_LONGEST_SOCKET_PATH = 107  # sizeof(sockaddr_un.sun_path) without the final zero
+
+
+class Outcome(StrEnum):
+    """How the connected clients took a snapshot."""
+
+    ACKED = "acked"
+    NACKED = "nacked"
+    NO_CLIENT = "no client"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """`errors` are Envoy's own texts by (type URL, resource name); only NACKED has any."""
+
+    outcome: Outcome
+    errors: tuple[tuple[tuple[str, str], str], ...] = ()
+
+    @property
+    def acked(self) -> bool:
+        """True when every client confirmed everything."""
+        return self.outcome is Outcome.ACKED
+
+    @property
+    def text(self) -> str:
+        """Envoy's texts in one line; empty when there are none."""
+        return "; ".join(f"{name}: {error}" for (_, name), error in self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    revision: int
+    snapshot: Snapshot
+
+
+class XdsServer:
+    """Serves one snapshot to every client that connects. Use from one event loop."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._path = socket_path
+        self._server: grpc.aio.Server | None = None
+        self._latest = _Published(0, Snapshot())
+        self._clients: dict[int, _Client] = {}
+        self._memories: dict[str, NodeMemory] = {}
+        self._watchers: set[asyncio.Future[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. The socket appears at its path when it is ready, for the owner only (mode 0600); a stale one is
+        replaced. Raises SocketError."""
+        if len(os.fsencode(self._path)) > _LONGEST_SOCKET_PATH:
+            raise SocketError(
+                self._path, f"the path is longer than {_LONGEST_SOCKET_PATH} bytes; use a shorter run dir"
+            )
+        handler = grpc.stream_stream_rpc_method_handler(self._delta)
+        generic = grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": handler})
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers((generic,))
+        # Bind where nobody else can look, set the mode, then move: the socket is never open to others.
+        nest = self._path.with_name(f".{os.getpid():x}")
+        hatching = nest / "s"
+        try:
+            nest.mkdir(mode=0o700, exist_ok=True)
+            hatching.unlink(missing_ok=True)
+            server.add_insecure_port(f"unix:{hatching}")
+            hatching.chmod(0o600)
+            hatching.replace(self._path)
+        except (OSError, RuntimeError) as error:
+            raise SocketError(self._path, str(error)) from error
+        finally:
+            if nest.is_dir():
+                hatching.unlink(missing_ok=True)
+                nest.rmdir()
+        await server.start()
+        self._server = server
+
+    async def publish(self, snapshot: Snapshot) -> int:
+        """Offer a snapshot in place of the former one; returns its revision. Does not wait for any client."""
+        self._latest = _Published(self._latest.revision + 1, snapshot)
+        for client in self._clients.values():
+            client.wake.set()
+        return self._latest.revision
+
+    async def settled(self, revision: int, timeout: float) -> Settled:  # noqa: ASYNC109  a timeout is an answer here
+        """Wait until every connected client has answered for everything in the snapshot of `revision` or a later one.
+
+        A client counts only once it has asked for all resources of the snapshot. Without a client it waits for one.
+        Raises UnknownRevision.
+        """
+        if not 0 < revision <= self._latest.revision:
+            raise UnknownRevision(revision, self._latest.revision)
+        deadline = time.monotonic() + timeout
+        while (answer := self._answer(revision)) is None:
+            left = deadline - time.monotonic()
+            changed = asyncio.get_running_loop().create_future()
+            self._watchers.add(changed)
+            try:
+                await asyncio.wait_for(changed, max(left, 0))
+            except TimeoutError:
+                last = self._answer(revision)
+                return last or Settled(Outcome.TIMEOUT if self._clients else Outcome.NO_CLIENT)
+            finally:
+                self._watchers.discard(changed)
+        return answer
+
+    def status(self) -> XdsStatus:
+        """Every connected client, with the state of each type it asked for."""
+        return XdsStatus(
+            self._latest.revision,
+            tuple(client.status(self._latest.snapshot) for client in self._clients.values()),
+        )
+
+    async def stop(self) -> None:
+        """Close every stream and remove the socket. Clients keep what they have."""
+        if self._server is not None:
+            await self._server.stop(grace=None)
+            self._server = None
+            self._path.unlink(missing_ok=True)
+
+    def _answer(self, revision: int) -> Settled | None:
+        clients = self._clients.values()
+        if not clients:
+            return None
+        latest = self._latest
+        if not all(client.stream.has_answered(latest.snapshot, revision) for client in clients):
+            return None
+        errors = {
+            where: text for client in clients for where, text in client.stream.rejections(latest.snapshot).items()
+        }
+        return Settled(Outcome.NACKED if errors else Outcome.ACKED, tuple(sorted(errors.items())))
+
+    def _tell_watchers(self) -> None:
+        for watcher in self._watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+
+    async def _delta(self, _requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        """One stream, from its first request to its end."""
+        client = _Client(self._memories)
+        self._clients[id(client)] = client
+        tasks = [asyncio.create_task(self._read(client, context)), asyncio.create_task(self._write(client, context))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+        except WireError as error:
+            _log.warning("%s", error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            del self._clients[id(client)]
+            _log.info("xDS client %s left", client.node or "without a node id")
+            self._tell_watchers()
+
+    async def _read(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        while True:
+            message = await context.read()
+            if not isinstance(message, bytes):  # grpc.aio.EOF: the client has closed its side
+                return
+            nack = client.receive(DeltaRequest.decode(message))
+            if nack is not None:
+                _log.error("Envoy %s refused a resource and keeps the last good one: %s", client.node, nack)
+            client.wake.set()
+
+    async def _write(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        while True:
+            await client.wake.wait()
+            client.wake.clear()
+            latest = self._latest
+            if latest.revision == 0:
+                continue
+            responses = client.stream.due(latest.snapshot, latest.revision)
+            client.status(latest.snapshot)
+            self._tell_watchers()
+            for response in responses:
+                await context.write(response.encode())
+
+
+class _Client:
+    """One stream and what is known about it."""
+
+    def __init__(self, memories: dict[str, NodeMemory]) -> None:
+        self.node = ""
+        self.wake = asyncio.Event()
+        self._memories = memories
+        self._stream: DeltaStream | None = None
+        self._connected = _now()
+        self._clock = TypeClock(_now)
+
+    @property
+    def stream(self) -> DeltaStream:
+        """Its subscriptions; none before the first request has told the node."""
+        return self._stream if self._stream is not None else DeltaStream(NodeMemory())
+
+    def receive(self, request: DeltaRequest) -> str | None:
+        """Take a request in; returns the text of a NACK."""
+        if self._stream is None:
+            self.node = request.node.id if request.node is not None else ""
+            self._stream = DeltaStream(self._memories.setdefault(self.node, NodeMemory()))
+            _log.info("xDS client %s connected", self.node or "without a node id")
+        return self._stream.receive(request)
+
+    def status(self, snapshot: Snapshot) -> ClientStatus:
+        """What it has now."""
+        return ClientStatus(self.node, self._connected, tuple(self._types(snapshot)))
+
+    def _types(self, snapshot: Snapshot) -> Iterator[TypeStatus]:
+        for subscription in self.stream.subscriptions.values():
+            yield self._clock.status(subscription, snapshot)
+
+
+def _now() -> Moment:
+    return Moment(time.monotonic(), time.time())

@@ -1,0 +1,251 @@
+"""One client's subscription to one resource type: what it wants, what it holds and what it must be told next.
+
+A state machine without I/O. The protocol variants are faces of it: delta.py turns delta requests into these calls, and
+whatever a face sends it gets from `due`. Rules and their source:
+https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .node_memory import TypeMemory
+from .snapshot import FILTER_CONFIG, Resource
+
+WILDCARD = "*"
+
+# Types whose resources travel one by one, so that a NACK always names one. There are few of them on a node.
+ALONE = frozenset({FILTER_CONFIG})
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One response: `nonce` pairs it with the client's answer."""
+
+    nonce: str
+    resources: tuple[Resource, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    revision: int
+    resources: Mapping[str, Resource]
+    removed: tuple[str, ...]
+
+    @property
+    def names(self) -> Iterable[str]:
+        return (*self.resources, *self.removed)
+
+
+class Subscription:
+    """Call `begin` once, then `subscribe`, `unsubscribe`, `acknowledge` and `reject` as requests say, and send what
+    `due` returns after each of them and after each new snapshot.
+
+    At most one version of a resource is on its way at a time, so a slow client costs no more than one response per
+    resource, and always gets the latest version next.
+    """
+
+    def __init__(self, type_url: str, memory: TypeMemory) -> None:
+        self.type_url = type_url
+        self._memory = memory
+        self._named: set[str] = set()
+        self._wildcard = False
+        self._known: dict[str, str | None] = {}  # what the client holds: a version, or None = it knows of the absence
+        self._owed: set[str] = set()  # must be told even when the client seems to know
+        self._greeting = False  # a wildcard is answered even when there is nothing
+        self._sent: dict[str, _Sent] = {}
+        self._on_its_way: set[str] = set()
+        self._behind: dict[str, int] = {}  # name -> first revision that the client has not answered for
+        self._nonces = 0
+        self._published: Mapping[str, Resource] = {}
+        self._revision = 0
+        self._look_at: set[str] = set()  # names to compare in the next `due`
+
+    # What the client says
+
+    def begin(self, subscribe: Iterable[str], held: Mapping[str, str]) -> None:
+        """The first request of a stream for this type.
+
+        No names at all are the wildcard, as is the name `*` (#how-the-client-specifies-what-resources-to-return).
+        `held` is initial_resource_versions: what the client kept from an earlier stream. It is not a subscription.
+        """
+        names = set(subscribe)
+        self._wildcard = not names or WILDCARD in names
+        self._named = names - {WILDCARD}
+        self._known = {name: version for name, version in held.items() if self._wildcard or name in self._named}
+        self._greeting = self._wildcard
+        self._look_at |= self._named | set(self._known)
+        self._look_at_all_if_wildcard()
+
+    def subscribe(self, names: Iterable[str]) -> None:
+        """A name subscribed to again is sent again: the client may have dropped it in between
+        (DeltaDiscoveryRequest.resource_names_subscribe)."""
+        for name in names:
+            if name == WILDCARD:
+                self._wildcard = True
+                self._greeting = True
+                self._look_at_all_if_wildcard()
+            else:
+                self._named.add(name)
+                self._owed.add(name)
+                self._look_at.add(name)
+
+    def unsubscribe(self, names: Iterable[str]) -> None:
+        """Stop. A single name left while the wildcard stays is told once more, whether it is there or not: the client
+        cannot know whether the wildcard includes it (#unsubscribing-from-resources)."""
+        for name in names:
+            if name == WILDCARD:
+                self._wildcard = False
+                for held in [held for held in self._known if held not in self._named]:
+                    self._forget(held)
+            elif name in self._named:
+                self._named.discard(name)
+                if self._wildcard:
+                    self._owed.add(name)
+                    self._look_at.add(name)
+                else:
+                    self._forget(name)
+
+    def acknowledge(self, nonce: str) -> bool:
+        """ACK. False for a stale nonce, which says nothing about what the client holds."""
+        sent = self._take(nonce)
+        if sent is None:
+            return False
+        for name, resource in sent.resources.items():
+            self._memory.accept(resource)
+            if self._wants(name):
+                self._known[name] = resource.version
+        for name in sent.removed:
+            self._know_absent(name)
+        return True
+
+    def reject(self, nonce: str, error: str) -> bool:
+        """NACK: the client keeps what it held, and the same bytes are not sent again. False for a stale nonce."""
+        sent = self._take(nonce)
+        if sent is None:
+            return False
+        self._memory.reject(sent.resources.values(), error)
+        for name in sent.removed:
+            self._know_absent(name)
+        return True
+
+    # What the client must be told
+
+    def due(self, published: Mapping[str, Resource], revision: int) -> list[Update]:
+        """The responses to send now, and note them as sent. `published` is the snapshot's part of this type, `revision`
+        its number, which only grows."""
+        if published is not self._published:
+            self._look_at |= {*self._named, *self._known}
+            self._published = published
+            self._look_at_all_if_wildcard()
+        self._revision = revision
+        changed: list[Resource] = []
+        removed: list[str] = []
+        for name in sorted(self._look_at - self._on_its_way):
+            self._look_at.discard(name)
+            if not self._wants(name) and name not in self._owed:
+                self._behind.pop(name, None)
+                continue
+            resource = self._memory.offer(published.get(name))
+            if self._is_due(name, resource, published):
+                self._behind.setdefault(name, revision)
+                changed += [resource] if resource is not None else []
+                removed += [name] if resource is None else []
+            else:
+                self._behind.pop(name, None)
+                if resource is not None:  # it came back with it from an earlier stream
+                    self._memory.accept(resource)
+            self._owed.discard(name)
+        return self._updates(changed, removed)
+
+    def _is_due(self, name: str, resource: Resource | None, published: Mapping[str, Resource]) -> bool:
+        if resource is not None:
+            return name in self._owed or self._known.get(name) != resource.version
+        holds = self._known.get(name) is not None
+        if name in published:  # refused, and nothing in its place: what the client holds is better than nothing
+            return not holds and name not in self._known
+        if holds or name in self._owed:
+            return True
+        # A subscription outlives its resource, and absence is told once
+        # (#knowing-when-a-requested-resource-does-not-exist).
+        return name in self._named and name not in self._known
+
+    def _updates(self, changed: list[Resource], removed: list[str]) -> list[Update]:
+        alone: list[Resource] = []
+        together: list[Resource] = []
+        for resource in changed:
+            by_itself = self.type_url in ALONE or self._memory.is_suspect(resource)
+            (alone if by_itself else together).append(resource)
+        updates = [self._send((resource,), ()) for resource in alone]
+        if together or removed or (self._greeting and not updates and not self._sent):
+            updates.append(self._send(tuple(together), tuple(removed)))
+        self._greeting = False
+        return updates
+
+    def _send(self, resources: tuple[Resource, ...], removed: tuple[str, ...]) -> Update:
+        self._nonces += 1
+        update = Update(str(self._nonces), resources, removed)
+        sent = _Sent(self._revision, {resource.name: resource for resource in resources}, removed)
+        self._sent[update.nonce] = sent
+        self._on_its_way.update(sent.names)
+        return update
+
+    # How far the client is
+
+    @property
+    def settled_through(self) -> int:
+        """The latest revision that the client has answered for, ACK or NACK, in everything it subscribed to."""
+        if not self._behind:
+            return self._revision
+        return min(self._behind.values()) - 1
+
+    @property
+    def is_waiting(self) -> bool:
+        """True when a response has not been answered yet."""
+        return bool(self._sent)
+
+    def wants_all(self, names: Iterable[str]) -> bool:
+        """True when the client asked for every one of these names."""
+        return self._wildcard or self._named.issuperset(names)
+
+    def wanted(self) -> frozenset[str]:
+        """The names the client asked for, with those that its wildcard includes now."""
+        return frozenset(self._named.union(self._published if self._wildcard else ()))
+
+    def held_version(self, name: str) -> str | None:
+        """The version that the client confirmed or claimed to hold."""
+        return self._known.get(name)
+
+    def rejection(self, resource: Resource) -> str | None:
+        """The client's text when it refused this version."""
+        return self._memory.rejection(resource)
+
+    def _wants(self, name: str) -> bool:
+        return self._wildcard or name in self._named
+
+    def _take(self, nonce: str) -> _Sent | None:
+        sent = self._sent.pop(nonce, None)
+        if sent is not None:
+            self._on_its_way.difference_update(sent.names)
+            self._look_at.update(sent.names)
+            for name in sent.names:
+                self._behind[name] = sent.revision + 1  # `due` clears it when nothing newer waits
+        return sent
+
+    def _know_absent(self, name: str) -> None:
+        if name in self._named:
+            self._known[name] = None
+        else:
+            self._known.pop(name, None)
+
+    def _forget(self, name: str) -> None:
+        self._known.pop(name, None)
+        self._owed.discard(name)
+        self._behind.pop(name, None)
+
+    def _look_at_all_if_wildcard(self) -> None:
+        if self._wildcard:
+            self._look_at.update(self._published)
+            self._look_at.update(self._known)
