@@ -28,7 +28,7 @@ class Workload:
     pid: int | None = None
     interface: str | None = None
     ips: tuple[IPAddress, ...] = ()
-    ports: Mapping[str, int] = field(default=_NO_PORTS, hash=False)  # named ports
+    ports: Mapping[str, int] = field(default_factory=lambda: _NO_PORTS, hash=False)  # named ports
     source: str = ""
     line: int = 0
 
