@@ -1,0 +1,40 @@
+"""DNS names against patterns, for toFQDNs, dns rules and serverNames.
+
+https://docs.cilium.io/en/stable/security/policy/language/#dns-based
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from .endpoint_policy import DnsRule
+
+_CHARACTERS = "[-a-z0-9_]"
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    parts = []
+    rest = pattern
+    if rest.startswith("**."):
+        parts.append(f"(?:{_CHARACTERS}+\\.)+")
+        rest = rest[3:]
+    parts += [
+        f"{_CHARACTERS}*" if part == "*" else re.escape(part) for part in re.split(r"(\*)", re.sub(r"\*+", "*", rest))
+    ]
+    return re.compile("".join(parts))
+
+
+def pattern_matches(pattern: str, name: str) -> bool:
+    """True when `name` is what `pattern` means: `*` alone is any name, `*` inside stands for characters of one label,
+    and `**.` in front for one or more whole labels."""
+    name = name.lower().removesuffix(".")
+    return pattern == "*" or _compiled(pattern).fullmatch(name) is not None
+
+
+def rule_matches(rule: DnsRule, name: str) -> bool:
+    """True when the name is the one of matchName, or fits matchPattern."""
+    if rule.match_name is not None:
+        return rule.match_name == name.lower().removesuffix(".")
+    return rule.match_pattern is not None and pattern_matches(rule.match_pattern, name)

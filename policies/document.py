@@ -1,0 +1,213 @@
+"""YAML text as a tree of nodes that know their lines, safe to run on text that nobody has checked.
+
+Events come from libyaml; the tree is built without recursion, in memory bounded by the limits below. The accepted
+language is the one in which Kubernetes manifests are written, without anchors and tags.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import yaml
+
+from .errors import UnreadableError
+
+MAX_BYTES = 16 << 20
+MAX_NODES = 2_000_000  # of a whole file
+MAX_DOCUMENT_NODES = 250_000
+MAX_DEPTH = 64
+
+Value: TypeAlias = str | int | float | bool | None
+
+# A line that starts like this begins a document wherever it stands (https://yaml.org/spec/1.2.2/#document-markers).
+_MARKER = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+_INTEGER = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_]*)")
+_FLOAT = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOLEANS = {
+    text: value
+    for words, value in ((("true", "yes", "on"), True), (("false", "no", "off"), False))
+    for word in words
+    for text in (word, word.capitalize(), word.upper())
+}
+
+
+@dataclass(slots=True)
+class Scalar:
+    """A single value, with the text it was written as."""
+
+    line: int
+    value: Value
+    text: str
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A list."""
+
+    line: int
+    items: list[Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Mapping:
+    """Keys with their values; `key_lines` says where each key stands, `repeated` where a key came again."""
+
+    line: int
+    entries: dict[str, Node] = field(default_factory=dict)
+    key_lines: dict[str, int] = field(default_factory=dict)
+    repeated: list[tuple[str, int]] = field(default_factory=list)
+
+
+Node: TypeAlias = Scalar | Sequence | Mapping
+
+
+def decode(data: bytes) -> str:
+    """The text of a file. Raises UnreadableError when it is too large or not UTF-8."""
+    if len(data) > MAX_BYTES:
+        raise UnreadableError(f"the file has {len(data)} bytes, more than the {MAX_BYTES} allowed; split it")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UnreadableError(f"byte {error.start} is not UTF-8; save the file as UTF-8", line) from None
+
+
+def split_documents(text: str) -> Iterator[tuple[int, str]]:
+    """(first line, text) of each document, so that one that cannot be read does not hide the others."""
+    line, start = 1, 0
+    for marker in _MARKER.finditer(text):
+        if marker.start() > start:
+            yield line, text[start : marker.start()]
+        line += text.count("\n", start, marker.start())
+        start = marker.start()
+    if start < len(text):
+        yield line, text[start:]
+
+
+def read_document(text: str, first_line: int = 1, max_nodes: int = MAX_DOCUMENT_NODES) -> tuple[list[Node], int]:
+    """The roots in one piece of `split_documents` (usually one, none when it is empty) and the number of nodes read.
+
+    Raises UnreadableError, with the line, for anything that is not plain YAML.
+    """
+    roots: list[Node] = []
+    builder = _Builder(first_line, max_nodes)
+    try:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.DocumentStartEvent):
+                builder.root = None
+            elif isinstance(event, yaml.DocumentEndEvent):
+                if builder.root is not None and not (isinstance(builder.root, Scalar) and builder.root.value is None):
+                    roots.append(builder.root)
+            else:
+                builder.take(event)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = first_line + mark.line if mark else first_line
+        raise UnreadableError(f"not YAML: {error.problem or error.context}", line) from None
+    except yaml.YAMLError as error:
+        raise UnreadableError(f"not YAML: {str(error).splitlines()[0]}", first_line) from None
+    return roots, builder.nodes
+
+
+def is_empty(node: Node) -> bool:
+    """True for null, `[]` and `{}`."""
+    match node:
+        case Scalar():
+            return node.value is None
+        case Sequence():
+            return not node.items
+        case Mapping():
+            return not node.entries
+
+
+def _resolve(text: str) -> Value:
+    """What a plain (unquoted) scalar means, as Kubernetes' YAML reader sees it."""
+    if text in _NULLS:
+        return None
+    if text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if text[0] in "-+.0123456789" and len(text) <= 32:
+        if _INTEGER.fullmatch(text):
+            digits = text.replace("_", "")
+            sign = -1 if digits[0] == "-" else 1
+            digits = digits.lstrip("+-")
+            octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
+            return sign * int(digits, 8 if octal else 0)
+        if _FLOAT.fullmatch(text):
+            return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+class _Builder:
+    """Builds one tree after the other from events."""
+
+    def __init__(self, first_line: int, max_nodes: int) -> None:
+        self.root: Node | None = None
+        self.nodes = 0
+        self._first_line = first_line
+        self._max_nodes = max_nodes
+        self._open: list[Sequence | Mapping] = []
+        self._keys: list[tuple[str, int] | None] = []  # of each open mapping: the key that waits for its value
+
+    def take(self, event: yaml.Event) -> None:
+        if isinstance(event, yaml.ScalarEvent):
+            self._check(event)
+            line = self._line(event)
+            plain = event.implicit[0]
+            self._place(Scalar(line, _resolve(event.value) if plain else event.value, event.value))
+        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            self._check(event)
+            line = self._line(event)
+            node = Mapping(line) if isinstance(event, yaml.MappingStartEvent) else Sequence(line)
+            self._place(node)
+            self._open.append(node)
+            self._keys.append(None)
+            if len(self._open) > MAX_DEPTH:
+                raise UnreadableError(f"nested deeper than {MAX_DEPTH} levels", line)
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            self._open.pop()
+            self._keys.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            line = self._line(event)
+            raise UnreadableError(f"the alias *{event.anchor} is not accepted; write the value out", line)
+
+    def _line(self, event: yaml.Event) -> int:
+        return self._first_line + (event.start_mark.line if event.start_mark is not None else 0)
+
+    def _check(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
+        self.nodes += 1
+        line = self._line(event)
+        if self.nodes > self._max_nodes:
+            raise UnreadableError(f"more than {self._max_nodes} values in one document; split it", line)
+        if event.anchor is not None:
+            raise UnreadableError(f"the anchor &{event.anchor} is not accepted; write the value out where needed", line)
+        if event.tag is not None and event.tag != "!":
+            raise UnreadableError(f"the tag {event.tag} is not accepted; remove it", line)
+
+    def _place(self, node: Node) -> None:
+        if not self._open:
+            self.root = node
+            return
+        parent = self._open[-1]
+        if isinstance(parent, Sequence):
+            parent.items.append(node)
+            return
+        waiting = self._keys[-1]
+        if waiting is not None:
+            key, line = waiting
+            if key in parent.entries:
+                parent.repeated.append(waiting)
+            else:
+                parent.entries[key] = node
+                parent.key_lines[key] = line
+            self._keys[-1] = None
+            return
+        if not isinstance(node, Scalar):
+            raise UnreadableError("a list or mapping cannot be a key", node.line)
+        self._keys[-1] = (node.text, node.line)

@@ -1,0 +1,119 @@
+"""Both directions of a flow judged, with the proof, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .endpoint_policy import Direction, ResolvedRule
+from .flow import Flow, Peer, find_peer
+from .verdict import Considered, Judgement, Verdict, judge
+from .world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What happens to a flow and why. A direction is None where nothing judges it: the world's egress, say."""
+
+    flow: Flow
+    source: Peer
+    destination: Peer
+    egress: Judgement | None
+    ingress: Judgement | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Both directions must allow; REDIRECT when Envoy has the last word and the flow names no request."""
+        verdicts = {side.verdict for side in (self.egress, self.ingress) if side is not None}
+        for verdict in (Verdict.DENY, Verdict.REDIRECT):
+            if verdict in verdicts:
+                return verdict
+        return Verdict.ALLOW
+
+    @property
+    def reason(self) -> str:
+        """One sentence: the direction that decided and its reason."""
+        for direction, side in ((Direction.EGRESS, self.egress), (Direction.INGRESS, self.ingress)):
+            if side is not None and side.verdict is self.verdict and self.verdict is not Verdict.ALLOW:
+                return f"{direction}: {side.reason}"
+        sides = ((Direction.INGRESS, self.ingress), (Direction.EGRESS, self.egress))
+        said = [f"{direction}: {side.reason}" for direction, side in sides if side is not None]
+        return "; ".join(said) or "no endpoint of this node is involved"
+
+    @property
+    def deciding(self) -> ResolvedRule | None:
+        """The rule that decided: the denying side's, else the server's, else the client's. None for a default."""
+        for side in (self.egress, self.ingress):
+            if side is not None and side.verdict is Verdict.DENY:
+                return side.rule
+        for side in (self.ingress, self.egress):
+            if side is not None and side.rule is not None:
+                return side.rule
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """{"verdict", "reason", "from", "to", "egress": {...}, "ingress": {...}}; each direction has "verdict",
+        "reason", "policy", "rule", "redirected" and "considered", a list of every rule in order with "matched" and
+        "why"."""
+        return {
+            "verdict": self.verdict.value,
+            "reason": self.reason,
+            "from": {"name": self.source.name, "identity": self.source.identity},
+            "to": {"name": self.destination.name, "identity": self.destination.identity},
+            "egress": _side_json(self.egress, self.source),
+            "ingress": _side_json(self.ingress, self.destination),
+        }
+
+
+def explain(world: World, flow: Flow) -> Explanation:
+    """Judge the client's egress and the server's ingress. Raises FlowError when the flow names nobody we know."""
+    source, destination = find_peer(world, flow.source), find_peer(world, flow.destination)
+    return Explanation(
+        flow,
+        source,
+        destination,
+        egress=_judge(world, flow, Direction.EGRESS, source, destination),
+        ingress=_judge(world, flow, Direction.INGRESS, destination, source),
+    )
+
+
+def _judge(world: World, flow: Flow, direction: Direction, subject: Peer, other: Peer) -> Judgement | None:
+    if subject.endpoint is None:
+        return None
+    policy = world.policy_of(subject.endpoint).direction(direction)
+    name = f"{other.name} ({world.peer_name(other.identity)})" if other.endpoint is not None else other.name
+    return judge(policy, other.identity, flow.protocol, flow.port, flow.request, peer_name=name)
+
+
+def _side_json(side: Judgement | None, subject: Peer) -> dict[str, Any]:
+    if side is None:
+        return {
+            "verdict": Verdict.ALLOW.value,
+            "reason": f"{subject.name} is no workload of ours: nothing judges this direction",
+            "policy": None,
+            "rule": None,
+            "redirected": False,
+            "considered": [],
+        }
+    actions = [{"action": action.value, "name": name, "value": value} for action, name, value in side.actions]
+    return {
+        "verdict": side.verdict.value,
+        "reason": side.reason,
+        **_place_json(side.rule),
+        "redirected": side.redirected,
+        **({"headers": actions} if actions else {}),
+        "considered": [_considered_json(item) for item in side.considered],
+    }
+
+
+def _place_json(rule: ResolvedRule | None) -> dict[str, Any]:
+    if rule is None:
+        return {"policy": None, "rule": None}
+    origin = rule.origin
+    policy = f"{origin.namespace}/{origin.policy}" if origin.namespace else origin.policy
+    return {"policy": policy, "rule": origin.path, "kind": origin.kind, "source": origin.source, "line": origin.line}
+
+
+def _considered_json(item: Considered) -> dict[str, Any]:
+    effect = "deny" if item.rule.deny else "allow"
+    return {**_place_json(item.rule), "effect": effect, "matched": item.matched, "why": item.why}

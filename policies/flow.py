@@ -1,0 +1,195 @@
+"""Flows to be judged: who wants to reach whom, where, and with which request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from .endpoint_policy import LAST_PORT, Protocol
+from .errors import FlowError
+from .fields import suggest
+from .identity import RESERVED_NAMES
+from .kafka_api import API_KEYS
+from .request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
+from .workload import Endpoint
+from .workload_file import DEFAULT_NAMESPACE
+from .world import World
+
+_FIELDS = ("from", "to", "port", "protocol", "http", "grpc", "kafka", "dns", "tls")
+_REQUESTS = ("http", "grpc", "kafka", "dns", "tls")
+_PROTOCOLS = {protocol.value.upper(): protocol for protocol in Protocol}
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """`source` and `destination` are namespace/name or the name of a workload, an IP address, or reserved:<name>.
+
+    `port` is the destination's (the message type for ICMP); `request` None asks about the connection alone.
+    """
+
+    source: str
+    destination: str
+    port: int
+    protocol: Protocol = Protocol.TCP
+    request: Request | None = None
+
+    @classmethod
+    def from_json(cls, data: object) -> Flow:
+        """A flow from decoded JSON: {"from", "to", "port", "protocol", and at most one of "http" {method, path, host,
+        headers}, "grpc" {service, method, host, headers}, "kafka" {apiKey, apiVersion, clientID, topics}, "dns"
+        {name}, "tls" {serverName}}. Raises FlowError with a sentence that names the field."""
+        fields = _object(data, "the flow", _FIELDS)
+        for name in ("from", "to", "port"):
+            if name not in fields:
+                raise FlowError(f"the flow has no '{name}'")
+        given = [name for name in _REQUESTS if fields.get(name) is not None]
+        if len(given) > 1:
+            raise FlowError(f"the flow has both '{given[0]}' and '{given[1]}'; one request only")
+        protocol = _text(fields, "protocol", "TCP")
+        if protocol.upper() not in _PROTOCOLS:
+            raise FlowError(f"unknown protocol '{protocol}'; use one of: {', '.join(Protocol)}")
+        request = _request(given[0], fields[given[0]]) if given else None
+        return cls(
+            _text(fields, "from"),
+            _text(fields, "to"),
+            parse_port(fields["port"]),
+            _PROTOCOLS[protocol.upper()],
+            request,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One end of a flow as the world knows it. `endpoint` is None for an address or identity without a workload."""
+
+    name: str
+    identity: int
+    endpoint: Endpoint | None = None
+
+
+def find_peer(world: World, text: str) -> Peer:
+    """The workload, address or reserved identity that `text` names. Raises FlowError when nobody is called so."""
+    if text.startswith("reserved:"):
+        name = text.removeprefix("reserved:")
+        if name not in RESERVED_NAMES:
+            raise FlowError(f"unknown reserved identity '{name}'; use one of: {', '.join(RESERVED_NAMES)}")
+        return Peer(text, int(RESERVED_NAMES[name]))
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return _find_workload(world, text)
+    for endpoint in world.endpoints:
+        if address in endpoint.ips:
+            return Peer(endpoint.key, endpoint.identity, endpoint)
+    return Peer(text, world.identity_at(address))
+
+
+def _find_workload(world: World, text: str) -> Peer:
+    if "/" in text:
+        found = [endpoint] if (endpoint := world.endpoint(text)) is not None else []
+    else:
+        local = world.endpoint(f"{DEFAULT_NAMESPACE}/{text}")
+        found = [local] if local is not None else [item for item in world.endpoints if item.workload.name == text]
+    if len(found) > 1:
+        keys = ", ".join(endpoint.key for endpoint in found[:5])
+        raise FlowError(f"'{text}' is the name of several workloads ({keys}); write namespace/name")
+    if not found:
+        hint = suggest(text, tuple(endpoint.key for endpoint in world.endpoints)) if text else ""
+        raise FlowError(f"no workload is called '{text}'{'; ' + hint if hint else ''}")
+    return Peer(found[0].key, found[0].identity, found[0])
+
+
+def parse_port(value: object) -> int:
+    """A port as a number or as text. Raises FlowError."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LAST_PORT:
+        raise FlowError(f"'port' must be a number from 0 to {LAST_PORT}, not {value!r}")
+    return value
+
+
+def parse_api_key(value: object) -> int:
+    """A Kafka API by number or name. Raises FlowError."""
+    if isinstance(value, str):
+        if value.isascii() and value.isdigit():
+            value = int(value[:6])
+        elif value.lower() in API_KEYS:
+            return API_KEYS[value.lower()]
+        else:
+            hint = suggest(value, tuple(API_KEYS))
+            raise FlowError(f"unknown Kafka API '{value}'{'; ' + hint if hint else ''}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 32767:
+        raise FlowError(f"'kafka.apiKey' must be a number or a name, not {value!r}")
+    return value
+
+
+def _request(kind: str, data: object) -> Request:
+    match kind:
+        case "http":
+            fields = _object(data, "'http'", ("method", "path", "host", "headers", "serverName"))
+            return HttpRequest(
+                _text(fields, "method", "GET"),
+                _text(fields, "path", "/"),
+                _text(fields, "host", ""),
+                _headers(fields.get("headers")),
+                _text(fields, "serverName", "").lower(),
+            )
+        case "grpc":
+            fields = _object(data, "'grpc'", ("service", "method", "host", "headers"))
+            path = f"/{_text(fields, 'service')}/{_text(fields, 'method')}"
+            headers = {"content-type": "application/grpc", **_headers(fields.get("headers"))}
+            return HttpRequest("POST", path, _text(fields, "host", ""), headers)
+        case "kafka":
+            fields = _object(data, "'kafka'", ("apiKey", "apiVersion", "clientID", "topics"))
+            if "apiKey" not in fields:
+                raise FlowError("'kafka' has no 'apiKey'")
+            topics = fields.get("topics") or []
+            if not isinstance(topics, list) or not all(isinstance(topic, str) for topic in topics):
+                raise FlowError("'kafka.topics' must be a list of texts")
+            version = fields.get("apiVersion", 0)
+            if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+                raise FlowError("'kafka.apiVersion' must be a number")
+            return KafkaRequest(
+                parse_api_key(fields["apiKey"]), version, _text(fields, "clientID", ""), frozenset(topics)
+            )
+        case "dns":
+            return DnsRequest(_text(_object(data, "'dns'", ("name",)), "name"))
+        case _:
+            return TlsRequest(_text(_object(data, "'tls'", ("serverName",)), "serverName", "").lower())
+
+
+def _object(data: object, what: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(data, dict):
+        raise FlowError(f"{what} must be a JSON object")
+    for key in data:
+        if key not in known:
+            hint = suggest(str(key), known)
+            raise FlowError(f"{what} has an unknown field '{key}'{'; ' + hint if hint else ''}")
+    return data
+
+
+def _text(fields: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = fields.get(name, default)
+    if value is None:
+        raise FlowError(f"'{name}' is missing")
+    if not isinstance(value, str):
+        raise FlowError(f"'{name}' must be text, not {value!r}")
+    return value
+
+
+def _headers(data: object) -> dict[str, str]:
+    """Names are lower-cased; a list of values, or a name twice in different case, is joined with ","."""
+    found: dict[str, str] = {}
+    if data is None:
+        return found
+    if not isinstance(data, dict):
+        raise FlowError("'headers' must be a JSON object of names and values")
+    for name, value in data.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in values):
+            raise FlowError(f"the header '{name}' must be text or a list of texts")
+        key = str(name).lower()
+        found[key] = ",".join([found[key], *values] if key in found else values)
+    return found

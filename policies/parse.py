@@ -1,0 +1,207 @@
+"""Policy files: from bytes to policies, with every problem of the file in one go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .document import MAX_DOCUMENT_NODES, MAX_NODES, Node, decode, read_document, split_documents
+from .errors import UnreadableError
+from .fields import Field, Findings, shorten, suggest
+from .model import Policy, PolicyKey, PolicyKind
+from .parse_network_policy import parse_network_policy
+from .parse_rule import parse_rule
+from .problem import Problem
+from .unsupported import UNSUPPORTED, Feature
+
+API_VERSIONS: Mapping[PolicyKind, str] = {
+    PolicyKind.CILIUM: "cilium.io/v2",
+    PolicyKind.CLUSTERWIDE: "cilium.io/v2",
+    PolicyKind.KUBERNETES: "networking.k8s.io/v1",
+}
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/
+_METADATA = (
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+DEFAULT_NAMESPACE = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPolicies:
+    """What one file holds.
+
+    `broken` are the policies that are there but have an error; whoever enforces keeps the last good version of exactly
+    those. `unreadable` is true when a part of the file could not be read far enough to know which policy it is; then
+    every policy that the file held before and that is in neither list is to be kept as well.
+    """
+
+    policies: tuple[Policy, ...]
+    problems: tuple[Problem, ...]
+    broken: frozenset[PolicyKey] = frozenset()
+    unreadable: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """True when there is no error (there may be warnings)."""
+        return not any(problem.is_error for problem in self.problems)
+
+
+def parse_policies(data: bytes, source: str, refuse: Mapping[Feature, str] = UNSUPPORTED) -> ParsedPolicies:
+    """The policies in a YAML file of one or more documents (a `kind: List` is looked into).
+
+    `source` is the file's name for problems and origins. `refuse` says which features are refused, each with its
+    sentence; pass {} for the whole language. Nothing is raised: all that is wrong is in `problems`.
+    """
+    findings = Findings(source, refuse)
+    policies: dict[PolicyKey, Policy] = {}
+    broken: set[PolicyKey] = set()
+    unreadable = False
+    for root in _roots(data, findings):
+        if root is None:
+            unreadable = True
+            continue
+        for item in _objects(Field(root, findings)):
+            before = findings.errors
+            parsed = _policy(item)
+            if parsed is None:
+                unreadable = True
+                continue
+            key, policy = parsed
+            if findings.errors > before or policy is None:
+                broken.add(key)
+            elif key in policies or key in broken:
+                where = f" (first in line {policies[key].line})" if key in policies else ""
+                item.error(f"{key.kind} {key} is written twice in this file{where}", "remove one of the two")
+            else:
+                policies[key] = policy
+    for key in broken:
+        policies.pop(key, None)
+    return ParsedPolicies(tuple(policies.values()), tuple(findings.problems), frozenset(broken), unreadable)
+
+
+def _roots(data: bytes, findings: Findings) -> Iterator[Node | None]:
+    """The documents' roots; None for a piece of the file that cannot be read."""
+    try:
+        text = decode(data)
+    except UnreadableError as error:
+        findings.add(error.line, "", error.message)
+        yield None
+        return
+    left = MAX_NODES
+    for line, piece in split_documents(text):
+        try:
+            if left <= 0:
+                raise UnreadableError(f"more than {MAX_NODES} values in one file; split it", line)
+            roots, nodes = read_document(piece, line, min(left, MAX_DOCUMENT_NODES))
+        except UnreadableError as error:
+            findings.add(error.line, "", error.message)
+            yield None
+            if left <= 0:
+                return
+            left -= len(piece) // 8  # a piece that was refused has cost time too
+        else:
+            left -= nodes
+            yield from roots
+
+
+def _objects(field: Field) -> Iterator[Field]:
+    """The document itself, or the items of a `kind: List` (which kubectl prints)."""
+    if field.peek().get("kind") == "List":
+        fields = field.mapping(("apiVersion", "kind", "metadata", "items"))
+        yield from fields["items"].items() if fields and "items" in fields else ()
+    else:
+        yield field
+
+
+def _policy(field: Field) -> tuple[PolicyKey, Policy | None] | None:
+    """The policy with its key; None when it cannot even be told which policy it is."""
+    fields = field.mapping(("apiVersion", "kind", "metadata", "spec", "specs", "status"))
+    if fields is None:
+        return None
+    kind = _kind(field, fields)
+    key = _key(field, fields, kind) if kind is not None else None
+    if key is None:
+        return None
+    if key.kind is PolicyKind.KUBERNETES:
+        if "specs" in fields:
+            fields["specs"].error("a NetworkPolicy has no specs", "write spec")
+        parsed = [parse_network_policy(fields["spec"], key)] if "spec" in fields else []
+    else:
+        parsed = [parse_rule(fields["spec"], key)] if "spec" in fields else []
+        parsed += [parse_rule(item, key) for item in (fields["specs"].items() if "specs" in fields else ())]
+    if not parsed:
+        field.error("the policy has neither spec nor specs", "write spec: with endpointSelector and ingress or egress")
+    rules = tuple(rule for rule in parsed if rule is not None)
+    return key, Policy(key, rules, field.findings.source, field.line) if rules else None
+
+
+def _kind(field: Field, fields: dict[str, Field]) -> PolicyKind | None:
+    text = fields["kind"].text() if "kind" in fields else ""
+    if not text:
+        if text is not None:
+            field.error("the document has no kind", f"write kind: {PolicyKind.CILIUM}")
+        return None
+    try:
+        kind = PolicyKind(text)
+    except ValueError:
+        fields["kind"].error(
+            f"'{shorten(text)}' is not a kind of policy", suggest(text, tuple(PolicyKind), always=True)
+        )
+        return None
+    version = fields["apiVersion"].text() if "apiVersion" in fields else ""
+    if version is not None and version != API_VERSIONS[kind]:
+        place = fields.get("apiVersion", field)
+        said = (
+            f"apiVersion '{shorten(version)}' is not that of a {kind}" if version else "the document has no apiVersion"
+        )
+        place.error(said, f"write apiVersion: {API_VERSIONS[kind]}")
+    return kind
+
+
+def _key(field: Field, fields: dict[str, Field], kind: PolicyKind) -> PolicyKey | None:
+    metadata = fields["metadata"].mapping(_METADATA) if "metadata" in fields else {}
+    if metadata is None:
+        return None
+    name = metadata["name"].text() if "name" in metadata else ""
+    if not name:
+        if name is not None:
+            fields.get("metadata", field).error("the policy has no name", "write metadata: {name: ...}")
+        return None
+    if not _NAME.fullmatch(name):
+        metadata["name"].error(f"'{shorten(name)}' is not a name", "use lower-case letters, digits, '-' and '.'")
+        return None
+    for holder in ("labels", "annotations"):
+        if holder in metadata:
+            metadata[holder].mapping(None)
+    if kind is PolicyKind.CLUSTERWIDE:
+        if "namespace" in metadata:
+            metadata["namespace"].error(
+                "a clusterwide policy has no namespace", f"remove it, or use {PolicyKind.CILIUM}"
+            )
+        return PolicyKey(kind, "", name)
+    namespace = metadata["namespace"].text() if "namespace" in metadata else DEFAULT_NAMESPACE
+    if namespace is None:
+        return None
+    if not _NAMESPACE.fullmatch(namespace):
+        metadata["namespace"].error(
+            f"'{shorten(namespace)}' is not a namespace", "use lower-case letters, digits and '-'"
+        )
+        return None
+    return PolicyKey(kind, namespace, name)

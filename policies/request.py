@@ -1,0 +1,244 @@
+"""Requests, and which request rules match them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
+
+from .dns_name import pattern_matches, rule_matches
+from .endpoint_policy import (
+    DnsRules,
+    GrpcRule,
+    HeaderMatch,
+    HttpRule,
+    HttpRules,
+    KafkaRule,
+    KafkaRules,
+    L7Rules,
+    MismatchAction,
+    TlsRules,
+)
+from .kafka_api import API_NAMES, TOPIC_KEYS
+from .regex import matches
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """`path` is `:path` with its query string. Header names are lower-case; repeated headers are joined with ","."""
+
+    method: str
+    path: str
+    host: str = ""
+    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS, hash=False)
+    server_name: str = ""
+
+    def header(self, name: str) -> str | None:
+        """A header's value as Envoy's matchers see it: pseudo headers count, and `host` is `:authority`."""
+        match name:
+            case ":method":
+                return self.method
+            case ":path":
+                return self.path
+            case "host" | ":authority":
+                return self.host or None
+        return self.headers.get(name)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaRequest:
+    """`topics` is empty for a request that carries none."""
+
+    api_key: int
+    api_version: int = 0
+    client_id: str = ""
+    topics: frozenset[str] = frozenset()
+    server_name: str = ""
+
+    def __str__(self) -> str:
+        return f"Kafka {API_NAMES.get(self.api_key, self.api_key)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DnsRequest:
+    """A query for one name."""
+
+    name: str
+    server_name: str = ""
+
+    def __str__(self) -> str:
+        return f"DNS query for {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsRequest:
+    """A TLS connection of which only the server name is seen (SNI; empty when the client sent none)."""
+
+    server_name: str = ""
+
+    def __str__(self) -> str:
+        return f"TLS to {self.server_name or 'no server name'}"
+
+
+Request: TypeAlias = HttpRequest | KafkaRequest | DnsRequest | TlsRequest
+
+
+class HeaderAction(NamedTuple):
+    """What a header match that does not hold does to the request. `value` is None where a secret must not be shown."""
+
+    action: MismatchAction
+    name: str
+    value: str | None
+
+
+class Outcome(NamedTuple):
+    """Whether rules match a request, why (not), and which header actions they take on the way."""
+
+    matched: bool
+    why: str
+    actions: tuple[HeaderAction, ...] = ()
+
+
+def judge_l7(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> Outcome:
+    """Whether the request rules of one resolved rule let the request pass."""
+    if (
+        tls is not None
+        and tls.server_names
+        and not any(pattern_matches(name, request.server_name) for name in tls.server_names)
+    ):
+        return Outcome(False, f"server name '{request.server_name}' is not {' or '.join(tls.server_names)}")
+    match l7, request:
+        case None, _:
+            return Outcome(True, "the connection is allowed with every request")
+        case HttpRules(), HttpRequest():
+            return _judge_http(l7, request)
+        case KafkaRules(), KafkaRequest():
+            return _judge_kafka(l7, request)
+        case DnsRules(), DnsRequest():
+            for rule in l7.dns:
+                if rule_matches(rule, request.name):
+                    return Outcome(True, f"{request} matches {rule.match_name or rule.match_pattern}")
+            names = " or ".join(rule.match_name or rule.match_pattern or "" for rule in l7.dns)
+            return Outcome(False, f"{request} is not for {names}")
+    return Outcome(False, f"{request} is not what the rule speaks about")
+
+
+def _judge_http(rules: HttpRules, request: HttpRequest) -> Outcome:
+    """All rules are looked at, not only up to the first match: header actions of every one apply."""
+    outcomes = [http_outcome(rule, request) for rule in rules.http]
+    outcomes += [grpc_outcome(rule, request) for rule in rules.grpc]
+    actions = tuple(action for outcome in outcomes for action in outcome.actions)
+    for index, outcome in enumerate(outcomes):
+        if outcome.matched:
+            which = f" (rule {index + 1} of {len(outcomes)})" if len(outcomes) > 1 else ""
+            return Outcome(True, f"{request} matches{which}", actions)
+    return Outcome(False, _join([outcome.why for outcome in outcomes]), actions)
+
+
+def _join(reasons: list[str], limit: int = 5) -> str:
+    distinct = list(dict.fromkeys(reasons))
+    more = f"; and {len(distinct) - limit} more" if len(distinct) > limit else ""
+    return "; ".join(distinct[:limit]) + more
+
+
+def http_outcome(rule: HttpRule, request: HttpRequest) -> Outcome:
+    """Whether one http rule matches. A header match with a mismatch action holds whatever the header says."""
+    actions: list[HeaderAction] = []
+    failures: list[str] = []
+    for header in rule.headers:
+        why, action = _judge_header(header, request)
+        if action is not None:
+            actions.append(action)
+        elif why:
+            failures.append(why)
+    if rule.method is not None and not matches(rule.method, request.method):
+        return Outcome(False, f"method {request.method} is not {rule.method}", tuple(actions))
+    if rule.path is not None and not matches(rule.path, request.path):
+        return Outcome(False, _path_reason(rule.path, request.path), tuple(actions))
+    if rule.host is not None and not matches(rule.host, request.host):
+        return Outcome(False, f"host '{request.host}' is not {rule.host}", tuple(actions))
+    if failures:
+        return Outcome(False, failures[0], tuple(actions))
+    return Outcome(True, f"{request} matches", tuple(actions))
+
+
+def _path_reason(pattern: str, path: str) -> str:
+    bare, question, _ = path.partition("?")
+    if question and matches(pattern, bare):
+        return f"path {path} does not match {pattern}: the query string counts"
+    if path.startswith(pattern):
+        return (
+            f"path {path} does not match {pattern}: the whole path counts, a prefix is written {pattern.rstrip('/')}/.*"
+        )
+    return f"path {path} does not match {pattern}"
+
+
+def _judge_header(header: HeaderMatch, request: HttpRequest) -> tuple[str, HeaderAction | None]:
+    """Why the header does not hold ("" when it does), and the action to take instead of failing."""
+    found = request.header(header.name)
+    if (found is not None) if header.value is None else (found == header.value):
+        return "", None
+    shown = None if header.secret else header.value
+    if header.mismatch is not MismatchAction.DENY:
+        return "", HeaderAction(header.mismatch, header.name, shown)
+    if found is None:
+        return f"header {header.name} is missing", None
+    wanted = "the value of its secret" if header.secret else f"'{header.value}'"
+    return (
+        f"header {header.name} is not {wanted}" if header.secret else f"header {header.name} is '{found}', not {wanted}"
+    ), None
+
+
+def grpc_outcome(rule: GrpcRule, request: HttpRequest) -> Outcome:
+    """A gRPC call is a POST to /package.Service/Method
+    (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)."""
+    if request.method != "POST":
+        return Outcome(False, f"method {request.method} is not POST, so it is no gRPC call")
+    prefix = f"/{rule.service}/"
+    if rule.method is None:
+        if request.path.startswith(prefix):
+            return Outcome(True, f"{request} matches")
+        return Outcome(False, f"path {request.path} is not a method of {rule.service}")
+    if request.path == prefix + rule.method:
+        return Outcome(True, f"{request} matches")
+    return Outcome(False, f"path {request.path} is not {prefix}{rule.method}")
+
+
+def _judge_kafka(rules: KafkaRules, request: KafkaRequest) -> Outcome:
+    """Every topic must be covered by the union of the rules that match otherwise."""
+    reasons: list[str] = []
+    left = set(request.topics) if request.api_key in TOPIC_KEYS else set()
+    matched = False
+    for rule in rules.kafka:
+        if (why := _kafka_mismatch(rule, request)) is not None:
+            reasons.append(why)
+            continue
+        if rule.topic is None or request.api_key not in TOPIC_KEYS:
+            return Outcome(True, f"{request} matches")
+        if not request.topics:
+            reasons.append(f"the request names no topic, and the rule is for {rule.topic}")
+            continue
+        matched = True
+        left.discard(rule.topic)
+    if matched and not left:
+        return Outcome(True, f"{request} matches")
+    if matched:
+        return Outcome(False, f"topic {', '.join(sorted(left))} is not allowed")
+    return Outcome(False, _join(reasons))
+
+
+def _kafka_mismatch(rule: KafkaRule, request: KafkaRequest) -> str | None:
+    if rule.api_keys and request.api_key not in rule.api_keys:
+        wanted = ", ".join(API_NAMES.get(key, str(key)) for key in sorted(rule.api_keys))
+        return f"API {API_NAMES.get(request.api_key, str(request.api_key))} is not {wanted}"
+    if rule.api_version is not None and rule.api_version != request.api_version:
+        return f"API version {request.api_version} is not {rule.api_version}"
+    if rule.client_id is not None and rule.client_id != request.client_id:
+        return f"client id '{request.client_id}' is not '{rule.client_id}'"
+    return None

@@ -1,0 +1,55 @@
+"""What the language has and nothing on the node enforces yet. It is refused, never ignored.
+
+The readers know all of it; taking an entry out of `UNSUPPORTED` is all it takes to accept a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from types import MappingProxyType
+
+
+class Feature(Enum):
+    """A part of the language that can be switched off."""
+
+    TO_FQDNS = auto()
+    DNS_RULES = auto()
+    TO_SERVICES = auto()
+    SERVER_NAMES = auto()
+    TLS_CONTEXT = auto()
+    HEADER_MISMATCH = auto()
+    HEADER_SECRET = auto()
+    ICMPS = auto()
+    KAFKA_RULES = auto()
+    GRPC_RULES = auto()
+    LISTENER = auto()
+    AUTHENTICATION = auto()
+    NODE_SELECTOR = auto()
+    NODES = auto()
+    GROUPS = auto()
+    CIDR_GROUPS = auto()
+    PROXYLIB = auto()
+
+
+UNSUPPORTED: Mapping[Feature, str] = MappingProxyType(
+    {
+        Feature.TO_FQDNS: "toFQDNs is not enforced yet: name the addresses with toCIDR",
+        Feature.DNS_RULES: "dns rules are not enforced yet: allow port 53 without rules",
+        Feature.TO_SERVICES: "toServices is not enforced yet: select the service's endpoints with toEndpoints",
+        Feature.SERVER_NAMES: "serverNames is not enforced yet: remove it, or restrict the peers instead",
+        Feature.TLS_CONTEXT: "TLS interception is not enforced yet: remove terminatingTLS and originatingTLS",
+        Feature.HEADER_MISMATCH: "mismatch actions are not enforced yet: remove 'mismatch' to deny on a mismatch",
+        Feature.HEADER_SECRET: "header values from secrets are not enforced yet: write the value, or match on presence",
+        Feature.ICMPS: "icmps is not enforced yet: allow the peer without ports, or leave ICMP out",
+        Feature.KAFKA_RULES: "kafka rules are not enforced yet: allow the port without rules",
+        Feature.GRPC_RULES: "grpc rules are not enforced yet: use http with POST and path /package.Service/Method",
+        Feature.LISTENER: "a listener of one's own is not supported: remove it and use rules",
+        Feature.AUTHENTICATION: "mutual authentication is not enforced: remove authentication, or set mode: disabled",
+        Feature.NODE_SELECTOR: "policies for nodes are not enforced: select endpoints with endpointSelector",
+        Feature.NODES: "peers by node label are not supported: use the entities host and remote-node",
+        Feature.GROUPS: "cloud provider groups are not supported: name the addresses with a CIDR",
+        Feature.CIDR_GROUPS: "CiliumCIDRGroups are not supported: write the CIDRs in the policy",
+        Feature.PROXYLIB: "proxylib parsers (l7proto, l7) are not supported: use http, grpc, kafka or dns",
+    }
+)

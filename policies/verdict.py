@@ -1,0 +1,119 @@
+"""The one verdict function. `policy explain`, the tests and the live data plane must agree with it.
+
+https://docs.cilium.io/en/stable/security/policy/intro/ for the order: deny, then allow, then the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .endpoint_policy import DirectionPolicy, Protocol, ResolvedRule
+from .request import HeaderAction, Request, judge_l7
+
+
+class Verdict(StrEnum):
+    """REDIRECT: the connection goes to Envoy, which decides request by request, and no request was given."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    REDIRECT = "redirect"
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One rule, whether it applies to the flow, and why (or why not)."""
+
+    rule: ResolvedRule
+    matched: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict with its proof. `rule` is the one that decided; None when the default did.
+
+    `redirected` is true when the connection passes through Envoy. `actions` are what header matches then do to the
+    request, in the order of the rules (they are done even to a request that is denied in the end).
+    """
+
+    verdict: Verdict
+    reason: str
+    rule: ResolvedRule | None
+    considered: tuple[Considered, ...]
+    redirected: bool = False
+    actions: tuple[HeaderAction, ...] = ()
+
+
+def judge(
+    policy: DirectionPolicy,
+    peer: int,
+    protocol: Protocol,
+    port: int,
+    request: Request | None = None,
+    *,
+    peer_name: str = "",
+) -> Judgement:
+    """Whether one direction of an endpoint's policy lets a flow pass.
+
+    `peer` is the numeric identity of the other side and `port` the destination's (the type, for ICMP). Without a
+    `request` a connection that goes to Envoy is judged REDIRECT, unless every request would pass. `peer_name` is how
+    reasons call the peer.
+    """
+    peer_name = peer_name or f"identity {peer}"
+    considered: list[Considered] = []
+    actions: list[HeaderAction] = []
+    denying: ResolvedRule | None = None
+    plain: ResolvedRule | None = None
+    matching: ResolvedRule | None = None
+    redirecting: ResolvedRule | None = None
+    for rule in policy.rules:
+        if (why := _why_not_covered(rule, peer, peer_name, protocol, port)) is not None:
+            considered.append(Considered(rule, False, why))
+            continue
+        matched, why = True, f"{peer_name} and {protocol} port {port} match"
+        if rule.deny:
+            denying = denying or rule
+        elif not rule.redirects:
+            plain = plain or rule
+        else:
+            redirecting = redirecting or rule
+            if request is None:
+                why += "; its requests are judged by Envoy"
+            else:
+                matched, why, done = judge_l7(rule.l7, rule.tls, request)
+                actions += done
+                if matched:
+                    matching = matching or rule
+        considered.append(Considered(rule, matched, why))
+
+    def outcome(verdict: Verdict, reason: str, rule: ResolvedRule | None) -> Judgement:
+        redirected = denying is None and redirecting is not None
+        return Judgement(verdict, reason, rule, tuple(considered), redirected, tuple(actions) if redirected else ())
+
+    if denying is not None:
+        return outcome(Verdict.DENY, f"denied by {denying.origin}", denying)
+    if plain is not None:
+        return outcome(Verdict.ALLOW, f"allowed by {plain.origin}", plain)
+    if redirecting is None:
+        if policy.default_deny:
+            return outcome(Verdict.DENY, "no rule allows it", None)
+        return outcome(Verdict.ALLOW, "no policy turns the default to deny", None)
+    if matching is not None:
+        return outcome(Verdict.ALLOW, f"allowed by {matching.origin}", matching)
+    if not policy.default_deny:
+        return outcome(Verdict.ALLOW, "no policy turns the default to deny", None)
+    if request is None:
+        return outcome(Verdict.REDIRECT, f"Envoy judges each request by {redirecting.origin}", redirecting)
+    return outcome(Verdict.DENY, f"no request rule of {redirecting.origin} allows it", None)
+
+
+def _why_not_covered(rule: ResolvedRule, peer: int, peer_name: str, protocol: Protocol, port: int) -> str | None:
+    """Why the rule does not speak about this peer and port; None when it does."""
+    if rule.peers is not None and peer not in rule.peers:
+        return f"{peer_name} is not one of its peers" if rule.peers else "it selects nobody"
+    if rule.ports is None or any(span.holds(protocol, port) for span in rule.ports):
+        return None
+    if not rule.ports:
+        return "none of its named ports is known"
+    return f"{protocol} port {port} is not {' or '.join(str(span) for span in rule.ports)}"
