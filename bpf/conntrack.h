@@ -1,0 +1,50 @@
+/* What is remembered of a connection: that it was judged, when, who opened it, and whether Envoy carries it. */
+#pragma once
+#include "maps.h"
+
+#define TCP_IDLE_SECONDS 8000 /* a little over two hours, the default TCP keep-alive */
+#define OTHER_IDLE_SECONDS 60
+
+struct track {
+    struct connection_key key;
+    struct connection *known; /* null: new, or silent for too long */
+    __u32 now;
+    __u8 side; /* the end that sent this packet */
+};
+
+static __always_inline void track(const struct packet *p, struct track *t)
+{
+    __builtin_memset(&t->key, 0, sizeof(t->key));
+    t->side = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (p->src.word[i] != p->dst.word[i]) {
+            t->side = p->src.word[i] > p->dst.word[i];
+            break;
+        }
+    }
+    if (same_address(&p->src, &p->dst))
+        t->side = p->sport > p->dport;
+    t->key.address[0] = t->side ? p->dst : p->src;
+    t->key.address[1] = t->side ? p->src : p->dst;
+    t->key.port[0] = t->side ? p->dport : p->sport;
+    t->key.port[1] = t->side ? p->sport : p->dport;
+    t->key.protocol = p->protocol;
+    t->now = bpf_ktime_get_coarse_ns() / 1000000000;
+    t->known = connections.lookup(&t->key);
+    if (t->known && t->now - t->known->seen > (p->protocol == IPPROTO_TCP ? TCP_IDLE_SECONDS : OTHER_IDLE_SECONDS))
+        t->known = 0;
+}
+
+/* The local endpoint at one end. Not an array index: the verifier cannot see that `side` is 0 or 1. */
+static __always_inline __u32 ifindex_at(const struct connection *c, __u8 side)
+{
+    return side ? c->ifindex[1] : c->ifindex[0];
+}
+
+/* Writes only what changed: the cache line of a busy connection stays shared between cores. */
+static __always_inline void touch(const struct track *t)
+{
+    if (t->known->seen != t->now)
+        t->known->seen = t->now;
+}

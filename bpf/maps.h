@@ -1,0 +1,90 @@
+/* The maps, all pinned under PIN_DIR (a string, given when compiling). redirect/layout.py mirrors these structs. */
+#pragma once
+#include "packet.h"
+
+#define PINNED(type, key, value, name, size, flags) BPF_TABLE_PINNED(type, key, value, name, size, PIN_DIR "/" #name, flags)
+
+struct config {
+    __u32 revision; /* raised after every change; what was judged under another one is judged again */
+};
+PINNED("array", __u32, struct config, config, 1, 0);
+
+/* Who owns an address. The longest prefix wins and only its identity counts. */
+struct prefix {
+    __u32 length;
+    struct address address;
+};
+struct owner {
+    __u32 identity; /* 0: nobody may talk to it */
+    __u32 ifindex;  /* of the local endpoint's interface, or 0 */
+};
+PINNED("lpm_trie", struct prefix, struct owner, ipcache, 524288, BPF_F_NO_PREALLOC);
+
+/* Local endpoints by interface. No entry: not synced, everything is dropped. */
+struct endpoint {
+    __u32 ingress, egress; /* numbers of the policies in force; endpoints with equal rules share one */
+};
+PINNED("hash", __u32, struct endpoint, endpoints, 65536, BPF_F_NO_PREALLOC);
+
+/* One entry is one port prefix for one peer. Of all prefixes that match only the longest is seen, so it holds the
+ * effect of the shorter ones too (redirect/plan.py). */
+struct policy_key {
+    __u32 length;
+    __u32 policy;
+    __u32 identity; /* 0: anyone */
+    __u8 zero;
+    __u8 protocol;
+    __be16 service;
+};
+enum { NOTHING = 0, ALLOW = 1, REDIRECT = 2, DENY = 3 }; /* the greater one wins */
+struct policy_value {
+    __u8 verdict;
+    __u8 zero;
+    __be16 proxy_port; /* of REDIRECT; 0: no listener serves this, drop */
+};
+PINNED("lpm_trie", struct policy_key, struct policy_value, policy, 1048576, BPF_F_NO_PREALLOC);
+
+/* Connections, both ways under one key: the greater end comes second. */
+struct connection_key {
+    struct address address[2];
+    __be16 port[2];
+    __u8 protocol;
+    __u8 zero[3];
+};
+struct connection {
+    __u32 revision;   /* of the config when it was judged */
+    __u32 seen;       /* coarse seconds since boot */
+    __u32 ifindex[2]; /* local endpoint at that end, or 0 */
+    __be16 service;   /* what was judged */
+    __be16 proxy_port;
+    __u8 initiator; /* end that opened it: 0 or 1 */
+    __u8 proxied;   /* both legs, client to Envoy and Envoy to server, belong to Envoy's sockets */
+    __u8 zero[2];
+};
+PINNED("lru_hash", struct connection_key, struct connection, connections, 131072, 0);
+
+/* By reason, then direction: 2 * reason + (0 from the pod, 1 to the pod). */
+PINNED("percpu_array", __u32, __u64, counters, 2 * REASONS, 0);
+
+enum hook { FROM_POD = 0, TO_POD = 1 };
+
+static __always_inline void count(int reason, enum hook hook)
+{
+    __u32 index = 2 * reason + hook;
+    __u64 *counter = counters.lookup(&index);
+    if (counter)
+        *counter += 1;
+}
+
+static __always_inline struct owner *find_owner(const struct address *address)
+{
+    struct prefix key = {.length = 128, .address = *address};
+    return ipcache.lookup(&key);
+}
+
+static __always_inline __u32 current_revision(void)
+{
+    __u32 zero = 0;
+    struct config *found = config.lookup(&zero);
+    return found ? found->revision : 0;
+}

@@ -1,0 +1,165 @@
+/* What a packet says about itself. Parsing fails closed: whatever is not understood whole is dropped. */
+#pragma once
+#include "reason.h"
+
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_ICMP 1
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+
+#define BE16(x) ((__u16)__builtin_bswap16(x))
+#define BE32(x) ((__u32)__builtin_bswap32(x))
+
+#define TCP_FLAGS 13 /* offset of the flags byte */
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+
+struct address { /* IPv6, or IPv4 mapped into it */
+    __be32 word[4];
+};
+
+struct packet {
+    struct address src, dst;
+    __be16 sport, dport; /* ICMP: the echo identifier on both sides */
+    __be16 service;      /* what a policy calls the port: the destination port, or the ICMP type */
+    __u8 protocol;
+    __u8 v6;
+    __u8 syn;   /* TCP SYN without ACK: a new connection, whatever is remembered */
+    __u8 error; /* an ICMP error; the ports and the protocol are those of the connection it is about */
+};
+
+static __always_inline void map_v4(struct address *address, __be32 v4)
+{
+    address->word[0] = 0;
+    address->word[1] = 0;
+    address->word[2] = BE32(0xffff);
+    address->word[3] = v4;
+}
+
+static __always_inline int is_mapped_v4(const struct address *address)
+{
+    return !address->word[0] && !address->word[1] && address->word[2] == BE32(0xffff);
+}
+
+static __always_inline int same_address(const struct address *one, const struct address *other)
+{
+    return one->word[0] == other->word[0] && one->word[1] == other->word[1] && one->word[2] == other->word[2] &&
+           one->word[3] == other->word[3];
+}
+
+/* The packet inside an ICMP error, seen from the host that answers with the error: its addresses must be the outer
+ * ones turned round, so that an error can only speak about a connection between its own two ends. */
+static __always_inline int parse_quoted(struct __sk_buff *skb, __u32 offset, struct packet *p)
+{
+    struct address src, dst;
+    __be16 ports[4];
+    __u8 icmp = IPPROTO_ICMP;
+
+    if (p->v6) {
+        struct ipv6hdr ip;
+        if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) < 0)
+            return DROP_MALFORMED;
+        __builtin_memcpy(&src, &ip.saddr, sizeof(src));
+        __builtin_memcpy(&dst, &ip.daddr, sizeof(dst));
+        p->protocol = ip.nexthdr;
+        icmp = IPPROTO_ICMPV6;
+        offset += sizeof(ip);
+    } else {
+        struct iphdr ip;
+        if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) < 0 || ip.ihl < 5)
+            return DROP_MALFORMED;
+        map_v4(&src, ip.saddr);
+        map_v4(&dst, ip.daddr);
+        p->protocol = ip.protocol;
+        offset += ip.ihl * 4;
+    }
+    if (!same_address(&src, &p->dst) || !same_address(&dst, &p->src))
+        return DROP_SPOOFED;
+    if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)) < 0)
+        return DROP_MALFORMED;
+    p->sport = p->protocol == icmp ? ports[2] : ports[1];
+    p->dport = p->protocol == icmp ? ports[2] : ports[0];
+    p->error = 1;
+    return 0;
+}
+
+static __always_inline int parse_icmp(struct __sk_buff *skb, __u32 offset, __u8 hops, struct packet *p)
+{
+    struct {
+        __u8 type, code;
+        __be16 checksum, identifier, sequence;
+    } icmp;
+
+    if (bpf_skb_load_bytes(skb, offset, &icmp, sizeof(icmp)) < 0)
+        return DROP_MALFORMED;
+    p->service = BE16(icmp.type);
+    if (p->v6) {
+        /* Router and neighbour solicitation, neighbour advertisement: 255 hops mean that it came over this very link. */
+        if (icmp.type == 133 || icmp.type == 135 || icmp.type == 136)
+            return hops == 255 ? PASS_LINK : DROP_MALFORMED;
+        if (icmp.type >= 1 && icmp.type <= 4)
+            return parse_quoted(skb, offset + sizeof(icmp), p);
+        if (icmp.type == 128 || icmp.type == 129)
+            p->sport = p->dport = icmp.identifier;
+        return 0;
+    }
+    if (icmp.type == 3 || icmp.type == 11 || icmp.type == 12)
+        return parse_quoted(skb, offset + sizeof(icmp), p);
+    if (icmp.type == 8 || icmp.type == 0)
+        p->sport = p->dport = icmp.identifier;
+    return 0;
+}
+
+static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, __u8 hops, struct packet *p)
+{
+    __be16 ports[2];
+
+    if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+        return parse_icmp(skb, offset, hops, p);
+    if (p->protocol == IPPROTO_TCP) {
+        __u8 flags;
+        if (bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &flags, sizeof(flags)) < 0)
+            return DROP_MALFORMED;
+        p->syn = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+    } else if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_SCTP) {
+        return DROP_UNSUPPORTED; /* IPv6 extension headers too */
+    }
+    if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)) < 0)
+        return DROP_MALFORMED;
+    p->sport = ports[0];
+    p->dport = ports[1];
+    p->service = ports[1];
+    return 0;
+}
+
+/* Fills `p` and returns 0, PASS_LINK (ARP, neighbour discovery), or the reason to drop. */
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+{
+    if (skb->vlan_present)
+        return DROP_UNSUPPORTED;
+    if (skb->protocol == BE16(ETH_P_IP)) {
+        struct iphdr ip;
+        if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0 || ip.version != 4 || ip.ihl < 5)
+            return DROP_MALFORMED;
+        if (ip.frag_off & BE16(0x3fff))
+            return DROP_FRAGMENT;
+        map_v4(&p->src, ip.saddr);
+        map_v4(&p->dst, ip.daddr);
+        p->protocol = ip.protocol;
+        return parse_transport(skb, ETH_HLEN + ip.ihl * 4, ip.ttl, p);
+    }
+    if (skb->protocol == BE16(ETH_P_IPV6)) {
+        struct ipv6hdr ip;
+        if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0 || ip.version != 6)
+            return DROP_MALFORMED;
+        __builtin_memcpy(&p->src, &ip.saddr, sizeof(p->src));
+        __builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
+        if (is_mapped_v4(&p->src) || is_mapped_v4(&p->dst))
+            return DROP_MALFORMED; /* would be taken for the IPv4 address */
+        p->protocol = ip.nexthdr;
+        p->v6 = 1;
+        return parse_transport(skb, ETH_HLEN + sizeof(ip), ip.hop_limit, p);
+    }
+    return skb->protocol == BE16(ETH_P_ARP) ? PASS_LINK : DROP_UNSUPPORTED;
+}

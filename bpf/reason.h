@@ -1,0 +1,22 @@
+/* What became of a packet; the numbers index the counters (redirect/reason.py). */
+#pragma once
+
+#undef __always_inline /* the user-space headers say plain `inline`, and bcc loads no functions of their own */
+#define __always_inline inline __attribute__((always_inline))
+
+enum reason {
+    ALLOWED = 0,
+    REDIRECTED = 1,       /* handed to Envoy */
+    DROP_POLICY = 2,      /* no rule allows it, or one denies it */
+    DROP_NO_PROXY = 3,    /* an L7 rule covers it and no Envoy listens */
+    DROP_NOT_TCP = 4,     /* an L7 rule covers it and it is not TCP */
+    DROP_UNPROXIED = 5,   /* an L7 rule covers it and it came round Envoy */
+    DROP_SPOOFED = 6,     /* the source is not the endpoint's */
+    DROP_UNSYNCED = 7,    /* the endpoint has no policy yet */
+    DROP_ADDRESS = 8,     /* nobody may talk to this address: loopback, or another endpoint's */
+    DROP_FRAGMENT = 9,
+    DROP_UNSUPPORTED = 10, /* a protocol that no policy can name, an IPv6 extension header, a VLAN tag */
+    DROP_MALFORMED = 11,
+    REASONS = 12,
+    PASS_LINK, /* not a reason: ARP and neighbour discovery */
+};

@@ -1,0 +1,68 @@
+/* The policy's answer about a connection: each local end is asked, and both must agree. */
+#pragma once
+#include "conntrack.h"
+
+#define WHOLE_KEY (8 * (sizeof(struct policy_key) - sizeof(__u32)))
+#define HOST 1 /* identity of the node itself */
+
+struct verdict {
+    __u8 verdict;
+    __be16 proxy_port;
+};
+
+/* The stronger of two answers; two listeners for one connection are none. */
+static __always_inline void combine(struct verdict *v, __u8 verdict, __be16 proxy_port)
+{
+    if (verdict > v->verdict) {
+        v->verdict = verdict;
+        v->proxy_port = proxy_port;
+    } else if (verdict == REDIRECT && v->verdict == REDIRECT && proxy_port != v->proxy_port) {
+        v->proxy_port = 0;
+    }
+}
+
+static __always_inline void ask(struct verdict *v, __u32 policy_number, __u32 identity, __u8 protocol, __be16 service)
+{
+    struct policy_key key = {
+        .length = WHOLE_KEY, .policy = policy_number, .identity = identity, .protocol = protocol, .service = service};
+    struct policy_value *value;
+    struct verdict answer = {};
+
+    value = policy.lookup(&key);
+    if (value)
+        combine(&answer, value->verdict, value->proxy_port);
+    key.identity = 0;
+    value = policy.lookup(&key);
+    if (value)
+        combine(&answer, value->verdict, value->proxy_port);
+    if (answer.verdict == NOTHING)
+        answer.verdict = DENY;
+    combine(v, answer.verdict, answer.proxy_port);
+}
+
+/* Judges anew. `client` opened the connection to `server`; returns 0 and the verdict, or the reason to drop. */
+static __always_inline int judge(const struct owner *client, const struct owner *server, __u8 protocol, __be16 service,
+                                 struct verdict *v)
+{
+    struct endpoint *endpoint;
+    __u32 ifindex;
+
+    v->verdict = ALLOW;
+    v->proxy_port = 0;
+    ifindex = client->ifindex;
+    if (ifindex) {
+        endpoint = endpoints.lookup(&ifindex);
+        if (!endpoint)
+            return DROP_UNSYNCED;
+        ask(v, endpoint->egress, server->identity, protocol, service);
+    }
+    ifindex = server->ifindex;
+    if (ifindex) {
+        endpoint = endpoints.lookup(&ifindex);
+        if (!endpoint)
+            return DROP_UNSYNCED;
+        if (client->identity != HOST) /* the local host reaches its endpoints */
+            ask(v, endpoint->ingress, client->identity, protocol, service);
+    }
+    return v->verdict == DENY ? DROP_POLICY : 0;
+}

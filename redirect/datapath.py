@@ -1,0 +1,226 @@
+"""The node's data path: programs at the endpoints' interfaces, maps with the plan, routes to Envoy.
+
+Everything in the kernel hangs on pins below one folder and outlives the agent:
+
+    PIN_DIR/maps/NAME                 the maps of bpf/maps.h
+    PIN_DIR/links/IFINDEX-PROGRAM     one TCX link for each program of each endpoint
+    PIN_DIR/programs/                 only while programs are handed over
+
+An agent that starts takes over what it finds: the programs behind the links are exchanged one by one, atomically, and
+the maps stay as they are until the first `apply` says what has changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..policies.endpoint_policy import Direction
+from ..policies.workload import Endpoint
+from . import bpffs, layout, routing, tcx
+from .errors import RedirectError
+from .maps import CounterMap, PinnedMap, open_map
+from .plan import DatapathPlan, MapChanges, diff
+from .program import load_programs
+from .reason import Reason
+from .tcx import Hook
+
+DEFAULT_PIN_DIR = Path("/sys/fs/bpf/lockgate")
+_REVISION_KEY = 0
+_HOOK_DIRECTIONS = {Hook.FROM_POD: Direction.EGRESS, Hook.TO_POD: Direction.INGRESS}
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """Packets that left (egress) or were about to reach (ingress) the node's endpoints, by what became of them."""
+
+    direction: Direction
+    reason: Reason
+    packets: int
+
+    @property
+    def dropped(self) -> bool:
+        """True when the packets went nowhere."""
+        return self.reason.dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Map entries written and deleted by one `apply`, and the revision that counts from now on."""
+
+    written: int
+    deleted: int
+    revision: int
+
+
+class Datapath:
+    """Open it with `Datapath.open`. Methods block for milliseconds; call them from one thread at a time.
+
+    Works in the network namespace of the calling thread, which must always be the same.
+    """
+
+    def __init__(self, pin_dir: Path, lock: int, programs: Mapping[Hook, int]) -> None:
+        self._pin_dir = pin_dir
+        self._lock = lock
+        self._programs = programs
+        maps = pin_dir / "maps"
+        self._policy = PinnedMap(maps, layout.POLICY)
+        self._endpoints = PinnedMap(maps, layout.ENDPOINTS)
+        self._ipcache = PinnedMap(maps, layout.IPCACHE)
+        self._config = PinnedMap(maps, layout.CONFIG)
+        self._counters = CounterMap(maps, layout.COUNTERS_NAME)
+        self._current: DatapathPlan | None = None  # what the maps hold; None: read them first
+        self._unfinished = True  # a revision may be owed for changes of an earlier agent or a failed apply
+
+    @classmethod
+    def open(cls, pin_dir: Path = DEFAULT_PIN_DIR) -> Datapath:
+        """Load the programs and take over the maps and links pinned in `pin_dir`, if any. Takes about a second.
+
+        Raises:
+            BpfUnsupportedError: the kernel or the caller's rights are not enough.
+            ProgramRejectedError: the programs did not compile or load.
+            PinConflictError: another agent holds `pin_dir`, or its maps have another layout.
+            RoutingFailedError: rules, routes or sysctls could not be set.
+        """
+        bpffs.ensure_folder(pin_dir)
+        lock = bpffs.lock(pin_dir)
+        programs: Mapping[Hook, int] = {}
+        try:
+            for name in ("maps", "links", "programs"):
+                bpffs.ensure_folder(pin_dir / name)
+            _check_layout(pin_dir / "maps")
+            programs = load_programs(pin_dir / "maps", pin_dir / "programs")
+            datapath = cls(pin_dir, lock, programs)
+            datapath._take_over_links()
+            routing.install()
+        except BaseException:
+            for fd in (*programs.values(), lock):
+                os.close(fd)
+            raise
+        return datapath
+
+    def attach(self, endpoint: Endpoint) -> None:
+        """Police the endpoint's interface from now on; until a plan names it, all its packets are dropped.
+
+        Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
+        """
+        if endpoint.ifindex in self.attached():
+            return
+        if endpoint.interface:
+            routing.install_interface(endpoint.interface)
+        try:
+            for hook in (Hook.TO_POD, Hook.FROM_POD):
+                path = self._link(endpoint.ifindex, hook)
+                if not path.exists():
+                    tcx.create_pinned(hook, endpoint.ifindex, self._programs[hook], path)
+        except RedirectError:
+            self.detach(endpoint.ifindex)
+            raise
+
+    def detach(self, ifindex: int) -> None:
+        """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
+        for hook in Hook:
+            self._link(ifindex, hook).unlink(missing_ok=True)
+
+    def attached(self) -> frozenset[int]:
+        """Interfaces that both programs police. Links of interfaces that are gone are taken away."""
+        found: dict[int, int] = {}
+        for path in (self._pin_dir / "links").iterdir():
+            ifindex = tcx.interface_of(path)
+            if ifindex:
+                found[ifindex] = found.get(ifindex, 0) + 1
+            else:
+                path.unlink(missing_ok=True)
+        return frozenset(ifindex for ifindex, links in found.items() if links == len(Hook))
+
+    def apply(self, wanted: DatapathPlan) -> Applied:
+        """Make the maps hold `wanted`: additions, then removals, then a revision that has live connections judged anew.
+
+        A packet sees an endpoint's old policy or its new one, never a mixture. Fails half-way without harm: calling it
+        again converges. Raises MapFullError.
+        """
+        current = self._current or self._read()
+        changes = diff(current, wanted)
+        revision = self._config.read()[_REVISION_KEY]
+        if len(changes) or self._unfinished:
+            self._current, self._unfinished = None, True
+            self._write(changes)
+            revision = revision % 0xFFFFFFFF + 1
+            self._config.put({_REVISION_KEY: revision})
+        self._current, self._unfinished = wanted, False
+        parts = (changes.policy, changes.endpoints, changes.ipcache)
+        return Applied(sum(len(part.put) for part in parts), sum(len(part.gone) for part in parts), revision)
+
+    def counters(self) -> tuple[Counter, ...]:
+        """Packet counts since the maps were made."""
+        kinds = [(reason, number, hook) for reason in Reason for number, hook in enumerate(Hook)]
+        sums = self._counters.read(2 * reason + number for reason, number, _ in kinds)
+        return tuple(
+            Counter(_HOOK_DIRECTIONS[hook], reason, packets)
+            for (reason, _, hook), packets in zip(kinds, sums, strict=True)
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """Entries by map."""
+        current = self._current or self._read()
+        return {
+            "policy": len(current.policy),
+            "endpoints": len(current.endpoints),
+            "ipcache": len(current.ipcache),
+        }
+
+    def close(self) -> None:
+        """Let go of everything and leave the kernel enforcing."""
+        for opened in (self._policy, self._endpoints, self._ipcache, self._config, self._counters):
+            opened.close()
+        for fd in (*self._programs.values(), self._lock):
+            os.close(fd)
+
+    def remove(self) -> None:
+        """Take everything away (links first: traffic flows freely from then on) and close."""
+        self.close()
+        Datapath.remove_pinned(self._pin_dir)
+
+    @staticmethod
+    def remove_pinned(pin_dir: Path = DEFAULT_PIN_DIR) -> None:
+        """Take away what an agent left behind: links, maps, and the rules and routes of this network namespace.
+
+        Raises PinConflictError when an agent still uses them.
+        """
+        if pin_dir.is_dir() and bpffs.is_bpffs(pin_dir):
+            lock = bpffs.lock(pin_dir)
+            try:
+                bpffs.remove_folder(pin_dir / "links")
+                bpffs.remove_folder(pin_dir)
+            finally:
+                os.close(lock)
+        routing.remove()
+
+    def _take_over_links(self) -> None:
+        for path in (self._pin_dir / "links").iterdir():
+            hook = next(hook for hook in Hook if path.name.endswith(f"-{hook.program}"))
+            if not tcx.swap(path, self._programs[hook]):
+                path.unlink(missing_ok=True)
+
+    def _read(self) -> DatapathPlan:
+        return DatapathPlan(self._policy.read(), self._endpoints.read(), self._ipcache.read())
+
+    def _write(self, changes: MapChanges) -> None:
+        # New policies are not referred to before the endpoints move over; old ones go when nobody refers to them.
+        self._policy.put(changes.policy.put)
+        self._ipcache.put(changes.ipcache.put)
+        self._endpoints.put(changes.endpoints.put)
+        self._endpoints.remove(changes.endpoints.gone)
+        self._ipcache.remove(changes.ipcache.gone)
+        self._policy.remove(changes.policy.gone)
+
+    def _link(self, ifindex: int, hook: Hook) -> Path:
+        return self._pin_dir / "links" / f"{ifindex}-{hook.program}"
+
+
+def _check_layout(maps: Path) -> None:
+    """Maps of another version must be refused before bcc opens them."""
+    for path in maps.iterdir():
+        os.close(open_map(maps, path.name))

@@ -1,0 +1,132 @@
+"""Where a workload hangs on this node: from a namespace, a process or an interface to the node's side of its veth."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ..policies.workload import IPAddress, Workload
+from . import netns
+from .errors import EndpointUnreachableError, NamespaceGoneError
+
+_MAIN_TABLE = 254
+_OWN = Path("/proc/thread-self/ns/net")
+_WHOLE_ADDRESS = {socket.AF_INET: 32, socket.AF_INET6: 128}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The node's side of a workload's veth, and the workload's addresses (without link-local ones)."""
+
+    ifindex: int
+    interface: str
+    ips: tuple[IPAddress, ...]
+
+
+def find_device(workload: Workload) -> Device:
+    """Look the workload up in the current network namespace (the node's).
+
+    Raises:
+        NamespaceGoneError: its namespace, process or interface does not exist.
+        EndpointUnreachableError: it exists, but no veth of it leads here.
+    """
+    if workload.interface is not None:
+        return _by_interface(workload.interface)
+    if workload.netns is not None:
+        return _by_namespace(netns.named(workload.netns), f"network namespace {workload.netns}")
+    if workload.pid is not None:
+        return _by_namespace(netns.of_process(workload.pid), f"process {workload.pid}")
+    raise EndpointUnreachableError(
+        f"workload {workload.key} names no netns, pid or interface, so it is not on this node; add one to enforce it"
+    )
+
+
+def node_addresses() -> tuple[IPAddress, ...]:
+    """Every address of the current network namespace: they belong to the host."""
+    with IPRoute() as routes:
+        return tuple(
+            dict.fromkeys(ip_address(item.get("address")) for item in routes.get_addr() if item.get("address"))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Veth:
+    ifindex: int
+    peer: int  # the other end's ifindex, in the namespace it is in
+    name: str
+
+
+def _by_namespace(path: Path, what: str) -> Device:
+    if netns.cookie(path) == netns.cookie(_OWN):
+        raise EndpointUnreachableError(
+            f"{what} shares the node's own network; only workloads with a network of their own are enforced"
+        )
+    veths, ips = netns.run_in(path, _look_around)
+    if not veths:
+        raise EndpointUnreachableError(f"{what} has no veth; connect it to the node with one, or give `interface`")
+    with IPRoute() as routes, path.open("rb") as namespace:
+        for veth in veths:
+            link = _link(routes, veth.peer)
+            # The other end's number may mean another interface here: both must point at each other.
+            if link is None or link.get("link") != veth.ifindex:
+                continue
+            if link.get("link_netnsid") == routes.get_netnsid(fd=namespace.fileno())["nsid"]:
+                return Device(veth.peer, str(link.get("ifname")), ips)
+    raise EndpointUnreachableError(
+        f"the veth of {what} does not end in this node's network namespace; run the agent where the other end is"
+    )
+
+
+def _look_around() -> tuple[list[_Veth], tuple[IPAddress, ...]]:
+    """In the workload's namespace: its veths, those with a name like eth0 first, and its addresses."""
+    with IPRoute() as routes:
+        veths = [
+            _Veth(link["index"], link.get("link"), str(link.get("ifname")))
+            for link in routes.get_links()
+            if _kind(link) == "veth" and link.get("link") is not None
+        ]
+        addresses = [ip_address(item.get("address")) for item in routes.get_addr() if item.get("address")]
+    veths.sort(key=lambda veth: (veth.name != "eth0", veth.ifindex))
+    return veths, tuple(ip for ip in addresses if not ip.is_loopback and not ip.is_link_local)
+
+
+def _by_interface(name: str) -> Device:
+    """The addresses are those that the node routes to the interface, one by one (as CNIs without a bridge do)."""
+    with IPRoute() as routes:
+        found = routes.link_lookup(ifname=name)
+        if not found:
+            raise NamespaceGoneError(
+                f"interface {name} does not exist on this node; name the node's side of the workload's veth"
+            )
+        link = _link(routes, found[0])
+        if link is None or _kind(link) != "veth":
+            raise EndpointUnreachableError(f"interface {name} is not a veth; name the node's side of a workload's veth")
+        return Device(found[0], name, tuple(_routed_to(routes, found[0])))
+
+
+def _routed_to(routes: IPRoute, ifindex: int) -> Iterator[IPAddress]:
+    for family, longest in _WHOLE_ADDRESS.items():
+        for route in routes.get_routes(family=family, oif=ifindex, table=_MAIN_TABLE):
+            if route.get("oif") == ifindex and route["dst_len"] == longest and route.get("dst"):
+                ip = ip_address(route.get("dst"))
+                if not ip.is_link_local and not ip.is_multicast:
+                    yield ip
+
+
+def _link(routes: IPRoute, ifindex: int) -> Any | None:
+    try:
+        return routes.get_links(ifindex)[0]
+    except NetlinkError:
+        return None
+
+
+def _kind(link: Any) -> str | None:
+    info = link.get("linkinfo")
+    return info.get("kind") if info is not None else None

@@ -1,0 +1,117 @@
+"""Keys and values of the maps as bytes: the mirror of the structs in bpf/maps.h."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from typing import Generic, TypeVar
+
+from ..policies.identity import IPNetwork
+from .plan import Effect, EndpointPolicies, Owner, PolicyKey, Verdict
+from .port_prefix import PortPrefix
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_POLICY_BITS = 72  # policy, identity and the zero byte stand before protocol and port
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_POLICY_KEY = struct.Struct("=III4s")
+_POLICY_VALUE = struct.Struct(">BBH")
+_PREFIX = struct.Struct("=I16s")
+_TWO_WORDS = struct.Struct("=II")
+_WORD = struct.Struct("=I")
+
+
+@dataclass(frozen=True)
+class Codec(Generic[K, V]):
+    """How one map's entries look to the kernel. `name` is the map's name in the C source and below the pin folder."""
+
+    name: str
+    key_size: int
+    value_size: int
+    encode_key: Callable[[K], bytes]
+    decode_key: Callable[[bytes], K]
+    encode_value: Callable[[V], bytes]
+    decode_value: Callable[[bytes], V]
+
+
+def _encode_policy_key(key: PolicyKey) -> bytes:
+    return _POLICY_KEY.pack(
+        _POLICY_BITS + key.ports.length, key.policy, key.identity, key.ports.bits.to_bytes(4, "big")
+    )
+
+
+def _decode_policy_key(data: bytes) -> PolicyKey:
+    length, policy, identity, ports = _POLICY_KEY.unpack(data)
+    return PolicyKey(policy, identity, PortPrefix(length - _POLICY_BITS, int.from_bytes(ports, "big")))
+
+
+def _encode_effect(effect: Effect) -> bytes:
+    return _POLICY_VALUE.pack(effect.verdict, 0, effect.proxy_port)
+
+
+def _decode_effect(data: bytes) -> Effect:
+    verdict, _, proxy_port = _POLICY_VALUE.unpack(data)
+    return Effect(Verdict(verdict), proxy_port)
+
+
+def _encode_prefix(network: IPNetwork) -> bytes:
+    if isinstance(network, IPv4Network):
+        address = int(_MAPPED.network_address) | int(network.network_address)
+        return _PREFIX.pack(_MAPPED.prefixlen + network.prefixlen, address.to_bytes(16, "big"))
+    return _PREFIX.pack(network.prefixlen, network.network_address.packed)
+
+
+def _decode_prefix(data: bytes) -> IPNetwork:
+    length, address = _PREFIX.unpack(data)
+    v4 = IPv6Address(address).ipv4_mapped
+    if length >= _MAPPED.prefixlen and v4 is not None:
+        return IPv4Network((v4, length - _MAPPED.prefixlen))
+    return IPv6Network((address, length))
+
+
+POLICY = Codec[PolicyKey, Effect](
+    "policy",
+    _POLICY_KEY.size,
+    _POLICY_VALUE.size,
+    _encode_policy_key,
+    _decode_policy_key,
+    _encode_effect,
+    _decode_effect,
+)
+IPCACHE = Codec[IPNetwork, Owner](
+    "ipcache",
+    _PREFIX.size,
+    _TWO_WORDS.size,
+    _encode_prefix,
+    _decode_prefix,
+    lambda owner: _TWO_WORDS.pack(owner.identity, owner.ifindex),
+    lambda data: Owner(*_TWO_WORDS.unpack(data)),
+)
+ENDPOINTS = Codec[int, EndpointPolicies](
+    "endpoints",
+    _WORD.size,
+    _TWO_WORDS.size,
+    _WORD.pack,
+    lambda data: int(_WORD.unpack(data)[0]),
+    lambda policies: _TWO_WORDS.pack(policies.ingress, policies.egress),
+    lambda data: EndpointPolicies(*_TWO_WORDS.unpack(data)),
+)
+CONFIG = Codec[int, int](  # key 0 -> revision
+    "config",
+    _WORD.size,
+    _WORD.size,
+    _WORD.pack,
+    lambda data: int(_WORD.unpack(data)[0]),
+    _WORD.pack,
+    lambda data: int(_WORD.unpack(data)[0]),
+)
+COUNTERS_NAME = "counters"
+CONNECTIONS_NAME = "connections"
+SIZES = {  # (key, value) in bytes, of every map of bpf/maps.h
+    **{codec.name: (codec.key_size, codec.value_size) for codec in (POLICY, IPCACHE, ENDPOINTS, CONFIG)},
+    COUNTERS_NAME: (4, 8),
+    CONNECTIONS_NAME: (40, 24),
+}

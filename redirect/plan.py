@@ -1,0 +1,300 @@
+"""From resolved policies to the entries of the kernel's maps. Pure.
+
+The kernel asks a policy twice, for the peer's identity and for anyone (identity 0), takes the longest port prefix of
+each, and lets the stronger effect win: DENY, then REDIRECT, then ALLOW; none is a denial. As only the longest prefix is
+seen, an entry holds the effect of every shorter one of its identity too.
+
+A policy's number is a hash of its entries. Endpoints with equal rules share one copy, a changed policy arrives under a
+new number beside the old one, and an endpoint moves over in one write: no packet ever meets half a policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from hashlib import blake2b
+from ipaddress import ip_network
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from ..policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, HttpRules, Protocol, ResolvedRule
+from ..policies.identity import IPNetwork
+from ..policies.workload import Endpoint, IPAddress
+from .port_prefix import EVERYTHING, PortPrefix, exact, split
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+ANYONE = 0
+DEFAULT_HTTP_PORT = 15001
+_HOST = 1
+
+
+class Verdict(IntEnum):
+    """What the kernel does with a connection; the greater one wins."""
+
+    ALLOW = 1
+    REDIRECT = 2
+    DENY = 3
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Effect:
+    """`proxy_port` is the listener of a REDIRECT; 0 when none serves it, and then the kernel drops."""
+
+    verdict: Verdict
+    proxy_port: int = 0
+
+    def combine(self, other: Effect) -> Effect:
+        """The stronger of two; two listeners for one connection are none."""
+        if self.verdict is other.verdict is Verdict.REDIRECT and self.proxy_port != other.proxy_port:
+            return Effect(Verdict.REDIRECT)
+        return max(self, other)
+
+
+ALLOW = Effect(Verdict.ALLOW)
+DENY = Effect(Verdict.DENY)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PolicyKey:
+    """One port prefix for one peer identity (0 is anyone) in one numbered policy."""
+
+    policy: int
+    identity: int
+    ports: PortPrefix
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose an address is. Identity 0: nobody may talk to it; `ifindex` 0: not an endpoint of this node."""
+
+    identity: int
+    ifindex: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPolicies:
+    """The numbers of the two policies in force at an endpoint."""
+
+    ingress: int
+    egress: int
+
+    def number(self, direction: Direction) -> int:
+        """The policy of one direction."""
+        return self.ingress if direction is Direction.INGRESS else self.egress
+
+
+@dataclass(frozen=True, slots=True)
+class DatapathPlan:
+    """Everything the maps should hold: policy entries, endpoints by interface, owners by prefix."""
+
+    policy: Mapping[PolicyKey, Effect] = field(default_factory=dict)
+    endpoints: Mapping[int, EndpointPolicies] = field(default_factory=dict)
+    ipcache: Mapping[IPNetwork, Owner] = field(default_factory=dict)
+
+    def lookup(self, ifindex: int, direction: Direction, identity: int, protocol: Protocol, port: int) -> Effect:
+        """What the kernel finds for one endpoint and direction: `ask` in bpf/verdict.h."""
+        endpoint = self.endpoints.get(ifindex)
+        if endpoint is None:
+            return DENY
+        found: Effect | None = None
+        wanted = exact(protocol, port)
+        for who in (identity, ANYONE):
+            for ports in (wanted, *wanted.covering()):
+                effect = self.policy.get(PolicyKey(endpoint.number(direction), who, ports))
+                if effect is not None:
+                    found = effect.combine(found) if found else effect
+                    break
+        return found or DENY
+
+    def owner(self, address: IPAddress) -> Owner | None:
+        """The owner by the longest prefix."""
+        for length in range(address.max_prefixlen, -1, -1):
+            owner = self.ipcache.get(ip_network((address, length), strict=False))
+            if owner is not None:
+                return owner
+        return None
+
+    def judge(self, source: IPAddress, destination: IPAddress, protocol: Protocol, port: int) -> Effect:
+        """What the kernel does with a new connection between two addresses: `judge` in bpf/verdict.h."""
+        client, server = self.owner(source), self.owner(destination)
+        if client is None or server is None or not client.identity or not server.identity:
+            return DENY
+        effect = ALLOW
+        if client.ifindex:
+            effect = effect.combine(self.lookup(client.ifindex, Direction.EGRESS, server.identity, protocol, port))
+        if server.ifindex and client.identity != _HOST:
+            effect = effect.combine(self.lookup(server.ifindex, Direction.INGRESS, client.identity, protocol, port))
+        elif server.ifindex and server.ifindex not in self.endpoints:
+            return DENY
+        return effect
+
+
+@dataclass(frozen=True, slots=True)
+class MapDelta(Generic[K, V]):
+    """What to write to one map and what to take out of it."""
+
+    put: Mapping[K, V]
+    gone: frozenset[K]
+
+    def __len__(self) -> int:
+        return len(self.put) + len(self.gone)
+
+
+@dataclass(frozen=True, slots=True)
+class MapChanges:
+    """The way from what the maps hold to a plan."""
+
+    policy: MapDelta[PolicyKey, Effect]
+    endpoints: MapDelta[int, EndpointPolicies]
+    ipcache: MapDelta[IPNetwork, Owner]
+
+    def __len__(self) -> int:
+        return len(self.policy) + len(self.endpoints) + len(self.ipcache)
+
+
+# Loopback is never a pod's business: Envoy's listeners, its admin and the xDS server live there.
+_CLOSED = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+def plan(
+    endpoints: Sequence[tuple[Endpoint, EndpointPolicy]],
+    ipcache: Mapping[IPNetwork, int],
+    http_port: int = DEFAULT_HTTP_PORT,
+) -> DatapathPlan:
+    """The maps' content for these endpoints (those that are not local are left out) and this ipcache.
+
+    `ipcache` should own 0.0.0.0/0 and ::/0 (an address without owner is dropped) and the node's own addresses.
+    `http_port` is Envoy's transparent HTTP listener; L7 rules of another kind have no listener and drop.
+    """
+    owners = {network: Owner(identity) for network, identity in ipcache.items()}
+    local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]
+    numbers = _Numbers(http_port)
+    numbers.add(policy.direction(direction) for _, policy in local for direction in Direction)
+    for endpoint, _ in local:
+        for ip in endpoint.ips:
+            owners[ip_network(ip)] = Owner(endpoint.identity, endpoint.ifindex)
+    owners |= {network: Owner(0) for network in _CLOSED}
+    return DatapathPlan(
+        policy=MappingProxyType(numbers.entries()),
+        endpoints=MappingProxyType(
+            {
+                endpoint.ifindex: EndpointPolicies(numbers.of(policy.ingress), numbers.of(policy.egress))
+                for endpoint, policy in local
+            }
+        ),
+        ipcache=MappingProxyType(owners),
+    )
+
+
+def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:
+    """What to do to get from one to the other."""
+    return MapChanges(
+        policy=_delta(current.policy, wanted.policy),
+        endpoints=_delta(current.endpoints, wanted.endpoints),
+        ipcache=_delta(current.ipcache, wanted.ipcache),
+    )
+
+
+def compile_direction(policy: DirectionPolicy, http_port: int) -> dict[tuple[int, PortPrefix], Effect]:
+    """The entries of one direction: (identity, port prefix) -> effect, without those that a shorter prefix implies."""
+    rules = [_rule_entries(rule, http_port) for rule in policy.rules]
+    if not policy.default_deny:
+        rules.append({EVERYTHING: ALLOW})
+    covering: dict[int, list[int]] = {}
+    for number, rule in enumerate(policy.rules):
+        for identity in (ANYONE,) if rule.peers is None else rule.peers:
+            covering.setdefault(identity, []).append(number)
+    if not policy.default_deny:
+        covering.setdefault(ANYONE, []).append(len(policy.rules))
+    # Peers of the same rules have the same entries: work them out once for each combination of rules.
+    closed: dict[tuple[int, ...], dict[PortPrefix, Effect]] = {}
+    entries: dict[tuple[int, PortPrefix], Effect] = {}
+    for identity, chosen in covering.items():
+        combination = tuple(chosen)
+        if combination not in closed:
+            closed[combination] = _close([rules[number] for number in combination])
+        for ports, effect in closed[combination].items():
+            entries[identity, ports] = effect
+    return entries
+
+
+class _Numbers:
+    """Numbers for direction policies, by what their entries are."""
+
+    def __init__(self, http_port: int) -> None:
+        self._http_port = http_port
+        self._compiled: dict[int, tuple[DirectionPolicy, bytes]] = {}  # by id(); holds the policy so that ids stay
+        self._contents: dict[bytes, dict[tuple[int, PortPrefix], Effect]] = {}
+        self._numbers: dict[bytes, int] = {}
+
+    def add(self, policies: Iterable[DirectionPolicy]) -> None:
+        """Take all policies before asking for numbers: numbers that clash are told apart in the order of digests."""
+        for policy in policies:
+            if id(policy) not in self._compiled:
+                entries = compile_direction(policy, self._http_port)
+                digest = _digest(entries)
+                self._compiled[id(policy)] = (policy, digest)
+                self._contents[digest] = entries
+        taken: set[int] = set()
+        for digest in sorted(self._contents):
+            number = int.from_bytes(digest[:4], "big") or 1
+            while number in taken:
+                number = number % 0xFFFFFFFF + 1
+            taken.add(number)
+            self._numbers[digest] = number
+
+    def of(self, policy: DirectionPolicy) -> int:
+        return self._numbers[self._compiled[id(policy)][1]]
+
+    def entries(self) -> dict[PolicyKey, Effect]:
+        return {
+            PolicyKey(self._numbers[digest], identity, ports): effect
+            for digest, entries in self._contents.items()
+            for (identity, ports), effect in entries.items()
+        }
+
+
+def _digest(entries: Mapping[tuple[int, PortPrefix], Effect]) -> bytes:
+    lines = sorted(
+        (identity, ports.length, ports.bits, effect.verdict.value, effect.proxy_port)
+        for (identity, ports), effect in entries.items()
+    )
+    return blake2b(repr(lines).encode(), digest_size=16).digest()
+
+
+def _rule_entries(rule: ResolvedRule, http_port: int) -> dict[PortPrefix, Effect]:
+    if rule.deny:
+        effect = DENY
+    elif rule.redirects:
+        served = isinstance(rule.l7, HttpRules) and rule.tls is None
+        effect = Effect(Verdict.REDIRECT, http_port if served else 0)
+    else:
+        effect = ALLOW
+    if rule.ports is None:
+        return {EVERYTHING: effect}
+    return {prefix: effect for span in rule.ports for prefix in split(span)}
+
+
+def _close(rules: Sequence[Mapping[PortPrefix, Effect]]) -> dict[PortPrefix, Effect]:
+    """Union of the rules in which every prefix has the effect of all that cover it."""
+    own: dict[PortPrefix, Effect] = {}
+    for rule in rules:
+        for ports, effect in rule.items():
+            own[ports] = effect.combine(own[ports]) if ports in own else effect
+    closed: dict[PortPrefix, Effect] = {}
+    for ports in sorted(own):  # shorter ones first
+        covering = next((closed[shorter] for shorter in ports.covering() if shorter in closed), None)
+        effect = own[ports].combine(covering) if covering else own[ports]
+        if effect != covering:
+            closed[ports] = effect
+    return closed
+
+
+def _delta(current: Mapping[K, V], wanted: Mapping[K, V]) -> MapDelta[K, V]:
+    return MapDelta(
+        put={key: value for key, value in wanted.items() if current.get(key) != value},
+        gone=frozenset(key for key in current if key not in wanted),
+    )

@@ -1,0 +1,83 @@
+"""The two programs in the kernel: compiled and loaded by a child process, handed over by pins."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import syscall
+from .compiler import Exit
+from .errors import BpfUnsupportedError, ProgramRejectedError, RedirectError
+from .tcx import Hook
+
+_OLDEST = (6, 6)
+_SECONDS = 60
+_ERROR_LINE = re.compile(r"^(bpf/\S+:\d+:\d+: )?(fatal )?error: .*", re.MULTILINE)
+
+
+def load_programs(map_folder: Path, program_folder: Path) -> Mapping[Hook, int]:
+    """Compile and load; returns a descriptor for each program. Both folders lie in a BPF file system and exist.
+
+    Maps pinned in `map_folder` are used, missing ones are made there. Takes about a second.
+    """
+    remove_program_pins(program_folder)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-P", "-m", "lockgate.redirect.compiler", str(map_folder), str(program_folder)]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramRejectedError(
+            f"compiling the eBPF programs took more than {_SECONDS} s; is the node overloaded?"
+        ) from error
+    try:
+        if done.returncode != 0:
+            raise explain(done.returncode, done.stderr)
+        return {hook: syscall.get(program_folder / hook.program) for hook in Hook}
+    finally:
+        remove_program_pins(program_folder)
+
+
+def remove_program_pins(program_folder: Path) -> None:
+    """Take the hand-over pins away; links and descriptors keep the programs alive."""
+    for hook in Hook:
+        (program_folder / hook.program).unlink(missing_ok=True)
+
+
+def explain(status: int, log: str) -> RedirectError:
+    """The error for a failed compiler process: one line, with the whole text as `log` where there is one."""
+    release = platform.release()
+    version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    last = (log.strip().splitlines() or ["it said nothing"])[-1]
+    if status == Exit.RIGHTS:
+        return BpfUnsupportedError("loading eBPF programs needs root (CAP_BPF and CAP_NET_ADMIN); run as root")
+    if status == Exit.NO_BCC:
+        return BpfUnsupportedError(
+            f"bcc for Python cannot be imported by {sys.executable} ({last}); install the package python3-bpfcc and "
+            "use a virtual environment with system site packages"
+        )
+    if status == Exit.HEADERS:
+        return BpfUnsupportedError(last)
+    if status == Exit.COMPILE:
+        found = _ERROR_LINE.search(log)
+        return ProgramRejectedError(f"clang refused the eBPF programs: {found[0] if found else last}", log)
+    if status == Exit.VERIFIER:
+        if version < _OLDEST:
+            return BpfUnsupportedError(f"the eBPF programs need Linux 6.6 or newer (TCX links); this is {release}")
+        return ProgramRejectedError(f"the kernel's verifier refused the eBPF programs: {_verdict(log)}", log)
+    return ProgramRejectedError(f"loading the eBPF programs failed (status {status}): {last}", log)
+
+
+def _verdict(log: str) -> str:
+    """The verifier's last word: the line before its statistics."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        if line.startswith("processed ") and number:
+            return lines[number - 1]
+    return lines[-1] if lines else "it said nothing"

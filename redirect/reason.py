@@ -1,0 +1,48 @@
+"""Why a packet passed or was dropped: the counters' names, mirroring bpf/reason.h."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Reason(IntEnum):
+    """Numbers are the kernel's; the text says what an operator wants to know."""
+
+    ALLOWED = 0
+    REDIRECTED = 1
+    POLICY = 2
+    NO_PROXY = 3
+    NOT_TCP = 4
+    UNPROXIED = 5
+    SPOOFED = 6
+    UNSYNCED = 7
+    ADDRESS = 8
+    FRAGMENT = 9
+    UNSUPPORTED = 10
+    MALFORMED = 11
+
+    @property
+    def dropped(self) -> bool:
+        """True for every reason that ended a packet."""
+        return self > Reason.REDIRECTED
+
+    @property
+    def text(self) -> str:
+        """One line for a person."""
+        return _TEXTS[self]
+
+
+_TEXTS = {
+    Reason.ALLOWED: "allowed by policy, straight on",
+    Reason.REDIRECTED: "handed to Envoy",
+    Reason.POLICY: "no rule allows it, or one denies it",
+    Reason.NO_PROXY: "an L7 rule covers it and no Envoy listens",
+    Reason.NOT_TCP: "an L7 rule covers it and it is not TCP",
+    Reason.UNPROXIED: "an L7 rule covers it and it came round Envoy",
+    Reason.SPOOFED: "its source address is not the endpoint's",
+    Reason.UNSYNCED: "the endpoint has no policy yet",
+    Reason.ADDRESS: "its address is loopback, unknown, or another endpoint's",
+    Reason.FRAGMENT: "an IP fragment",
+    Reason.UNSUPPORTED: "a protocol no policy can name, an IPv6 extension header, or a VLAN tag",
+    Reason.MALFORMED: "a header that cannot be read whole",
+}

@@ -1,0 +1,101 @@
+"""Rules, routes and sysctls of the node that bring redirected packets to Envoy.
+
+A packet that from_pod assigned to Envoy's socket carries mark 0x200. Its destination is another pod's, so a rule sends
+the mark to a table where every address is local; the socket then takes it. All of it works in the current network
+namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from .errors import RoutingFailedError
+
+MARK_PROXY = 0x200
+MARK_MASK = 0xF00
+TABLE = 2005
+PRIORITY = 100  # after `local` (0), before `main` (32766)
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_ANY = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
+_LOOPBACK = 1
+_SYSCTLS = {
+    "ipv4/ip_forward": "1",
+    "ipv6/conf/all/forwarding": "1",
+    # Envoy sends with pods' addresses from the node: a reverse path check would drop the answers.
+    "ipv4/conf/all/rp_filter": "0",
+    "ipv4/conf/default/rp_filter": "0",
+    # The destination in the header must be the one that was judged.
+    "ipv4/conf/all/accept_source_route": "0",
+    "ipv6/conf/all/accept_source_route": "-1",
+}
+
+
+def install() -> None:
+    """Set everything up; what is there already stays as it is. Raises RoutingFailedError."""
+    for key, value in _SYSCTLS.items():
+        _write_sysctl(key, value)
+    with IPRoute() as routes:
+        for family in _FAMILIES:
+            try:
+                routes.route(
+                    "replace", family=family, type="local", dst=_ANY[family], oif=_LOOPBACK, table=TABLE, scope=254
+                )
+                routes.rule("add", **_rule(family))
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise _failed("set up", family, error) from error
+
+
+def install_interface(interface: str) -> None:
+    """The reverse path filter of one interface: the stricter of its own and the node's counts."""
+    _write_sysctl(f"ipv4/conf/{interface}/rp_filter", "0")
+
+
+def remove() -> None:
+    """Take rules and routes away. The sysctls stay: others may rely on them by now."""
+    with IPRoute() as routes:
+        for family in _FAMILIES:
+            with _absent_is_fine(family):
+                routes.rule("del", **_rule(family))
+            with _absent_is_fine(family):
+                routes.route("del", family=family, type="local", dst=_ANY[family], table=TABLE)
+
+
+@contextmanager
+def _absent_is_fine(family: int) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT):
+            raise _failed("remove", family, error) from error
+
+
+def _rule(family: int) -> dict[str, int]:
+    return {"family": family, "priority": PRIORITY, "fwmark": MARK_PROXY, "fwmask": MARK_MASK, "table": TABLE}
+
+
+def _failed(what: str, family: int, error: NetlinkError) -> RoutingFailedError:
+    name = "IPv4" if family == socket.AF_INET else "IPv6"
+    return RoutingFailedError(
+        f"cannot {what} the {name} rule and route of table {TABLE}: {error.args[-1]}; run as root"
+    )
+
+
+def _write_sysctl(key: str, value: str) -> None:
+    path = Path("/proc/sys/net", key)
+    try:
+        if path.read_text().strip() != value:
+            path.write_text(value)
+    except FileNotFoundError as error:
+        if key.startswith("ipv6/"):
+            return  # a node without IPv6
+        raise RoutingFailedError(f"{path} does not exist: the interface is gone, or /proc is not mounted") from error
+    except OSError as error:
+        raise RoutingFailedError(f"cannot write {value} to {path} ({error.strerror}); run as root") from error

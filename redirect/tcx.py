@@ -1,0 +1,85 @@
+"""TCX links: one program at one side of one interface, alive as long as its pin (Linux 6.6 and newer)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import struct
+from enum import Enum
+from pathlib import Path
+
+from . import syscall
+from .errors import BpfUnsupportedError, EndpointUnreachableError
+from .syscall import Command
+
+
+class Hook(Enum):
+    """A program of bpf/lockgate.c and the side of the interface it belongs to (`enum bpf_attach_type`)."""
+
+    FROM_POD = ("from_pod", 46)  # BPF_TCX_INGRESS
+    TO_POD = ("to_pod", 47)  # BPF_TCX_EGRESS
+
+    @property
+    def program(self) -> str:
+        """The function's name in the C source."""
+        return self.value[0]
+
+    @property
+    def attach_type(self) -> int:
+        """The kernel's number for the side."""
+        return self.value[1]
+
+
+def create_pinned(hook: Hook, ifindex: int, program_fd: int, path: Path) -> None:
+    """Attach the program and pin the link at `path`; it stays when this process ends."""
+    try:
+        fd = syscall.bpf(
+            Command.LINK_CREATE, struct.pack("=IIIIIIQ", program_fd, ifindex, hook.attach_type, 0, 0, 0, 0)
+        )
+    except OSError as error:
+        raise _explain(error, ifindex) from error
+    try:
+        syscall.pin(fd, path)
+    finally:
+        os.close(fd)
+
+
+def swap(path: Path, program_fd: int) -> int:
+    """Put another program behind the pinned link, atomically. Returns its interface, 0 when that is gone."""
+    fd = syscall.get(path)
+    try:
+        ifindex = syscall.link_ifindex(fd)
+        if ifindex:
+            try:
+                syscall.bpf(Command.LINK_UPDATE, struct.pack("=IIII", fd, program_fd, 0, 0))
+            except OSError as error:
+                if error.errno != errno.ENOLINK:  # the interface went in this moment
+                    raise
+                return 0
+        return ifindex
+    finally:
+        os.close(fd)
+
+
+def interface_of(path: Path) -> int:
+    """The interface of the pinned link, 0 when it is gone."""
+    fd = syscall.get(path)
+    try:
+        return syscall.link_ifindex(fd)
+    finally:
+        os.close(fd)
+
+
+def _explain(error: OSError, ifindex: int) -> Exception:
+    if error.errno == errno.ENODEV:
+        return EndpointUnreachableError(
+            f"interface {ifindex} does not exist in this network namespace; is its pod gone?"
+        )
+    if error.errno == errno.EPERM:
+        return BpfUnsupportedError("attaching eBPF programs needs root (CAP_BPF and CAP_NET_ADMIN); run as root")
+    if error.errno == errno.EINVAL:
+        return BpfUnsupportedError(
+            f"TCX links are not supported by this kernel ({platform.release()}); they need Linux 6.6 or newer"
+        )
+    return BpfUnsupportedError(f"cannot attach a program to interface {ifindex}: {error.strerror}")
