@@ -33,8 +33,3 @@ class Backoff:
             if delay >= self.limit:
                 return self.limit
         return delay
-
-    @property
-    def looping(self) -> bool:
-        """True when the last two or more runs were all short."""
-        return self._exits > 1

@@ -10,45 +10,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from envoy_data_plane.envoy.config.bootstrap.v3 import (
-    Admin,
-    Bootstrap,
-    BootstrapDynamicResources,
-    BootstrapStaticResources,
-    LayeredRuntime,
-    RuntimeLayer,
-)
-from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
-from envoy_data_plane.envoy.config.core.v3 import (
-    Address,
-    ApiConfigSource,
-    ApiConfigSourceApiType,
-    ApiVersion,
-    BackoffStrategy,
-    GrpcService,
-    GrpcServiceEnvoyGrpc,
-    Http2ProtocolOptions,
-    Node,
-    Pipe,
-    RetryPolicy,
-)
-from envoy_data_plane.envoy.config.endpoint.v3 import (
-    ClusterLoadAssignment,
-    Endpoint,
-    LbEndpoint,
-    LocalityLbEndpoints,
-)
-from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
-from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
-    HttpProtocolOptions,
-    HttpProtocolOptionsExplicitHttpConfig,
-)
-from envoy_data_plane.google.protobuf import Any, Struct
-
 from .access_log import FILE_NAME as ACCESS_LOG
 from .errors import BootstrapError
 from .http_listener import HttpListener, http_listeners, original_destination_cluster
+from .messages import boot, cluster, connection_monitor, core, endpoint, overload, protobuf, upstream_http
 
 XDS_CLUSTER = "lockgate.xds"
 ADMIN_SOCKET = "admin.sock"
@@ -91,14 +56,14 @@ def bootstrap(settings: BootstrapSettings) -> bytes:
     Raises `BootstrapError` for settings with which Envoy could never start.
     """
     _check(settings)
-    message = Bootstrap(
-        node=Node(id=settings.node_id, cluster=settings.node_cluster),
-        admin=Admin(address=Address(pipe=Pipe(path=str(settings.admin_socket), mode=0o600))),
-        static_resources=BootstrapStaticResources(
+    message = boot.Bootstrap(
+        node=core.Node(id=settings.node_id, cluster=settings.node_cluster),
+        admin=boot.Admin(address=core.Address(pipe=core.Pipe(path=str(settings.admin_socket), mode=0o600))),
+        static_resources=boot.BootstrapStaticResources(
             listeners=[*http_listeners(settings.http, settings.access_log)],
             clusters=[_xds_cluster(settings.xds_socket), original_destination_cluster(settings.http)],
         ),
-        dynamic_resources=BootstrapDynamicResources(ads_config=_ads()),
+        dynamic_resources=boot.BootstrapDynamicResources(ads_config=_ads()),
         layered_runtime=_runtime(settings),
         overload_manager=_overload(settings),
         # Without a sink the periodic flush would only burn time; /stats flushes when it is read.
@@ -121,19 +86,21 @@ def _check(settings: BootstrapSettings) -> None:
         raise BootstrapError(f"the HTTP listener cannot have port {settings.http.port}; give one from 1 to 65535")
 
 
-def _ads() -> ApiConfigSource:
+def _ads() -> core.ApiConfigSource:
     # Reconnects quickly: a restarted agent is back within a fraction of a second, and it is on the same machine.
-    retry = RetryPolicy(
-        retry_back_off=BackoffStrategy(base_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=1))
+    retry = core.RetryPolicy(
+        retry_back_off=core.BackoffStrategy(
+            base_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=1)
+        )
     )
-    return ApiConfigSource(
-        api_type=ApiConfigSourceApiType.DELTA_GRPC,
-        transport_api_version=ApiVersion.V3,
+    return core.ApiConfigSource(
+        api_type=core.ApiConfigSourceApiType.DELTA_GRPC,
+        transport_api_version=core.ApiVersion.V3,
         # The node lists several hundred extensions; once per stream is enough.
         set_node_on_first_message_only=True,
         grpc_services=[
-            GrpcService(
-                envoy_grpc=GrpcServiceEnvoyGrpc(
+            core.GrpcService(
+                envoy_grpc=core.GrpcServiceEnvoyGrpc(
                     cluster_name=XDS_CLUSTER,
                     retry_policy=retry,
                 )
@@ -142,43 +109,51 @@ def _ads() -> ApiConfigSource:
     )
 
 
-def _xds_cluster(socket: Path) -> Cluster:
-    options = HttpProtocolOptions(
-        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+def _xds_cluster(socket: Path) -> cluster.Cluster:
+    options = upstream_http.HttpProtocolOptions(
+        explicit_http_config=upstream_http.HttpProtocolOptionsExplicitHttpConfig(
             # grpcio sends more window updates per data frame than Envoy's flood guard takes by default.
-            http2_protocol_options=Http2ProtocolOptions(max_inbound_window_update_frames_per_data_frame_sent=100_000)
+            http2_protocol_options=core.Http2ProtocolOptions(
+                max_inbound_window_update_frames_per_data_frame_sent=100_000
+            )
         )
     )
-    return Cluster(
+    return cluster.Cluster(
         name=XDS_CLUSTER,
-        type=ClusterDiscoveryType.STATIC,
+        type=cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=timedelta(seconds=1),
-        typed_extension_protocol_options={_UPSTREAM_OPTIONS: Any.pack(options)},
-        load_assignment=ClusterLoadAssignment(
+        typed_extension_protocol_options={_UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
+        load_assignment=endpoint.ClusterLoadAssignment(
             cluster_name=XDS_CLUSTER,
             endpoints=[
-                LocalityLbEndpoints(
-                    lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=Address(pipe=Pipe(path=str(socket)))))]
+                endpoint.LocalityLbEndpoints(
+                    lb_endpoints=[
+                        endpoint.LbEndpoint(
+                            endpoint=endpoint.Endpoint(address=core.Address(pipe=core.Pipe(path=str(socket))))
+                        )
+                    ]
                 )
             ],
         ),
     )
 
 
-def _runtime(settings: BootstrapSettings) -> LayeredRuntime:
+def _runtime(settings: BootstrapSettings) -> boot.LayeredRuntime:
     values = {
         "re2.max_program_size.error_level": settings.regex_program_size,
         "re2.max_program_size.warn_level": settings.regex_program_size,
     }
-    return LayeredRuntime(layers=[RuntimeLayer(name="lockgate", static_layer=Struct.from_dict(values))])
-
-
-def _overload(settings: BootstrapSettings) -> OverloadManager:
-    limit = DownstreamConnectionsConfig(max_active_downstream_connections=settings.max_connections)
-    monitor = ResourceMonitor(
-        name="envoy.resource_monitors.global_downstream_max_connections", typed_config=Any.pack(limit)
+    return boot.LayeredRuntime(
+        layers=[boot.RuntimeLayer(name="lockgate", static_layer=protobuf.Struct.from_dict(values))]
     )
-    return OverloadManager(resource_monitors=[monitor])
+
+
+def _overload(settings: BootstrapSettings) -> overload.OverloadManager:
+    limit = connection_monitor.DownstreamConnectionsConfig(max_active_downstream_connections=settings.max_connections)
+    monitor = overload.ResourceMonitor(
+        name="envoy.resource_monitors.global_downstream_max_connections", typed_config=protobuf.Any.pack(limit)
+    )
+    return overload.OverloadManager(resource_monitors=[monitor])
 
 
 __all__ = ["BootstrapSettings", "HttpListener", "bootstrap"]

@@ -12,83 +12,30 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, ComparisonFilter, MetadataFilter
-from envoy_data_plane.envoy.config.accesslog.v3 import StatusCodeFilter as StatusCode
-from envoy_data_plane.envoy.config.cluster.v3 import (
-    CircuitBreakers,
-    CircuitBreakersThresholds,
-    Cluster,
-    ClusterDiscoveryType,
-    ClusterLbPolicy,
-)
-from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
-from envoy_data_plane.envoy.config.core.v3 import (
-    Address,
-    AggregatedConfigSource,
-    ApiVersion,
-    CidrRange,
-    ConfigSource,
-    DataSource,
-    ExtensionConfigSource,
-    HeaderValue,
-    HeaderValueOption,
-    HeaderValueOptionHeaderAppendAction,
-    Http1ProtocolOptions,
-    Http1ProtocolOptionsHeaderKeyFormat,
-    Http2ProtocolOptions,
-    HttpProtocolOptions,
-    RoutingPriority,
-    RuntimeUInt32,
-    SocketAddress,
-    SubstitutionFormatString,
-    TrafficDirection,
-    TypedExtensionConfig,
-)
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter
-from envoy_data_plane.envoy.config.rbac.v3 import Action, RbacAction
-from envoy_data_plane.envoy.config.route.v3 import (
-    HeaderMatcher,
-    Route,
-    RouteAction,
-    RouteConfiguration,
-    RouteMatch,
-    VirtualHost,
-)
-from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
-from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
-from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
-from envoy_data_plane.envoy.extensions.filters.listener.original_dst.v3 import OriginalDst
-from envoy_data_plane.envoy.extensions.filters.listener.original_src.v3 import OriginalSrc
-from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import Config as DirectResponse
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
-    HttpConnectionManager,
-    HttpConnectionManagerCodecType,
-    HttpConnectionManagerForwardClientCertDetails,
-    HttpConnectionManagerInternalAddressConfig,
-    HttpConnectionManagerPathWithEscapedSlashesAction,
-    HttpConnectionManagerServerHeaderTransformation,
-    HttpConnectionManagerUpgradeConfig,
-    HttpFilter,
-    LocalReplyConfig,
-    ResponseMapper,
-)
-from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
-    HeaderMutation as EarlyHeaderMutation,
-)
-from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case.v3 import PreserveCaseFormatterConfig
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions as UpstreamHttpProtocolOptions
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsUseDownstreamHttpConfig
-from envoy_data_plane.envoy.type.matcher.v3 import (
-    MetadataMatcher,
-    MetadataMatcherPathSegment,
-    StringMatcher,
-    ValueMatcher,
-)
-from envoy_data_plane.google.protobuf import Any, Struct
-from envoy_data_plane.xds.core.v3 import TypedExtensionConfig as XdsTypedExtensionConfig
-from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherOnMatch
-
 from .access_log import FORMAT
+from .messages import (
+    accesslog,
+    cluster,
+    core,
+    direct_response,
+    early_mutation,
+    file_access_log,
+    hcm,
+    http_rbac,
+    http_router,
+    listener,
+    matcher,
+    mutation_rules,
+    original_dst,
+    original_src,
+    preserve_case,
+    protobuf,
+    rbac,
+    route,
+    upstream_http,
+    xds_core,
+    xds_matcher,
+)
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
@@ -119,28 +66,33 @@ class HttpListener:
     backlog: int = 4096
 
 
-def http_listeners(settings: HttpListener, access_log: Path) -> list[Listener]:
+def http_listeners(settings: HttpListener, access_log: Path) -> list[listener.Listener]:
     """One listener for IPv4 and one for IPv6, equal but for the address; denials are logged to `access_log`."""
-    manager = Any.pack(_connection_manager(settings, access_log))
+    manager = protobuf.Any.pack(_connection_manager(settings, access_log))
     return [
-        Listener(
+        listener.Listener(
             name=f"lockgate.http.{family}",
             stat_prefix=f"lockgate_http_{family}",
-            address=Address(socket_address=SocketAddress(address=address, port_value=settings.port)),
+            address=core.Address(socket_address=core.SocketAddress(address=address, port_value=settings.port)),
             transparent=True,
-            traffic_direction=TrafficDirection.OUTBOUND,
+            traffic_direction=core.TrafficDirection.OUTBOUND,
             tcp_backlog_size=settings.backlog,
             listener_filters=[
-                ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=Any.pack(OriginalDst())),
-                ListenerFilter(
+                listener.ListenerFilter(
+                    name="envoy.filters.listener.original_dst",
+                    typed_config=protobuf.Any.pack(original_dst.OriginalDst()),
+                ),
+                listener.ListenerFilter(
                     name="envoy.filters.listener.original_src",
-                    typed_config=Any.pack(OriginalSrc(mark=settings.mark)),
+                    typed_config=protobuf.Any.pack(original_src.OriginalSrc(mark=settings.mark)),
                 ),
             ],
             filter_chains=[
-                FilterChain(
+                listener.FilterChain(
                     name="policed",
-                    filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager)],
+                    filters=[
+                        listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager)
+                    ],
                 ),
                 _refuse_own_address(address, bits, settings.port),
             ],
@@ -149,39 +101,43 @@ def http_listeners(settings: HttpListener, access_log: Path) -> list[Listener]:
     ]
 
 
-def _refuse_own_address(address: str, bits: int, port: int) -> FilterChain:
+def _refuse_own_address(address: str, bits: int, port: int) -> listener.FilterChain:
     """Closes a connection that was made to the listener itself: its original destination would be this listener again,
     and one request would connect to itself until the descriptors run out."""
-    return FilterChain(
+    return listener.FilterChain(
         name="own_address",
-        filter_chain_match=FilterChainMatch(
+        filter_chain_match=listener.FilterChainMatch(
             destination_port=port,
-            prefix_ranges=[CidrRange(address_prefix=address, prefix_len=bits)],
+            prefix_ranges=[core.CidrRange(address_prefix=address, prefix_len=bits)],
         ),
-        filters=[Filter(name="envoy.filters.network.direct_response", typed_config=Any.pack(DirectResponse()))],
+        filters=[
+            listener.Filter(
+                name="envoy.filters.network.direct_response", typed_config=protobuf.Any.pack(direct_response.Config())
+            )
+        ],
     )
 
 
-def original_destination_cluster(settings: HttpListener) -> Cluster:
+def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
     """Connects to where the client wanted to go, in the protocol that the client speaks, from the client's address."""
-    options = UpstreamHttpProtocolOptions(
-        common_http_protocol_options=HttpProtocolOptions(max_headers_count=settings.max_headers),
-        use_downstream_protocol_config=HttpProtocolOptionsUseDownstreamHttpConfig(
+    options = upstream_http.HttpProtocolOptions(
+        common_http_protocol_options=core.HttpProtocolOptions(max_headers_count=settings.max_headers),
+        use_downstream_protocol_config=upstream_http.HttpProtocolOptionsUseDownstreamHttpConfig(
             http_protocol_options=_http1(),
-            http2_protocol_options=Http2ProtocolOptions(),
+            http2_protocol_options=core.Http2ProtocolOptions(),
         ),
     )
-    return Cluster(
+    return cluster.Cluster(
         name=ORIGINAL_DESTINATION,
-        type=ClusterDiscoveryType.ORIGINAL_DST,
-        lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
+        type=cluster.ClusterDiscoveryType.ORIGINAL_DST,
+        lb_policy=cluster.ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=timedelta(seconds=settings.connect_timeout),
-        typed_extension_protocol_options={_UPSTREAM_OPTIONS: Any.pack(options)},
+        typed_extension_protocol_options={_UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
         # The cluster stands for every server of every client here; Envoy's default of 1024 would answer 503.
-        circuit_breakers=CircuitBreakers(
+        circuit_breakers=cluster.CircuitBreakers(
             thresholds=[
-                CircuitBreakersThresholds(
-                    priority=RoutingPriority.DEFAULT,
+                cluster.CircuitBreakersThresholds(
+                    priority=core.RoutingPriority.DEFAULT,
                     max_connections=_UNLIMITED,
                     max_pending_requests=_UNLIMITED,
                     max_requests=_UNLIMITED,
@@ -192,162 +148,167 @@ def original_destination_cluster(settings: HttpListener) -> Cluster:
     )
 
 
-def _http1() -> Http1ProtocolOptions:
-    keep_case = TypedExtensionConfig(
+def _http1() -> core.Http1ProtocolOptions:
+    keep_case = core.TypedExtensionConfig(
         name="envoy.http.stateful_header_formatters.preserve_case",
-        typed_config=Any.pack(PreserveCaseFormatterConfig(forward_reason_phrase=True)),
+        typed_config=protobuf.Any.pack(preserve_case.PreserveCaseFormatterConfig(forward_reason_phrase=True)),
     )
-    return Http1ProtocolOptions(
+    return core.Http1ProtocolOptions(
         accept_http_10=True,
         enable_trailers=True,
-        header_key_format=Http1ProtocolOptionsHeaderKeyFormat(stateful_formatter=keep_case),
+        header_key_format=core.Http1ProtocolOptionsHeaderKeyFormat(stateful_formatter=keep_case),
     )
 
 
-def _connection_manager(settings: HttpListener, access_log: Path) -> HttpConnectionManager:
+def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpConnectionManager:
     normalize = settings.normalize_paths
-    return HttpConnectionManager(
+    return hcm.HttpConnectionManager(
         stat_prefix="lockgate_http",
-        codec_type=HttpConnectionManagerCodecType.AUTO,
+        codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
         route_config=_routes(),
         http_filters=[
             _policy_slot(settings.egress_slot, settings.first_policy_timeout),
             _policy_slot(settings.ingress_slot, settings.first_policy_timeout),
             # suppress_envoy_headers: neither adds x-envoy-* nor obeys what a client writes into them.
-            HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router(suppress_envoy_headers=True))),
+            hcm.HttpFilter(
+                name="envoy.filters.http.router",
+                typed_config=protobuf.Any.pack(http_router.Router(suppress_envoy_headers=True)),
+            ),
         ],
-        common_http_protocol_options=HttpProtocolOptions(max_headers_count=settings.max_headers),
+        common_http_protocol_options=core.HttpProtocolOptions(max_headers_count=settings.max_headers),
         http_protocol_options=_http1(),
-        http2_protocol_options=Http2ProtocolOptions(),
+        http2_protocol_options=core.Http2ProtocolOptions(),
         max_request_headers_kb=settings.max_request_headers_kb,
-        server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
+        server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         # Not to use the remote address is what leaves X-Forwarded-* alone; that (almost) nobody is internal keeps Envoy
         # from marking requests whose client wrote a private address there. Policies look at the direct address.
         use_remote_address=False,
-        internal_address_config=HttpConnectionManagerInternalAddressConfig(
-            cidr_ranges=[CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
+        internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(
+            cidr_ranges=[core.CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
         ),
         early_header_mutation_extensions=[_mark_absent_forwarded_proto()],
         skip_xff_append=True,
         generate_request_id=False,
         preserve_external_request_id=True,
-        forward_client_cert_details=HttpConnectionManagerForwardClientCertDetails.ALWAYS_FORWARD_ONLY,
+        forward_client_cert_details=hcm.HttpConnectionManagerForwardClientCertDetails.ALWAYS_FORWARD_ONLY,
         stream_idle_timeout=_NO_TIMEOUT,
         request_timeout=_NO_TIMEOUT,
-        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type=name) for name in settings.upgrades],
+        upgrade_configs=[hcm.HttpConnectionManagerUpgradeConfig(upgrade_type=name) for name in settings.upgrades],
         # A path rule must judge the path that the server will understand: /a/../b is /b. As the reference does:
         # https://docs.cilium.io/en/stable/cmdref/cilium-agent/ (http-normalize-path)
         normalize_path=normalize,
         merge_slashes=normalize,
         path_with_escaped_slashes_action=(
-            HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT
+            hcm.HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT
             if normalize
-            else HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED
+            else hcm.HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED
         ),
         local_reply_config=_access_denied(),
         access_log=[_denied_log(access_log)],
     )
 
 
-def _mark_absent_forwarded_proto() -> TypedExtensionConfig:
+def _mark_absent_forwarded_proto() -> core.TypedExtensionConfig:
     # Envoy adds X-Forwarded-Proto to every request that has none, and no option prevents it. So a request without one
     # gets a value that only we write, by which the route knows to take it away again.
-    absent = HeaderMutation(
-        append=HeaderValueOption(
-            header=HeaderValue(key=_FORWARDED_PROTO, value=_ABSENT),
-            append_action=HeaderValueOptionHeaderAppendAction.ADD_IF_ABSENT,
+    absent = mutation_rules.HeaderMutation(
+        append=core.HeaderValueOption(
+            header=core.HeaderValue(key=_FORWARDED_PROTO, value=_ABSENT),
+            append_action=core.HeaderValueOptionHeaderAppendAction.ADD_IF_ABSENT,
         )
     )
-    return TypedExtensionConfig(
+    return core.TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
-        typed_config=Any.pack(EarlyHeaderMutation(mutations=[absent])),
+        typed_config=protobuf.Any.pack(early_mutation.HeaderMutation(mutations=[absent])),
     )
 
 
-def _routes() -> RouteConfiguration:
-    to_original = RouteAction(cluster=ORIGINAL_DESTINATION, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT)
-    without = HeaderMatcher(name=_FORWARDED_PROTO, string_match=StringMatcher(exact=_ABSENT))
-    return RouteConfiguration(
+def _routes() -> route.RouteConfiguration:
+    to_original = route.RouteAction(cluster=ORIGINAL_DESTINATION, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT)
+    without = route.HeaderMatcher(name=_FORWARDED_PROTO, string_match=matcher.StringMatcher(exact=_ABSENT))
+    return route.RouteConfiguration(
         name="lockgate.http",
         virtual_hosts=[
-            VirtualHost(
+            route.VirtualHost(
                 name="any",
                 domains=["*"],
                 routes=[
-                    Route(
+                    route.Route(
                         name="without_forwarded_proto",
-                        match=RouteMatch(prefix="/", headers=[without]),
+                        match=route.RouteMatch(prefix="/", headers=[without]),
                         route=to_original,
                         request_headers_to_remove=[_FORWARDED_PROTO],
                     ),
-                    Route(name="with_forwarded_proto", match=RouteMatch(prefix="/"), route=to_original),
+                    route.Route(name="with_forwarded_proto", match=route.RouteMatch(prefix="/"), route=to_original),
                 ],
             )
         ],
     )
 
 
-def _policy_slot(name: str, first_policy_timeout: float) -> HttpFilter:
+def _policy_slot(name: str, first_policy_timeout: float) -> hcm.HttpFilter:
     # Without `apply_default_config_without_warming`: the listener waits for the policy, so that an Envoy that was just
     # restarted never denies what the policy allows.
-    return HttpFilter(
+    return hcm.HttpFilter(
         name=name,
-        config_discovery=ExtensionConfigSource(
-            config_source=ConfigSource(
-                ads=AggregatedConfigSource(),
-                resource_api_version=ApiVersion.V3,
+        config_discovery=core.ExtensionConfigSource(
+            config_source=core.ConfigSource(
+                ads=core.AggregatedConfigSource(),
+                resource_api_version=core.ApiVersion.V3,
                 initial_fetch_timeout=timedelta(seconds=first_policy_timeout),
             ),
-            default_config=Any.pack(deny_all()),
+            default_config=protobuf.Any.pack(deny_all()),
             type_urls=[RBAC_TYPE_URL],
         ),
     )
 
 
-def deny_all() -> Rbac:
+def deny_all() -> http_rbac.Rbac:
     """The policy of a slot that has none yet."""
-    deny = XdsTypedExtensionConfig(
+    deny = xds_core.TypedExtensionConfig(
         name="envoy.filters.rbac.action",
-        typed_config=Any.pack(Action(name=NOT_SYNCED, action=RbacAction.DENY)),
+        typed_config=protobuf.Any.pack(rbac.Action(name=NOT_SYNCED, action=rbac.RbacAction.DENY)),
     )
-    return Rbac(matcher=Matcher(on_no_match=MatcherOnMatch(action=deny)))
+    return http_rbac.Rbac(matcher=xds_matcher.Matcher(on_no_match=xds_matcher.MatcherOnMatch(action=deny)))
 
 
-def _access_denied() -> LocalReplyConfig:
-    return LocalReplyConfig(
+def _access_denied() -> hcm.LocalReplyConfig:
+    return hcm.LocalReplyConfig(
         mappers=[
-            ResponseMapper(
-                filter=AccessLogFilter(
-                    status_code_filter=StatusCode(
-                        comparison=ComparisonFilter(
-                            value=RuntimeUInt32(default_value=403, runtime_key="lockgate.denied_status")
+            hcm.ResponseMapper(
+                filter=accesslog.AccessLogFilter(
+                    status_code_filter=accesslog.StatusCodeFilter(
+                        comparison=accesslog.ComparisonFilter(
+                            value=core.RuntimeUInt32(default_value=403, runtime_key="lockgate.denied_status")
                         )
                     )
                 ),
-                body=DataSource(inline_string=DENIED_BODY),
-                body_format_override=SubstitutionFormatString(
-                    text_format_source=DataSource(inline_string="%LOCAL_REPLY_BODY%")
+                body=core.DataSource(inline_string=DENIED_BODY),
+                body_format_override=core.SubstitutionFormatString(
+                    text_format_source=core.DataSource(inline_string="%LOCAL_REPLY_BODY%")
                 ),
             )
         ]
     )
 
 
-def _denied_log(path: Path) -> AccessLog:
+def _denied_log(path: Path) -> accesslog.AccessLog:
     # By what the policy filter concluded and not by status: a server's own 403 is no denial of ours, and a denied gRPC
     # call is answered 200.
-    denied = MetadataMatcher(
+    denied = matcher.MetadataMatcher(
         filter="envoy.filters.http.rbac",
-        path=[MetadataMatcherPathSegment(key="enforced_engine_result")],
-        value=ValueMatcher(string_match=StringMatcher(exact="denied")),
+        path=[matcher.MetadataMatcherPathSegment(key="enforced_engine_result")],
+        value=matcher.ValueMatcher(string_match=matcher.StringMatcher(exact="denied")),
     )
-    return AccessLog(
+    return accesslog.AccessLog(
         name="envoy.access_loggers.file",
-        filter=AccessLogFilter(metadata_filter=MetadataFilter(matcher=denied, match_if_key_not_found=False)),
-        typed_config=Any.pack(
-            FileAccessLog(
+        filter=accesslog.AccessLogFilter(
+            metadata_filter=accesslog.MetadataFilter(matcher=denied, match_if_key_not_found=False)
+        ),
+        typed_config=protobuf.Any.pack(
+            file_access_log.FileAccessLog(
                 path=str(path),
-                log_format=SubstitutionFormatString(json_format=Struct.from_dict(dict(FORMAT))),
+                log_format=core.SubstitutionFormatString(json_format=protobuf.Struct.from_dict(dict(FORMAT))),
             )
         ),
     )

@@ -4,7 +4,7 @@ Envoy dies with its parent, and the agent may be upgraded, restarted or killed a
 small process, which does nothing else. It runs what RUN_DIR/envoy-launch.json says, starts Envoy again with a back-off
 whenever it goes away, and tells in RUN_DIR/envoy.json what it does. SIGTERM ends both.
 
-Exit status: 0 after SIGTERM, 1 when it cannot work in RUN_DIR, 3 when RUN_DIR has a supervisor already.
+Exit status: 0 after SIGTERM, 1 when it cannot work in RUN_DIR or another supervisor already does, 2 for a wrong call.
 """
 
 from __future__ import annotations
@@ -343,7 +343,7 @@ def main(arguments: list[str]) -> int:
     try:
         if not take_lock(directory):
             os.write(report, f"{directory} has a supervisor already (pid {lock_holder(directory)})\n".encode())
-            return 3
+            return 1
         launch = read_launch(directory)
         log = LogFile(directory / LOG, launch.log_limit)
         os.dup2(log.descriptor, 2, inheritable=False)

@@ -1,0 +1,65 @@
+"""Envoy's API messages, by package: `core.Address` is envoy.config.core.v3.Address.
+
+Imported here and nowhere else in this package: the generated classes use a form of validator that pydantic 2.12 calls
+deprecated, and an import that warns would fail wherever warnings are errors.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
+    from envoy_data_plane.envoy.config.bootstrap import v3 as boot
+    from envoy_data_plane.envoy.config.cluster import v3 as cluster
+    from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
+    from envoy_data_plane.envoy.config.core import v3 as core
+    from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
+    from envoy_data_plane.envoy.config.listener import v3 as listener
+    from envoy_data_plane.envoy.config.overload import v3 as overload
+    from envoy_data_plane.envoy.config.rbac import v3 as rbac
+    from envoy_data_plane.envoy.config.route import v3 as route
+    from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_access_log
+    from envoy_data_plane.envoy.extensions.filters.http.rbac import v3 as http_rbac
+    from envoy_data_plane.envoy.extensions.filters.http.router import v3 as http_router
+    from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
+    from envoy_data_plane.envoy.extensions.filters.listener.original_src import v3 as original_src
+    from envoy_data_plane.envoy.extensions.filters.network.direct_response import v3 as direct_response
+    from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+    from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_mutation
+    from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case import v3 as preserve_case
+    from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import v3 as connection_monitor
+    from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http
+    from envoy_data_plane.envoy.type.matcher import v3 as matcher
+    from envoy_data_plane.google import protobuf
+    from envoy_data_plane.xds.core import v3 as xds_core
+    from envoy_data_plane.xds.type.matcher import v3 as xds_matcher
+
+__all__ = [
+    "accesslog",
+    "boot",
+    "cluster",
+    "connection_monitor",
+    "core",
+    "direct_response",
+    "early_mutation",
+    "endpoint",
+    "file_access_log",
+    "hcm",
+    "http_rbac",
+    "http_router",
+    "listener",
+    "matcher",
+    "mutation_rules",
+    "original_dst",
+    "original_src",
+    "overload",
+    "preserve_case",
+    "protobuf",
+    "rbac",
+    "route",
+    "upstream_http",
+    "xds_core",
+    "xds_matcher",
+]

@@ -1,0 +1,118 @@
+"""Records of a config_dump."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lockgate.envoy.inspect import REDACTED, ClusterRecord, read_config, redact
+
+ADMIN = "type.googleapis.com/envoy.admin.v3."
+RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
+
+
+def listener(name: str, address: str, port: int) -> dict[str, Any]:
+    slots = [{"name": slot, "config_discovery": {"type_urls": [RBAC]}} for slot in ("egress", "ingress")]
+    return {
+        "name": name,
+        "address": {"socket_address": {"address": address, "port_value": port}},
+        "listener_filters": [{"name": "original_dst"}],
+        "filter_chains": [
+            {"filters": [{"name": "hcm", "typed_config": {"http_filters": [*slots, {"name": "router"}]}}]},
+            {"filters": [{"name": "direct_response", "typed_config": {}}]},
+        ],
+    }
+
+
+def dump(**sections: dict[str, Any]) -> dict[str, Any]:
+    return {"configs": [{"@type": ADMIN + kind, **section} for kind, section in sections.items()]}
+
+
+def test_listeners() -> None:
+    config = read_config(
+        dump(
+            ListenersConfigDump={
+                "static_listeners": [
+                    {"listener": listener("v6", "::1", 15001)},
+                    {"listener": listener("v4", "127.0.0.1", 15001)},
+                ],
+                "dynamic_listeners": [
+                    {"name": "new", "error_state": {"details": "bad filter"}},
+                    {
+                        "name": "live",
+                        "active_state": {"version_info": "7", "listener": listener("live", "127.0.0.1", 1)},
+                    },
+                ],
+            }
+        )
+    )
+    assert [(record.name, record.address, record.dynamic) for record in config.listeners] == [
+        ("live", "127.0.0.1:1", True),
+        ("new", ":0", True),
+        ("v4", "127.0.0.1:15001", False),
+        ("v6", "[::1]:15001", False),
+    ]
+    by_name = {record.name: record for record in config.listeners}
+    assert by_name["v4"].filters == ("original_dst", "egress", "ingress", "router", "direct_response")
+    assert by_name["new"].error == "bad filter"
+    assert by_name["live"].version == "7"
+
+
+def test_filters_that_have_arrived_that_have_not_and_that_were_rejected() -> None:
+    config = read_config(
+        dump(
+            ListenersConfigDump={"static_listeners": [{"listener": listener("v4", "127.0.0.1", 15001)}]},
+            EcdsConfigDump={
+                "ecds_filters": [
+                    {
+                        "version_info": "3",
+                        "ecds_filter": {"name": "ingress", "typed_config": {"@type": RBAC}},
+                        "last_updated": "2026-03-01T00:00:00Z",
+                        "error_state": {"details": "no such matcher", "version_info": "4"},
+                    }
+                ]
+            },
+        )
+    )
+    egress, ingress = config.filters
+    assert (egress.name, egress.kind, egress.listeners, egress.default) == ("egress", "RBAC", ("v4",), True)
+    assert (ingress.version, ingress.default) == ("3", False)
+    assert (ingress.error, ingress.error_version) == ("no such matcher", "4")
+
+
+def test_clusters() -> None:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": "/run/lockgate/xds.sock"}}}}
+    config = read_config(
+        dump(
+            ClustersConfigDump={
+                "static_clusters": [
+                    {"cluster": {"name": "original", "type": "ORIGINAL_DST"}},
+                    {"cluster": {"name": "a", "load_assignment": {"endpoints": [{"lb_endpoints": [endpoint]}]}}},
+                ],
+                "dynamic_active_clusters": [{"version_info": "2", "cluster": {"name": "z", "type": "EDS"}}],
+            }
+        )
+    )
+    assert config.clusters == (
+        ClusterRecord("a", "STATIC", False, "", ("unix:/run/lockgate/xds.sock",), None),
+        ClusterRecord("original", "ORIGINAL_DST", False, "", (), None),
+        ClusterRecord("z", "EDS", True, "2", (), None),
+    )
+
+
+def test_an_empty_dump() -> None:
+    config = read_config({})
+    assert (config.listeners, config.filters, config.clusters) == ((), (), ())
+
+
+def test_redact_strikes_out_keys_and_given_secrets_and_copies() -> None:
+    original = {
+        "private_key": {"inline_string": "KEY"},
+        "matchers": [{"name": "authorization", "exact": "Bearer s3cret"}, {"exact": "open"}],
+        "port": 80,
+    }
+    assert redact(original, secrets=["s3cret", ""]) == {
+        "private_key": REDACTED,
+        "matchers": [{"name": "authorization", "exact": f"Bearer {REDACTED}"}, {"exact": "open"}],
+        "port": 80,
+    }
+    assert original["private_key"] == {"inline_string": "KEY"}

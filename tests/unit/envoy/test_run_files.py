@@ -1,0 +1,118 @@
+"""The files through which agent and supervisor know each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lockgate.envoy import run_files
+from lockgate.envoy.run_files import (
+    Launch,
+    SupervisorState,
+    lock_holder,
+    read_launch,
+    read_state,
+    start_ticks,
+    write_launch,
+    write_state,
+)
+
+STATE = SupervisorState(
+    phase=run_files.WAITING,
+    supervisor_pid=10,
+    envoy_pid=0,
+    envoy_ticks=0,
+    since=1.5,
+    restarts=2,
+    last_exit="killed by SIGKILL",
+    next_try=2.5,
+    version="1.40.0",
+    digest="d",
+    command=("envoy", "-c", "x"),
+)
+HOLD = """
+import sys, time
+from pathlib import Path
+from lockgate.envoy.run_files import take_lock
+print(take_lock(Path(sys.argv[1])), flush=True)
+time.sleep(600)
+"""
+
+
+def holder(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", HOLD, str(directory)], stdout=subprocess.PIPE, text=True, cwd="/"
+    )
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def test_state_and_launch_survive_the_disk(tmp_path: Path) -> None:
+    launch = Launch(command=("envoy",), version="1.40.0", digest="d", grace=1.0)
+    write_state(tmp_path, STATE)
+    write_launch(tmp_path, launch)
+    assert read_state(tmp_path) == STATE
+    assert read_launch(tmp_path) == launch
+    assert sorted(path.name for path in tmp_path.iterdir()) == [run_files.LAUNCH, run_files.STATE]
+    assert (tmp_path / run_files.STATE).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"command": [], "phase": "running"}', b"\xff"])
+def test_a_damaged_state_is_no_state(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / run_files.STATE).write_bytes(content)
+    assert read_state(tmp_path) is None
+
+
+def test_no_state_and_no_launch(tmp_path: Path) -> None:
+    assert read_state(tmp_path) is None
+    with pytest.raises(FileNotFoundError):
+        read_launch(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"command": ["x"], "colour": 1}'])
+def test_a_damaged_launch_says_so(tmp_path: Path, content: str) -> None:
+    (tmp_path / run_files.LAUNCH).write_text(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        read_launch(tmp_path)
+
+
+def test_the_lock_names_its_holder_until_that_is_killed(tmp_path: Path) -> None:
+    assert lock_holder(tmp_path) is None
+    first = holder(tmp_path)
+    assert first_line(first) == "True"
+    assert lock_holder(tmp_path) == first.pid
+    second = holder(tmp_path)
+    assert first_line(second) == "False"
+    end(second)
+    assert lock_holder(tmp_path) == first.pid
+    end(first)
+    assert lock_holder(tmp_path) is None
+    assert (tmp_path / run_files.LOCK).exists()
+
+
+def test_start_ticks_tell_processes_apart() -> None:
+    assert start_ticks(os.getpid()) == start_ticks(os.getpid())
+    process = subprocess.Popen(["sleep", "600"])
+    ticks = start_ticks(process.pid)
+    assert ticks is not None
+    parent = start_ticks(os.getpid())
+    assert parent is not None and ticks >= parent
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert start_ticks(process.pid) is None  # dead, and not yet reaped
+    process.wait()
+    assert start_ticks(process.pid) is None
