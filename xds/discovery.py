@@ -33,7 +33,7 @@ class DeltaRequest:
     node: Node | None = None  # guaranteed on the first request of a stream only
     subscribe: tuple[str, ...] = ()
     unsubscribe: tuple[str, ...] = ()
-    initial_versions: Mapping[str, str] = field(default=MappingProxyType({}))
+    initial_versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     nonce: str = ""
     error: str | None = None  # the client's text; None is no NACK
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network
-from typing import NewType, TypeAlias
+from typing import NewType
 
+from ..policies.identity import IPNetwork
 from .wire import any_of_type, frame, number, text
-
-IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
 OnMatch = NewType("OnMatch", bytes)  # a serialised Matcher.OnMatch
 Matcher = NewType("Matcher", bytes)  # a serialised Matcher

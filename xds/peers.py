@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from .matcher import Input, IPNetwork, OnMatch, address_trie, descend
+from ..policies.identity import IPNetwork
+from .matcher import Input, OnMatch, address_trie, descend
 
 _ROOT = -1  # no prefix at all
 

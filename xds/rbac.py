@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from socket import AF_INET, AF_INET6, inet_ntop
 from types import MappingProxyType
 from typing import TypeAlias
@@ -25,6 +24,7 @@ from ..policies.endpoint_policy import (
     ResolvedRule,
     RuleOrigin,
 )
+from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from .fragment_cache import FragmentCache
 from .http_tree import Condition, conditions, http_tree
@@ -34,9 +34,8 @@ from .ports import PortGroup, port_groups, port_tree
 from .rbac_action import allow, deny
 from .rule_name import NOT_POLICED, default_allow, no_rule_matched
 from .snapshot import FILTER_CONFIG, Resource, Snapshot
-from .wire import frame, text
+from .wire import frame
 
-IPNetwork: TypeAlias = IPv4Network | IPv6Network
 Policed: TypeAlias = frozenset[tuple[str, Direction]]  # (endpoint key, direction)
 
 FILTERS: Mapping[Direction, str] = MappingProxyType(
@@ -84,11 +83,13 @@ class NodeCompiler:
 
     def __init__(self) -> None:
         self._ipcache: dict[IPNetwork, int] = {}
+        self._seen: Mapping[IPNetwork, int] = self._ipcache
         self._indexes = {version: PrefixIndex({}, version) for version in (4, 6)}
         self._indexes_at = 0
         self._subtrees = FragmentCache[tuple[str, Direction, int, int, int], OnMatch]()
         self._unions = FragmentCache[tuple[int, ...], OnMatch | None]()
         self._rules = FragmentCache[int, _Expressed]()
+        self._halves = FragmentCache[int, _Half]()
 
     def compile(
         self,
@@ -98,13 +99,15 @@ class NodeCompiler:
     ) -> NodeResources:
         """Build both filters.
 
-        `ipcache` maps prefixes to identities, longest prefix first in importance. `policed` names the pairs that get a
+        `ipcache` maps prefixes to identities, of which the longest that holds an address counts; it must not be changed
+        afterwards, and the same object is taken as unchanged, as are the same policies. `policed` names the pairs that get a
         tree: those with a rule for Envoy now, and while a change is on its way also those that had one before.
         """
-        if ipcache != self._ipcache:
+        if ipcache is not self._seen and ipcache != self._ipcache:
             self._ipcache = dict(ipcache)
             self._indexes = {version: PrefixIndex(self._ipcache, version) for version in (4, 6)}
             self._indexes_at += 1
+        self._seen = ipcache
         refused: dict[RuleOrigin, str] = {}
         filters = {
             direction: self._filter(
@@ -112,7 +115,7 @@ class NodeCompiler:
             )
             for direction in (Direction.EGRESS, Direction.INGRESS)
         }
-        self._forget_all_but(endpoints)
+        self._forget_all_but(half for _, policy in endpoints for half in (policy.ingress, policy.egress))
         return NodeResources(MappingProxyType(filters), MappingProxyType(refused))
 
     def _filter(
@@ -125,9 +128,7 @@ class NodeCompiler:
         claimed: dict[str, str] = {}
         for endpoint, policy in sorted(endpoints, key=lambda pair: pair[0].key):
             half = policy.direction(direction)
-            refused.update(
-                {rule.origin: reason for rule in half.rules if (reason := self._expressed(rule).refusal) is not None}
-            )
+            refused.update(self._half(half).refused)
             for address in endpoint.ips:
                 key = as_envoy_prints(address)
                 if claimed.setdefault(key, endpoint.key) != endpoint.key:
@@ -137,7 +138,7 @@ class NodeCompiler:
         otherwise = allow(NOT_POLICED)
         matcher = exact_map(_OWN[direction], trees, otherwise) if trees else always(otherwise)
         name = FILTERS[direction]
-        rbac = frame(4, matcher) + text(6, f"{direction}_")
+        rbac = frame(4, matcher)
         body = extension(name, "envoy.extensions.filters.http.rbac.v3.RBAC", rbac)
         return Resource(FILTER_CONFIG, name, body)
 
@@ -194,12 +195,20 @@ class NodeCompiler:
     def _expressed(self, rule: ResolvedRule) -> _Expressed:
         return self._rules.get(id(rule), rule, lambda: _express(rule))
 
-    def _forget_all_but(self, endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> None:
-        halves = {id(half): half for _, policy in endpoints for half in (policy.ingress, policy.egress)}
-        rules = {id(rule) for half in halves.values() for rule in half.rules}
-        self._subtrees.keep(lambda key: key[3] in halves and key[4] == self._indexes_at)
+    def _half(self, half: DirectionPolicy) -> _Half:
+        return self._halves.get(id(half), half, lambda: self._read_half(half))
+
+    def _read_half(self, half: DirectionPolicy) -> _Half:
+        refused = {rule.origin: reason for rule in half.rules if (reason := self._expressed(rule).refusal) is not None}
+        return _Half(frozenset(id(rule) for rule in half.rules), refused)
+
+    def _forget_all_but(self, halves: Iterable[DirectionPolicy]) -> None:
+        live = {id(half): self._half(half).rules for half in halves}
+        rules = frozenset[int]().union(*live.values())
+        self._subtrees.keep(lambda key: key[3] in live and key[4] == self._indexes_at)
         self._unions.keep(rules.issuperset)
         self._rules.keep(rules.__contains__)
+        self._halves.keep(live.__contains__)
 
 
 def as_envoy_prints(address: IPAddress) -> str:
@@ -213,6 +222,14 @@ class _Expressed:
 
     conditions: tuple[Condition, ...] = ()
     refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """What is read off one direction's policy once: the ids of its rules, and those that were refused."""
+
+    rules: frozenset[int]
+    refused: Mapping[RuleOrigin, str]
 
 
 def _express(rule: ResolvedRule) -> _Expressed:

@@ -180,21 +180,28 @@ class XdsServer:
         """One stream, from its first request to its end."""
         client = _Client(self._memories)
         self._clients[id(client)] = client
+        try:
+            await self._serve(client, context)
+        except asyncio.CancelledError:
+            pass  # grpc.aio's word for "the client is gone" or "the server stops"; let through, it is logged as a fault
+        except WireError as error:
+            _log.warning("%s", error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            del self._clients[id(client)]
+            _log.info("xDS client %s left", client.node or "without a node id")
+            self._tell_watchers()
+
+    async def _serve(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         tasks = [asyncio.create_task(self._read(client, context)), asyncio.create_task(self._write(client, context))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
-        except WireError as error:
-            _log.warning("%s", error)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            del self._clients[id(client)]
-            _log.info("xDS client %s left", client.node or "without a node id")
-            self._tell_watchers()
 
     async def _read(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         while True:

@@ -47,7 +47,7 @@ class Resource:
 class Snapshot:
     """All resources of one moment: type URL -> name -> resource. Immutable; equal when every version is equal."""
 
-    types: Mapping[str, Mapping[str, Resource]] = field(default=MappingProxyType({}))
+    types: Mapping[str, Mapping[str, Resource]] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def of(cls, resources: Iterable[Resource]) -> Snapshot:
