@@ -1,97 +1,111 @@
 """Bringing a world into force: Envoy first, then the kernel, then what Envoy no longer needs.
 
-The order makes every moment safe. A redirect is written to the kernel's map only when Envoy has acknowledged the policy
-that judges it; an endpoint whose last L7 rule went away keeps its subtree in Envoy (judging by the new policy) until the
-kernel stopped redirecting to it. When Envoy refuses a policy nothing further happens: Envoy and the kernel both go on
-with what they had.
+The order makes every moment safe. A redirect is written to the kernel's map only when Envoy has acknowledged the
+policy that judges it; an endpoint whose last L7 rule went away keeps its subtree in Envoy (judging by the new policy)
+until the kernel has stopped redirecting to it. When Envoy refuses a policy nothing further happens: Envoy and the
+kernel both go on with what they had.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..policies import World
-from ..policies.endpoint_policy import Direction, EndpointPolicy
+from ..policies.endpoint_policy import Direction, EndpointPolicy, RuleOrigin
 from ..policies.workload import Endpoint
-from ..redirect import Datapath, DatapathPlan, plan
-from ..xds import NodeResources, Settled, Snapshot, XdsServer, compile_node
+from ..redirect.datapath import Datapath
+from ..redirect.errors import RedirectError
+from ..redirect.plan import DatapathPlan, plan
+from ..xds import NodeCompiler, Outcome, Policed, Settled, XdsServer, policed_by
 
-log = logging.getLogger("lockgate.apply")
+ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
+_LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
+_CLOSED = 0  # a redirect to this port is a drop
 
-Policed: TypeAlias = frozenset[tuple[str, Direction]]
-
-_ACK_SECONDS = 20.0  # a connected Envoy that says nothing for so long is treated as one that is not there
+Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What came of one attempt. `nack` is Envoy's text when it refused; then nothing was changed."""
+    """What came of one attempt. `nack` is Envoy's text when it refused: then nothing was changed."""
 
-    revision: int
     nack: str = ""
-    policy_changes: int = 0
-    attached: int = 0
+    unconfirmed: bool = False  # Envoy has not answered; to be tried again
+    unexpressed: tuple[tuple[RuleOrigin, str], ...] = ()  # rules that Envoy cannot carry out; they allow nothing
     problems: tuple[str, ...] = ()
 
 
-def policed(enforced: list[tuple[Endpoint, EndpointPolicy]]) -> Policed:
-    """The endpoints and directions whose connections (or some of them) go through Envoy."""
-    return frozenset(
-        (endpoint.key, direction)
-        for endpoint, policy in enforced
-        for direction in Direction
-        if policy.direction(direction).redirects
-    )
-
-
 class Applier:
-    """Applies one world after the other; never two at once."""
+    """Applies one world after the other; the caller never starts two at once."""
 
-    def __init__(self, datapath: Datapath, xds: XdsServer, http_port: int) -> None:
+    def __init__(self, datapath: Datapath, xds: XdsServer, http_port: int, envoy_runs: Callable[[], bool]) -> None:
         self._datapath = datapath
         self._xds = xds
+        self._envoy_runs = envoy_runs
         self._http_port = http_port
-        self._policed: Policed | None = None  # of the world in force; None: unknown, an earlier agent's
-        self.resources: NodeResources | None = None
+        self._compiler = NodeCompiler()
+        self._policed: Policed | None = None  # of the world in force; None: not known, an earlier agent's
 
-    async def apply(self, world: World, revision: int) -> Applied:
+    async def apply(self, world: World) -> Applied:
         """Brings `world` into force.
 
         Raises:
-            RedirectError: the kernel refused something; what was applied before it stays, and a retry converges.
+            RedirectError: the kernel refused something. What was applied before it stays, and a retry converges.
         """
         enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
-        wanted = policed(enforced)
-        before = wanted if self._policed is None else self._policed
-        if self._policed is None:
-            # What an earlier agent made the kernel redirect is not known here: keep a subtree for every endpoint.
+        wanted = policed_by(enforced)
+        before = self._policed
+        if before is None:
+            # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
             before = frozenset((endpoint.key, direction) for endpoint, _ in enforced for direction in Direction)
 
-        answer = await self._publish(world, enforced, wanted | before)
-        if answer.nacked:
-            return Applied(revision, nack=answer.error)
-        if not answer.acked:
-            # Nobody listens on Envoy's ports, so what the kernel redirects is dropped until Envoy is back.
-            log.warning("Envoy is not connected; L7 connections are dropped until it is")
-
-        datapath_plan = plan(enforced, world.ipcache, self._http_port)
-        changes, problems, attached = await asyncio.to_thread(self._sync_kernel, enforced, datapath_plan)
+        resources = self._compiler.compile(enforced, world.ipcache, wanted | before)
+        revision = await self._xds.publish(resources.snapshot())
+        answer = await self._answer(revision)
+        unexpressed = tuple(resources.refused.items())
+        if answer.outcome is Outcome.NACKED:
+            return Applied(nack=answer.text, unexpressed=unexpressed)
+        unconfirmed = not answer.acked
+        if unconfirmed and self._envoy_runs():
+            # It still judges by what it had, so the kernel must not send it anything new.
+            return Applied(unconfirmed=True, problems=("Envoy runs, but has not answered to the last change yet",))
+        port = _CLOSED if unconfirmed else self._http_port
+        problems = await asyncio.to_thread(self._sync_kernel, enforced, plan(enforced, world.ipcache, port))
+        if unconfirmed:
+            return Applied(
+                unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")
+            )
         self._policed = wanted
         if before - wanted:
-            await self._publish(world, enforced, wanted)
-        return Applied(revision, policy_changes=changes, attached=attached, problems=problems)
+            await self._xds.publish(self._compiler.compile(enforced, world.ipcache, wanted).snapshot())
+        return Applied(unexpressed=unexpressed, problems=problems)
 
-    async def _publish(self, world: World, enforced: list[tuple[Endpoint, EndpointPolicy]], keep: Policed) -> Settled:
-        self.resources = compile_node(enforced, world.ipcache, keep)
-        snapshot = Snapshot.of(self.resources)
-        await self._xds.publish(snapshot)
-        return await self._xds.settled(snapshot, _ACK_SECONDS)
+    async def _answer(self, revision: int) -> Settled:
+        """Envoy's answer, or what is known when it is dead or has had its time."""
+        deadline = time.monotonic() + ACK_SECONDS
+        while True:
+            answer = await self._xds.settled(revision, _LOOK_SECONDS)
+            if answer.outcome in (Outcome.ACKED, Outcome.NACKED):
+                return answer
+            if not self._envoy_runs() or time.monotonic() > deadline:
+                return answer
 
-    def _sync_kernel(
-        self, enforced: list[tuple[Endpoint, EndpointPolicy]], datapath_plan: DatapathPlan
-    ) -> tuple[int, tuple[str, ...], int]:
-        """Maps before programs: a program that finds no entry drops everything."""
-        raise NotImplementedError
+    def _sync_kernel(self, enforced: Enforced, wanted: DatapathPlan) -> tuple[str, ...]:
+        """Maps before programs: a program that finds no entry drops everything. Blocking."""
+        self._datapath.apply(wanted)
+        problems = []
+        attached = self._datapath.attached()
+        for endpoint, _ in enforced:
+            if endpoint.ifindex not in attached:
+                try:
+                    self._datapath.attach(endpoint)
+                except RedirectError as error:
+                    problems.append(f"endpoint {endpoint.key} is not enforced: {error}")
+        kept = {endpoint.ifindex for endpoint, _ in enforced}
+        for ifindex in attached - kept:
+            self._datapath.detach(ifindex)
+        return tuple(problems)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from ..policies import workload_identity
 from ..policies.workload import Endpoint, IPAddress, Workload
-from ..redirect import Device, RedirectError
+from ..redirect.device import Device
+from ..redirect.errors import RedirectError
 
 
 @dataclass(frozen=True, slots=True)

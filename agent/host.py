@@ -25,7 +25,9 @@ def require_host(settings: Settings) -> None:
     if _kernel(release) < OLDEST_KERNEL:
         raise HostError(f"kernel {release} is too old: tcx links need 6.6 or newer; upgrade the kernel")
     if not Path("/sys/kernel/btf/vmlinux").exists():
-        raise HostError("the kernel has no BTF (/sys/kernel/btf/vmlinux): use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+        raise HostError(
+            "the kernel has no BTF (/sys/kernel/btf/vmlinux): use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+        )
     if not _filesystem_known("bpf"):
         raise HostError("the kernel has no BPF file system: use a kernel built with CONFIG_BPF_SYSCALL=y")
     if not _mounted("cgroup2"):

@@ -34,7 +34,7 @@ class PolicyFile:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadFile:
-    """One workloads document; `workloads` are those of the last version that could be read."""
+    """One workloads document; of a broken entry the last good version is among `workloads`."""
 
     document: Document
     workloads: tuple[Workload, ...]
@@ -91,7 +91,7 @@ def _policy_file(before: Intake, document: Document, recall: Recall) -> PolicyFi
     if known is not None and known.document == document:
         return known
     if document.failure:
-        parsed = ParsedPolicies(problems=(_failure(document),), unreadable=True)
+        parsed = ParsedPolicies((), (_failure(document),), unreadable=True)
     else:
         parsed = parse_policies(document.data, document.source)
     if not parsed.unreadable and not parsed.broken:
@@ -109,13 +109,16 @@ def _workload_file(before: Intake, document: Document) -> WorkloadFile:
     if known is not None and known.document == document:
         return known
     if document.failure:
-        parsed = ParsedWorkloads(problems=(_failure(document),))
+        parsed = ParsedWorkloads((), (_failure(document),), unreadable=True)
     else:
         parsed = parse_workloads(document.data, document.source)
-    if any(problem.severity == "error" for problem in parsed.problems) and known is not None:
-        # Half a list of workloads would unpolice the other half: the whole last good file stays.
-        return WorkloadFile(document, known.workloads, parsed.problems)
-    return WorkloadFile(document, parsed.workloads, parsed.problems)
+    good = {workload.key for workload in parsed.workloads}
+    kept = tuple(
+        workload
+        for workload in (known.workloads if known is not None else ())
+        if workload.key not in good and (parsed.unreadable or workload.key in parsed.broken)
+    )
+    return WorkloadFile(document, parsed.workloads + kept, parsed.problems)
 
 
 def _failure(document: Document) -> Problem:
@@ -124,4 +127,6 @@ def _failure(document: Document) -> Problem:
 
 def _twice(source: str, line: int, what: str, first_source: str, first_line: int) -> Problem:
     message = f"{what} is already defined at {first_source}:{first_line}; this one is ignored"
-    return Problem(source=source, line=line, path="metadata.name", message=message, hint="give one of them another name")
+    return Problem(
+        source=source, line=line, path="metadata.name", message=message, hint="give one of them another name"
+    )

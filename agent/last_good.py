@@ -35,13 +35,16 @@ class LastGood:
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise StateError(f"{path}: {error}; make the directory writable, or move the file away to start afresh") from error
+            raise StateError(
+                f"{path}: {error}; make the directory writable, or move the file away to start afresh"
+            ) from error
         self._written: dict[str, object] = {}
 
     def recall(self, source: str) -> tuple[Policy, ...]:
         """The policies last accepted from `source`, read again from the documents they were accepted from."""
         rows = self._database.execute(
-            "SELECT accepted.policy, document.data FROM accepted JOIN document USING (digest) WHERE source = ?", (source,)
+            "SELECT accepted.policy, document.data FROM accepted JOIN document USING (digest) WHERE source = ?",
+            (source,),
         ).fetchall()
         parsed: dict[bytes, dict[str, Policy]] = {}
         found: list[Policy] = []

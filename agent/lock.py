@@ -31,7 +31,8 @@ class AgentLock:
             owner = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
             self._close()
             raise AlreadyRunningError(
-                f"another agent (pid {owner}) already uses {self._path.parent}; stop it first, or give this one its own --run-dir"
+                f"another agent (pid {owner}) already uses {self._path.parent}; "
+                "stop it first, or give this one its own --run-dir"
             ) from None
         try:
             self._socket.bind("\0lockgate-agent")
@@ -44,7 +45,9 @@ class AgentLock:
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close()
 
     def _close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..policies import Problem, World
 from ..policies.identity import endpoint_of
-from ..store import Document, DirectoryStore, StoreContent
+from ..store import DirectoryStore, Document, StoreContent
 from .errors import InputError
 from .intake import Intake, admit
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .content import Document, Store, StoreContent
-from .directory import DirectoryStore
+from .directory import DirectoryStore, read_documents
 from .errors import PathError, StoreError
 
-__all__ = ["DirectoryStore", "Document", "PathError", "Store", "StoreContent", "StoreError"]
+__all__ = ["DirectoryStore", "Document", "PathError", "Store", "StoreContent", "StoreError", "read_documents"]

@@ -34,15 +34,12 @@ class _Tree:
     """One watched path and what was last read from it."""
 
     path: Path
-    option: str
     read: dict[str, tuple[_Stamp, Document]] = field(default_factory=dict)
 
     def require(self) -> None:
         """Raises PathError when there is nothing to read."""
         if not self.path.exists():
-            raise PathError(
-                f"{self.option} {self.path}: no such file or directory; give a YAML file or a folder of them"
-            )
+            raise PathError(f"{self.path}: no such file or directory; give a YAML file or a folder of them")
 
     def files(self) -> list[Path]:
         """YAML files in a stable order; hidden files and folders are left out (editors' and ConfigMaps' own)."""
@@ -94,12 +91,23 @@ class _Tree:
         return tuple(document for _, document in now.values())
 
 
+def read_documents(path: Path) -> tuple[Document, ...]:
+    """The YAML documents of one file or folder, once.
+
+    Raises:
+        PathError: there is no such path.
+    """
+    tree = _Tree(path)
+    tree.require()
+    return tree.scan()
+
+
 class DirectoryStore:
     """Policies and workloads from two paths, each a file or a folder (read recursively)."""
 
     def __init__(self, policies: Path, workloads: Path) -> None:
-        self._policies = _Tree(policies.absolute(), "--policies")
-        self._workloads = _Tree(workloads.absolute(), "--workloads")
+        self._policies = _Tree(policies.absolute())
+        self._workloads = _Tree(workloads.absolute())
         self._content = StoreContent((), ())
 
     async def read(self) -> StoreContent:
@@ -140,7 +148,7 @@ class DirectoryStore:
                 return tree.scan()
             except OSError as error:
                 # An unmounted folder must not read as "all policies were deleted".
-                problems.append(f"{tree.option} {tree.path}: {error.strerror}; what was read before stays in force")
+                problems.append(f"{tree.path}: {error.strerror}; what was read before stays in force")
                 return last
 
         policies = documents(self._policies, self._content.policies)

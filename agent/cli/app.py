@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from ...envoy.errors import AdminUnreachableError, EnvoyError
-from ...policies.errors import PolicyError
-from ...redirect.errors import RedirectError
-from ...store import StoreError
-from ...xds.errors import XdsError
-from .. import errors
-from . import agent_group, datapath_group, demo_command, endpoint_group, envoy_group, policy_group, status_command, xds_group
+from . import (
+    agent_group,
+    datapath_group,
+    demo_command,
+    endpoint_group,
+    envoy_group,
+    policy_group,
+    status_command,
+    xds_group,
+)
 
 app = typer.Typer(
     name="lockgate",
@@ -32,8 +35,6 @@ app.add_typer(datapath_group.app, name="datapath")
 app.command("status")(status_command.status)
 app.command("demo")(demo_command.demo)
 
-_OPERATOR_ERRORS = (errors.AgentError, EnvoyError, PolicyError, RedirectError, StoreError, XdsError)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -45,7 +46,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Only the options before the first command."""
 
@@ -54,11 +57,28 @@ def run() -> None:
     """The console script: one clear sentence on stderr for whatever an operator can mend."""
     try:
         app()
-    except _OPERATOR_ERRORS as error:
-        print(f"lockgate: {error}", file=sys.stderr)
-        if isinstance(error, errors.AgentError):
-            sys.exit(error.exit_status)
-        sys.exit(3 if isinstance(error, AdminUnreachableError) else 1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: not worth a traceback
         sys.exit(0)
+    except Exception as error:
+        status = _exit_status(error)
+        if status is None:
+            raise
+        print(f"lockgate: {error}", file=sys.stderr)
+        sys.exit(status)
+
+
+def _exit_status(error: Exception) -> int | None:
+    """None for an error that is ours to mend. Imported only now: most commands need none of these packages."""
+    from ...envoy.errors import AdminUnreachableError, EnvoyError
+    from ...policies.errors import PolicyError
+    from ...redirect.errors import RedirectError
+    from ...store.errors import StoreError
+    from ...xds.errors import XdsError
+    from ..errors import AgentError
+
+    if isinstance(error, AgentError):
+        return error.exit_status
+    if isinstance(error, AdminUnreachableError):
+        return 3
+    return 1 if isinstance(error, EnvoyError | PolicyError | RedirectError | StoreError | XdsError) else None

@@ -30,4 +30,7 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
             *((f"map {name}", f"{entries} entries") for name, entries in answer["maps"].items()),
         ]
     )
-    table(("DIRECTION", "REASON", "PACKETS"), ((row["direction"], row["reason"], row["packets"]) for row in answer["counters"]))
+    table(
+        ("DIRECTION", "REASON", "PACKETS"),
+        ((row["direction"], row["reason"], row["packets"]) for row in answer["counters"]),
+    )

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..demo.run import RUN_DIR, Row, clean, demo_world, demonstration, to_json
 from .output import Format, FormatOption, data, table
+
+if TYPE_CHECKING:
+    from ..demo.run import Row
 
 
 def demo(
     output: FormatOption = Format.TABLE,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the node running, to look at it and to try requests.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the node running, to look at it and to try requests.")
+    ] = False,
     remove: Annotated[bool, typer.Option("--clean", help="Only remove what --keep left.")] = False,
 ) -> None:
     """Enforce the two example policies on real pods and show each request beside its explanation.
 
     Exits 1 when a request and its explanation disagree.
     """
+    from ..demo.run import clean, demo_world, demonstration, to_json
+
     signal.signal(signal.SIGTERM, _interrupt)
     if remove:
         clean(_progress)
@@ -33,7 +40,7 @@ def demo(
             _progress(f"{row.client} -> {row.server}: {row.request}: {row.happened}")
             rows.append(row)
         if keep:
-            _invite(running.pods["frontend"].netns, str(running.pods["api-server"].ipv4))
+            _invite(running.directory, running.pods["frontend"].netns, str(running.pods["api-server"].ipv4))
     if output is Format.TABLE:
         _print(rows)
     else:
@@ -63,12 +70,12 @@ def _print(rows: list[Row]) -> None:
     typer.echo(f"{len(rows)} requests, {wrong} disagreements between the wire and the explanation")
 
 
-def _invite(netns: str, address: str) -> None:
+def _invite(directory: Path, netns: str, address: str) -> None:
     _progress("the node keeps running; try:")
     for line in (
         f"nsenter --net=/run/netns/{netns} curl -i http://{address}/api/v1/users",
-        f"lockgate status --run-dir {RUN_DIR}",
-        f"edit {RUN_DIR}/policies/api-access-control.yaml",
+        f"lockgate status --run-dir {directory}",
+        f"edit {directory}/policies/api-access-control.yaml",
         "lockgate demo --clean",
     ):
         _progress(f"  {line}")

@@ -9,9 +9,7 @@ import typer
 
 from ..settings import DEFAULT_RUN_DIR, DEFAULT_STATE_DIR
 
-RunDir = Annotated[
-    Path, typer.Option("--run-dir", envvar="LOCKGATE_RUN_DIR", help="Sockets and logs of the agent.")
-]
+RunDir = Annotated[Path, typer.Option("--run-dir", envvar="LOCKGATE_RUN_DIR", help="Sockets and logs of the agent.")]
 StateDir = Annotated[
     Path, typer.Option("--state-dir", envvar="LOCKGATE_STATE_DIR", help="What the agent keeps across restarts.")
 ]

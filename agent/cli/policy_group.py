@@ -40,7 +40,10 @@ def validate(
         if not failed:
             typer.echo(f"{len(documents)} files: valid" if len(documents) != 1 else f"{documents[0].source}: valid")
     else:
-        data({"valid": not failed, "files": len(documents), "problems": [problem.to_json() for problem in problems]}, output)
+        data(
+            {"valid": not failed, "files": len(documents), "problems": [problem.to_json() for problem in problems]},
+            output,
+        )
     if failed:
         raise typer.Exit(1)
 
@@ -100,7 +103,9 @@ def explain_flow(
     topic: Annotated[list[str] | None, typer.Option("--topic", help="A Kafka topic; may be repeated.")] = None,
     client_id: Annotated[str, typer.Option("--client-id", help="The Kafka client's id.")] = "",
     api_version: Annotated[int | None, typer.Option("--api-version", help="The Kafka API's version.")] = None,
-    flows: Annotated[Path | None, typer.Option("--flows", help="A file of JSON flows, one a line; - is standard input.")] = None,
+    flows: Annotated[
+        Path | None, typer.Option("--flows", help="A file of JSON flows, one a line; - is standard input.")
+    ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """What happens to a flow, and which rule decides. Needs no agent. Exits 1 when it is denied."""
@@ -124,9 +129,9 @@ def explain_flow(
             raise typer.BadParameter(f"--grpc {grpc}: write package.Service/Method")
         flow["grpc"] = {"service": service, "method": method}
     if kafka:
-        flow["kafka"] = {"api": kafka, "topics": topic or [], "client_id": client_id}
+        flow["kafka"] = {"apiKey": kafka, "topics": topic or [], "clientID": client_id}
         if api_version is not None:
-            flow["kafka"]["version"] = api_version
+            flow["kafka"]["apiVersion"] = api_version
     explanation = explain(offline.world, Flow.from_json(flow))
     if output is Format.TABLE:
         typer.echo(explanation_text(explanation.to_json()))

@@ -23,33 +23,26 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
 
 
 def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
-    agent, envoy, policies, datapath = answer["agent"], answer["envoy"], answer["policies"], answer["datapath"]
+    agent, policies, datapath, endpoints = (answer[part] for part in ("agent", "policies", "datapath", "endpoints"))
+    up = f"up {agent['up_seconds']:.0f} s"
     rows = [
-        ("agent", f"{agent['state']}, pid {agent['pid']}, up {agent['up_seconds']:.0f} s, policy revision {agent['revision']}"),
-        ("envoy", _envoy(envoy)),
+        ("agent", f"{agent['state']}, pid {agent['pid']}, {up}, policy revision {agent['revision']}"),
+        ("envoy", answer["envoy"]["sentence"]),
     ]
+    rows += [("xds", _xds(entry)) for entry in answer["xds"]] or [("xds", "no Envoy connected")]
+    counts = f"{policies['enforced']} enforced, {policies['stale']} of them in an older version"
     rows += [
+        ("policies", f"{counts}, {policies['problems']} problems"),
+        ("endpoints", f"{endpoints['local']} local, {endpoints['known']} known"),
         (
-            "xds",
-            f"{entry['state']} {entry['type']} ({entry['resources']} resources)" + (f": {entry['error']}" if entry["error"] else ""),
-        )
-        for entry in answer["xds"]
-    ] or [("xds", "no Envoy connected")]
-    rows += [
-        (
-            "policies",
-            f"{policies['enforced']} enforced, {policies['stale']} of them in an older version, {policies['problems']} problems",
+            "datapath",
+            f"{datapath['attached']} interfaces, {datapath['policy_entries']} policy entries, "
+            f"{datapath['dropped']} packets dropped",
         ),
-        ("endpoints", f"{answer['endpoints']['local']} local, {answer['endpoints']['known']} known"),
-        ("datapath", f"{datapath['attached']} interfaces, {datapath['policy_entries']} policy entries, {datapath['dropped']} packets dropped"),
     ]
     return rows + [("problem", problem) for problem in answer["problems"]]
 
 
-def _envoy(envoy: dict[str, Any]) -> str:
-    text = f"{envoy['state']}, version {envoy['version']}"
-    if envoy["pid"]:
-        text += f", pid {envoy['pid']}"
-    if envoy["restarts"]:
-        text += f", {envoy['restarts']} restarts"
-    return text + (f", last exit: {envoy['last_exit']}" if envoy["last_exit"] else "")
+def _xds(entry: dict[str, Any]) -> str:
+    text = f"{entry['state']} {entry['type']}, {len(entry['resources'])} resources"
+    return f"{text}: {entry['error']}" if entry["error"] else text

@@ -24,7 +24,14 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
         table(
             ("NODE", "TYPE", "STATE", "RESOURCES", "SINCE", "ERROR"),
             (
-                (entry["node"], entry["type"], entry["state"], entry["resources"], entry["since"], entry["error"] or "-")
+                (
+                    entry["node"],
+                    entry["type"],
+                    entry["state"],
+                    len(entry["resources"]),
+                    entry["since"],
+                    entry["error"] or "-",
+                )
                 for entry in answer
             ),
         )
@@ -32,3 +39,31 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
         data(answer, output)
     if not answer or any(entry["state"] != "SYNCED" for entry in answer):
         raise typer.Exit(1)
+
+
+@app.command()
+def resources(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Every resource that an Envoy asked for: the version that is published and the one it holds."""
+    rows = [
+        {"node": entry["node"], "type": entry["type"], **resource}
+        for entry in ask(run_dir, "/v1/xds")
+        for resource in entry["resources"]
+    ]
+    if output is not Format.TABLE:
+        data(rows, output)
+        return
+    table(
+        ("NODE", "TYPE", "NAME", "STATE", "PUBLISHED", "HELD", "ERROR"),
+        (
+            (
+                row["node"],
+                row["type"],
+                row["name"],
+                row["state"],
+                row["published"] or "-",
+                row["held"] or "-",
+                row["error"] or "-",
+            )
+            for row in rows
+        ),
+    )

@@ -1,8 +1,8 @@
 """The HTTP client in a client pod: `python -m lockgate.agent.demo.client`.
 
-Reads one request a line on standard input (`{"url": "http://10.200.0.3:80/x", "method": "GET", "timeout": 1.0}`) and writes
-what happened a line on standard output: `{"outcome": "answered", "status": 200, "body": "..."}`, or outcome `dropped` (no
-answer to the connection within the time), `refused`, or `closed` (the connection ended without an answer).
+Reads one request a line on standard input (`{"url": "http://10.200.0.3:80/x", "method": "GET", "timeout": 1.0}`) and
+writes what happened a line on standard output: `{"outcome": "answered", "status": 200, "body": "..."}`, or outcome
+`dropped` (no answer within the time), `refused`, or `closed` (the connection ended without an answer).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Carrying the demonstration out: pods, servers, the agent as a user starts it, and real requests beside explanations."""
+"""Carrying the demonstration out: pods, servers, the agent as a user starts it, real requests beside explanations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..client import ask
 from ..errors import DemoError, UnreachableError
 from ..offline import read_world
 from ..playground import Playground, Pod
-from .scenario import POLICIES, PODS, REQUESTS, DemoRequest
+from .scenario import PODS, POLICIES, REQUESTS, DemoRequest
 
 NAME = "demo"
 RUN_DIR = Path("/run/lockgate-demo")
@@ -131,7 +131,7 @@ class Demo:
             request=f"{request.method} :{request.port}{request.path}",
             happened=_words(result),
             verdict=verdict,
-            decided_by=decider.get("rule") or "no rule",
+            decided_by=f"{decider['policy']}:{decider['rule']}" if decider["rule"] else "default",
             reason=decider["reason"],
             seen_from=seen,
             agrees=genuine and passed == (verdict == "allow") and (not seen or passed),

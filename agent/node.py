@@ -1,0 +1,241 @@
+"""The node agent: follows the store and the node's interfaces, and keeps Envoy and the kernel at what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import time
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+from ..envoy.binary import find_binary
+from ..envoy.bootstrap import BootstrapSettings, bootstrap
+from ..envoy.errors import EnvoyError
+from ..envoy.http_listener import HttpListener
+from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
+from ..policies import World
+from ..redirect.datapath import Datapath
+from ..redirect.device import find_device, node_addresses
+from ..redirect.errors import RedirectError
+from ..redirect.link_events import LinkEvents
+from ..store import DirectoryStore, Store, StoreContent
+from ..xds import XdsServer
+from .api import LocalApi
+from .applier import Applied, Applier
+from .endpoints import Discovery, discover
+from .errors import HostError
+from .host import require_host
+from .intake import Intake, admit
+from .last_good import LastGood
+from .lock import AgentLock
+from .settings import Settings
+from .view import NodeState, NodeView
+
+log = logging.getLogger("lockgate.agent")
+
+_SETTLE_SECONDS = 0.02  # several events of one change (a pod's links come in pairs) are one
+_RETRY_SECONDS = 1.0  # after the kernel refused something
+_ENVOY_CHECK_SECONDS = 1.0  # how often a missing supervisor is noticed
+
+
+class NodeAgent:
+    """One node. `run` returns when it is told to stop and leaves the data plane enforcing."""
+
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+        self._settings = settings
+        self._store: Store = store or DirectoryStore(settings.policies, settings.workloads)
+        self._content = StoreContent((), ())
+        self._intake = Intake()
+        self._changed = asyncio.Event()
+        self._state = NodeState(settings=settings)
+
+    async def run(self) -> None:
+        """Runs until SIGTERM or SIGINT.
+
+        Raises:
+            HostError, AlreadyRunningError, StateError, StoreError, EnvoyError, RedirectError: it cannot start.
+        """
+        settings = self._settings
+        require_host(settings)
+        binary = find_binary(settings.envoy)
+        _make_run_dir(settings.run_dir)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(AgentLock(settings.run_dir))
+            last_good = LastGood(settings.state_dir)
+            stack.callback(last_good.close)
+            self._content = await self._store.read()
+            stop = _stop_signal()
+
+            datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir)
+            stack.callback(datapath.close)
+            xds = XdsServer(settings.xds_socket)
+            await xds.start()
+            stack.push_async_callback(xds.stop)
+            envoy = EnvoyProcess(
+                settings.run_dir, binary, _bootstrap(settings), concurrency=settings.concurrency or None
+            )
+            self._state.envoy = await envoy.ensure()
+            api = LocalApi(settings.api_socket, NodeView(self._state, datapath, xds))
+            await api.start()
+            stack.push_async_callback(api.stop)
+
+            applier = Applier(datapath, xds, settings.http_port, self._envoy_runs)
+            self._changed.set()
+            tasks = [
+                asyncio.create_task(self._follow_store(), name="store"),
+                asyncio.create_task(self._follow_links(), name="links"),
+                asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
+                asyncio.create_task(self._reconcile(applier, last_good), name="reconcile"),
+                asyncio.create_task(stop.wait(), name="stop"),
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # a task that ended by an error ends the agent with it
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            log.info("stopping; the kernel and Envoy go on enforcing ('lockgate agent clean' takes them away)")
+
+    async def _follow_store(self) -> None:
+        async for content in self._store.changes():
+            self._content = content
+            self._changed.set()
+
+    async def _follow_links(self) -> None:
+        async with LinkEvents() as events:
+            while True:
+                await events.wait()
+                self._changed.set()
+
+    async def _follow_envoy(self, envoy: EnvoyProcess) -> None:
+        """The supervisor restarts Envoy; this restarts the supervisor."""
+        while True:
+            await asyncio.sleep(_ENVOY_CHECK_SECONDS)
+            before = self._state.envoy
+            with suppress(EnvoyError):
+                self._state.envoy = await envoy.ensure()
+            _tell_envoy(before, self._state.envoy)
+
+    async def _reconcile(self, applier: Applier, last_good: LastGood) -> None:
+        world: World | None = None
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_SETTLE_SECONDS)
+            self._changed.clear()
+            started = time.monotonic()
+            intake = await asyncio.to_thread(admit, self._intake, self._content, last_good.recall)
+            self._tell_problems(self._intake, intake)
+            self._intake = intake
+            found = await asyncio.to_thread(discover, intake.workloads, find_device)
+            _tell_new(found.problems, self._state.discovery.problems)
+            hosts = await asyncio.to_thread(node_addresses)
+            wanted = await asyncio.to_thread(World.of, intake.policies, found.endpoints, previous=world, hosts=hosts)
+            if world is not None and self._state.settled and _same(world, wanted):
+                self._state.update(intake=intake, discovery=found)
+                last_good.remember(intake)
+                continue
+            self._state.update(intake=intake, discovery=found)
+            try:
+                applied = await applier.apply(wanted)
+            except RedirectError as error:
+                applied = Applied(problems=(str(error),))
+            world = wanted
+            self._state.finish(wanted, applied)
+            _tell_applied(self._state.revision, applied, wanted, time.monotonic() - started)
+            if applied.problems:
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._changed.set)
+            elif not applied.nack:  # what Envoy refused is not sent again: only another version can mend it
+                last_good.remember(intake)
+
+    def _envoy_runs(self) -> bool:
+        return self._state.envoy is not None and self._state.envoy.phase is Phase.RUNNING
+
+    def _tell_problems(self, before: Intake, now: Intake) -> None:
+        known = set(before.problems)
+        for problem in now.problems:
+            if problem not in known:
+                (log.error if problem.is_error else log.warning)("%s", problem)
+        for key in sorted(now.stale - before.stale):
+            log.warning("policy %s stays enforced in its last good version", key)
+
+
+async def clean_node(run_dir: Path) -> None:
+    """Takes away everything that an agent of `run_dir` left in this network namespace.
+
+    Raises:
+        AlreadyRunningError: the agent still runs.
+    """
+    settings = Settings(policies=Path("/"), workloads=Path("/"), run_dir=run_dir)
+    if os.geteuid() != 0:
+        raise HostError("not root: taking eBPF programs away needs root; run it with sudo")
+    _make_run_dir(run_dir)
+    with AgentLock(run_dir):
+        await EnvoyProcess(run_dir, find_binary(), b"").stop()
+        await asyncio.to_thread(Datapath.remove_pinned, settings.pin_dir)
+    await asyncio.to_thread(shutil.rmtree, run_dir)
+
+
+def _bootstrap(settings: Settings) -> bytes:
+    return bootstrap(
+        BootstrapSettings(
+            run_dir=settings.run_dir, node_id=socket.gethostname(), http=HttpListener(port=settings.http_port)
+        )
+    )
+
+
+def _make_run_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"--run-dir {path}: {error.strerror}; give a folder that root can write") from None
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _same(before: World, now: World) -> bool:
+    """True when nothing changed that Envoy or the kernel would have to know."""
+    return (before.endpoints, before.policies, before.ipcache) == (now.endpoints, now.policies, now.ipcache)
+
+
+def _tell_new(now: tuple[str, ...], before: tuple[str, ...]) -> None:
+    for problem in now:
+        if problem not in before:
+            log.error("%s", problem)
+
+
+def _tell_applied(revision: int, applied: Applied, world: World, seconds: float) -> None:
+    if applied.nack:
+        log.error("Envoy refused the policies, the last good ones stay enforced: %s", applied.nack)
+        return
+    for origin, reason in applied.unexpressed:
+        log.error("%s:%d: %s: %s", origin.source, origin.line, origin.path, reason)
+    for problem in applied.problems:
+        log.error("%s", problem)
+    local = sum(endpoint.local for endpoint in world.endpoints)
+    log.info(
+        "revision %d: %d policies on %d endpoints in force after %.0f ms",
+        revision,
+        len(world.policies),
+        local,
+        seconds * 1000,
+    )
+
+
+def _tell_envoy(before: EnvoyStatus | None, now: EnvoyStatus | None) -> None:
+    if now is not None and (before is None or before.restarts != now.restarts or before.phase != now.phase):
+        log.warning("Envoy: %s", now.sentence)
+
+
+__all__ = ["Discovery", "NodeAgent", "clean_node"]

@@ -1,0 +1,269 @@
+"""What the agent knows about its node, as the local API shows it. JSON types throughout."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ..envoy.process import EnvoyStatus, Phase
+from ..policies import Policy, PolicyKey, World
+from ..policies.endpoint_policy import DirectionPolicy
+from ..redirect.datapath import Datapath
+from ..xds import XdsServer
+from .api import NoSuchPolicyError
+from .applier import Applied
+from .endpoints import Discovery
+from .intake import Intake
+from .settings import Settings
+
+
+@dataclass(slots=True)
+class NodeState:
+    """The agent's own record of what it did; written by the agent, read by the view."""
+
+    settings: Settings
+    intake: Intake = field(default_factory=Intake)
+    discovery: Discovery = field(default_factory=Discovery)
+    world: World | None = None  # in force
+    applied: Applied = field(default_factory=Applied)
+    revision: int = 0
+    envoy: EnvoyStatus | None = None
+    started: float = field(default_factory=time.monotonic)
+    enforced_on: dict[PolicyKey, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> bool:
+        """True when the last attempt left nothing to be done."""
+        return self.world is not None and not self.applied.nack and not self.applied.problems
+
+    def update(self, *, intake: Intake, discovery: Discovery) -> None:
+        """What was read, before it is applied."""
+        self.intake = intake
+        self.discovery = discovery
+
+    def finish(self, world: World, applied: Applied) -> None:
+        """What came of applying `world`."""
+        self.applied = applied
+        if applied.nack or applied.unconfirmed:
+            return
+        self.revision += 1
+        self.world = world
+        self.enforced_on = _enforced_on(world)
+
+
+class NodeView:
+    """Implements `api.View`."""
+
+    def __init__(self, state: NodeState, datapath: Datapath, xds: XdsServer) -> None:
+        self._state = state
+        self._datapath = datapath
+        self._xds = xds
+
+    def status(self) -> dict[str, Any]:
+        """The whole node; `ok` is what `lockgate status` exits by."""
+        state = self._state
+        envoy = state.envoy
+        xds = self.xds()
+        counters = self._datapath.counters()
+        problems = self._problems()
+        running = envoy is not None and envoy.phase is Phase.RUNNING
+        synced = bool(xds) and all(entry["state"] == "SYNCED" for entry in xds)
+        ready = state.world is not None and running and synced
+        return {
+            "ok": ready and not problems,
+            "agent": {
+                "state": "starting" if state.world is None else "ready" if ready and not problems else "degraded",
+                "pid": os.getpid(),
+                "up_seconds": round(time.monotonic() - state.started, 1),
+                "revision": state.revision,
+                "run_dir": str(state.settings.run_dir),
+            },
+            "envoy": {
+                "state": str(envoy.phase) if envoy else "unknown",
+                "sentence": envoy.sentence if envoy else "unknown",
+                "version": envoy.version if envoy else "",
+                "pid": envoy.envoy_pid if envoy else None,
+                "restarts": envoy.restarts if envoy else 0,
+                "last_exit": envoy.last_exit if envoy else "",
+            },
+            "xds": xds,
+            "policies": {
+                "enforced": len(state.intake.policies),
+                "stale": len(state.intake.stale),
+                "problems": sum(problem.is_error for problem in state.intake.problems),
+            },
+            "endpoints": {
+                "local": sum(endpoint.local for endpoint in state.discovery.endpoints),
+                "known": len(state.discovery.endpoints),
+            },
+            "datapath": {
+                "attached": len(self._datapath.attached()),
+                "policy_entries": self._datapath.sizes()["policy"],
+                "dropped": sum(counter.packets for counter in counters if counter.dropped),
+            },
+            "problems": problems,
+        }
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """Every known workload."""
+        world = self._state.world
+        answer = []
+        for endpoint in world.endpoints if world else ():
+            policy = world.policy_of(endpoint) if world and endpoint.local else None
+            answer.append(
+                {
+                    "endpoint": endpoint.key,
+                    "id": endpoint.ifindex,
+                    "identity": endpoint.identity,
+                    "interface": endpoint.interface,
+                    "ips": [str(ip) for ip in endpoint.ips],
+                    "labels": [str(label) for label in world.identities[endpoint.identity]] if world else [],
+                    "ingress": _enforcement(policy.ingress) if policy else "elsewhere",
+                    "egress": _enforcement(policy.egress) if policy else "elsewhere",
+                }
+            )
+        return answer
+
+    def identities(self) -> list[dict[str, Any]]:
+        """Every identity with its labels and the prefixes that have it."""
+        world = self._state.world
+        if world is None:
+            return []
+        prefixes: dict[int, list[str]] = {}
+        for prefix, identity in world.ipcache.items():
+            prefixes.setdefault(identity, []).append(str(prefix))
+        return [
+            {"identity": number, "labels": [str(label) for label in labels], "prefixes": prefixes.get(number, [])}
+            for number, labels in sorted(world.identities.items())
+        ]
+
+    def policies(self) -> list[dict[str, Any]]:
+        """Every policy that was read, also the refused ones."""
+        state = self._state
+        entries = [self._policy(policy) for policy in state.intake.policies]
+        known = {policy.key for policy in state.intake.policies}
+        for source, file in state.intake.files.items():
+            entries += [
+                {
+                    "policy": str(key),
+                    "kind": str(key.kind),
+                    "source": source,
+                    "state": "refused",
+                    "revision": 0,
+                    "endpoints": [],
+                    "problems": [str(problem) for problem in file.parsed.problems if problem.is_error],
+                }
+                for key in sorted(file.parsed.broken - known)
+            ]
+        return entries
+
+    def policy(self, name: str) -> dict[str, Any]:
+        """One policy by namespace/name, or by its name alone where that is unique.
+
+        Raises:
+            NoSuchPolicyError: none or several have that name.
+        """
+        entries = self.policies()
+        found = [entry for entry in entries if entry["policy"] == name]
+        found = found or [entry for entry in entries if entry["policy"].rpartition("/")[2] == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(entry["policy"] for entry in found)
+            raise NoSuchPolicyError(f"several policies are called {name}: {names}; give one of these names")
+        raise NoSuchPolicyError(f"no policy is called {name}; 'lockgate policy list' shows all")
+
+    def xds(self) -> list[dict[str, Any]]:
+        """Per node and resource type."""
+        return [
+            {
+                "node": client.node,
+                "type": entry.type_url.rpartition(".")[2],
+                "state": str(entry.state),
+                "since": datetime.fromtimestamp(entry.since.wall, UTC).isoformat(timespec="seconds"),
+                "error": "; ".join(entry.errors),
+                "resources": [
+                    {
+                        "name": resource.name,
+                        "state": str(resource.state),
+                        "published": resource.published,
+                        "held": resource.held,
+                        "error": resource.error,
+                    }
+                    for resource in entry.resources
+                ],
+            }
+            for client in self._xds.status().clients
+            for entry in client.types
+        ]
+
+    def datapath(self) -> dict[str, Any]:
+        """Interfaces, map sizes, counters."""
+        interfaces = self._state.world.endpoints if self._state.world else ()
+        attached = self._datapath.attached()
+        return {
+            "pin_dir": str(self._state.settings.pin_dir),
+            "interfaces": [each.interface for each in interfaces if each.ifindex in attached],
+            "maps": self._datapath.sizes(),
+            "counters": [
+                {"direction": counter.direction, "reason": counter.reason, "packets": counter.packets}
+                for counter in self._datapath.counters()
+            ],
+        }
+
+    def _policy(self, policy: Policy) -> dict[str, Any]:
+        state = self._state
+        file = state.intake.files[policy.source]
+        problems = [str(problem) for problem in file.parsed.problems if problem.is_error]
+        stale = policy.key in state.intake.stale
+        problems = problems if stale else []
+        problems += [
+            reason for origin, reason in state.applied.unexpressed if _is_of(origin.policy, origin.namespace, policy)
+        ]
+        if state.applied.nack:
+            problems.append(f"Envoy refused the last change: {state.applied.nack}")
+        return {
+            "policy": str(policy.key),
+            "kind": str(policy.key.kind),
+            "source": policy.source,
+            "state": "stale" if stale else "enforced" if state.settled else "pending",
+            "revision": state.revision,
+            "endpoints": list(state.enforced_on.get(policy.key, ())),
+            "problems": problems,
+        }
+
+    def _problems(self) -> list[str]:
+        state = self._state
+        problems = [str(problem) for problem in state.intake.problems if problem.is_error]
+        problems += [f"policy {key} stays enforced in its last good version" for key in sorted(state.intake.stale)]
+        problems += state.discovery.problems
+        problems += state.applied.problems
+        problems += [f"{origin}: {reason}" for origin, reason in state.applied.unexpressed]
+        if state.applied.nack:
+            problems.append(
+                f"Envoy refused the last change, the policies before it stay enforced: {state.applied.nack}"
+            )
+        return problems
+
+
+def _is_of(name: str, namespace: str, policy: Policy) -> bool:
+    return (namespace, name) == (policy.key.namespace, policy.key.name)
+
+
+def _enforcement(policy: DirectionPolicy) -> str:
+    if not policy.default_deny and not policy.rules:
+        return "open"
+    return "L7" if policy.redirects else "L4"
+
+
+def _enforced_on(world: World) -> dict[PolicyKey, tuple[str, ...]]:
+    """Which local endpoints each policy selects."""
+    found: dict[PolicyKey, list[str]] = {}
+    for endpoint in world.endpoints:
+        if endpoint.local:
+            for policy in world.policies_of(endpoint):
+                found.setdefault(policy.key, []).append(endpoint.key)
+    return {key: tuple(endpoints) for key, endpoints in found.items()}
