@@ -9,6 +9,7 @@ from .errors import FlowError, LabelError, PolicyError
 from .explain import Explanation, explain
 from .flow import Flow, Peer, find_peer
 from .identity import Reserved, endpoint_of, workload_identity
+from .lint import find_duplicates, lint
 from .model import Policy, PolicyKey, PolicyKind
 from .parse import ParsedPolicies, parse_policies
 from .problem import Problem, Severity
@@ -58,8 +59,10 @@ __all__ = [
     "World",
     "endpoint_of",
     "explain",
+    "find_duplicates",
     "find_peer",
     "judge",
+    "lint",
     "parse_policies",
     "parse_workloads",
     "workload_identity",

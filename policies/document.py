@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -95,24 +95,20 @@ def read_document(text: str, first_line: int = 1, max_nodes: int = MAX_DOCUMENT_
 
     Raises UnreadableError, with the line, for anything that is not plain YAML.
     """
-    roots: list[Node] = []
     builder = _Builder(first_line, max_nodes)
+    loader = yaml.CSafeLoader(text)
     try:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            if isinstance(event, yaml.DocumentStartEvent):
-                builder.root = None
-            elif isinstance(event, yaml.DocumentEndEvent):
-                if builder.root is not None and not (isinstance(builder.root, Scalar) and builder.root.value is None):
-                    roots.append(builder.root)
-            else:
-                builder.take(event)
+        while (event := loader.get_event()) is not None:
+            builder.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = first_line + mark.line if mark else first_line
         raise UnreadableError(f"not YAML: {error.problem or error.context}", line) from None
     except yaml.YAMLError as error:
         raise UnreadableError(f"not YAML: {str(error).splitlines()[0]}", first_line) from None
-    return roots, builder.nodes
+    finally:
+        loader.dispose()
+    return builder.roots, builder.nodes
 
 
 def is_empty(node: Node) -> bool:
@@ -148,66 +144,71 @@ class _Builder:
     """Builds one tree after the other from events."""
 
     def __init__(self, first_line: int, max_nodes: int) -> None:
-        self.root: Node | None = None
+        self.roots: list[Node] = []
         self.nodes = 0
         self._first_line = first_line
         self._max_nodes = max_nodes
         self._open: list[Sequence | Mapping] = []
         self._keys: list[tuple[str, int] | None] = []  # of each open mapping: the key that waits for its value
 
-    def take(self, event: yaml.Event) -> None:
-        if isinstance(event, yaml.ScalarEvent):
-            self._check(event)
-            line = self._line(event)
-            plain = event.implicit[0]
-            self._place(Scalar(line, _resolve(event.value) if plain else event.value, event.value))
-        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-            self._check(event)
-            line = self._line(event)
-            node = Mapping(line) if isinstance(event, yaml.MappingStartEvent) else Sequence(line)
-            self._place(node)
-            self._open.append(node)
-            self._keys.append(None)
-            if len(self._open) > MAX_DEPTH:
-                raise UnreadableError(f"nested deeper than {MAX_DEPTH} levels", line)
-        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+    def take(self, event: Any) -> None:
+        kind = type(event)
+        if kind is yaml.ScalarEvent:
+            line = self._check(event)
+            text = event.value
+            self._place(Scalar(line, _resolve(text) if event.implicit[0] else text, text))
+        elif kind is yaml.MappingStartEvent:
+            self._enter(Mapping(self._check(event)))
+        elif kind is yaml.SequenceStartEvent:
+            self._enter(Sequence(self._check(event)))
+        elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
             self._open.pop()
             self._keys.pop()
-        elif isinstance(event, yaml.AliasEvent):
-            line = self._line(event)
+        elif kind is yaml.AliasEvent:
+            line = self._first_line + event.start_mark.line
             raise UnreadableError(f"the alias *{event.anchor} is not accepted; write the value out", line)
 
-    def _line(self, event: yaml.Event) -> int:
-        return self._first_line + (event.start_mark.line if event.start_mark is not None else 0)
-
-    def _check(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
+    def _check(self, event: Any) -> int:
+        """The line of a node that may stand here."""
         self.nodes += 1
-        line = self._line(event)
+        line: int = self._first_line + event.start_mark.line
         if self.nodes > self._max_nodes:
             raise UnreadableError(f"more than {self._max_nodes} values in one document; split it", line)
         if event.anchor is not None:
             raise UnreadableError(f"the anchor &{event.anchor} is not accepted; write the value out where needed", line)
         if event.tag is not None and event.tag != "!":
             raise UnreadableError(f"the tag {event.tag} is not accepted; remove it", line)
+        return line
+
+    def _enter(self, node: Sequence | Mapping) -> None:
+        self._place(node)
+        self._open.append(node)
+        self._keys.append(None)
+        if len(self._open) > MAX_DEPTH:
+            raise UnreadableError(f"nested deeper than {MAX_DEPTH} levels", node.line)
 
     def _place(self, node: Node) -> None:
         if not self._open:
-            self.root = node
+            if not (isinstance(node, Scalar) and node.value is None):
+                self.roots.append(node)
             return
         parent = self._open[-1]
-        if isinstance(parent, Sequence):
+        if type(parent) is Sequence:
             parent.items.append(node)
-            return
+        elif type(parent) is Mapping:
+            self._place_in(parent, node)
+
+    def _place_in(self, parent: Mapping, node: Node) -> None:
         waiting = self._keys[-1]
-        if waiting is not None:
-            key, line = waiting
-            if key in parent.entries:
-                parent.repeated.append(waiting)
-            else:
-                parent.entries[key] = node
-                parent.key_lines[key] = line
-            self._keys[-1] = None
+        if waiting is None:
+            if not isinstance(node, Scalar):
+                raise UnreadableError("a list or mapping cannot be a key", node.line)
+            self._keys[-1] = (node.text, node.line)
             return
-        if not isinstance(node, Scalar):
-            raise UnreadableError("a list or mapping cannot be a key", node.line)
-        self._keys[-1] = (node.text, node.line)
+        key, line = waiting
+        if key in parent.entries:
+            parent.repeated.append(waiting)
+        else:
+            parent.entries[key] = node
+            parent.key_lines[key] = line
+        self._keys[-1] = None

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from .endpoint_policy import DnsRule, DnsRules, GrpcRule, KafkaRule, KafkaRules, MismatchAction
 from .fields import Field, shorten, suggest
 from .kafka_api import API_KEYS, ROLE_KEYS, Role
 from .model import L7, HeaderCondition, HttpCondition, HttpConditions, SecretRef
+from .pattern_lint import host_warning, path_warning
 from .regex import regex_error
 from .unsupported import Feature
 
 KINDS = ("http", "grpc", "kafka", "dns")
+_PATTERN_WARNINGS: dict[str, Callable[[str], tuple[str, str] | None]] = {
+    "path": path_warning,
+    "method": lambda _: None,
+    "host": host_warning,
+}
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,255}")
 _GRPC_SERVICE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _GRPC_METHOD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -73,6 +80,8 @@ def _regex(fields: dict[str, Field], name: str) -> str | None:
             f"'{shorten(text)}' is not a regular expression that Envoy accepts: {shorten(reason)}",
             "use RE2 syntax (no look-ahead, look-behind or back-references)",
         )
+    elif (warning := _PATTERN_WARNINGS[name](text)) is not None:
+        fields[name].warn(*warning)
     return text
 
 
@@ -92,6 +101,11 @@ def _header(field: Field) -> HeaderCondition | None:
                 f"write '{shorten(name.replace(':', ': ', 1).strip())}' with a blank after the colon",
             )
         return HeaderCondition(name.lower())
+    if value != value.strip():
+        field.warn(
+            f"'{shorten(text)}' asks for a value with blanks around it, which no request has",
+            f"write '{shorten(name)} {shorten(value.strip())}'",
+        )
     return HeaderCondition(name.rstrip(":").lower(), value)
 
 

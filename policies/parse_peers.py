@@ -41,7 +41,9 @@ def parse_peers(
             f"{filled[0]} and {filled[1]} in one entry are two kinds of peer", "write one entry of the list for each"
         )
     found = Peers()
-    for name in given:
+    if len(filled) < len(given):
+        return found  # one list that is there but empty selects nobody, whatever stands beside it
+    for name in filled:
         kind = name.removeprefix("from").removeprefix("to")
         one = _READERS[kind](fields[name], deny, namespace)
         found = Peers(

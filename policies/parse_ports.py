@@ -124,6 +124,9 @@ def parse_port(field: Field) -> Port | None:
             return None
         return Port(protocols, 0, 0, text.lower())
     number = int(text[:9])
+    if text[0] == "0" and text != "0":
+        fields["port"].error(f"port {shorten(text)} starts with a zero", f'write "{number}"')
+        return None
     if number > LAST_PORT:
         fields["port"].error(f"port {shorten(text)} is out of range", f"write a number from 0 to {LAST_PORT}")
         return None

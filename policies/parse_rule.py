@@ -52,7 +52,7 @@ def parse_rule(field: Field, key: PolicyKey) -> Rule | None:
             entry = _entry(item, direction, name.endswith("Deny"), key.namespace)
             if entry is not None:
                 found.append(entry)
-    deny = _default_deny(fields.get("enableDefaultDeny"))
+    deny = _default_deny(fields, sections)
     _check_notes(fields)
     if subject is None:
         return None
@@ -60,8 +60,8 @@ def parse_rule(field: Field, key: PolicyKey) -> Rule | None:
         subject,
         tuple(ingress),
         tuple(egress),
-        deny_ingress=deny[Direction.INGRESS] and bool(sections["ingress"] or sections["ingressDeny"]),
-        deny_egress=deny[Direction.EGRESS] and bool(sections["egress"] or sections["egressDeny"]),
+        deny_ingress=deny[Direction.INGRESS],
+        deny_egress=deny[Direction.EGRESS],
         path=field.path,
         line=field.line,
     )
@@ -136,13 +136,18 @@ def _authentication(field: Field, deny: bool) -> None:
         field.unsupported(Feature.AUTHENTICATION)
 
 
-def _default_deny(field: Field | None) -> dict[Direction, bool]:
-    """Per direction, whether the rule's sections turn the default to deny (they do unless told otherwise)."""
-    result = {Direction.INGRESS: True, Direction.EGRESS: True}
-    fields = field.mapping(("ingress", "egress")) if field is not None else None
+def _default_deny(fields: dict[str, Field], sections: dict[str, list[Field]]) -> dict[Direction, bool]:
+    """Per direction, whether the rule turns the default to deny: a rule with a section for it does unless told not."""
+    given = fields["enableDefaultDeny"].mapping(("ingress", "egress")) if "enableDefaultDeny" in fields else None
+    result = {}
     for direction in Direction:
-        if fields and direction.value in fields and fields[direction.value].boolean() is False:
-            result[direction] = False
+        present = bool(sections[direction.value] or sections[f"{direction.value}Deny"])
+        wanted = given[direction.value].boolean() if given and direction.value in given else None
+        if given and wanted and not present:
+            given[direction.value].warn(
+                f"has no effect: the rule has no {direction} section", f"add {direction}: [{{}}] to deny everything"
+            )
+        result[direction] = present and wanted is not False
     return result
 
 

@@ -118,23 +118,24 @@ def subject_selector(field: Field, namespace: str) -> Selector | None:
 def peer_selector(field: Field, namespace: str) -> Selector | None:
     """An entry of fromEndpoints or toEndpoints, with the namespace and cluster that it inherits.
 
-    In a clusterwide policy (`namespace` empty) `{}` means every workload, and neither the world nor the host.
+    In a clusterwide policy (`namespace` empty) a selector without a namespace means workloads of every namespace, and
+    neither the world nor the host.
     """
     selector = parse_selector(field)
     if selector is None:
         return None
+    items = selector.requirements
+    if any(item.source == RESERVED for item in items):
+        return selector
     added = []
     if not namespace:
-        if not selector.requirements:
+        if not selector.names_key(NAMESPACE_LABEL):
             added.append(Requirement(K8S, NAMESPACE_LABEL, Operator.EXISTS))
-    elif not any(item.source == RESERVED or _names_namespace(item) for item in selector.requirements):
+    elif not any(_names_namespace(item) for item in items):
         added.append(Requirement(K8S, NAMESPACE_LABEL, Operator.IN, (namespace,)))
-    if namespace and not any(
-        item.source == RESERVED or (item.source in _SOURCES and item.key == CLUSTER_LABEL)
-        for item in selector.requirements
-    ):
+    if namespace and not selector.names_key(CLUSTER_LABEL):
         added.append(Requirement(K8S, CLUSTER_LABEL, Operator.IN, (CLUSTER,)))
-    return Selector.of((*selector.requirements, *added))
+    return Selector.of((*items, *added))
 
 
 def _names_namespace(item: Requirement) -> bool:

@@ -23,6 +23,7 @@ from .identity_index import IdentityIndex
 from .labels import CIDR, CLUSTER_LABEL, NAMESPACE_LABEL, NAMESPACE_NAME_LABEL, Labels, workload_labels
 from .model import Policy, PolicyKey, SecretRef
 from .resolve import NamedPorts, PolicyPlan, RulePlan, Surroundings, assemble, fqdn_prefixes, services_meant
+from .selector import Selector
 from .service import Service
 from .workload import Endpoint, IPAddress
 
@@ -115,6 +116,10 @@ class World:
             if number is not None:
                 return number
         return int(Reserved.WORLD)
+
+    def select(self, selector: Selector) -> frozenset[int]:
+        """The identities that a selector means."""
+        return self._around.index.select(selector)
 
     def policy_of(self, endpoint: Endpoint) -> EndpointPolicy:
         """The resolved policy of one of the world's endpoints; replicas share one object."""
