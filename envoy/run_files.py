@@ -122,8 +122,8 @@ def take_lock(directory: Path) -> bool:
 def lock_holder(directory: Path) -> int | None:
     """The pid of the supervisor of `directory`, None when there is none. Asks the kernel, so it is never stale."""
     try:
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

@@ -1,0 +1,426 @@
+"""HTTP through the node's Envoy: enforced, and otherwise as if nothing were in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import grpc
+import pytest
+from lockgate.envoy.access_log import DeniedRequest, Rotation, parse
+from lockgate.envoy.admin import Admin
+from lockgate.envoy.bootstrap import bootstrap
+from lockgate.envoy.errors import AdminUnreachableError
+from lockgate.envoy.http_listener import NOT_SYNCED, RBAC_TYPE_URL
+from lockgate.envoy.inspect import read_config
+from lockgate.envoy.messages import core, http_rbac, matcher, protobuf, rbac
+from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
+    CLIENT,
+    CLIENT6,
+    OTHER_CLIENT,
+    PATIENCE,
+    SERVER,
+    SERVER6,
+    namespace_of_its_own,
+    process,
+    ready,
+    running,
+    settings,
+    short_run_dir,
+    until,
+)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from envoy_data_plane.envoy.service.discovery import v3 as discovery
+
+DENIED = b"Access denied\r\n"
+
+
+class PolicyServer:
+    """A delta xDS server that gives every subscriber of a filter the same policy. Serves until its block ends."""
+
+    METHOD = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+
+    def __init__(self, run_dir: Path, policy: http_rbac.Rbac) -> None:
+        self._socket = run_dir / "xds.sock"
+        self._policy = policy
+        self._changed = asyncio.Event()
+        self.version = 1
+        self.rejections: list[str] = []
+
+    def change(self, policy: http_rbac.Rbac) -> None:
+        self._policy = policy
+        self.version += 1
+        self._changed.set()
+
+    def _response(self) -> bytes:
+        resources = [
+            discovery.Resource(
+                name=name,
+                version=str(self.version),
+                resource=protobuf.Any.pack(
+                    core.TypedExtensionConfig(name=name, typed_config=protobuf.Any.pack(self._policy))
+                ),
+            )
+            for name in ("lockgate.http.egress", "lockgate.http.ingress")
+        ]
+        return bytes(
+            discovery.DeltaDiscoveryResponse(
+                type_url="type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+                nonce=str(self.version),
+                system_version_info=str(self.version),
+                resources=resources,
+            )
+        )
+
+    async def _stream(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        listening = asyncio.create_task(self._listen(context))
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                await context.write(self._response())
+        finally:
+            listening.cancel()
+
+    async def _listen(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        while (raw := await context.read()) is not grpc.aio.EOF:
+            request = discovery.DeltaDiscoveryRequest.parse(raw)
+            if request.error_detail is not None:
+                self.rejections.append(request.error_detail.message)
+            if request.resource_names_subscribe:
+                self._changed.set()
+
+    async def __aenter__(self) -> PolicyServer:
+        async def stream(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            await self._stream(context)
+
+        method = grpc.stream_stream_rpc_method_handler(stream)
+        self._server = grpc.aio.server()
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(self.METHOD, {"DeltaAggregatedResources": method}),)
+        )
+        self._server.add_insecure_port(f"unix:{self._socket}")
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(None)
+
+
+def denying(prefix: str) -> http_rbac.Rbac:
+    """Allows everything but paths that begin with `prefix`."""
+    path = matcher.PathMatcher(path=matcher.StringMatcher(prefix=prefix))
+    return http_rbac.Rbac(
+        rules=rbac.Rbac(
+            action=rbac.RbacAction.DENY,
+            policies={
+                "default/web:spec.ingress[0]": rbac.Policy(
+                    permissions=[rbac.Permission(url_path=path)], principals=[rbac.Principal(any=True)]
+                )
+            },
+        )
+    )
+
+
+class Server:
+    """An HTTP/1.1 server that keeps what it received, byte for byte, with the peer that sent it."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[tuple[str, int], bytes]] = []
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.requests.append((writer.get_extra_info("peername")[:2], head))
+                if b"\r\nUpgrade: websocket" in head:
+                    writer.write(b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+                    while data := await reader.read(65536):
+                        writer.write(data.upper())
+                    return
+                status = b"403 Forbidden" if head.startswith(b"GET /forbidden") else b"200 Very Fine"
+                writer.write(
+                    b"HTTP/1.1 " + status + b"\r\nX-CaSe: Kept\r\nServer: Mine/1\r\nContent-Length: 2\r\n\r\nok"
+                )
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def listening(self, *addresses: str) -> AsyncIterator[Server]:
+        servers = [await asyncio.start_server(self._serve, address, 8080) for address in addresses]
+        try:
+            yield self
+        finally:
+            for server in servers:
+                server.close()
+
+
+class Client:
+    """One connection; `ask` sends raw bytes and returns the raw head and the body of the answer."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def ask(self, request: bytes) -> tuple[bytes, bytes]:
+        self.writer.write(request)
+        async with asyncio.timeout(PATIENCE):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            length = next(
+                int(line.partition(b":")[2])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-length")
+            )
+            return head, await self.reader.readexactly(length)
+
+    def port(self) -> int:
+        return int(self.writer.get_extra_info("sockname")[1])
+
+
+@asynccontextmanager
+async def connected(source: str, destination: str) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection(destination, 8080, local_addr=(source, 0))
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+
+
+def get(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: Api", *headers, "", ""]).encode()
+
+
+async def denials(run_dir: Path, count: int) -> list[DeniedRequest]:
+    log = run_dir / "denied.jsonl"
+
+    async def written() -> bool:
+        return log.read_text().count("\n") >= count
+
+    await until(f"{count} denials are logged", written)
+    return [parse(line) for line in log.read_text().splitlines()]
+
+
+async def test_without_an_xds_server_everything_is_denied_once_the_time_is_up(run_dir: Path) -> None:
+    async with ready(run_dir), Server().listening(SERVER) as server, connected(CLIENT, SERVER) as client:
+        head, body = await client.ask(get("/a"))
+        assert head.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+        assert body == DENIED
+        assert server.requests == []
+        (request,) = await denials(run_dir, 1)
+        assert (request.rule, request.path) == (NOT_SYNCED, "/a")
+
+
+async def test_the_listener_stays_closed_until_the_policy_has_come(run_dir: Path) -> None:
+    async with (
+        running(run_dir, bootstrap(settings(run_dir))),
+        Admin(run_dir / "admin.sock") as admin,
+        Server().listening(SERVER) as server,
+    ):
+
+        async def initializing() -> bool:
+            try:
+                return str((await admin.server_info())["state"]) == "INITIALIZING"
+            except AdminUnreachableError:
+                return False
+
+        await until("Envoy waits for its policy", initializing)
+        for address in ("127.0.0.1", "::1"):
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(address, 15001)
+        async with PolicyServer(run_dir, denying("/secret")):
+            await until("Envoy is ready", admin.ready)
+            async with connected(CLIENT, SERVER) as client:
+                assert (await client.ask(get("/a")))[1] == b"ok"
+        assert len(server.requests) == 1
+
+
+@asynccontextmanager
+async def policed(run_dir: Path) -> AsyncIterator[tuple[PolicyServer, Admin, Server]]:
+    """Envoy with a policy that denies /secret, and a server on both addresses."""
+    async with (
+        PolicyServer(run_dir, denying("/secret")) as policies,
+        ready(run_dir, bootstrap(settings(run_dir))) as admin,
+        Server().listening(SERVER, SERVER6) as server,
+    ):
+        yield policies, admin, server
+
+
+@pytest.mark.parametrize(("source", "destination"), [(CLIENT, SERVER), (CLIENT6, SERVER6)])
+async def test_a_request_arrives_as_it_was_sent_from_the_client_itself(
+    run_dir: Path, source: str, destination: str
+) -> None:
+    requests = [
+        get("/plain?q=1"),
+        get("/cased", "X-MiXed-Case: One", "x_under: 2"),
+        get("/forwarded", "X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "Forwarded: for=1", "Via: 1.1 me"),
+        get("/traced", "X-Request-Id: 7", "traceparent: 00-1-2-00", "X-Envoy-Other: 1", "X-Forwarded-Client-Cert: c"),
+        get("/te", "TE: trailers", "Accept-Encoding: gzip"),
+    ]
+    async with policed(run_dir) as (_, _, server), connected(source, destination) as client:
+        for request in requests:
+            head, body = await client.ask(request)
+            assert head.startswith(b"HTTP/1.1 200 Very Fine\r\nX-CaSe: Kept\r\nServer: Mine/1\r\nContent-Length: 2\r\n")
+            # RFC 9110, 6.6.1: who forwards a response without a date gives it one.
+            assert {line.partition(b":")[0] for line in head.split(b"\r\n")[4:] if line} == {b"date"}
+            assert body == b"ok"
+        assert [request for _, request in server.requests] == requests
+        assert {peer for (peer, _), _ in server.requests} == {source}
+
+
+async def test_a_denied_request_is_answered_and_the_connection_kept(run_dir: Path) -> None:
+    async with policed(run_dir) as (_, _, server), connected(CLIENT, SERVER) as client:
+        for _ in range(2):
+            assert (await client.ask(get("/secret?key=1")))[1] == DENIED
+            assert (await client.ask(get("/open")))[1] == b"ok"
+        assert len(server.requests) == 2
+        request, _ = await denials(run_dir, 2)
+        assert request.rule == "default/web:spec.ingress[0]"
+        assert str(request.source) == f"{CLIENT}:{client.port()}"
+        assert str(request.destination) == f"{SERVER}:8080"
+        assert (request.method, request.path, request.host) == ("GET", "/secret?key=1", "Api")
+        assert (request.code, request.protocol) == (403, "HTTP/1.1")
+
+
+async def test_a_403_of_the_server_is_its_own(run_dir: Path) -> None:
+    async with policed(run_dir) as (_, _, _), connected(CLIENT, SERVER) as client:
+        head, body = await client.ask(get("/forbidden"))
+        assert head.startswith(b"HTTP/1.1 403 Forbidden\r\nX-CaSe: Kept\r\n")
+        assert body == b"ok"
+        assert (await client.ask(get("/secret")))[1] == DENIED
+        assert [request.path for request in await denials(run_dir, 1)] == ["/secret"]
+
+
+@pytest.mark.parametrize("path", ["/a/../secret", "/./secret", "//secret", "/a/%2e%2e/secret", "/%73ecret"])
+async def test_a_path_is_judged_as_the_server_will_read_it(run_dir: Path, path: str) -> None:
+    async with policed(run_dir) as (_, _, server), connected(CLIENT, SERVER) as client:
+        assert (await client.ask(get(path)))[1] == DENIED
+        assert server.requests == []
+
+
+async def test_two_clients_never_share_a_connection(run_dir: Path) -> None:
+    async with policed(run_dir) as (_, _, server):
+        for _ in range(8):
+            for source in (CLIENT, OTHER_CLIENT):
+                async with connected(source, SERVER) as client:
+                    assert (await client.ask(get(f"/{source}")))[1] == b"ok"
+        owners: dict[tuple[str, int], set[str]] = {}
+        for peer, request in server.requests:
+            owners.setdefault(peer, set()).add(request.split()[1].decode().removeprefix("/"))
+        assert len(server.requests) == 16
+        assert all(askers == {peer[0]} for peer, askers in owners.items())
+
+
+async def test_a_policy_change_reaches_a_live_connection(run_dir: Path) -> None:
+    async with policed(run_dir) as (policies, _, _), connected(CLIENT, SERVER) as client:
+        assert (await client.ask(get("/public")))[1] == b"ok"
+        policies.change(denying("/public"))
+
+        async def refused() -> bool:
+            return (await client.ask(get("/public")))[1] == DENIED
+
+        await until("the new policy is enforced", refused)
+        assert (await client.ask(get("/secret")))[1] == b"ok"
+
+
+async def test_a_rejected_policy_shows_and_the_last_good_one_stays(run_dir: Path) -> None:
+    async with policed(run_dir) as (policies, admin, _), connected(CLIENT, SERVER) as client:
+        policies.change(http_rbac.Rbac(rules=rbac.Rbac(policies={"empty": rbac.Policy()})))
+
+        async def rejected() -> bool:
+            return bool(policies.rejections)
+
+        await until("Envoy rejects the policy", rejected)
+        for record in read_config(await admin.config_dump()).filters:
+            assert (record.version, record.default) == ("1", False)
+        assert (await client.ask(get("/secret")))[1] == DENIED
+        assert (await client.ask(get("/open")))[1] == b"ok"
+
+
+async def test_a_websocket_passes(run_dir: Path) -> None:
+    upgrade = get("/chat", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
+    async with policed(run_dir) as (_, _, server), connected(CLIENT, SERVER) as client:
+        client.writer.write(upgrade)
+        async with asyncio.timeout(PATIENCE):
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            client.writer.write(b"hello")
+            assert await client.reader.readexactly(5) == b"HELLO"
+        assert len(server.requests) == 1
+
+
+async def test_grpc_passes_and_is_denied_in_its_own_terms(run_dir: Path) -> None:
+    async def echo(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        return request + str(context.peer()).encode()
+
+    handler = grpc.method_handlers_generic_handler("open", {"Echo": grpc.unary_unary_rpc_method_handler(echo)})
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((handler,))
+    server.add_insecure_port(f"{SERVER}:8080")
+    await server.start()
+    try:
+        async with (
+            PolicyServer(run_dir, denying("/secret")),
+            ready(run_dir, bootstrap(settings(run_dir))),
+            grpc.aio.insecure_channel(f"{SERVER}:8080") as channel,
+        ):
+            answer: bytes = await channel.unary_unary("/open/Echo")(b"hi ", timeout=PATIENCE)
+            assert answer.startswith(b"hi ipv4:10.9.0.")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.unary_unary("/secret.Service/Echo")(b"", timeout=PATIENCE)
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert refused.value.details() == DENIED.decode()
+            (request,) = await denials(run_dir, 1)
+            assert (request.path, request.protocol, request.code) == ("/secret.Service/Echo", "HTTP/2", 200)
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+async def test_a_connection_to_the_listener_itself_leads_nowhere(run_dir: Path, address: str) -> None:
+    async with policed(run_dir) as (_, admin, _):
+        reader, writer = await asyncio.open_connection(address, 15001)
+        writer.write(get("/loop"))
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        writer.close()
+        stats = await admin.stats(r"^cluster\.lockgate\.original_destination\.upstream_cx_total$")
+        assert list(stats.values()) == [0]
+
+
+async def test_the_access_log_rotates_without_losing_a_line(run_dir: Path) -> None:
+    log = run_dir / "denied.jsonl"
+    async with policed(run_dir) as (_, admin, _), connected(CLIENT, SERVER) as client:
+        await client.ask(get("/secret/1"))
+        await denials(run_dir, 1)
+        assert Rotation(limit=1).rotate(log)
+        await client.ask(get("/secret/2"))
+        await admin.reopen_logs()
+
+        async def reopened() -> bool:
+            return log.exists()
+
+        await until("Envoy opened a new log", reopened)
+        await client.ask(get("/secret/3"))
+
+        async def all_written() -> bool:
+            return len(_paths(run_dir)) == 3
+
+        await until("every denial is logged", all_written)
+        assert _paths(run_dir) == ["/secret/1", "/secret/2", "/secret/3"]
+
+
+def _paths(run_dir: Path) -> list[str]:
+    files = [run_dir / "denied.jsonl.1", run_dir / "denied.jsonl"]
+    return [json.loads(line)["path"] for file in files for line in file.read_text().splitlines()]
+
+
+def test_the_slots_take_rbac_only() -> None:
+    assert protobuf.Any.pack(denying("/")).type_url == RBAC_TYPE_URL
