@@ -51,7 +51,7 @@ def demo(
 
 def _print(rows: list[Row]) -> None:
     table(
-        ("FROM", "TO", "IP", "REQUEST", "HAPPENED", "EXPLAINED", "DECIDED BY", "SERVER SAW"),
+        ("FROM", "TO", "IP", "REQUEST", "HAPPENED", "SERVER SAW", "EXPLAINED", "DECIDED BY", "WHY"),
         (
             (
                 row.client,
@@ -59,9 +59,10 @@ def _print(rows: list[Row]) -> None:
                 f"v{row.family}",
                 row.request,
                 row.happened,
-                row.verdict if row.agrees else f"{row.verdict}: DISAGREES",
-                f"{row.decided_by}: {row.reason}",
                 row.seen_from or "nothing",
+                row.verdict if row.agrees else f"{row.verdict}: DISAGREES",
+                row.decided_by,
+                row.reason,
             )
             for row in rows
         ),

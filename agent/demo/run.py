@@ -132,7 +132,7 @@ class Demo:
             happened=_words(result),
             verdict=verdict,
             decided_by=f"{decider['policy']}:{decider['rule']}" if decider["rule"] else "default",
-            reason=decider["reason"],
+            reason=_why(decider),
             seen_from=seen,
             agrees=genuine and passed == (verdict == "allow") and (not seen or passed),
         )
@@ -234,6 +234,15 @@ def _decider(explanation: dict[str, Any]) -> dict[str, Any]:
     if egress["verdict"] == "deny":
         return dict(egress)
     return dict(ingress if ingress["verdict"] == "deny" or ingress.get("rule") or not egress.get("rule") else egress)
+
+
+def _why(decider: dict[str, Any]) -> str:
+    """What the deciding rule found, or what each rule lacked when none matched."""
+    if decider["rule"]:
+        found = [item["why"] for item in decider["considered"] if item["rule"] == decider["rule"] and item["matched"]]
+    else:
+        found = [item["why"] for item in decider["considered"] if item["policy"] != "local-host"]
+    return "; ".join(found) or str(decider["reason"])
 
 
 def _tail(log: Path) -> str:
