@@ -1,0 +1,65 @@
+"""The load: wrk with keep-alive connections in a closed loop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from lockgate.agent.playground import Pod
+
+from .errors import LoadError
+
+_SCRIPT = Path(__file__).with_name("wrk.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What wrk saw. Latencies are of whole requests, in microseconds."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+
+
+def run(client: Pod, url: str, connections: int, seconds: int, threads: int) -> Load:
+    """GETs of `url` from inside the pod `client` over `connections` keep-alive connections for whole `seconds`.
+
+    Raises:
+        LoadError: wrk did not run, or any request did not end in 2xx or 3xx.
+    """
+    threads = min(threads, connections)
+    process = client.popen(
+        ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", _SCRIPT, url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds + 30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+    if process.returncode != 0:
+        raise LoadError(f"wrk ended with status {process.returncode} on {url}: {output.strip()[-300:]}")
+    return parse(output, url)
+
+
+def parse(output: str, url: str) -> Load:
+    """wrk's output, whose last line is ours (see wrk.lua).
+
+    Raises:
+        LoadError: the line is missing, or it counts failed requests.
+    """
+    lines = output.strip().splitlines()
+    try:
+        found = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        raise LoadError(f"wrk printed no result for {url}: {output.strip()[-300:]}") from None
+    if found["failed"]:
+        raise LoadError(f"{found['failed']} of {found['requests']} requests to {url} failed under load")
+    if not found["requests"]:
+        raise LoadError(f"no request to {url} was answered within the time")
+    return Load(found["requests"], found["microseconds"] / 1e6, found["p50"], found["p99"])

@@ -1,0 +1,224 @@
+"""What enforcement costs: direct, L4-policed, L7-policed and a classic sidecar pair, interleaved in one run.
+
+Started by the script `bench/overhead`, which installs what is missing. Exit status: 0 measured (whether or not an aim
+is reached), 1 a mode could not be measured, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from lockgate.agent.playground import Playground
+from lockgate.agent.settings import Settings
+from lockgate.envoy.binary import find_binary
+from lockgate.redirect import netns
+
+from . import load
+from .cpu import Stopwatch
+from .direct import Direct
+from .errors import BenchError, StartError
+from .figures import Aim, Cell, Figures, Metric, outcomes
+from .machine import machine
+from .mode import Ground, Mode
+from .policed import PolicedL4, PolicedL7
+from .report import Report
+from .sidecar import SidecarPair
+
+MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, SidecarPair)
+BASE = SidecarPair.key
+AIMS = (
+    Aim(PolicedL4.key, Direct.key, Metric.RPS, 0.90, at_least=True),
+    Aim(PolicedL7.key, SidecarPair.key, Metric.RPS, 2.0, at_least=True),
+    Aim(PolicedL7.key, SidecarPair.key, Metric.CPU, 0.5, at_least=False),
+)
+CONCURRENCIES = (1, 16)
+RESULTS = Path(__file__).parent / "results"
+
+_RUN = Path("/run")
+_DIRECTORY = "lockgate-bench-"  # and our pid
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report; returns the exit status."""
+    options = _options(argv)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        report = measure(options)
+    except BenchError as error:
+        print(f"overhead: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("overhead: interrupted; everything it made is removed", file=sys.stderr)
+        return 130
+    print(report.table())
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "overhead.md").write_text(report.markdown())
+        (options.output / "overhead.json").write_text(json.dumps(report.json(), indent=1) + "\n")
+        _say(f"written to {options.output}/overhead.md and .json")
+    return 0
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """Bring all modes up, measure them in turn, and take everything down again whatever happens."""
+    envoy = find_binary()
+    kinds = [kind for kind in MODES if kind.key in options.modes]
+    threads = os.sysconf("SC_NPROCESSORS_ONLN")
+    sweep()
+    with ExitStack() as stack:
+        directory = _RUN / f"{_DIRECTORY}{os.getpid()}"
+        stack.callback(_clean, directory)
+        directory.mkdir(mode=0o700)
+        ground = Ground(f"bench{os.getpid()}", directory, _compiled(directory), envoy.path, threads)
+        modes = [kind(ground) for kind in kinds]
+        stack.callback(_close, modes)
+        for mode in modes:
+            _say(f"{mode.title}: starting and checking")
+            mode.start()
+            mode.await_ready()
+        cells = _rounds(modes, options.rounds, options.seconds, threads)
+    figures = Figures(tuple(cells))
+    return Report(
+        machine=machine(envoy),
+        figures=figures,
+        titles={kind.key: kind.title for kind in kinds},
+        base=BASE,
+        concurrencies=CONCURRENCIES,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        threads=threads,
+        aims=outcomes(figures, AIMS, CONCURRENCIES),
+    )
+
+
+def _rounds(modes: Sequence[Mode], rounds: int, seconds: int, threads: int) -> list[Cell]:
+    for mode in modes:  # connection pools, caches, branch predictors
+        load.run(mode.client, mode.url, max(CONCURRENCIES), 1, threads)
+    cells = []
+    total = rounds * len(CONCURRENCIES) * len(modes)
+    for number in range(rounds):
+        shift = number % len(modes)
+        for concurrency in CONCURRENCIES:
+            for mode in (*modes[shift:], *modes[:shift]):
+                cell = _cell(mode, concurrency, number, seconds, threads)
+                cells.append(cell)
+                _say(
+                    f"[{len(cells)}/{total}] round {number + 1} c={concurrency:<2} {mode.title:<12} "
+                    f"{cell.value(Metric.RPS):>9,.0f} req/s  {cell.value(Metric.CPU):>6.1f} us CPU  "
+                    f"p50 {cell.p50:>5.0f} us  p99 {cell.p99:>6.0f} us"
+                )
+    return cells
+
+
+def _cell(mode: Mode, concurrency: int, number: int, seconds: int, threads: int) -> Cell:
+    before = mode.counted()
+    watch = Stopwatch(mode.namespaces)
+    watch.start()
+    seen = load.run(mode.client, mode.url, concurrency, seconds, threads)
+    usage = watch.stop()
+    # wrk leaves the last request of each connection uncounted.
+    mode.require_path(before, seen.requests, seen.requests + concurrency)
+    return Cell(
+        mode=mode.key,
+        concurrency=concurrency,
+        round=number,
+        requests=seen.requests,
+        seconds=seen.seconds,
+        p50=seen.p50,
+        p99=seen.p99,
+        cpu=usage.path,
+        foreign=usage.foreign,
+        processes=usage.processes,
+    )
+
+
+def sweep() -> None:
+    """Remove what runs left that were killed and could not clean up: namespaces, directories, pinned maps."""
+    for path in netns.NETNS_DIR.glob("lg-bench*_*"):
+        found = re.fullmatch(r"lg-(bench(\d+)_[a-z0-9]+)", path.name)
+        if found and not Path("/proc", found[2]).exists():
+            Playground.sweep(found[1])
+    for directory in _RUN.glob(f"{_DIRECTORY}*"):
+        if not Path("/proc", directory.name.removeprefix(_DIRECTORY)).exists():
+            _clean(directory)
+
+
+def _clean(directory: Path) -> None:
+    for run_dir in directory.glob("*/run"):
+        shutil.rmtree(Settings(run_dir, run_dir, run_dir=run_dir).pin_dir, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _close(modes: Sequence[Mode]) -> None:
+    """A second Ctrl-C must not leave half of it behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for mode in modes:
+        mode.close()
+    signal.signal(signal.SIGINT, _interrupt)
+
+
+def _compiled(directory: Path) -> Path:
+    binary = directory / "origin"
+    source = Path(__file__).with_name("origin.c")
+    command = ["gcc", "-O2", "-Wall", "-pthread", "-o", str(binary), str(source)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise StartError(f"gcc did not compile {source}: {made.stderr.strip()}")
+    return binary
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    print(f"overhead: {text}", file=sys.stderr, flush=True)
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    keys = [kind.key for kind in MODES]
+    parser = argparse.ArgumentParser(prog="bench/overhead", description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=_positive, help="rounds to measure (12; with --quick 2)")
+    parser.add_argument("--seconds", type=_positive, help="seconds for each mode and concurrency (3; with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
+    parser.add_argument("--modes", type=_keys, default=keys, help=f"only these, with commas between: {','.join(keys)}")
+    parser.add_argument(
+        "--output", type=Path, help="folder for overhead.md and .json (bench/results; with --quick none)"
+    )
+    options = parser.parse_args(argv)
+    options.rounds = options.rounds or (2 if options.quick else 12)
+    options.seconds = options.seconds or (1 if options.quick else 3)
+    if options.output is None and not options.quick and options.modes == keys:
+        options.output = RESULTS
+    return options
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _keys(text: str) -> list[str]:
+    keys = text.split(",")
+    unknown = set(keys) - {kind.key for kind in MODES}
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such mode: {', '.join(sorted(unknown))}")
+    return keys
+
+
+if __name__ == "__main__":
+    sys.exit(main())

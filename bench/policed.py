@@ -1,0 +1,102 @@
+"""The node agent enforces a policy: at L4 in the kernel alone, or at L7 through the node's shared Envoy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+from lockgate.agent.playground import Playground
+from lockgate.agent.settings import Settings
+
+from . import counter
+from .mode import ALLOWED, PORT, Mode
+
+_POLICY = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: bench
+  namespace: default
+spec:
+  endpointSelector:
+    matchLabels:
+      app: server
+  ingress:
+  - fromEndpoints:
+    - matchLabels:
+        role: frontend
+    toPorts:
+    - ports:
+      - port: "{port}"
+        protocol: TCP
+"""
+_HTTP_RULES = """\
+      rules:
+        http:
+        - method: GET
+          path: {path}
+"""
+_AGENT = "lockgate agent"
+
+
+class Policed(Mode):
+    """`lockgate agent run` in the node's namespace, exactly as a user starts it."""
+
+    policy: ClassVar[str]
+
+    @property
+    def _settings(self) -> Settings:
+        directory = self.directory
+        return Settings(
+            directory / "policies",
+            directory / "workloads.yaml",
+            run_dir=directory / "run",
+            state_dir=directory / "state",
+        )
+
+    def _engage(self, playground: Playground) -> None:
+        settings = self._settings
+        settings.policies.mkdir()
+        (settings.policies / "bench.yaml").write_text(self.policy)
+        settings.workloads.write_text(playground.workloads_yaml())
+        command: list[str | Path] = [Path(sys.executable).with_name("lockgate"), "agent", "run"]
+        command += ["--policies", settings.policies, "--workloads", settings.workloads]
+        command += ["--run-dir", settings.run_dir, "--state-dir", settings.state_dir]
+        with self.log_of(_AGENT).open("wb") as log:
+            self._agent = playground.node.popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def _parts(self) -> list[tuple[str, subprocess.Popen[bytes]]]:
+        return [*super()._parts(), (_AGENT, self._agent)]
+
+    def counted(self) -> tuple[int, ...]:
+        return (counter.requests(self._settings.run_dir / "admin.sock", ["lockgate_http"]),)
+
+    def close(self) -> None:
+        """Also removes what the agent left pinned for a successor that will not come."""
+        super().close()
+        shutil.rmtree(self._settings.pin_dir, ignore_errors=True)
+
+
+class PolicedL4(Policed):
+    """Peer and port only: packets are judged in tc and never leave the kernel."""
+
+    key = "l4"
+    title = "L4-policed"
+    forbidden = "200"
+    intruder_gets = "dropped"
+    proxied = False
+    policy = _POLICY.format(port=PORT)
+
+
+class PolicedL7(Policed):
+    """Peer, port, method and path: connections are redirected to the one Envoy of the node."""
+
+    key = "l7"
+    title = "L7-policed"
+    forbidden = "403"
+    intruder_gets = "dropped"
+    proxied = True
+    policy = _POLICY.format(port=PORT) + _HTTP_RULES.format(path=ALLOWED)

@@ -1,0 +1,157 @@
+"""A run as Markdown for people and as JSON for the next comparison. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .figures import Figures, Metric, Outcome
+from .machine import Machine
+
+_METHOD = """\
+* Pods are network namespaces on routed veths, each mode with a node, a client, a server and an intruder of its own.
+  All modes stand side by side and are idle except the one that is being measured.
+* One round measures every mode once at each concurrency; the order of the modes rotates from round to round. Ratios
+  are taken within a round; the tables show the median over the rounds with the smallest and the largest in
+  brackets.
+* Load: wrk in the client's pod, keep-alive GETs of a body of a dozen bytes over IPv4, a closed loop, as many
+  threads as cores (one at c=1). Every request of a timed run must be answered 2xx.
+* Origin, the same in all modes: bench/origin.c in the server's pod, epoll, as many threads as cores, one read and
+  one write a request.
+* CPU per request: all CPU that the machine spent (wall clock x cores - idle - iowait - steal, from /proc/stat),
+  less what processes outside of the measured mode's namespaces used. It contains the load generator, the origin and
+  all softirq work.
+* L4-policed, L7-policed: `lockgate agent run` in the node's namespace, with one CiliumNetworkPolicy for the
+  server's pod. The L7 one allows `GET /api/v1/users`.
+* Sidecar pair: one Envoy in the client's pod catching its outbound connections, one in the server's pod catching
+  inbound ones (nft REDIRECT, original_dst, connection manager, router, ORIGINAL_DST cluster with keep-alive pools);
+  the server's has an RBAC filter with the same rule. Connection manager settings are those of the shared Envoy,
+  except that the sidecars need not keep the case of header names. No Envoy writes an access log for an allowed
+  request. Every Envoy runs {threads} workers.
+* Before it is timed, each mode is checked: the allowed path answers 200, the forbidden one 403 (L7-policed, sidecar
+  pair), the intruder is dropped (L4- and L7-policed) or gets 403 (sidecar pair), the server sees the client's
+  address (the sidecar pair: that of its own pod), and Envoy's counters show one request for each one sent, or none
+  (L4-policed). The counters are checked again over every timed run.
+"""
+
+_AS_MEASURED = "Medians over the rounds, of this machine on that day; only the ratios are worth comparing."
+_CPU_PARTS = """\
+Microseconds per request, median over the rounds. `load` is wrk; `kernel` is what no process was charged for: softirqs
+on an idle core, and kernel threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a run has to say. `titles` names the measured modes by key; ratios divide by the mode `base`."""
+
+    machine: Machine
+    figures: Figures
+    titles: dict[str, str]
+    base: str
+    concurrencies: tuple[int, ...]
+    rounds: int
+    seconds: int
+    threads: int
+    aims: Sequence[Outcome]
+
+    def markdown(self) -> str:
+        """The report for people."""
+        parts = [
+            "# Overhead of enforcement",
+            self._head(),
+            self.table(),
+            f"## As measured\n\n{_AS_MEASURED}\n\n{self._absolute()}",
+            f"## Where the CPU went\n\n{_CPU_PARTS}\n\n{self._parts()}",
+            f"## Method\n\n{_METHOD.format(threads=self.threads)}",
+            f"## Disturbance\n\n{self._disturbance()}",
+        ]
+        return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+    def table(self) -> str:
+        """The ratios and the aims: what the run is about."""
+        parts = []
+        if self.base in self.titles:
+            parts.append(f"## Ratios to the {self.titles[self.base]}\n\n{self._ratios()}")
+        if self.aims:
+            parts.append(f"## Aims\n\n{self._aims()}")
+        return "\n\n".join(parts)
+
+    def json(self) -> dict[str, Any]:
+        """All of it as data, down to the single cell."""
+        return {
+            "machine": asdict(self.machine),
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "threads": self.threads,
+            "base": self.base,
+            "ratios": [
+                {"mode": mode, "concurrency": level, "metric": metric.value, **asdict(ratio)}
+                for level in self.concurrencies
+                for mode in self.titles
+                for metric in Metric
+                if (ratio := self.figures.ratio(mode, self.base, level, metric)) is not None
+            ],
+            "aims": [
+                {"aim": str(each.aim), "concurrency": each.concurrency, "reached": each.reached, **asdict(each.ratio)}
+                for each in self.aims
+            ],
+            "cells": [asdict(cell) for cell in self.figures.cells],
+        }
+
+    def _ratios(self) -> str:
+        rows = [
+            [f"c={level}", title, *(str(self.figures.ratio(mode, self.base, level, metric)) for metric in Metric)]
+            for level in self.concurrencies
+            for mode, title in self.titles.items()
+            if mode != self.base
+        ]
+        return _table(["", "", *Metric], rows)
+
+    def _absolute(self) -> str:
+        rows = []
+        for level in self.concurrencies:
+            for mode, title in self.titles.items():
+                rps, *times = (self.figures.typical(mode, level, metric) for metric in Metric)
+                rows.append([f"c={level}", title, f"{rps:,.0f}/s", *(f"{value:.0f} us" for value in times)])
+        return _table(["", "", *Metric], rows)
+
+    def _parts(self) -> str:
+        parts = {
+            (level, mode): self.figures.cpu_parts(mode, level) for level in self.concurrencies for mode in self.titles
+        }
+        names = sorted({name for part in parts.values() for name, spent in part.items() if spent >= 0.05})
+        rows = [
+            [f"c={level}", self.titles[mode], *(f"{part[name]:.1f}" if name in part else "" for name in names)]
+            for (level, mode), part in parts.items()
+        ]
+        return _table(["", "", *names], rows)
+
+    def _aims(self) -> str:
+        rows = [
+            [str(each.aim), f"c={each.concurrency}", str(each.ratio), "reached" if each.reached else "**not reached**"]
+            for each in self.aims
+        ]
+        return _table(["aim", "", "measured", ""], rows)
+
+    def _head(self) -> str:
+        at = self.machine
+        return (
+            f"`bench/overhead --rounds {self.rounds} --seconds {self.seconds}`, {at.date}, commit {at.commit}.\n"
+            f"{at.cores} cores ({at.processor}), {at.memory_gib:g} GiB, Linux {at.kernel}, {at.system}; "
+            f"Envoy {at.envoy}, wrk {at.wrk}, nftables {at.nft}, gcc {at.compiler}."
+        )
+
+    def _disturbance(self) -> str:
+        share = self.figures.foreign_share()
+        return (
+            "CPU that other processes of the machine used while a mode was measured: "
+            f"median {share.median:.2f} cores, at most {share.high:.2f}."
+        )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
+    lines = [columns, ["-" * width for width in widths], *rows]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)

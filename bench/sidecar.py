@@ -1,0 +1,176 @@
+"""A classic sidecar pair: an Envoy in the client's pod and one in the server's, each catching traffic by nft REDIRECT.
+
+Both pods get the same nft table and the same Envoy configuration, as a mesh would inject them: outbound connections of
+the pod go to port 15001, inbound ones to 15006. Only the inbound listener enforces the policy, which says what the L7
+policy of policed.py says. Settings of the connection managers are those of lockgate.envoy.http_listener; the one that
+exists only to make the shared Envoy invisible (keeping the case of header names) is left out, in the sidecars' favour.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from lockgate.agent.playground import Playground, Pod
+
+from . import counter
+from .errors import StartError
+from .mode import ALLOWED, PORT, Mode
+
+_OUTBOUND, _INBOUND = 15001, 15006
+# Envoy's own connections are told by group and not by user, so that it may read a clone that only root can enter.
+_GROUP = 1337
+_UNLIMITED = 4294967295
+_NETWORK_FILTERS = "type.googleapis.com/envoy.extensions.filters.network"
+
+_NFT = f"""\
+table ip sidecar {{
+    chain outbound {{
+        type nat hook output priority -100;
+        meta skgid {_GROUP} return
+        oifname "lo" return
+        ip protocol tcp redirect to :{_OUTBOUND}
+    }}
+    chain inbound {{
+        type nat hook prerouting priority -100;
+        iifname "eth0" tcp dport {PORT} redirect to :{_INBOUND}
+    }}
+}}
+"""
+
+
+class SidecarPair(Mode):
+    """Two passes through two Envoys, and the server no longer sees the client's address."""
+
+    key = "sidecar"
+    title = "sidecar pair"
+    forbidden = "403"
+    intruder_gets = "403"  # it has no sidecar of its own; the server's judges by address
+    server_sees = "server"
+    proxied = True
+
+    def _engage(self, playground: Playground) -> None:
+        self._sidecars: list[tuple[str, subprocess.Popen[bytes]]] = []
+        for pod in (self.client, self.server):
+            loaded = pod.run(["nft", "-f", "-"], input=_NFT)
+            if loaded.returncode != 0:
+                raise StartError(f"{self.title}: nft refused the redirect in {pod.netns}: {loaded.stderr.strip()}")
+            self._sidecars.append((f"{pod.name} envoy", self._sidecar(pod)))
+
+    def _sidecar(self, pod: Pod) -> subprocess.Popen[bytes]:
+        file = self.directory / f"{pod.name}.json"
+        file.write_text(json.dumps(configuration(self._admin(pod), self.client.ipv4), indent=1))
+        command: list[str | Path] = [self.ground.envoy, "-c", file, "--concurrency", str(self.ground.threads)]
+        command += ["--disable-hot-restart", "--log-level", "warning"]
+        with self.log_of(f"{pod.name} envoy").open("wb") as log:
+            return pod.popen(command, stdout=log, stderr=subprocess.STDOUT, group=_GROUP, extra_groups=[])
+
+    def _admin(self, pod: Pod) -> Path:
+        return self.directory / f"{pod.name}.sock"
+
+    def _parts(self) -> list[tuple[str, subprocess.Popen[bytes]]]:
+        return [*super()._parts(), *self._sidecars]
+
+    def counted(self) -> tuple[int, ...]:
+        passed = [(self.client, "outbound"), (self.server, "inbound")]
+        return tuple(counter.requests(self._admin(pod), [direction]) for pod, direction in passed)
+
+
+def configuration(admin: Path, client: IPv4Address) -> dict[str, Any]:
+    """The bootstrap of one sidecar, with everything static."""
+    return {
+        "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
+        "stats_flush_on_admin": True,
+        "static_resources": {
+            "listeners": [
+                _listener("outbound", _OUTBOUND, []),
+                _listener("inbound", _INBOUND, [_policy(client)]),
+            ],
+            "clusters": [_original_destination()],
+        },
+    }
+
+
+def _listener(name: str, port: int, filters: list[dict[str, Any]]) -> dict[str, Any]:
+    manager = {
+        "@type": f"{_NETWORK_FILTERS}.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "route_config": {
+            "name": name,
+            "virtual_hosts": [
+                {
+                    "name": "any",
+                    "domains": ["*"],
+                    "routes": [
+                        {
+                            "match": {"prefix": ""},
+                            "route": {"cluster": "original_destination", "timeout": "0s", "idle_timeout": "0s"},
+                        }
+                    ],
+                }
+            ],
+        },
+        "http_filters": [*filters, _router()],
+        "http_protocol_options": {"accept_http_10": True, "enable_trailers": True},
+        "server_header_transformation": "PASS_THROUGH",
+        "use_remote_address": True,
+        "skip_xff_append": True,
+        "generate_request_id": False,
+        "preserve_external_request_id": True,
+        "forward_client_cert_details": "ALWAYS_FORWARD_ONLY",
+        "stream_idle_timeout": "0s",
+        "request_timeout": "0s",
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
+    }
+    original_dst = "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
+    return {
+        "name": name,
+        "address": {"socket_address": {"address": "0.0.0.0", "port_value": port}},
+        "tcp_backlog_size": 4096,
+        "listener_filters": [
+            {"name": "envoy.filters.listener.original_dst", "typed_config": {"@type": original_dst}},
+        ],
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+
+
+def _policy(client: IPv4Address) -> dict[str, Any]:
+    """GET of the allowed path from the client's address."""
+    allowed = [
+        {"header": {"name": ":method", "string_match": {"exact": "GET"}}},
+        {"header": {"name": ":path", "string_match": {"exact": ALLOWED}}},
+    ]
+    policy = {
+        "permissions": [{"and_rules": {"rules": allowed}}],
+        "principals": [{"direct_remote_ip": {"address_prefix": str(client), "prefix_len": 32}}],
+    }
+    return {
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            "rules": {"action": "ALLOW", "policies": {"bench": policy}},
+        },
+    }
+
+
+def _router() -> dict[str, Any]:
+    kind = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+    return {"name": "envoy.filters.http.router", "typed_config": {"@type": kind, "suppress_envoy_headers": True}}
+
+
+def _original_destination() -> dict[str, Any]:
+    limits = ("max_connections", "max_pending_requests", "max_requests", "max_connection_pools")
+    return {
+        "name": "original_destination",
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "connect_timeout": "10s",
+        "circuit_breakers": {"thresholds": [dict.fromkeys(limits, _UNLIMITED)]},
+    }
