@@ -38,7 +38,7 @@ _HEADERS = len(_INPUTS)  # the depth at which only header conditions are left
 LARGEST_PROGRAM = 20_000
 
 # https://www.rfc-editor.org/rfc/rfc9110#name-tokens
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_NAME = re.compile(r":(?:path|method|authority)|[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +65,7 @@ def conditions(name: str, rules: HttpRules) -> list[Condition]:
             *(_of_http(name, rule) for rule in rules.http),
             *(_of_grpc(name, rule) for rule in rules.grpc),
         )
-        if all(_TOKEN.fullmatch(header.name) for header in condition.headers)
+        if all(_HEADER_NAME.fullmatch(header.name) for header in condition.headers)
     ]
 
 

@@ -99,9 +99,9 @@ class NodeCompiler:
     ) -> NodeResources:
         """Build both filters.
 
-        `ipcache` maps prefixes to identities, of which the longest that holds an address counts; it must not be changed
-        afterwards, and the same object is taken as unchanged, as are the same policies. `policed` names the pairs that get a
-        tree: those with a rule for Envoy now, and while a change is on its way also those that had one before.
+        `ipcache` maps prefixes to identities, of which the longest that holds an address counts. It must not be changed
+        afterwards: the same object is taken as unchanged, as are the same policies. `policed` names the pairs that get
+        a tree: those with a rule for Envoy now, and while a change is on its way also those that had one before.
         """
         if ipcache is not self._seen and ipcache != self._ipcache:
             self._ipcache = dict(ipcache)
