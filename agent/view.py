@@ -209,7 +209,13 @@ class NodeView:
             "interfaces": [each.interface for each in interfaces if each.ifindex in attached],
             "maps": self._datapath.sizes(),
             "counters": [
-                {"direction": counter.direction, "reason": counter.reason, "packets": counter.packets}
+                {
+                    "direction": str(counter.direction),
+                    "reason": counter.reason.name.lower().replace("_", "-"),
+                    "meaning": counter.reason.text,
+                    "dropped": counter.dropped,
+                    "packets": counter.packets,
+                }
                 for counter in self._datapath.counters()
             ],
         }

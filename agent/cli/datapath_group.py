@@ -30,7 +30,8 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
             *((f"map {name}", f"{entries} entries") for name, entries in answer["maps"].items()),
         ]
     )
+    rows = [row for row in answer["counters"] if row["packets"]]
     table(
-        ("DIRECTION", "REASON", "PACKETS"),
-        ((row["direction"], row["reason"], row["packets"]) for row in answer["counters"]),
+        ("DIRECTION", "REASON", "PACKETS", "MEANING"),
+        ((row["direction"], row["reason"], row["packets"], row["meaning"]) for row in rows),
     )

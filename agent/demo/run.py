@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +27,7 @@ NAME = "demo"
 RUN_DIR = Path("/run/lockgate-demo")
 _READY_SECONDS = 60.0
 _CONNECT_SECONDS = 1.0  # a SYN that the kernel drops is sent again after a second: no answer by then is "dropped"
+_STOP_SECONDS = 10.0
 _EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
 
 Progress = Callable[[str], None]
@@ -182,16 +186,37 @@ def clean(progress: Progress, playground: Playground | None = None) -> None:
     if RUN_DIR.exists():
         if playground is None:
             progress("removing what an earlier demonstration left")
+        _stop_agent()
         command = [sys.executable, "-P", "-m", "lockgate", "agent", "clean", "--run-dir", str(RUN_DIR)]
         namespace = Path("/run/netns", f"lg-{NAME}")
-        if namespace.exists():
-            command = ["nsenter", f"--net={namespace}", "--", *command]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        # Never in the machine's own network, where an agent of the user's may have the same routes and rules.
+        inside = ["nsenter", f"--net={namespace}"] if namespace.exists() else ["unshare", "--net"]
+        cleaned = subprocess.run([*inside, "--", *command], capture_output=True, text=True, check=False)
+        if cleaned.returncode != 0:
+            progress(f"could not clean everything: {cleaned.stderr.strip()}")
     if playground is not None:
         playground.close()
     else:
         Playground.sweep(NAME)
     shutil.rmtree(RUN_DIR, ignore_errors=True)
+
+
+def _stop_agent() -> None:
+    """Ends the demonstration's agent, if it still runs, and waits for its end."""
+    try:
+        pid = int((RUN_DIR / "agent.lock").read_text())
+        handle = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return
+    try:
+        if str(RUN_DIR).encode() not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            return  # the number belongs to another process by now
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        select.select([handle], [], [], _STOP_SECONDS)
+    except OSError:
+        return
+    finally:
+        os.close(handle)
 
 
 async def demo_world(demo: Demo) -> World:
