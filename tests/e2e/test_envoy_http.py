@@ -338,6 +338,8 @@ async def test_a_rejected_policy_shows_and_the_last_good_one_stays(run_dir: Path
             return bool(policies.rejections)
 
         await until("Envoy rejects the policy", rejected)
+        stats = await admin.stats(r"^extension_config_discovery\..*\.update_rejected$")
+        assert sorted(stats.values()) == [1, 1]
         for record in read_config(await admin.config_dump()).filters:
             assert (record.version, record.default) == ("1", False)
         assert (await client.ask(get("/secret")))[1] == DENIED
