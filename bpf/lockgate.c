@@ -65,6 +65,8 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, const struct p
             return steer(skb, p, t.known->proxy_port, 1);
         return pass_judged(skb, ifindex_at(t.known, !t.side));
     }
+    if (!is_synced(skb->ifindex))
+        return DROP_UNSYNCED;
     src = find_owner(&p->src);
     if (!src || src->ifindex != skb->ifindex)
         return DROP_SPOOFED;
@@ -106,6 +108,10 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, const struct pac
         touch(&t);
         return ALLOWED;
     }
+    if (!is_synced(skb->ifindex))
+        return DROP_UNSYNCED;
+    if (p->reset && !skb->ingress_ifindex)
+        return ALLOWED; /* the node's own: how Envoy's listener ends a connection that got past it */
     src = find_owner(&p->src);
     dst = find_owner(&p->dst);
     if (!src || !src->identity || !dst || dst->ifindex != skb->ifindex)

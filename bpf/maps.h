@@ -82,6 +82,11 @@ static __always_inline struct owner *find_owner(const struct address *address)
     return ipcache.lookup(&key);
 }
 
+static __always_inline int is_synced(__u32 ifindex)
+{
+    return !!endpoints.lookup(&ifindex);
+}
+
 static __always_inline __u32 current_revision(void)
 {
     __u32 zero = 0;

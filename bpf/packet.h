@@ -13,6 +13,7 @@
 
 #define TCP_FLAGS 13 /* offset of the flags byte */
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
 
 struct address { /* IPv6, or IPv4 mapped into it */
@@ -26,6 +27,7 @@ struct packet {
     __u8 protocol;
     __u8 v6;
     __u8 syn;   /* TCP SYN without ACK: a new connection, whatever is remembered */
+    __u8 reset; /* TCP RST */
     __u8 error; /* an ICMP error; the ports and the protocol are those of the connection it is about */
 };
 
@@ -122,6 +124,7 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
         if (bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &flags, sizeof(flags)) < 0)
             return DROP_MALFORMED;
         p->syn = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+        p->reset = !!(flags & TCP_RST);
     } else if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_SCTP) {
         return DROP_UNSUPPORTED; /* IPv6 extension headers too */
     }

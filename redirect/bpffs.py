@@ -52,16 +52,20 @@ def lock(folder: Path) -> int:
     return fd
 
 
-def remove_folder(folder: Path) -> None:
-    """Unpin everything in `folder` and below, and the folder. What is not there is fine."""
-    if not folder.is_dir():
-        return
+def empty_folder(folder: Path) -> None:
+    """Unpin everything in `folder` and below."""
     for path in folder.iterdir():
         if path.is_dir():
             remove_folder(path)
         else:
             path.unlink(missing_ok=True)
-    folder.rmdir()
+
+
+def remove_folder(folder: Path) -> None:
+    """Unpin everything in `folder` and below, and remove it. A folder that is not there is fine."""
+    if folder.is_dir():
+        empty_folder(folder)
+        folder.rmdir()
 
 
 def _mount() -> None:

@@ -1,6 +1,6 @@
 """Run as a process of its own: compiles bpf/lockgate.c with bcc, loads the programs and pins them, and ends.
 
-    python -m lockgate.redirect.compiler MAP_FOLDER PROGRAM_FOLDER
+    python -m lockgate.redirect.compiler MAP_FOLDER FROM_POD_PIN TO_POD_PIN
 
 bcc brings clang and 100 MB with it and talks to standard error directly; here that is no burden for the agent, and what
 clang and the verifier say can be read whole. Exit status: 0, or one of `Exit`.
@@ -12,6 +12,7 @@ import errno
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Exit(IntEnum):
     RIGHTS = 7
 
 
-def main(map_folder: Path, program_folder: Path) -> int:
+def main(map_folder: Path, pins: Mapping[Hook, Path]) -> int:
     """Compile, load, pin. bcc makes the maps that are not pinned in `map_folder` yet and opens those that are."""
     with tempfile.TemporaryDirectory(prefix="lockgate-headers-") as folder:
         headers = Path(folder)
@@ -58,13 +59,13 @@ def main(map_folder: Path, program_folder: Path) -> int:
             except Exception as error:
                 print(error, file=sys.stderr)
                 return Exit.RIGHTS if "super-user" in str(error) else Exit.VERIFIER
-            syscall.pin(function.fd, program_folder / hook.program)
+            syscall.pin(function.fd, pins[hook])
     return 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+        sys.exit(main(Path(sys.argv[1]), dict(zip(Hook, map(Path, sys.argv[2:]), strict=True))))
     except OSError as failure:
         print(failure, file=sys.stderr)
         sys.exit(Exit.RIGHTS if failure.errno == errno.EPERM else 1)

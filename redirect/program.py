@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
-from . import syscall
+from . import bpffs, syscall
 from .compiler import Exit
 from .errors import BpfUnsupportedError, ProgramRejectedError, RedirectError
+from .source import read_source
 from .tcx import Hook
 
 _OLDEST = (6, 6)
@@ -21,33 +23,42 @@ _ERROR_LINE = re.compile(r"^(bpf/\S+:\d+:\d+: )?(fatal )?error: .*", re.MULTILIN
 
 
 def load_programs(map_folder: Path, program_folder: Path) -> Mapping[Hook, int]:
-    """Compile and load; returns a descriptor for each program. Both folders lie in a BPF file system and exist.
+    """A descriptor for each program, from its pin or fresh from the compiler. Both folders lie in a BPF file system.
 
-    Maps pinned in `map_folder` are used, missing ones are made there. Takes about a second.
+    Maps pinned in `map_folder` are used, missing ones are made there. Compiling takes about a second; the pins are
+    named by what they were made from, so that an agent that starts again need not.
     """
-    remove_program_pins(program_folder)
+    pins = {hook: program_folder / f"{hook.program}-{_digest()}" for hook in Hook}
+    if not all(path.exists() for path in pins.values()):
+        bpffs.empty_folder(program_folder)
+        _compile(map_folder, pins)
+    return {hook: syscall.get(path) for hook, path in pins.items()}
+
+
+def _digest() -> str:
+    made_from = [read_source(), platform.release(), platform.machine()]
+    return sha256("\0".join(made_from).encode()).hexdigest()[:16]
+
+
+def _compile(map_folder: Path, pins: Mapping[Hook, Path]) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-P", "-m", "lockgate.redirect.compiler", str(map_folder), str(program_folder)]
+    command = [sys.executable, "-P", "-m", "lockgate.redirect.compiler", str(map_folder)]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
+            [*command, *(str(pins[hook]) for hook in Hook)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ProgramRejectedError(
             f"compiling the eBPF programs took more than {_SECONDS} s; is the node overloaded?"
         ) from error
-    try:
-        if done.returncode != 0:
-            raise explain(done.returncode, done.stderr)
-        return {hook: syscall.get(program_folder / hook.program) for hook in Hook}
-    finally:
-        remove_program_pins(program_folder)
-
-
-def remove_program_pins(program_folder: Path) -> None:
-    """Take the hand-over pins away; links and descriptors keep the programs alive."""
-    for hook in Hook:
-        (program_folder / hook.program).unlink(missing_ok=True)
+    if done.returncode != 0:
+        raise explain(done.returncode, done.stderr)
 
 
 def explain(status: int, log: str) -> RedirectError:
