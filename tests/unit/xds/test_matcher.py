@@ -1,0 +1,129 @@
+"""Trees written to the wire are byte for byte what envoy-data-plane builds whole, validation on."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
+    DestinationIpInput,
+    DestinationPortInput,
+    DirectSourceIpInput,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
+from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
+from envoy_data_plane.xds.type.matcher.v3 import (
+    Matcher,
+    MatcherMatcherList,
+    MatcherMatcherListFieldMatcher,
+    MatcherMatcherListPredicate,
+    MatcherMatcherListPredicatePredicateList,
+    MatcherMatcherListPredicateSinglePredicate,
+    MatcherMatcherTree,
+    MatcherMatcherTreeMatchMap,
+    MatcherOnMatch,
+    RegexMatcher,
+    RegexMatcherGoogleRe2,
+    StringMatcher,
+)
+from lockgate.tests.unit.xds.matcher_messages import CidrRange, IPMatcher, IPRangeMatcher, UInt32Value
+from lockgate.xds import matcher
+from lockgate.xds.rbac_action import allow, deny
+
+ALLOW = MatcherOnMatch.parse(allow("some/rule:spec"))
+DENY = MatcherOnMatch.parse(deny("other"))
+PATH = TypedExtensionConfig(name="header", typed_config=Any.pack(HttpRequestHeaderMatchInput(header_name=":path")))
+
+
+def test_inputs() -> None:
+    for ours, name, message in (
+        (matcher.DESTINATION_IP, "destination-ip", DestinationIpInput()),
+        (matcher.DESTINATION_PORT, "destination-port", DestinationPortInput()),
+        (matcher.DIRECT_SOURCE_IP, "direct-source-ip", DirectSourceIpInput()),
+    ):
+        assert ours == bytes(TypedExtensionConfig(name=name, typed_config=Any.pack(message)))
+    assert matcher.request_header(":path") == bytes(PATH)
+
+
+def test_exact_and_prefix_maps() -> None:
+    entries = {"/a": allow("some/rule:spec"), "/ü": deny("other")}
+    whole = MatcherMatcherTreeMatchMap(map={"/a": ALLOW, "/ü": DENY})
+    assert matcher.exact_map(matcher.request_header(":path"), entries, deny("other")) == bytes(
+        Matcher(matcher_tree=MatcherMatcherTree(input=PATH, exact_match_map=whole), on_no_match=DENY)
+    )
+    assert matcher.prefix_map(matcher.request_header(":path"), entries) == bytes(
+        Matcher(matcher_tree=MatcherMatcherTree(input=PATH, prefix_match_map=whole))
+    )
+
+
+def test_a_tree_inside_a_tree() -> None:
+    inner = matcher.exact_map(matcher.request_header(":path"), {"": allow("some/rule:spec")})
+    outer = matcher.always(matcher.descend(inner))
+    assert outer == bytes(
+        Matcher(
+            on_no_match=MatcherOnMatch(
+                matcher=Matcher(
+                    matcher_tree=MatcherMatcherTree(
+                        input=PATH, exact_match_map=MatcherMatcherTreeMatchMap(map={"": ALLOW})
+                    )
+                )
+            )
+        )
+    )
+
+
+def test_lists_of_predicates() -> None:
+    path = matcher.request_header(":path")
+    ours = matcher.first_of(
+        [
+            (matcher.all_of([matcher.equals(path, "")]), allow("some/rule:spec")),
+            (matcher.all_of([matcher.equals(path, "x"), matcher.is_present(path)]), deny("other")),
+        ]
+    )
+
+    def single(value: StringMatcher) -> MatcherMatcherListPredicate:
+        return MatcherMatcherListPredicate(
+            single_predicate=MatcherMatcherListPredicateSinglePredicate(input=PATH, value_match=value)
+        )
+
+    present = StringMatcher(safe_regex=RegexMatcher(google_re2=RegexMatcherGoogleRe2(), regex=r"\C*"))
+    both = MatcherMatcherListPredicatePredicateList(predicate=[single(StringMatcher(exact="x")), single(present)])
+    assert ours == bytes(
+        Matcher(
+            matcher_list=MatcherMatcherList(
+                matchers=[
+                    MatcherMatcherListFieldMatcher(predicate=single(StringMatcher(exact="")), on_match=ALLOW),
+                    MatcherMatcherListFieldMatcher(
+                        predicate=MatcherMatcherListPredicate(and_matcher=both), on_match=DENY
+                    ),
+                ]
+            )
+        )
+    )
+
+
+def test_address_trie() -> None:
+    ours = matcher.address_trie(
+        matcher.DIRECT_SOURCE_IP,
+        [
+            ([ip_network("10.0.0.0/8"), ip_network("10.1.0.7/32")], allow("some/rule:spec")),
+            ([ip_network("::/0"), ip_network("0.0.0.0/0")], deny("other")),
+        ],
+        deny("other"),
+    )
+
+    def cidr(address: str, length: int) -> CidrRange:
+        return CidrRange(address_prefix=address, prefix_len=UInt32Value(value=length))
+
+    trie = IPMatcher(
+        range_matchers=[
+            IPRangeMatcher(ranges=[cidr("10.0.0.0", 8), cidr("10.1.0.7", 32)], on_match=ALLOW, exclusive=True),
+            IPRangeMatcher(ranges=[cidr("::", 0), cidr("0.0.0.0", 0)], on_match=DENY, exclusive=True),
+        ]
+    )
+    custom = TypedExtensionConfig(
+        name="address-trie",
+        typed_config=Any(type_url="type.googleapis.com/xds.type.matcher.v3.IPMatcher", value=bytes(trie)),
+    )
+    source = TypedExtensionConfig(name="direct-source-ip", typed_config=Any.pack(DirectSourceIpInput()))
+    assert ours == bytes(Matcher(matcher_tree=MatcherMatcherTree(input=source, custom_match=custom), on_no_match=DENY))
