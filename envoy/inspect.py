@@ -22,7 +22,7 @@ class FilterRecord:
     """A filter that arrives by ECDS. `version` None: nothing has arrived and the listener's default is in force.
 
     `error` is why Envoy rejected the last update (`error_version`); `version` still names what is in force. Envoy 1.40
-    fills it in for listeners and clusters, but leaves it out for filters: there the NACK on the xDS stream and the
+    was seen to leave it out after it rejected a filter: then the NACK on the xDS stream and the
     counter extension_config_discovery.http_filter.NAME.update_rejected tell.
     """
 
