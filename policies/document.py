@@ -16,14 +16,16 @@ import yaml
 from .errors import UnreadableError
 
 MAX_BYTES = 16 << 20
-MAX_NODES = 2_000_000  # of a whole file
+MAX_NODES = 1_000_000  # of a whole file
 MAX_DOCUMENT_NODES = 250_000
+DOCUMENT_COST = 20  # what starting a document takes, in nodes
 MAX_DEPTH = 64
 
 Value: TypeAlias = str | int | float | bool | None
 
 # A line that starts like this begins a document wherever it stands (https://yaml.org/spec/1.2.2/#document-markers).
 _MARKER = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+_EMPTY = re.compile(r"(?:---)?\s*")
 _INTEGER = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_]*)")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -82,11 +84,11 @@ def split_documents(text: str) -> Iterator[tuple[int, str]]:
     """(first line, text) of each document, so that one that cannot be read does not hide the others."""
     line, start = 1, 0
     for marker in _MARKER.finditer(text):
-        if marker.start() > start:
+        if not _EMPTY.fullmatch(text, start, marker.start()):
             yield line, text[start : marker.start()]
         line += text.count("\n", start, marker.start())
         start = marker.start()
-    if start < len(text):
+    if not _EMPTY.fullmatch(text, start):
         yield line, text[start:]
 
 

@@ -32,6 +32,10 @@ class Findings:
         self.problems: list[Problem] = []
         self.errors = 0
 
+    def sorted(self) -> tuple[Problem, ...]:
+        """All of them, from the first line to the last."""
+        return tuple(sorted(self.problems, key=lambda problem: problem.line))
+
     def add(self, line: int, path: str, message: str, hint: str = "", severity: Severity = Severity.ERROR) -> None:
         """Note a problem; the ones beyond MAX_PROBLEMS are only counted."""
         if severity is Severity.ERROR:
@@ -126,7 +130,8 @@ class Field:
             names = tuple(known)
             for key in [key for key in found if key not in names]:
                 field = found.pop(key)
-                field.error(f"unknown field '{shorten(key)}'", suggest(key, names))
+                hint = suggest(key, names) if len(self.findings.problems) < MAX_PROBLEMS else ""
+                field.error(f"unknown field '{shorten(key)}'", hint)
         return {key: field for key, field in found.items() if not field.is_null}
 
     @property

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .document import MAX_DOCUMENT_NODES, MAX_NODES, Node, decode, read_document, split_documents
+from .document import DOCUMENT_COST, MAX_DOCUMENT_NODES, MAX_NODES, Node, decode, read_document, split_documents
 from .errors import UnreadableError
 from .fields import Field, Findings, shorten, suggest
 from .model import Policy, PolicyKey, PolicyKind
@@ -93,7 +93,7 @@ def parse_policies(data: bytes, source: str, refuse: Mapping[Feature, str] = UNS
                 policies[key] = policy
     for key in broken:
         policies.pop(key, None)
-    return ParsedPolicies(tuple(policies.values()), tuple(findings.problems), frozenset(broken), unreadable)
+    return ParsedPolicies(tuple(policies.values()), findings.sorted(), frozenset(broken), unreadable)
 
 
 def _roots(data: bytes, findings: Findings) -> Iterator[Node | None]:
@@ -115,9 +115,9 @@ def _roots(data: bytes, findings: Findings) -> Iterator[Node | None]:
             yield None
             if left <= 0:
                 return
-            left -= len(piece) // 8  # a piece that was refused has cost time too
+            left -= DOCUMENT_COST + len(piece) // 8  # a piece that was refused has cost time too
         else:
-            left -= nodes
+            left -= DOCUMENT_COST + nodes
             yield from roots
 
 

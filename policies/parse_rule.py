@@ -33,16 +33,17 @@ class _Authentication(StrEnum):
 
 def parse_rule(field: Field, key: PolicyKey) -> Rule | None:
     """A spec; None when it is no mapping or has no usable selector."""
+    before = field.findings.errors
     fields = field.mapping(_RULE_FIELDS)
     if fields is None:
         return None
-    subject = _subject(field, fields, key)
     sections = {name: fields[name].items() if name in fields else [] for name in _SECTIONS}
-    if not any(sections.values()):
+    if not any(sections.values()) and field.findings.errors == before:
         field.error(
             "the rule has none of ingress, ingressDeny, egress and egressDeny",
             "write at least one; ingress: [{}] denies everything by default",
         )
+    subject = _subject(field, fields, key)
     ingress: list[Entry] = []
     egress: list[Entry] = []
     for name, items in sections.items():

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from .document import MAX_DOCUMENT_NODES, MAX_NODES, decode, read_document, split_documents
+from .document import DOCUMENT_COST, MAX_DOCUMENT_NODES, MAX_NODES, decode, read_document, split_documents
 from .endpoint_policy import LAST_PORT
 from .errors import UnreadableError
 from .fields import Field, Findings, shorten
@@ -49,7 +49,7 @@ def parse_workloads(data: bytes, source: str) -> ParsedWorkloads:
         left = MAX_NODES
         for line, piece in split_documents(decode(data)):
             roots, nodes = read_document(piece, line, min(max(left, 0), MAX_DOCUMENT_NODES))
-            left -= nodes
+            left -= DOCUMENT_COST + nodes
             for root in roots:
                 reader.document(Field(root, findings))
     except UnreadableError as error:
@@ -59,7 +59,7 @@ def parse_workloads(data: bytes, source: str) -> ParsedWorkloads:
         reader.workloads.pop(key, None)
     return ParsedWorkloads(
         tuple(reader.workloads.values()),
-        tuple(findings.problems),
+        findings.sorted(),
         tuple(reader.services.values()),
         frozenset(reader.broken),
         reader.unreadable,
