@@ -127,6 +127,9 @@ class Subscription:
         if sent is None:
             return False
         self._memory.reject(sent.resources.values(), error)
+        for name in sent.resources:
+            if self._wants(name):
+                self._known.setdefault(name, None)  # it has none, and knows
         for name in sent.removed:
             self._know_absent(name)
         return True
@@ -163,10 +166,8 @@ class Subscription:
     def _is_due(self, name: str, resource: Resource | None, published: Mapping[str, Resource]) -> bool:
         if resource is not None:
             return name in self._owed or self._known.get(name) != resource.version
-        holds = self._known.get(name) is not None
-        if name in published:  # refused, and nothing in its place: what the client holds is better than nothing
-            return not holds and name not in self._known
-        if holds or name in self._owed:
+        refused = name in published  # and nothing good in its place: what the client holds is better than nothing
+        if not refused and (self._known.get(name) is not None or name in self._owed):
             return True
         # A subscription outlives its resource, and absence is told once
         # (#knowing-when-a-requested-resource-does-not-exist).
@@ -179,8 +180,11 @@ class Subscription:
             by_itself = self.type_url in ALONE or self._memory.is_suspect(resource)
             (alone if by_itself else together).append(resource)
         updates = [self._send((resource,), ()) for resource in alone]
-        if together or removed or (self._greeting and not updates and not self._sent):
-            updates.append(self._send(tuple(together), tuple(removed)))
+        # Removals come last and by themselves: a NACK leaves no doubt whether they were carried out.
+        if together:
+            updates.append(self._send(tuple(together), ()))
+        if removed or (self._greeting and not self._sent):
+            updates.append(self._send((), tuple(removed)))
         self._greeting = False
         return updates
 

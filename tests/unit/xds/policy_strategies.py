@@ -26,7 +26,7 @@ from lockgate.policies.workload import Endpoint, Workload
 PATHS = ("/", "/a", "/a/", "/a/1", "/a/b", "/a/b?c=1", "/b", "/b/2/x", "/pkg.Svc/Get", "/pkg.Svc/", "/ab")
 METHODS = ("GET", "POST", "PUT")
 HOSTS = ("a.example", "b.example", "api")
-HEADERS = ({}, {"x-a": "1"}, {"x-a": "2", "x-b": "1"}, {"x-b": ""}, {"x-a": "1,2"})
+HEADERS: tuple[dict[str, str], ...] = ({}, {"x-a": "1"}, {"x-a": "2", "x-b": "1"}, {"x-b": ""}, {"x-a": "1,2"})
 
 _PATH_REGEXES = (
     *(None, ".*", "/", "/a", "/a/.*", "/a/b", "/(a|b)/.*", "/a/[0-9]+", "/a(/b)?", "/a/b.*", ".*/x", "/[ab]", "^/b.*$"),

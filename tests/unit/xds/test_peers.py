@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.policies.identity import IPNetwork
 from lockgate.xds.matcher import OnMatch
@@ -17,6 +17,7 @@ def prefixes(draw: st.DrawFn) -> IPv4Network:
     return IPv4Network((draw(st.integers(0, 63)) << draw(st.sampled_from([0, 2, 8, 26])), length), strict=False)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(prefixes(), st.integers(1, 4), max_size=12),
     st.sets(st.integers(1, 4)),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.policies.endpoint_policy import LAST_PORT, PortSpan, Protocol, ResolvedRule, RuleOrigin
 from lockgate.xds.ports import decimal_regex, port_groups
@@ -20,6 +20,7 @@ def _rule(*ports: PortSpan) -> ResolvedRule:
     return ResolvedRule(ORIGIN, False, None, ports)
 
 
+@settings(deadline=None)
 @given(spans())
 def test_the_regex_holds_exactly_the_ports(span: tuple[int, int]) -> None:
     compiled = re.compile(decimal_regex((span,)))
@@ -37,6 +38,7 @@ def test_every_port_of_a_range_by_hand() -> None:
         assert held == list(range(first, last + 1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(spans(), st.sampled_from([Protocol.TCP, Protocol.UDP])), max_size=3), max_size=4))
 def test_groups_say_what_the_rules_say(listed: list[list[tuple[tuple[int, int], Protocol]]]) -> None:
     rules = [_rule(*(PortSpan(protocol, *span) for span, protocol in ports)) for ports in listed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.rbac.v3 import RbacAction
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.policies.endpoint_policy import (
     Direction,
@@ -65,6 +65,7 @@ def seen(direction: Direction, peer: str, port: int, request: HttpRequest) -> Se
     return Seen(source, destination, port, {**request.headers, **pseudo})
 
 
+@settings(deadline=None)
 @given(
     directions(PORTS, sorted(set(PEERS.values()))),
     st.sampled_from(Direction),
@@ -98,9 +99,8 @@ def node_of(*rules: ResolvedRule, default_deny: bool = True) -> NodeResources:
     return compile_node([(SERVER, policy)], CACHE, frozenset({(SERVER.key, Direction.INGRESS)}))
 
 
-def ask(node: NodeResources, peer: str = "10.0.0.1", port: int = 80, **request: str) -> tuple[str, str]:
-    asked = HttpRequest(**{"method": "GET", "path": "/", "host": "api", **request})
-    return decide(node, Direction.INGRESS, seen(Direction.INGRESS, peer, port, asked))
+def ask(node: NodeResources, peer: str = "10.0.0.1", path: str = "/") -> tuple[str, str]:
+    return decide(node, Direction.INGRESS, seen(Direction.INGRESS, peer, 80, HttpRequest("GET", path, "api")))
 
 
 def test_names_say_who_decided() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.xds.errors import WireError
 from lockgate.xds.wire import fields, frame, number, string, submessage, text, varint
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.binary(max_size=300), st.text(min_size=1))
 def test_what_is_written_is_read_back(count: int, payload: bytes, word: str) -> None:
     message = number(3, count) + frame(15, payload) + text(1, word)
