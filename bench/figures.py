@@ -111,9 +111,10 @@ class Aim:
         """True when `ratio` is on the right side of the bound."""
         return ratio >= self.bound if self.at_least else ratio <= self.bound
 
-    def __str__(self) -> str:
+    def sentence(self, titles: Mapping[str, str]) -> str:
+        """The aim in words; `titles` names the modes by key."""
         sign = ">=" if self.at_least else "<="
-        return f"{self.mode}: {self.metric} {sign} {self.bound:.2f} of {self.base}"
+        return f"{titles[self.mode]}: {self.metric} {sign} {self.bound:.2f} of {titles[self.base]}"
 
 
 @dataclass(frozen=True, slots=True)

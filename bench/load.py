@@ -36,6 +36,7 @@ def run(client: Pod, url: str, connections: int, seconds: int, threads: int) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # as the parts of a mode, see mode.spawn
     )
     try:
         output, _ = process.communicate(timeout=seconds + 30)

@@ -24,6 +24,7 @@ class Machine:
     processor: str
     memory_gib: float
     kernel: str
+    congestion_control: str
     system: str
     envoy: str
     wrk: str
@@ -40,6 +41,7 @@ def machine(envoy: EnvoyBinary) -> Machine:
         processor=_field(Path("/proc/cpuinfo"), "model name", ":"),
         memory_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         kernel=platform.release(),
+        congestion_control=Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         system=_field(Path("/etc/os-release"), "PRETTY_NAME", "=").strip('"'),
         envoy=f"{envoy.version} ({envoy.commit[:12]})",
         wrk=_package("wrk"),

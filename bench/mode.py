@@ -11,11 +11,12 @@ import http.client
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from lockgate.agent.playground import Playground, Pod
+from lockgate.agent.playground import Namespace, Playground, Pod
 from lockgate.redirect import netns
 
 from .errors import CheckError, StartError
@@ -69,7 +70,7 @@ class Mode(ABC):
         self.client = playground.pod("client", labels={"app": "client", "role": "frontend"})
         self.intruder = playground.pod("intruder", labels={"app": "intruder"})
         self.server = playground.pod("server", labels={"app": "server"}, ports={"http": PORT})
-        self._origin = self.server.popen([self.ground.origin, str(PORT), str(self.ground.threads)])
+        self._origin = spawn(self.server, [self.ground.origin, str(PORT), str(self.ground.threads)])
         self._engage(playground)
 
     @abstractmethod
@@ -168,6 +169,15 @@ class Mode(ABC):
     def _expect(self, outcome: str, answer: Answer, request: str) -> None:
         if answer.outcome != outcome:
             raise CheckError(f"{self.title}: {request} gave {answer.outcome}, expected {outcome}")
+
+
+def spawn(where: Namespace, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a part of a mode, or its load, in a session of its own.
+
+    A kernel with autogroups shares the cores out by session; pods would have control groups of their own. It also keeps
+    the terminal's Ctrl-C from them, so that they end in our order.
+    """
+    return where.popen(command, start_new_session=True, **options)
 
 
 def ask(client: Pod, server: Pod, path: str) -> Answer:

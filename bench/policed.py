@@ -12,7 +12,7 @@ from lockgate.agent.playground import Playground
 from lockgate.agent.settings import Settings
 
 from . import counter
-from .mode import ALLOWED, PORT, Mode
+from .mode import ALLOWED, PORT, Mode, spawn
 
 _POLICY = """\
 apiVersion: cilium.io/v2
@@ -66,7 +66,7 @@ class Policed(Mode):
         command += ["--policies", settings.policies, "--workloads", settings.workloads]
         command += ["--run-dir", settings.run_dir, "--state-dir", settings.state_dir]
         with self.log_of(_AGENT).open("wb") as log:
-            self._agent = playground.node.popen(command, stdout=log, stderr=subprocess.STDOUT)
+            self._agent = spawn(playground.node, command, stdout=log, stderr=subprocess.STDOUT)
 
     def _parts(self) -> list[tuple[str, subprocess.Popen[bytes]]]:
         return [*super()._parts(), (_AGENT, self._agent)]

@@ -93,7 +93,12 @@ class Report:
                 if (ratio := self.figures.ratio(mode, self.base, level, metric)) is not None
             ],
             "aims": [
-                {"aim": str(each.aim), "concurrency": each.concurrency, "reached": each.reached, **asdict(each.ratio)}
+                {
+                    "aim": each.aim.sentence(self.titles),
+                    "concurrency": each.concurrency,
+                    "reached": each.reached,
+                    **asdict(each.ratio),
+                }
                 for each in self.aims
             ],
             "cells": [asdict(cell) for cell in self.figures.cells],
@@ -129,7 +134,12 @@ class Report:
 
     def _aims(self) -> str:
         rows = [
-            [str(each.aim), f"c={each.concurrency}", str(each.ratio), "reached" if each.reached else "**not reached**"]
+            [
+                each.aim.sentence(self.titles),
+                f"c={each.concurrency}",
+                str(each.ratio),
+                "reached" if each.reached else "**not reached**",
+            ]
             for each in self.aims
         ]
         return _table(["aim", "", "measured", ""], rows)
@@ -138,7 +148,8 @@ class Report:
         at = self.machine
         return (
             f"`bench/overhead --rounds {self.rounds} --seconds {self.seconds}`, {at.date}, commit {at.commit}.\n"
-            f"{at.cores} cores ({at.processor}), {at.memory_gib:g} GiB, Linux {at.kernel}, {at.system}; "
+            f"{at.cores} cores ({at.processor}), {at.memory_gib:g} GiB, "
+            f"Linux {at.kernel} (TCP {at.congestion_control}), {at.system}; "
             f"Envoy {at.envoy}, wrk {at.wrk}, nftables {at.nft}, gcc {at.compiler}."
         )
 

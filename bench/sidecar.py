@@ -18,7 +18,7 @@ from lockgate.agent.playground import Playground, Pod
 
 from . import counter
 from .errors import StartError
-from .mode import ALLOWED, PORT, Mode
+from .mode import ALLOWED, PORT, Mode, spawn
 
 _OUTBOUND, _INBOUND = 15001, 15006
 # Envoy's own connections are told by group and not by user, so that it may read a clone that only root can enter.
@@ -66,7 +66,7 @@ class SidecarPair(Mode):
         command: list[str | Path] = [self.ground.envoy, "-c", file, "--concurrency", str(self.ground.threads)]
         command += ["--disable-hot-restart", "--log-level", "warning"]
         with self.log_of(f"{pod.name} envoy").open("wb") as log:
-            return pod.popen(command, stdout=log, stderr=subprocess.STDOUT, group=_GROUP, extra_groups=[])
+            return spawn(pod, command, stdout=log, stderr=subprocess.STDOUT, group=_GROUP, extra_groups=[])
 
     def _admin(self, pod: Pod) -> Path:
         return self.directory / f"{pod.name}.sock"

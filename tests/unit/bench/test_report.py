@@ -8,7 +8,9 @@ from lockgate.bench.figures import Aim, Cell, Figures, Metric, outcomes
 from lockgate.bench.machine import Machine
 from lockgate.bench.report import Report
 
-_MACHINE = Machine("2026-01-01 00:00 UTC", "abc", 2, "CPU", 4.0, "6.18", "Debian", "1.40.0", "4.1", "1.0", "12")
+_MACHINE = Machine(
+    "2026-01-01 00:00 UTC", "abc", 2, "CPU", 4.0, "6.18", "cubic", "Debian", "1.40.0", "4.1", "1.0", "12"
+)
 
 
 def _report() -> Report:
@@ -35,8 +37,8 @@ def _report() -> Report:
 def test_the_tables_hold_ratios_and_each_aim_with_its_outcome() -> None:
     lines = [" ".join(line.replace("|", " ").split()) for line in _report().markdown().splitlines()]
     assert "c=16 new way 24.00 (24.00-24.00) 0.04 (0.04-0.04) 1.00 (1.00-1.00) 1.00 (1.00-1.00)" in lines
-    assert "new: RPS >= 2.00 of old c=1 1.50 (1.50-1.50) **not reached**" in lines
-    assert "new: RPS >= 2.00 of old c=16 24.00 (24.00-24.00) reached" in lines
+    assert "new way: RPS >= 2.00 of old way c=1 1.50 (1.50-1.50) **not reached**" in lines
+    assert "new way: RPS >= 2.00 of old way c=16 24.00 (24.00-24.00) reached" in lines
     assert "c=16 old way 1,000/s 500 us 100 us 200 us" in lines
 
 
