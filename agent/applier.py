@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from ..policies import World
 from ..policies.endpoint_policy import Direction, EndpointPolicy, RuleOrigin
 from ..policies.workload import Endpoint
-from ..redirect.datapath import Datapath
+from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
 from ..redirect.plan import DatapathPlan, plan
 from ..xds import NodeCompiler, Outcome, Policed, Settled, XdsServer, policed_by
@@ -27,6 +27,7 @@ _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
 _CLOSED = 0  # a redirect to this port is a drop
 
 Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,15 @@ class Applied:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What the kernel holds at one moment: policed interfaces, entries by map, packets by what became of them."""
+
+    attached: frozenset[int]
+    sizes: Mapping[str, int]
+    counters: tuple[Counter, ...]
+
+
 class Applier:
     """Applies one world after the other; the caller never starts two at once."""
 
@@ -48,6 +58,7 @@ class Applier:
         self._envoy_runs = envoy_runs
         self._http_port = http_port
         self._compiler = NodeCompiler()
+        self._turn = asyncio.Lock()  # the data path is for one thread at a time
         self._policed: Policed | None = None  # of the world in force; None: not known, an earlier agent's
 
     async def apply(self, world: World) -> Applied:
@@ -74,7 +85,7 @@ class Applier:
             # It still judges by what it had, so the kernel must not send it anything new.
             return Applied(unconfirmed=True, problems=("Envoy runs, but has not answered to the last change yet",))
         port = _CLOSED if unconfirmed else self._http_port
-        problems = await asyncio.to_thread(self._sync_kernel, enforced, plan(enforced, world.ipcache, port))
+        problems = await self._in_kernel(lambda: self._sync_kernel(enforced, plan(enforced, world.ipcache, port)))
         if unconfirmed:
             return Applied(
                 unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")
@@ -83,6 +94,21 @@ class Applier:
         if before - wanted:
             await self._xds.publish(self._compiler.compile(enforced, world.ipcache, wanted).snapshot())
         return Applied(unexpressed=unexpressed, problems=problems)
+
+    async def kernel(self) -> Kernel:
+        """A look into the kernel, between two changes."""
+        return await self._in_kernel(
+            lambda: Kernel(self._datapath.attached(), self._datapath.sizes(), self._datapath.counters())
+        )
+
+    async def _in_kernel(self, work: Callable[[], T]) -> T:
+        """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it."""
+        async with self._turn:
+            running = asyncio.ensure_future(asyncio.to_thread(work))
+            try:
+                return await asyncio.shield(running)
+            finally:
+                await asyncio.wait([running])
 
     async def _answer(self, revision: int) -> Settled:
         """Envoy's answer, or what is known when it is dead or has had its time."""

@@ -1,21 +1,37 @@
 """From documents to the policies that are enforced: the last good version of each stays until a better one comes.
 
-A pure function of the content before and the content now; `LastGood` supplies what an earlier agent had accepted.
+A pure function of the content before and the content now; a `Memory` supplies what an earlier agent had accepted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Protocol
 
 from ..policies import ParsedPolicies, ParsedWorkloads, Policy, PolicyKey, Problem, parse_policies, parse_workloads
 from ..policies.workload import Workload
 from ..store import Document, StoreContent
 
-Recall: TypeAlias = Callable[[str], tuple[Policy, ...]]
-"""source -> the policies of that source that were accepted last, by an agent before this one."""
+
+class Memory(Protocol):
+    """What an agent before this one accepted last from a source. `LastGood` is the one on disk."""
+
+    def policies(self, source: str) -> tuple[Policy, ...]: ...
+    def workloads(self, source: str) -> tuple[Workload, ...]: ...
+
+
+class NoMemory:
+    """Of a first start, and of the commands that read files without an agent."""
+
+    def policies(self, source: str) -> tuple[Policy, ...]:
+        """Nothing."""
+        return ()
+
+    def workloads(self, source: str) -> tuple[Workload, ...]:
+        """Nothing."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +50,16 @@ class PolicyFile:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadFile:
-    """One workloads document; of a broken entry the last good version is among `workloads`."""
+    """The same for a document of workloads."""
 
     document: Document
-    workloads: tuple[Workload, ...]
-    problems: tuple[Problem, ...]
+    parsed: ParsedWorkloads
+    kept: tuple[Workload, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[Workload, ...]:
+        """The workloads this file stands for."""
+        return self.parsed.workloads + self.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +74,10 @@ class Intake:
     workload_files: Mapping[str, WorkloadFile] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def admit(before: Intake, content: StoreContent, recall: Recall) -> Intake:
+def admit(before: Intake, content: StoreContent, memory: Memory) -> Intake:
     """Reads what changed since `before` and decides what is enforced now."""
-    files = {document.source: _policy_file(before, document, recall) for document in content.policies}
-    workload_files = {document.source: _workload_file(before, document) for document in content.workloads}
+    files = {document.source: _policy_file(before, document, memory) for document in content.policies}
+    workload_files = {document.source: _workload_file(before, document, memory) for document in content.workloads}
     problems = [Problem(source="store", line=0, path="", message=sentence, hint="") for sentence in content.problems]
 
     policies: dict[PolicyKey, Policy] = {}
@@ -69,8 +90,8 @@ def admit(before: Intake, content: StoreContent, recall: Recall) -> Intake:
 
     workloads: dict[str, Workload] = {}
     for workload_file in workload_files.values():
-        problems.extend(workload_file.problems)
-        for workload in workload_file.workloads:
+        problems.extend(workload_file.parsed.problems)
+        for workload in workload_file.accepted:
             first_workload = workloads.setdefault(workload.key, workload)
             if first_workload is not workload:
                 where = (first_workload.source, first_workload.line)
@@ -86,7 +107,7 @@ def admit(before: Intake, content: StoreContent, recall: Recall) -> Intake:
     )
 
 
-def _policy_file(before: Intake, document: Document, recall: Recall) -> PolicyFile:
+def _policy_file(before: Intake, document: Document, memory: Memory) -> PolicyFile:
     known = before.files.get(document.source)
     if known is not None and known.document == document:
         return known
@@ -96,7 +117,7 @@ def _policy_file(before: Intake, document: Document, recall: Recall) -> PolicyFi
         parsed = parse_policies(document.data, document.source)
     if not parsed.unreadable and not parsed.broken:
         return PolicyFile(document, parsed)
-    last = known.accepted if known is not None else recall(document.source)
+    last = known.accepted if known is not None else memory.policies(document.source)
     good = {policy.key for policy in parsed.policies}
     kept = tuple(
         policy for policy in last if policy.key not in good and (parsed.unreadable or policy.key in parsed.broken)
@@ -104,7 +125,7 @@ def _policy_file(before: Intake, document: Document, recall: Recall) -> PolicyFi
     return PolicyFile(document, parsed, kept)
 
 
-def _workload_file(before: Intake, document: Document) -> WorkloadFile:
+def _workload_file(before: Intake, document: Document, memory: Memory) -> WorkloadFile:
     known = before.workload_files.get(document.source)
     if known is not None and known.document == document:
         return known
@@ -112,13 +133,16 @@ def _workload_file(before: Intake, document: Document) -> WorkloadFile:
         parsed = ParsedWorkloads((), (_failure(document),), unreadable=True)
     else:
         parsed = parse_workloads(document.data, document.source)
+    if not parsed.unreadable and not parsed.broken:
+        return WorkloadFile(document, parsed)
+    last = known.accepted if known is not None else memory.workloads(document.source)
     good = {workload.key for workload in parsed.workloads}
     kept = tuple(
         workload
-        for workload in (known.workloads if known is not None else ())
+        for workload in last
         if workload.key not in good and (parsed.unreadable or workload.key in parsed.broken)
     )
-    return WorkloadFile(document, parsed.workloads + kept, parsed.problems)
+    return WorkloadFile(document, parsed, kept)
 
 
 def _failure(document: Document) -> Problem:

@@ -4,88 +4,146 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from ..policies import Policy, parse_policies
+from ..policies import Policy, parse_policies, parse_workloads
+from ..policies.workload import Workload
+from ..store import Document
 from .errors import StateError
 from .intake import Intake
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS document (digest BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS accepted (
-    source TEXT NOT NULL, policy TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (source, policy)
+CREATE TABLE IF NOT EXISTS accepted_entry (
+    kind TEXT NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (kind, source, name)
 ) WITHOUT ROWID;
 """
 
+_Kind: TypeAlias = Literal["policy", "workload"]
 
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """One document and the names of what is enforced of it: `fresh` from its own bytes, `kept` from older ones."""
+
+    document: Document
+    fresh: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+@dataclass(slots=True)
 class LastGood:
-    """A small database in the state directory: for each source and policy the document it was last accepted from."""
+    """A small database in the state directory: for each source and entry the document it was last accepted from.
 
-    def __init__(self, state_dir: Path) -> None:
-        """Opens or makes it.
+    Every method may raise StateError. Not for two threads at once.
+    """
 
-        Raises:
-            StateError: the directory cannot be written, or the file in it is not ours.
-        """
+    path: Path
+    _database: sqlite3.Connection
+    _written: dict[tuple[_Kind, str], Document] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, state_dir: Path) -> LastGood:
+        """Opens or makes it. Raises StateError when the directory cannot be written, or its file is not ours."""
         path = state_dir / "accepted.db"
-        try:
+        with _told(path):
             state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise StateError(
-                f"{path}: {error}; make the directory writable, or move the file away to start afresh"
-            ) from error
-        self._written: dict[str, object] = {}
+            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            try:
+                database.execute("PRAGMA journal_mode=WAL")
+                database.execute("PRAGMA synchronous=NORMAL")
+                database.executescript(_SCHEMA)
+            except BaseException:
+                database.close()
+                raise
+        return cls(path, database)
 
-    def recall(self, source: str) -> tuple[Policy, ...]:
+    def policies(self, source: str) -> tuple[Policy, ...]:
         """The policies last accepted from `source`, read again from the documents they were accepted from."""
-        rows = self._database.execute(
-            "SELECT accepted.policy, document.data FROM accepted JOIN document USING (digest) WHERE source = ?",
-            (source,),
-        ).fetchall()
-        parsed: dict[bytes, dict[str, Policy]] = {}
         found: list[Policy] = []
-        for policy, data in rows:
-            if data not in parsed:
-                parsed[data] = {repr(entry.key): entry for entry in parse_policies(data, source).policies}
-            if policy in parsed[data]:
-                found.append(parsed[data][policy])
+        for data, names in self._recall("policy", source):
+            found += [policy for policy in parse_policies(data, source).policies if repr(policy.key) in names]
+        return tuple(found)
+
+    def workloads(self, source: str) -> tuple[Workload, ...]:
+        """The same for workloads."""
+        found: list[Workload] = []
+        for data, names in self._recall("workload", source):
+            found += [workload for workload in parse_workloads(data, source).workloads if workload.key in names]
         return tuple(found)
 
     def remember(self, intake: Intake) -> None:
         """Stores what `intake` accepted; only files that changed since the last call are written."""
-        changed = [
-            (source, file) for source, file in intake.files.items() if self._written.get(source) is not file.document
-        ]
-        gone = set(self._written) - set(intake.files)
+        now = {(kind, accepted.document.source): accepted for kind, accepted in _accepted(intake)}
+        changed = {key: accepted for key, accepted in now.items() if self._written.get(key) is not accepted.document}
+        gone = self._stored() - now.keys()
         if not changed and not gone:
             return
-        with self._database:
+        with _told(self.path), self._database:
             self._database.execute("BEGIN")
-            for source in gone:
-                self._database.execute("DELETE FROM accepted WHERE source = ?", (source,))
-            for source, file in changed:
-                kept = [repr(policy.key) for policy in file.kept]
-                marks = ",".join("?" * len(kept))
-                self._database.execute(
-                    f"DELETE FROM accepted WHERE source = ? AND policy NOT IN ({marks})", (source, *kept)
-                )
-                if file.parsed.policies:
-                    digest = hashlib.sha256(file.document.data).digest()
-                    self._database.execute("INSERT OR IGNORE INTO document VALUES (?, ?)", (digest, file.document.data))
-                    self._database.executemany(
-                        "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)",
-                        [(source, repr(policy.key), digest) for policy in file.parsed.policies],
-                    )
-            self._database.execute("DELETE FROM document WHERE digest NOT IN (SELECT digest FROM accepted)")
-        for source in gone:
-            del self._written[source]
-        for source, file in changed:
-            self._written[source] = file.document
+            self._database.executemany("DELETE FROM accepted_entry WHERE kind = ? AND source = ?", sorted(gone))
+            for (kind, source), accepted in changed.items():
+                self._write(kind, source, accepted)
+            self._database.execute("DELETE FROM document WHERE digest NOT IN (SELECT digest FROM accepted_entry)")
+        self._written = {key: accepted.document for key, accepted in now.items()}
 
     def close(self) -> None:
         """Closes the database."""
         self._database.close()
+
+    def _recall(self, kind: _Kind, source: str) -> Iterator[tuple[bytes, set[str]]]:
+        """Each document with the names of what was accepted from it."""
+        with _told(self.path):
+            rows = self._database.execute(
+                "SELECT data, name FROM accepted_entry JOIN document USING (digest) WHERE kind = ? AND source = ?",
+                (kind, source),
+            ).fetchall()
+        names: dict[bytes, set[str]] = {}
+        for data, name in rows:
+            names.setdefault(data, set()).add(name)
+        yield from names.items()
+
+    def _stored(self) -> set[tuple[_Kind, str]]:
+        with _told(self.path):
+            return set(self._database.execute("SELECT DISTINCT kind, source FROM accepted_entry").fetchall())
+
+    def _write(self, kind: _Kind, source: str, accepted: _Accepted) -> None:
+        marks = ",".join("?" * len(accepted.kept))
+        self._database.execute(
+            f"DELETE FROM accepted_entry WHERE kind = ? AND source = ? AND name NOT IN ({marks})",
+            (kind, source, *accepted.kept),
+        )
+        if accepted.fresh:
+            data = accepted.document.data
+            digest = hashlib.sha256(data).digest()
+            self._database.execute("INSERT OR IGNORE INTO document VALUES (?, ?)", (digest, data))
+            self._database.executemany(
+                "INSERT OR REPLACE INTO accepted_entry VALUES (?, ?, ?, ?)",
+                [(kind, source, name, digest) for name in accepted.fresh],
+            )
+
+
+def _accepted(intake: Intake) -> Iterable[tuple[_Kind, _Accepted]]:
+    for file in intake.files.values():
+        fresh = tuple(repr(policy.key) for policy in file.parsed.policies)
+        yield "policy", _Accepted(file.document, fresh, tuple(repr(policy.key) for policy in file.kept))
+    for listed in intake.workload_files.values():
+        fresh = tuple(workload.key for workload in listed.parsed.workloads)
+        yield "workload", _Accepted(listed.document, fresh, tuple(workload.key for workload in listed.kept))
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turns what the disk or SQLite say into a sentence."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StateError(
+            f"{path}: {reason}; make the directory writable, or move the file away to start afresh"
+        ) from error

@@ -21,13 +21,13 @@ from ..policies import World
 from ..redirect.datapath import Datapath
 from ..redirect.device import find_device, node_addresses
 from ..redirect.errors import RedirectError
-from ..redirect.link_events import LinkEvents
+from ..redirect.links import Links
 from ..store import DirectoryStore, Store, StoreContent
 from ..xds import XdsServer
 from .api import LocalApi
 from .applier import Applied, Applier
 from .endpoints import Discovery, discover
-from .errors import HostError
+from .errors import HostError, StateError
 from .host import require_host
 from .intake import Intake, admit
 from .last_good import LastGood
@@ -38,7 +38,8 @@ from .view import NodeState, NodeView
 log = logging.getLogger("lockgate.agent")
 
 _SETTLE_SECONDS = 0.02  # several events of one change (a pod's links come in pairs) are one
-_RETRY_SECONDS = 1.0  # after the kernel refused something
+_RETRY_SECONDS = 1.0  # after the kernel refused something, or Envoy did not answer
+_LOOK_SECONDS = 5.0  # for a workload that was not found as it is listed: an address may come without news of a link
 _ENVOY_CHECK_SECONDS = 1.0  # how often a missing supervisor is noticed
 
 
@@ -51,6 +52,7 @@ class NodeAgent:
         self._content = StoreContent((), ())
         self._intake = Intake()
         self._changed = asyncio.Event()
+        self._look_again = True  # the node's interfaces may be others than in `_state.discovery`
         self._state = NodeState(settings=settings)
 
     async def run(self) -> None:
@@ -65,7 +67,7 @@ class NodeAgent:
         _make_run_dir(settings.run_dir)
         async with AsyncExitStack() as stack:
             stack.enter_context(AgentLock(settings.run_dir))
-            last_good = LastGood(settings.state_dir)
+            last_good = LastGood.open(settings.state_dir)
             stack.callback(last_good.close)
             self._content = await self._store.read()
             stop = _stop_signal()
@@ -79,11 +81,11 @@ class NodeAgent:
                 settings.run_dir, binary, _bootstrap(settings), concurrency=settings.concurrency or None
             )
             self._state.envoy = await envoy.ensure()
-            api = LocalApi(settings.api_socket, NodeView(self._state, datapath, xds))
+            applier = Applier(datapath, xds, settings.http_port, self._envoy_runs)
+            api = LocalApi(settings.api_socket, NodeView(self._state, applier.kernel, xds))
             await api.start()
             stack.push_async_callback(api.stop)
 
-            applier = Applier(datapath, xds, settings.http_port, self._envoy_runs)
             self._changed.set()
             tasks = [
                 asyncio.create_task(self._follow_store(), name="store"),
@@ -108,9 +110,9 @@ class NodeAgent:
             self._changed.set()
 
     async def _follow_links(self) -> None:
-        async with LinkEvents() as events:
-            while True:
-                await events.wait()
+        async with Links() as news:
+            async for _ in news:
+                self._look_again = True
                 self._changed.set()
 
     async def _follow_envoy(self, envoy: EnvoyProcess) -> None:
@@ -124,34 +126,45 @@ class NodeAgent:
 
     async def _reconcile(self, applier: Applier, last_good: LastGood) -> None:
         world: World | None = None
+        state = self._state
         while True:
-            await self._changed.wait()
-            await asyncio.sleep(_SETTLE_SECONDS)
-            self._changed.clear()
+            await self._until_changed()
             started = time.monotonic()
-            intake = await asyncio.to_thread(admit, self._intake, self._content, last_good.recall)
+            intake = await asyncio.to_thread(admit, self._intake, self._content, last_good)
             self._tell_problems(self._intake, intake)
-            self._intake = intake
-            found = await asyncio.to_thread(discover, intake.workloads, find_device)
-            _tell_new(found.problems, self._state.discovery.problems)
+            if self._look_again or intake.workloads != self._intake.workloads:
+                self._look_again = False
+                found = await asyncio.to_thread(discover, intake.workloads, find_device)
+                _tell_new(found.problems, state.discovery.problems)
+                state.discovery = found
+            state.intake = self._intake = intake
             hosts = await asyncio.to_thread(node_addresses)
-            wanted = await asyncio.to_thread(World.of, intake.policies, found.endpoints, previous=world, hosts=hosts)
-            if world is not None and self._state.settled and _same(world, wanted):
-                self._state.update(intake=intake, discovery=found)
-                last_good.remember(intake)
-                continue
-            self._state.update(intake=intake, discovery=found)
-            try:
-                applied = await applier.apply(wanted)
-            except RedirectError as error:
-                applied = Applied(problems=(str(error),))
-            world = wanted
-            self._state.finish(wanted, applied)
-            _tell_applied(self._state.revision, applied, wanted, time.monotonic() - started)
-            if applied.problems:
-                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._changed.set)
-            elif not applied.nack:  # what Envoy refused is not sent again: only another version can mend it
-                last_good.remember(intake)
+            wanted = await asyncio.to_thread(
+                World.of, intake.policies, state.discovery.endpoints, previous=world, hosts=hosts
+            )
+            if world is None or not state.settled or not _same(world, wanted):
+                try:
+                    applied = await applier.apply(wanted)
+                except RedirectError as error:
+                    applied = Applied(problems=(str(error),))
+                _tell_applied(state, applied, wanted, time.monotonic() - started)
+                world = wanted
+                state.finish(wanted, applied)
+            if state.settled:
+                state.memory_problem = await _remember(last_good, intake, state.memory_problem)
+
+    async def _until_changed(self) -> None:
+        """Waits for news, or until what went wrong is worth another try."""
+        state = self._state
+        patience = _RETRY_SECONDS if state.applied.problems else _LOOK_SECONDS if state.discovery.problems else None
+        try:
+            async with asyncio.timeout(patience):
+                await self._changed.wait()
+        except TimeoutError:
+            self._look_again = True
+        else:
+            await asyncio.sleep(_SETTLE_SECONDS)
+        self._changed.clear()
 
     def _envoy_runs(self) -> bool:
         return self._state.envoy is not None and self._state.envoy.phase is Phase.RUNNING
@@ -215,22 +228,31 @@ def _tell_new(now: tuple[str, ...], before: tuple[str, ...]) -> None:
             log.error("%s", problem)
 
 
-def _tell_applied(revision: int, applied: Applied, world: World, seconds: float) -> None:
+def _tell_applied(before: NodeState, applied: Applied, world: World, seconds: float) -> None:
     if applied.nack:
-        log.error("Envoy refused the policies, the last good ones stay enforced: %s", applied.nack)
+        if applied.nack != before.applied.nack:
+            log.error("Envoy refused the policies, the last good ones stay enforced: %s", applied.nack)
         return
     for origin, reason in applied.unexpressed:
         log.error("%s:%d: %s: %s", origin.source, origin.line, origin.path, reason)
-    for problem in applied.problems:
-        log.error("%s", problem)
-    local = sum(endpoint.local for endpoint in world.endpoints)
-    log.info(
-        "revision %d: %d policies on %d endpoints in force after %.0f ms",
-        revision,
-        len(world.policies),
-        local,
-        seconds * 1000,
-    )
+    _tell_new(applied.problems, before.applied.problems)
+    if not applied.problems:
+        log.info(
+            "%d policies on %d endpoints in force after %.0f ms",
+            len(world.policies),
+            sum(endpoint.local for endpoint in world.endpoints),
+            seconds * 1000,
+        )
+
+
+async def _remember(last_good: LastGood, intake: Intake, before: str) -> str:
+    """What keeps the node from surviving a restart with a broken file, in a sentence; empty when nothing does."""
+    try:
+        await asyncio.to_thread(last_good.remember, intake)
+    except StateError as error:
+        _tell_new((str(error),), (before,))
+        return str(error)
+    return ""
 
 
 def _tell_envoy(before: EnvoyStatus | None, now: EnvoyStatus | None) -> None:

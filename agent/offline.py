@@ -10,7 +10,7 @@ from ..policies import Problem, World
 from ..policies.identity import endpoint_of
 from ..store import DirectoryStore, Document, StoreContent
 from .errors import InputError
-from .intake import Intake, admit
+from .intake import Intake, NoMemory, admit
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ async def read_world(policies: Path, workloads: Path) -> Offline:
         InputError: a file has an error; explaining half of what was written would mislead.
     """
     content = await DirectoryStore(policies, workloads).read()
-    intake = admit(Intake(), content, lambda source: ())
+    intake = admit(Intake(), content, NoMemory())
     errors = [str(problem) for problem in intake.problems if problem.is_error]
     if errors:
         raise InputError("\n".join(errors))
@@ -39,5 +39,5 @@ async def read_world(policies: Path, workloads: Path) -> Offline:
 
 def check(documents: Iterable[Document]) -> tuple[Problem, ...]:
     """Every problem of these policy documents, in their order."""
-    intake = admit(Intake(), StoreContent(tuple(documents), ()), lambda source: ())
+    intake = admit(Intake(), StoreContent(tuple(documents), ()), NoMemory())
     return intake.problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +12,9 @@ from typing import Any
 from ..envoy.process import EnvoyStatus, Phase
 from ..policies import Policy, PolicyKey, World
 from ..policies.endpoint_policy import DirectionPolicy
-from ..redirect.datapath import Datapath
 from ..xds import XdsServer
 from .api import NoSuchPolicyError
-from .applier import Applied
+from .applier import Applied, Kernel
 from .endpoints import Discovery
 from .intake import Intake
 from .settings import Settings
@@ -31,6 +31,7 @@ class NodeState:
     applied: Applied = field(default_factory=Applied)
     revision: int = 0
     envoy: EnvoyStatus | None = None
+    memory_problem: str = ""
     started: float = field(default_factory=time.monotonic)
     enforced_on: dict[PolicyKey, tuple[str, ...]] = field(default_factory=dict)
 
@@ -38,11 +39,6 @@ class NodeState:
     def settled(self) -> bool:
         """True when the last attempt left nothing to be done."""
         return self.world is not None and not self.applied.nack and not self.applied.problems
-
-    def update(self, *, intake: Intake, discovery: Discovery) -> None:
-        """What was read, before it is applied."""
-        self.intake = intake
-        self.discovery = discovery
 
     def finish(self, world: World, applied: Applied) -> None:
         """What came of applying `world`."""
@@ -57,17 +53,17 @@ class NodeState:
 class NodeView:
     """Implements `api.View`."""
 
-    def __init__(self, state: NodeState, datapath: Datapath, xds: XdsServer) -> None:
+    def __init__(self, state: NodeState, kernel: Callable[[], Awaitable[Kernel]], xds: XdsServer) -> None:
         self._state = state
-        self._datapath = datapath
+        self._kernel = kernel
         self._xds = xds
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """The whole node; `ok` is what `lockgate status` exits by."""
+        kernel = await self._kernel()
         state = self._state
         envoy = state.envoy
-        xds = self.xds()
-        counters = self._datapath.counters()
+        xds = await self.xds()
         problems = self._problems()
         running = envoy is not None and envoy.phase is Phase.RUNNING
         synced = bool(xds) and all(entry["state"] == "SYNCED" for entry in xds)
@@ -100,14 +96,14 @@ class NodeView:
                 "known": len(state.discovery.endpoints),
             },
             "datapath": {
-                "attached": len(self._datapath.attached()),
-                "policy_entries": self._datapath.sizes()["policy"],
-                "dropped": sum(counter.packets for counter in counters if counter.dropped),
+                "attached": len(kernel.attached),
+                "policy_entries": kernel.sizes["policy"],
+                "dropped": sum(counter.packets for counter in kernel.counters if counter.dropped),
             },
             "problems": problems,
         }
 
-    def endpoints(self) -> list[dict[str, Any]]:
+    async def endpoints(self) -> list[dict[str, Any]]:
         """Every known workload."""
         world = self._state.world
         answer = []
@@ -127,7 +123,7 @@ class NodeView:
             )
         return answer
 
-    def identities(self) -> list[dict[str, Any]]:
+    async def identities(self) -> list[dict[str, Any]]:
         """Every identity with its labels and the prefixes that have it."""
         world = self._state.world
         if world is None:
@@ -140,7 +136,7 @@ class NodeView:
             for number, labels in sorted(world.identities.items())
         ]
 
-    def policies(self) -> list[dict[str, Any]]:
+    async def policies(self) -> list[dict[str, Any]]:
         """Every policy that was read, also the refused ones."""
         state = self._state
         entries = [self._policy(policy) for policy in state.intake.policies]
@@ -160,13 +156,13 @@ class NodeView:
             ]
         return entries
 
-    def policy(self, name: str) -> dict[str, Any]:
+    async def policy(self, name: str) -> dict[str, Any]:
         """One policy by namespace/name, or by its name alone where that is unique.
 
         Raises:
             NoSuchPolicyError: none or several have that name.
         """
-        entries = self.policies()
+        entries = await self.policies()
         found = [entry for entry in entries if entry["policy"] == name]
         found = found or [entry for entry in entries if entry["policy"].rpartition("/")[2] == name]
         if len(found) == 1:
@@ -176,7 +172,7 @@ class NodeView:
             raise NoSuchPolicyError(f"several policies are called {name}: {names}; give one of these names")
         raise NoSuchPolicyError(f"no policy is called {name}; 'lockgate policy list' shows all")
 
-    def xds(self) -> list[dict[str, Any]]:
+    async def xds(self) -> list[dict[str, Any]]:
         """Per node and resource type."""
         return [
             {
@@ -200,14 +196,14 @@ class NodeView:
             for entry in client.types
         ]
 
-    def datapath(self) -> dict[str, Any]:
+    async def datapath(self) -> dict[str, Any]:
         """Interfaces, map sizes, counters."""
         interfaces = self._state.world.endpoints if self._state.world else ()
-        attached = self._datapath.attached()
+        kernel = await self._kernel()
         return {
             "pin_dir": str(self._state.settings.pin_dir),
-            "interfaces": [each.interface for each in interfaces if each.ifindex in attached],
-            "maps": self._datapath.sizes(),
+            "interfaces": [each.interface for each in interfaces if each.ifindex in kernel.attached],
+            "maps": dict(kernel.sizes),
             "counters": [
                 {
                     "direction": str(counter.direction),
@@ -216,7 +212,7 @@ class NodeView:
                     "dropped": counter.dropped,
                     "packets": counter.packets,
                 }
-                for counter in self._datapath.counters()
+                for counter in kernel.counters
             ],
         }
 
@@ -247,6 +243,8 @@ class NodeView:
         problems += [f"policy {key} stays enforced in its last good version" for key in sorted(state.intake.stale)]
         problems += state.discovery.problems
         problems += state.applied.problems
+        if state.memory_problem:
+            problems.append(state.memory_problem)
         problems += [f"{origin}: {reason}" for origin, reason in state.applied.unexpressed]
         if state.applied.nack:
             problems.append(
