@@ -18,6 +18,11 @@ WILDCARD = "*"
 # Types whose resources travel one by one, so that a NACK always names one. There are few of them on a node.
 ALONE = frozenset({FILTER_CONFIG})
 
+# Types whose absence is not told to a client that never had the resource. Envoy 1.40 takes such a removal of a filter
+# config as an answer, stops waiting for its fetch timeout and never opens the listener; untold, it falls back to the
+# slot's default in time.
+ABSENCE_UNTOLD = frozenset({FILTER_CONFIG})
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -167,11 +172,13 @@ class Subscription:
         if resource is not None:
             return name in self._owed or self._known.get(name) != resource.version
         refused = name in published  # and nothing good in its place: what the client holds is better than nothing
-        if not refused and (self._known.get(name) is not None or name in self._owed):
+        if self._known.get(name) is not None and not refused:
             return True
+        if self.type_url in ABSENCE_UNTOLD:
+            return False
         # A subscription outlives its resource, and absence is told once
         # (#knowing-when-a-requested-resource-does-not-exist).
-        return name in self._named and name not in self._known
+        return (name in self._owed and not refused) or (name in self._named and name not in self._known)
 
     def _updates(self, changed: list[Resource], removed: list[str]) -> list[Update]:
         alone: list[Resource] = []

@@ -142,7 +142,7 @@ def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]]) -> dict[s
         {
             "name": slot,
             "config_discovery": {
-                "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "5s"},
+                "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"},
                 "default_config": {
                     "@type": RBAC,
                     "matcher": {

@@ -105,6 +105,16 @@ def test_a_name_that_does_not_exist_is_told_once_and_remembered() -> None:
     assert said(talk.publish(A2, B1)) == [(["b:1"], [])]
 
 
+def test_the_absence_of_a_filter_config_is_told_only_where_it_is_held() -> None:
+    """Envoy would never open a listener whose first answer for a slot is a removal."""
+    filter_config = resource("a", type_url=FILTER_CONFIG)
+    talk = Talk(type_url=FILTER_CONFIG)
+    assert said(talk.begin("a")) == []
+    assert talk.subscription.settled_through == 1
+    talk.ack(only(talk.publish(filter_config)))
+    assert said(talk.publish()) == [([], ["a"])]
+
+
 def test_names_beside_the_wildcard_stay_when_it_goes() -> None:
     talk = Talk(A1, B1)
     (first,) = talk.begin()

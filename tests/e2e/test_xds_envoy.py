@@ -1,0 +1,296 @@
+"""The xDS server and the compiled policies in a real Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from lockgate.policies.endpoint_policy import (
+    DirectionPolicy,
+    EndpointPolicy,
+    GrpcRule,
+    HeaderMatch,
+    HttpRule,
+    HttpRules,
+    PortSpan,
+    Protocol,
+    ResolvedRule,
+)
+from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, ask, running_envoy
+from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache, origin
+from lockgate.xds import (
+    FILTER_CONFIG,
+    NodeCompiler,
+    NodeResources,
+    Outcome,
+    Resource,
+    Snapshot,
+    SyncState,
+    XdsServer,
+    policed_by,
+)
+from lockgate.xds.matcher import DESTINATION_IP, exact_map, extension
+from lockgate.xds.wire import frame
+
+WAIT = 15.0
+FRONTEND, INTRUDER, STRANGER = "127.0.0.21", "127.0.0.22", "127.0.0.99"
+CACHE = ipcache(
+    {
+        **dict.fromkeys(["127.0.0.21/32", "127.0.0.23/32"], 300),
+        "0.0.0.0/0": 9,
+        "::/0": 10,
+        "127.0.0.22/32": 301,
+        "127.0.0.1/32": 400,
+        "::1/128": 400,
+    }
+)
+SERVER = endpoint("default/api-server", 400, "127.0.0.1", "::1")
+CLIENT = endpoint("default/frontend", 300, FRONTEND)
+NO_RULE = "endpoint:default/api-server:ingress:no-rule-matched"
+
+
+def allowing(*http: HttpRule | GrpcRule, name: str = "api", ports: tuple[PortSpan, ...] | None = None) -> ResolvedRule:
+    rules = HttpRules(
+        tuple(rule for rule in http if isinstance(rule, HttpRule)),
+        tuple(rule for rule in http if isinstance(rule, GrpcRule)),
+    )
+    return ResolvedRule(origin(name), False, frozenset({300}), ports, rules)
+
+
+def server_policy(*rules: ResolvedRule) -> NodeResources:
+    pairs = [(SERVER, EndpointPolicy(ingress=DirectionPolicy(True, rules)))]
+    return NodeCompiler().compile(pairs, CACHE, policed_by(pairs))
+
+
+async def enforce(server: XdsServer, snapshot: Snapshot) -> None:
+    settled = await server.settled(await server.publish(snapshot), WAIT)
+    assert settled.acked, settled
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[XdsServer]:
+    running = XdsServer(tmp_path / "xds.sock")
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@pytest.fixture
+def envoy(tmp_path: Path) -> Iterator[LoopbackEnvoy]:
+    with running_envoy(tmp_path / "xds.sock", ("127.0.0.1", "::1"), ports=2) as running:
+        yield running
+
+
+async def test_the_articles_policy_is_enforced(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    rule = allowing(
+        HttpRule("/api/v1/users", "GET"),
+        HttpRule("/files/.*", "GET"),
+        HttpRule("/files/new/.*", "POST"),
+        HttpRule("/items/[0-9]+"),
+        HttpRule("/internal", headers=(HeaderMatch("x-team", "a,b"), HeaderMatch("x-debug"))),
+        HttpRule("/hosted", host=r"(www\.)?example\.com"),
+        GrpcRule("pkg.Users", "Get"),
+    )
+    await enforce(server, server_policy(rule).snapshot())
+    envoy.wait_until_listening()
+
+    def status(path: str, method: str = "GET", source: str = FRONTEND, **headers: str) -> int:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return envoy.get(source, path, method=method, headers=named).status
+
+    allowed = envoy.get(FRONTEND, "/api/v1/users")
+    assert (allowed.status, allowed.rule) == (200, str(rule.origin))
+    refused = envoy.get(INTRUDER, "/api/v1/users")
+    assert (refused.status, refused.rule) == (403, NO_RULE)
+    assert status("/api/v1/users", source=STRANGER) == 403
+    assert status("/api/v1/users", "POST") == 403
+    assert status("/api/v1/users?all=1") == 403  # the path is `:path` with its query string
+    assert [status("/files/a"), status("/files/"), status("/files"), status("/files/a?b")] == [200, 200, 403, 200]
+    # A miss under the longer prefix falls through to the shorter one.
+    assert [status("/files/new/a"), status("/files/new/a", "POST"), status("/files/a", "POST")] == [200, 200, 403]
+    assert [status("/items/12"), status("/items/1a"), status("/items/")] == [200, 403, 403]
+    assert status("/internal", x_team="a,b", x_debug="") == 200
+    assert [status("/internal", x_team="a,b"), status("/internal", x_team="A,b", x_debug="1")] == [403, 403]
+    assert [status("/hosted", host="www.example.com"), status("/hosted", host="example.com")] == [200, 200]
+    assert [status("/hosted", host="exampleXcom"), status("/hosted", host="evil.example.com")] == [403, 403]
+    assert [status("/pkg.Users/Get", "POST"), status("/pkg.Users/Get"), status("/pkg.Users/Set", "POST")] == [
+        200,
+        403,
+        403,
+    ]
+    # Whoever forges the header that proxies write gains nothing.
+    assert status("/api/v1/users", source=INTRUDER, x_forwarded_for=FRONTEND) == 403
+
+
+async def test_repeated_headers_are_joined_and_odd_bytes_are_present(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    await enforce(
+        server,
+        server_policy(
+            allowing(HttpRule("/joined", headers=(HeaderMatch("x-team", "a,b"),))),
+            allowing(HttpRule("/there", headers=(HeaderMatch("x-any"),))),
+        ).snapshot(),
+    )
+    envoy.wait_until_listening()
+    for path, headers, status in (
+        ("/joined", [("x-team", b"a"), ("x-team", b"b")], 200),
+        ("/joined", [("x-team", b"b"), ("x-team", b"a")], 403),
+        ("/there", [("x-any", b"\xff")], 200),
+    ):
+        with closing(envoy.connect(FRONTEND)) as connection:
+            connection.putrequest("GET", path)
+            for name, value in headers:
+                connection.putheader(name, value)
+            connection.endheaders()
+            assert connection.getresponse().status == status, (path, headers)
+
+
+async def test_both_directions_and_families_and_ports(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    first, second = envoy.listen[0][1], envoy.listen[1][1]
+    one_port = (PortSpan(Protocol.TCP, first, first),)
+    wide = (PortSpan(Protocol.TCP, min(first, second), 65535),)
+    everyone = ResolvedRule(origin("everyone"), False, None, wide, HttpRules((HttpRule("/open"),)))
+    to_server = ResolvedRule(origin("out"), False, frozenset({400}), one_port, HttpRules((HttpRule("/a|/open"),)))
+    blocked = ResolvedRule(origin("blocked"), True, frozenset({301}), None)
+    pairs = [
+        (SERVER, EndpointPolicy(ingress=DirectionPolicy(True, (allowing(HttpRule("/a")), everyone, blocked)))),
+        (CLIENT, EndpointPolicy(egress=DirectionPolicy(True, (to_server,)))),
+    ]
+    await enforce(server, NodeCompiler().compile(pairs, CACHE, policed_by(pairs)).snapshot())
+    envoy.wait_until_listening()
+    denied_out = "endpoint:default/frontend:egress:no-rule-matched"
+    for source, target, path, expected in (
+        (FRONTEND, 0, "/a", (200, str(origin("api")))),
+        (FRONTEND, 0, "/open", (200, str(origin("everyone")))),
+        (FRONTEND, 0, "/b", (403, denied_out)),
+        (FRONTEND, 1, "/a", (403, denied_out)),  # egress allows one port only
+        ("127.0.0.23", 1, "/a", (200, str(origin("api")))),  # same labels, but no egress policy
+        (STRANGER, 1, "/open", (200, str(origin("everyone")))),
+        (STRANGER, 1, "/a", (403, NO_RULE)),
+        (INTRUDER, 0, "/open", (403, str(origin("blocked")))),
+        ("::1", 2, "/open", (200, str(origin("everyone")))),
+        ("::1", 3, "/a", (403, NO_RULE)),
+    ):
+        answer = envoy.get(source, path, to=envoy.listen[target])
+        assert (answer.status, answer.rule) == expected, (source, target, path)
+
+
+async def test_a_change_is_obeyed_on_a_live_connection(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    await enforce(server, server_policy(allowing(HttpRule("/a"))).snapshot())
+    envoy.wait_until_listening()
+    with closing(envoy.connect(FRONTEND)) as connection:
+        assert ask(connection, "/a").status == 200
+        socket = connection.sock
+        for path in ("/b", "/a", "/b.*"):
+            await enforce(server, server_policy(allowing(HttpRule(path))).snapshot())
+            assert [ask(connection, each).status for each in ("/a", "/b")] == [
+                200 if path == "/a" else 403,
+                403 if path == "/a" else 200,
+            ]
+        assert connection.sock is socket
+    assert envoy.stat("http.http.downstream_cx_total") == 2  # the probe that waited for the listener, and this one
+
+
+async def test_a_refused_resource_keeps_the_last_good_one(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    good = server_policy(allowing(HttpRule("/a"))).snapshot()
+    await enforce(server, good)
+    envoy.wait_until_listening()
+    empty_map = frame(4, exact_map(DESTINATION_IP, {}))
+    body = extension("lockgate.http.ingress", "envoy.extensions.filters.http.rbac.v3.RBAC", empty_map)
+    bad = Resource(FILTER_CONFIG, "lockgate.http.ingress", body)
+    egress = good.of_type(FILTER_CONFIG)["lockgate.http.egress"]
+    settled = await server.settled(await server.publish(Snapshot.of([bad, egress])), WAIT)
+    assert settled.outcome is Outcome.NACKED and "MatchMap" in settled.text
+    (entry,) = server.status().clients[0].types
+    assert entry.state is SyncState.NACK
+    states = {one.name: (one.state, one.held) for one in entry.resources}
+    held = good.of_type(FILTER_CONFIG)["lockgate.http.ingress"].version
+    assert states["lockgate.http.ingress"] == (SyncState.NACK, held)
+    assert states["lockgate.http.egress"][0] is SyncState.SYNCED
+    assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [200, 403]
+    rejected = envoy.stat("extension_config_discovery.http_filter.lockgate.http.ingress.config_fail")
+    await server.settled(await server.publish(Snapshot.of([bad, egress])), WAIT)
+    name = "extension_config_discovery.http_filter.lockgate.http.ingress.config_fail"
+    assert envoy.stat(name) == rejected == 1  # not sent again
+    await enforce(server, server_policy(allowing(HttpRule("/b"))).snapshot())
+    assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [403, 200]
+
+
+async def test_a_restarted_server_sends_nothing_needless(tmp_path: Path, envoy: LoopbackEnvoy) -> None:
+    snapshot = server_policy(allowing(HttpRule("/a"))).snapshot()
+    stat = "extension_config_discovery.http_filter.lockgate.http.ingress.config_reload"
+    for _ in range(3):
+        server = XdsServer(tmp_path / "xds.sock")
+        await server.start()
+        await enforce(server, snapshot)
+        envoy.wait_until_listening()
+        assert envoy.get(FRONTEND, "/a").status == 200
+        assert envoy.stat(stat) == 1
+        await server.stop()
+        assert envoy.get(FRONTEND, "/a").status == 200  # Envoy goes on with what it has
+    server = XdsServer(tmp_path / "xds.sock")
+    await server.start()
+    await enforce(server, server_policy(allowing(HttpRule("/b"))).snapshot())
+    assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [403, 200]
+    assert envoy.stat(stat) == 2
+    await server.stop()
+
+
+async def test_what_is_not_published_is_denied(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    whole = server_policy(allowing(HttpRule("/a"))).snapshot()
+    egress = whole.of_type(FILTER_CONFIG)["lockgate.http.egress"]
+    await server.publish(Snapshot.of([egress]))
+    await asyncio.to_thread(envoy.wait_until_listening)
+    assert envoy.get(FRONTEND, "/a").rule == "default:lockgate.http.ingress"
+    await enforce(server, whole)
+    assert envoy.get(FRONTEND, "/a").status == 200
+    await enforce(server, Snapshot.of([egress]))
+    assert envoy.get(FRONTEND, "/a").rule == "default:lockgate.http.ingress"
+
+
+async def test_a_fresh_envoy_gets_the_last_good_policy(server: XdsServer, tmp_path: Path) -> None:
+    good = server_policy(allowing(HttpRule("/a"))).snapshot()
+    bad = Resource(FILTER_CONFIG, "lockgate.http.ingress", extension("lockgate.http.ingress", "no.such.Message"))
+    egress = good.of_type(FILTER_CONFIG)["lockgate.http.egress"]
+    with running_envoy(tmp_path / "xds.sock") as first:
+        await enforce(server, good)
+        settled = await server.settled(await server.publish(Snapshot.of([bad, egress])), WAIT)
+        assert settled.outcome is Outcome.NACKED
+        assert first.process.poll() is None
+    await gone(lambda: bool(server.status().clients))
+    with running_envoy(tmp_path / "xds.sock") as second:
+        await asyncio.to_thread(second.wait_until_listening)
+        assert [second.get(FRONTEND, path).status for path in ("/a", "/b")] == [200, 403]
+
+
+async def gone(there: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if not there():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
+
+
+async def test_ten_thousand_paths_and_a_change(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    paths = [HttpRule(f"/api/v1/items/{number}/detail", "GET") for number in range(10_000)]
+    await enforce(server, server_policy(allowing(*paths)).snapshot())
+    envoy.wait_until_listening()
+    assert envoy.get(FRONTEND, "/api/v1/items/9999/detail").status == 200
+    assert envoy.get(FRONTEND, "/new").status == 403
+    await enforce(server, server_policy(allowing(*paths[1:], HttpRule("/new"))).snapshot())
+    assert envoy.get(FRONTEND, "/new").status == 200
+    assert envoy.get(FRONTEND, "/api/v1/items/0/detail").status == 403
+
+
+async def test_hundreds_of_regexes_in_one_alternation(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    rules = [HttpRule(f".*/{number}/[a-z]+") for number in range(300)]
+    await enforce(server, server_policy(allowing(*rules)).snapshot())
+    envoy.wait_until_listening()
+    assert [envoy.get(FRONTEND, path).status for path in ("/x/299/ab", "/0/a", "/300/a", "/1/A")] == [
+        200,
+        200,
+        403,
+        403,
+    ]
