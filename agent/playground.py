@@ -211,7 +211,8 @@ def _become_router() -> None:
     _write_sysctls(_ROUTER_SYSCTLS)
     with IPRoute() as routes:
         routes.addr("add", index=1, address=str(NODE_IPV4), prefixlen=32)
-        routes.addr("add", index=1, address=str(NODE_IPV6), prefixlen=128)
+        # Without NODAD the address is tentative for a moment, and no route may name it as its source.
+        routes.addr("add", index=1, address=str(NODE_IPV6), prefixlen=128, flags=_IFA_F_NODAD)
 
 
 def _add_host_side(pod: Pod) -> int:

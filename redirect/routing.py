@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -25,6 +26,7 @@ PRIORITY = 100  # after `local` (0), before `main` (32766)
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _ANY = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 _LOOPBACK = 1
+_SCOPE_HOST = 254
 _SYSCTLS = {
     "ipv4/ip_forward": "1",
     "ipv6/conf/all/forwarding": "1",
@@ -44,9 +46,7 @@ def install() -> None:
     with IPRoute() as routes:
         for family in _FAMILIES:
             try:
-                routes.route(
-                    "replace", family=family, type="local", dst=_ANY[family], oif=_LOOPBACK, table=TABLE, scope=254
-                )
+                routes.route("replace", **_route(family))
                 routes.rule("add", **_rule(family))
             except NetlinkError as error:
                 if error.code != errno.EEXIST:
@@ -65,11 +65,11 @@ def remove() -> None:
             with _absent_is_fine(family):
                 routes.rule("del", **_rule(family))
             with _absent_is_fine(family):
-                routes.route("del", family=family, type="local", dst=_ANY[family], table=TABLE)
+                routes.route("del", **_route(family))
 
 
 @contextmanager
-def _absent_is_fine(family: int) -> Iterator[None]:
+def _absent_is_fine(family: socket.AddressFamily) -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
@@ -77,11 +77,22 @@ def _absent_is_fine(family: int) -> Iterator[None]:
             raise _failed("remove", family, error) from error
 
 
-def _rule(family: int) -> dict[str, int]:
+def _rule(family: socket.AddressFamily) -> dict[str, int]:
     return {"family": family, "priority": PRIORITY, "fwmark": MARK_PROXY, "fwmask": MARK_MASK, "table": TABLE}
 
 
-def _failed(what: str, family: int, error: NetlinkError) -> RoutingFailedError:
+def _route(family: socket.AddressFamily) -> dict[str, Any]:
+    return {
+        "family": family,
+        "type": "local",
+        "dst": _ANY[family],
+        "oif": _LOOPBACK,
+        "table": TABLE,
+        "scope": _SCOPE_HOST,
+    }
+
+
+def _failed(what: str, family: socket.AddressFamily, error: NetlinkError) -> RoutingFailedError:
     name = "IPv4" if family == socket.AF_INET else "IPv6"
     return RoutingFailedError(
         f"cannot {what} the {name} rule and route of table {TABLE}: {error.args[-1]}; run as root"

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,7 +74,7 @@ class Server:
         self.live: list[socket.socket] = []
         for port in ports:
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                self._sockets.append(netns.run_in(where.path, lambda kind=kind, port=port: self._bind(kind, port)))
+                self._sockets.append(netns.run_in(where.path, partial(self._bind, kind, port)))
         for each in self._sockets:
             serve = self._accept if each.type == socket.SOCK_STREAM else self._echo
             threading.Thread(target=serve, args=(each,), daemon=True).start()
@@ -137,7 +138,7 @@ class Node:
         self.inside(lambda: Datapath.remove_pinned(self.pin_dir))
         self.datapath = self.inside(lambda: Datapath.open(self.pin_dir))
         for pod in self.pods:
-            self.inside(lambda pod=pod: self.datapath.attach(self.endpoint(pod)))
+            self.inside(partial(self.datapath.attach, self.endpoint(pod)))
 
     def inside(self, function: Callable[[], T]) -> T:
         return netns.run_in(self.ground.node.path, function)
@@ -163,7 +164,16 @@ class Node:
     def start_envoy(self) -> None:
         config = self.folder / "envoy.json"
         config.write_text(json.dumps(bootstrap(self.folder / "admin.sock")))
-        command = [find_binary().path, "-c", config, "--use-dynamic-base-id", "--concurrency", "2", "-l", "error"]
+        command: list[str | Path] = [
+            find_binary().path,
+            "-c",
+            config,
+            "--use-dynamic-base-id",
+            "--concurrency",
+            "2",
+            "-l",
+            "error",
+        ]
         self.envoy = self.ground.node.popen(command)
         wait_for(lambda: "LIVE" in self.admin("/ready"))
 

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from lockgate.agent.playground import Playground
+from lockgate.policies.endpoint_policy import (
+    DirectionPolicy,
+    EndpointPolicy,
+    PortSpan,
+    Protocol,
+    ResolvedRule,
+    RuleOrigin,
+)
+from lockgate.policies.workload import Endpoint, Workload
+from lockgate.redirect import Datapath, DatapathPlan, layout, netns, plan
+from lockgate.redirect.errors import EndpointUnreachableError, PinConflictError
+from lockgate.redirect.maps import PinnedMap
+
+T = TypeVar("T")
+
+ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
+IPCACHE = {ip_network("0.0.0.0/0"): 9, ip_network("::/0"): 10}
+
+
+class Node:
+    def __init__(self) -> None:
+        self.ground = Playground(f"unitdatapath{os.getpid()}")
+        self.pod = self.ground.pod("pod")
+        self.pin_dir = Path(f"/sys/fs/bpf/lg-unit-datapath-{os.getpid()}")
+
+    def inside(self, function: Callable[[], T]) -> T:
+        return netns.run_in(self.ground.node.path, function)
+
+    def open(self) -> Datapath:
+        return self.inside(lambda: Datapath.open(self.pin_dir))
+
+    def endpoint(self) -> Endpoint:
+        workload = Workload("pod", "default", ())
+        return Endpoint(workload, 70001, self.pod.ips, self.pod.ifindex, self.pod.interface)
+
+    def plan(self, *ports: int) -> DatapathPlan:
+        rule = ResolvedRule(
+            ORIGIN, False, frozenset({9, 70002}), tuple(PortSpan(Protocol.TCP, port, port) for port in ports)
+        )
+        policy = EndpointPolicy(ingress=DirectionPolicy(True, (rule,)))
+        return plan([(self.endpoint(), policy)], IPCACHE)
+
+    def held(self) -> DatapathPlan:
+        """What the kernel holds, read by other means than the Datapath under test."""
+        maps = [PinnedMap(self.pin_dir / "maps", codec) for codec in (layout.POLICY, layout.ENDPOINTS, layout.IPCACHE)]
+        try:
+            return DatapathPlan(*(each.read() for each in maps))
+        finally:
+            for each in maps:
+                each.close()
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    made = Node()
+    try:
+        yield made
+    finally:
+        made.inside(lambda: Datapath.remove_pinned(made.pin_dir))
+        made.ground.close()
+
+
+def same(one: DatapathPlan, other: DatapathPlan) -> bool:
+    return (one.policy, one.endpoints, one.ipcache) == (other.policy, other.endpoints, other.ipcache)
+
+
+def test_the_maps_hold_the_plan_also_after_changes_and_restarts(node: Node) -> None:
+    datapath = node.open()
+    first = datapath.apply(node.plan(80))
+    assert same(node.held(), node.plan(80))
+    assert datapath.apply(node.plan(80)).revision == first.revision
+    assert datapath.apply(node.plan(80, 8080)).revision == first.revision + 1
+    assert same(node.held(), node.plan(80, 8080))
+    datapath.close()
+    assert same(node.held(), node.plan(80, 8080))
+    datapath = node.open()
+    assert datapath.sizes() == {"policy": 5, "endpoints": 1, "ipcache": 6}
+    # The agent before may have died between its last change and the revision that makes it count.
+    changed = datapath.apply(node.plan(80, 8080))
+    assert (changed.written, changed.deleted, changed.revision) == (0, 0, first.revision + 2)
+    datapath.apply(DatapathPlan())
+    assert same(node.held(), DatapathPlan())
+    datapath.close()
+
+
+def test_a_plan_larger_than_one_batch(node: Node) -> None:
+    datapath = node.open()
+    large = node.plan(*range(1, 20_000, 2))
+    assert len(large.policy) > 15_000
+    datapath.apply(large)
+    assert same(node.held(), large)
+    datapath.apply(node.plan(1))
+    assert same(node.held(), node.plan(1))
+    datapath.close()
+
+
+def test_an_apply_that_failed_half_way_converges(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    datapath = node.open()
+    before = datapath.apply(node.plan(80)).revision
+
+    def fail(self: object, keys: object) -> None:
+        raise OSError("out of luck")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="out of luck"):
+        patch.setattr(PinnedMap, "remove", fail)
+        datapath.apply(node.plan(8080))
+    assert not same(node.held(), node.plan(8080))
+    assert datapath.apply(node.plan(8080)).revision == before + 1
+    assert same(node.held(), node.plan(8080))
+    datapath.close()
+
+
+def test_attaching_is_idempotent_and_survives_the_agent(node: Node) -> None:
+    datapath = node.open()
+    for _ in range(2):
+        node.inside(lambda: datapath.attach(node.endpoint()))
+        assert datapath.attached() == {node.pod.ifindex}
+    datapath.close()
+    datapath = node.open()
+    assert datapath.attached() == {node.pod.ifindex}
+    datapath.detach(node.pod.ifindex)
+    datapath.detach(node.pod.ifindex)
+    assert datapath.attached() == frozenset()
+    datapath.close()
+
+
+def test_links_of_vanished_interfaces_are_taken_away(node: Node) -> None:
+    datapath = node.open()
+    node.inside(lambda: datapath.attach(node.endpoint()))
+    gone = node.endpoint()
+    node.ground.remove(node.pod)
+    datapath.close()
+    datapath = node.open()
+    assert datapath.attached() == frozenset()
+    assert list((node.pin_dir / "links").iterdir()) == []
+    with pytest.raises(EndpointUnreachableError, match="does not exist"):
+        node.inside(lambda: datapath.attach(Endpoint(gone.workload, 70001, gone.ips, gone.ifindex)))
+    datapath.close()
+
+
+def test_two_agents_cannot_share_a_pin_folder(node: Node) -> None:
+    datapath = node.open()
+    with pytest.raises(PinConflictError, match="another agent uses"):
+        node.open()
+    with pytest.raises(PinConflictError, match="another agent uses"):
+        Datapath.remove_pinned(node.pin_dir)
+    datapath.close()
+
+
+def test_maps_of_another_version_are_refused_and_left_alone(node: Node) -> None:
+    node.open().close()
+    (node.pin_dir / "maps/ipcache").unlink()
+    (node.pin_dir / "maps/endpoints").rename(node.pin_dir / "maps/ipcache")
+    with pytest.raises(PinConflictError, match="made by another version"):
+        node.open()
+    assert (node.pin_dir / "maps/ipcache").exists()
+
+
+def test_remove_leaves_nothing(node: Node) -> None:
+    datapath = node.open()
+    node.inside(lambda: datapath.attach(node.endpoint()))
+    rules = node.ground.node.run(["ip", "rule"]).stdout
+    assert "0x200/0xf00 lookup 2005" in rules
+    node.inside(datapath.remove)
+    assert not node.pin_dir.exists()
+    for family in ("-4", "-6"):
+        assert "2005" not in node.ground.node.run(["ip", family, "rule"]).stdout
+        assert node.ground.node.run(["ip", family, "route", "show", "table", "2005"]).stdout == ""
+    node.inside(lambda: Datapath.remove_pinned(node.pin_dir))  # nothing there is fine
+
+
+def test_a_name_that_is_no_endpoint_stays_world(node: Node) -> None:
+    datapath = node.open()
+    datapath.apply(node.plan(80))
+    owner = node.held().owner(ip_address("192.0.2.1"))
+    assert owner is not None and owner.identity == 9
+    datapath.close()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import TypeVar
+
+import pytest
+from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Playground
+from lockgate.policies.workload import Workload
+from lockgate.redirect import Device, find_device, netns, node_addresses
+from lockgate.redirect.errors import EndpointUnreachableError, NamespaceGoneError
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Playground]:
+    with Playground(f"device{os.getpid()}") as made:
+        made.pod("one")
+        made.pod("two")
+        yield made
+
+
+def inside(ground: Playground, function: Callable[[], T]) -> T:
+    return netns.run_in(ground.node.path, function)
+
+
+def test_by_namespace_process_and_interface(ground: Playground) -> None:
+    pod = ground.pods[1]
+    sleeper = pod.popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=-1)
+    assert sleeper.stdout is not None
+    sleeper.stdout.readline()
+    expected = Device(pod.ifindex, pod.interface, pod.ips)
+    for workload in (
+        Workload("two", "default", (), netns=pod.netns),
+        Workload("two", "default", (), pid=sleeper.pid),
+        Workload("two", "default", (), interface=pod.interface),
+    ):
+        assert inside(ground, lambda workload=workload: find_device(workload)) == expected  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("workload", "words"),
+    [
+        (Workload("a", "default", (), netns="lg-nowhere"), "lg-nowhere is gone"),
+        (Workload("a", "default", (), pid=2**22 - 1), "is gone"),
+        (Workload("a", "default", (), interface="lg-nowhere"), "interface lg-nowhere does not exist"),
+    ],
+)
+def test_what_is_gone_is_named(ground: Playground, workload: Workload, words: str) -> None:
+    with pytest.raises(NamespaceGoneError, match=words):
+        inside(ground, lambda: find_device(workload))
+
+
+def test_what_cannot_be_policed_is_named(ground: Playground) -> None:
+    with pytest.raises(EndpointUnreachableError, match="shares the node's own network"):
+        inside(ground, lambda: find_device(Workload("a", "default", (), netns=ground.node.netns)))
+    with pytest.raises(EndpointUnreachableError, match="is not a veth"):
+        inside(ground, lambda: find_device(Workload("a", "default", (), interface="lo")))
+    with pytest.raises(EndpointUnreachableError, match="names no netns, pid or interface"):
+        find_device(Workload("a", "default", ()))
+    with pytest.raises(EndpointUnreachableError, match="does not end in this node's"):
+        find_device(Workload("a", "default", (), netns=ground.pods[0].netns))  # from the machine's own namespace
+
+
+def test_a_namespace_without_veth(ground: Playground) -> None:
+    lonely = Playground(f"lonely{os.getpid()}")
+    try:
+        with pytest.raises(EndpointUnreachableError, match="has no veth"):
+            inside(ground, lambda: find_device(Workload("a", "default", (), netns=lonely.node.netns)))
+    finally:
+        lonely.close()
+
+
+def test_the_nodes_addresses(ground: Playground) -> None:
+    found = inside(ground, node_addresses)
+    assert {NODE_IPV4, NODE_IPV6, ip_address("127.0.0.1"), ip_address("169.254.1.1")} <= set(found)
+    assert len(set(found)) == len(found)

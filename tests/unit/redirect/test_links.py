@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import asyncio
+import os
+
+from lockgate.agent.playground import Playground
+from lockgate.redirect import Links, netns
+
+
+async def test_a_new_pod_is_news_and_quiet_is_quiet() -> None:
+    with Playground(f"links{os.getpid()}") as ground:
+        links = netns.run_in(ground.node.path, Links)
+        async with links:
+            quiet = asyncio.create_task(anext(links))
+            done, _ = await asyncio.wait([quiet], timeout=0.2)
+            assert not done
+            ground.pod("one")
+            await asyncio.wait_for(quiet, 10)

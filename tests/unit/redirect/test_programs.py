@@ -1,0 +1,424 @@
+"""The two programs, run by the kernel on packets made here (BPF_PROG_TEST_RUN): every byte under control."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lockgate.agent.playground import Playground
+from lockgate.policies.endpoint_policy import (
+    Direction,
+    DirectionPolicy,
+    EndpointPolicy,
+    HttpRule,
+    HttpRules,
+    PortSpan,
+    Protocol,
+    ResolvedRule,
+    RuleOrigin,
+)
+from lockgate.policies.verdict import Verdict, judge
+from lockgate.policies.workload import Endpoint, IPAddress, Workload
+from lockgate.redirect import Datapath, Reason, netns, plan, syscall
+from lockgate.redirect.plan import DatapathPlan
+from lockgate.redirect.tcx import Hook
+
+T = TypeVar("T")
+
+ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
+TEST_RUN = 10  # BPF_PROG_TEST_RUN
+OK, SHOT = 0, 2
+SYN, ACK, RST = 0x02, 0x10, 0x04
+ENVOY_MARK = 0xA00
+CLIENT, SERVER = 70001, 70002
+OPEN = EndpointPolicy()
+WORLD = ip_address("192.0.2.9")
+HOST = ip_address("10.200.0.1")
+PASSED = {Reason.ALLOWED, None}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`reason` None: let through uncounted."""
+
+    action: int
+    mark: int
+    reason: Reason | None
+
+
+class Kernel:
+    """Two endpoints and the programs in a namespace."""
+
+    def __init__(self) -> None:
+        self.ground = Playground(f"programs{os.getpid()}")
+        self.pin_dir = Path(f"/sys/fs/bpf/lg-programs-{os.getpid()}")
+        self.client, self.server = self.ground.pod("client"), self.ground.pod("server")
+        self.datapath = self.inside(lambda: Datapath.open(self.pin_dir))
+        self.programs = {
+            hook: syscall.get(next((self.pin_dir / "programs").glob(f"{hook.program}-*"))) for hook in Hook
+        }
+
+    def inside(self, function: Callable[[], T]) -> T:
+        return netns.run_in(self.ground.node.path, function)
+
+    def enforce(self, client: EndpointPolicy = OPEN, server: EndpointPolicy = OPEN) -> DatapathPlan:
+        def endpoint(identity: int, ifindex: int, ips: tuple[IPAddress, ...]) -> Endpoint:
+            return Endpoint(Workload(str(identity), "default", ()), identity, ips, ifindex)
+
+        wanted = plan(
+            [
+                (endpoint(CLIENT, self.client.ifindex, self.client.ips), client),
+                (endpoint(SERVER, self.server.ifindex, self.server.ips), server),
+            ],
+            {ip_network("0.0.0.0/0"): 9, ip_network("::/0"): 10, ip_network(HOST): 1},
+        )
+        self.datapath.apply(wanted)
+        return wanted
+
+    def run(self, hook: Hook, ifindex: int, packet: bytes, mark: int = 0, came_from: int = 0) -> Outcome:
+        context = bytearray(192)  # struct __sk_buff
+        struct.pack_into("=I", context, 8, mark)
+        struct.pack_into("=II", context, 36, came_from, ifindex)
+        before = {(each.direction, each.reason): each.packets for each in self.datapath.counters()}
+        action, mark = self.inside(lambda: test_run(self.programs[hook], packet, bytes(context)))
+        after = {(each.direction, each.reason): each.packets for each in self.datapath.counters()}
+        changed = [reason for (direction, reason), packets in after.items() if packets != before[direction, reason]]
+        assert len(changed) <= 1
+        return Outcome(action, mark, changed[0] if changed else None)
+
+    def send(self, packet: bytes) -> Outcome:
+        """What from_pod does with a packet of the client."""
+        return self.run(Hook.FROM_POD, self.client.ifindex, packet)
+
+    def close(self) -> None:
+        for fd in self.programs.values():
+            os.close(fd)
+        self.inside(self.datapath.remove)
+        self.ground.close()
+
+
+def test_run(program: int, packet: bytes, context: bytes) -> tuple[int, int]:
+    """One run; the program's return value and the packet's mark after it."""
+    data = ctypes.create_string_buffer(packet, len(packet))
+    ctx = ctypes.create_string_buffer(context, len(context))
+    attributes = ctypes.create_string_buffer(
+        struct.pack(
+            "=IIIIQQIIIIQQ",
+            *(program, 0, len(packet), 0, ctypes.addressof(data), 0),
+            *(1, 0, len(context), len(context), ctypes.addressof(ctx), ctypes.addressof(ctx)),
+        ),
+        80,
+    )
+    syscall.bpf(TEST_RUN, attributes)  # type: ignore[arg-type]
+    return struct.unpack_from("=I", attributes, 4)[0], struct.unpack_from("=I", ctx, 8)[0]
+
+
+test_run.__test__ = False  # type: ignore[attr-defined]
+
+
+def ether(payload: bytes, kind: int) -> bytes:
+    return bytes(12) + struct.pack("!H", kind) + payload
+
+
+def ip(
+    source: IPAddress,
+    destination: IPAddress,
+    protocol: int,
+    payload: bytes,
+    fragment: int = 0,
+    options: bytes = b"",
+    hops: int = 64,
+) -> bytes:
+    if source.version == 6:
+        head = struct.pack("!IHBB", 6 << 28, len(payload), protocol, hops)
+        return head + source.packed + destination.packed + payload
+    words = 5 + len(options) // 4
+    head = struct.pack("!BBHHHBBH", 0x40 | words, 0, 4 * words + len(payload), 1, fragment, hops, protocol, 0)
+    return head + source.packed + destination.packed + options + payload
+
+
+def frame(packet: bytes) -> bytes:
+    return ether(packet, 0x86DD if packet[0] >> 4 == 6 else 0x0800)
+
+
+def tcp(sport: int, dport: int, flags: int = SYN) -> bytes:
+    return struct.pack("!HHIIBBHHH", sport, dport, 1, 1, 0x50, flags, 1000, 0, 0)
+
+
+def udp(sport: int, dport: int) -> bytes:
+    return struct.pack("!HHHH", sport, dport, 40, 0) + bytes(32)
+
+
+def icmp(kind: int, identifier: int = 1, rest: bytes = b"") -> bytes:
+    return struct.pack("!BBHHH", kind, 0, 0, identifier, 1) + rest
+
+
+def rule(
+    peer: int | None, *ports: int, http: bool = False, deny: bool = False, protocol: Protocol = Protocol.TCP
+) -> ResolvedRule:
+    peers = None if peer is None else frozenset({peer})
+    spans = tuple(PortSpan(protocol, port, port) for port in ports)
+    return ResolvedRule(ORIGIN, deny, peers, spans or None, HttpRules((HttpRule(),)) if http else None)
+
+
+def ingress(*rules: ResolvedRule) -> EndpointPolicy:
+    return EndpointPolicy(ingress=DirectionPolicy(True, rules))
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    made = Kernel()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+fresh = count(20000)  # a source port for each connection, so that none remembers another
+
+
+def both(kernel: Kernel, version: int) -> tuple[IPAddress, IPAddress]:
+    return (kernel.client.ipv4, kernel.server.ipv4) if version == 4 else (kernel.client.ipv6, kernel.server.ipv6)
+
+
+NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17}
+ports = st.sampled_from([1, 80, 81, 8080])
+spans = st.builds(
+    lambda protocol, one, other: PortSpan(protocol, min(one, other), max(one, other)),
+    st.sampled_from(list(NUMBERS)),
+    ports,
+    ports,
+)
+rules = st.builds(
+    lambda deny, http, peers, ports: ResolvedRule(
+        ORIGIN, deny, peers, ports, HttpRules((HttpRule(),)) if http and not deny else None
+    ),
+    st.booleans(),
+    st.booleans(),
+    st.none() | st.frozensets(st.sampled_from([CLIENT, SERVER, 9]), max_size=2),
+    st.none() | st.lists(spans, max_size=2).map(tuple),
+)
+directions = st.builds(DirectionPolicy, st.booleans(), st.lists(rules, max_size=3).map(tuple))
+
+
+@settings(max_examples=150, deadline=None)
+@given(directions, directions, st.sampled_from(list(NUMBERS)), ports, st.sampled_from([4, 6]))
+def test_the_program_does_what_judge_says(
+    kernel: Kernel, egress: DirectionPolicy, server: DirectionPolicy, protocol: Protocol, port: int, version: int
+) -> None:
+    wanted = kernel.enforce(EndpointPolicy(egress=egress), EndpointPolicy(ingress=server))
+    source, destination = both(kernel, version)
+    sport = next(fresh)
+    segment = tcp(sport, port) if protocol is Protocol.TCP else udp(sport, port)
+    outcome = kernel.send(frame(ip(source, destination, NUMBERS[protocol], segment)))
+
+    halves = [judge(egress, SERVER, protocol, port), judge(server, CLIENT, protocol, port)]
+    if any(half.verdict is Verdict.DENY for half in halves):
+        expected = Reason.POLICY
+    elif any(half.redirected for half in halves):
+        # No Envoy listens in this namespace.
+        expected = Reason.NO_PROXY if protocol is Protocol.TCP else Reason.NOT_TCP
+    else:
+        expected = Reason.ALLOWED
+    assert outcome.reason is expected
+    assert outcome.action == (OK if expected is Reason.ALLOWED else SHOT)
+    model = wanted.judge(source, destination, protocol, port).verdict.name
+    assert model == {Reason.POLICY: "DENY", Reason.ALLOWED: "ALLOW"}.get(expected, "REDIRECT")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_packets_that_are_not_read_whole_are_dropped(kernel: Kernel, version: int) -> None:
+    kernel.enforce()
+    source, destination = both(kernel, version)
+    segment = udp(next(fresh), 80)
+    whole = frame(ip(source, destination, 17, segment))
+    assert kernel.send(whole).reason is Reason.ALLOWED
+    assert kernel.send(whole[: len(whole) - len(segment) + 2]).reason is Reason.MALFORMED
+    assert kernel.send(frame(ip(source, destination, 6, tcp(1, 80)[:12]))).reason is Reason.MALFORMED
+    for unknown in (0, 2, 43, 44, 47, 50, 51, 60, 135, 255):
+        assert kernel.send(frame(ip(source, destination, unknown, segment))).reason is Reason.UNSUPPORTED
+    wrong_version = ether(ip(source, destination, 17, segment), 0x0800 if version == 6 else 0x86DD)
+    assert kernel.send(wrong_version).reason is Reason.MALFORMED
+    for kind in (0x8100, 0x88A8, 0x8847, 0x9000):
+        assert kernel.send(ether(ip(source, destination, 17, segment), kind)).reason is Reason.UNSUPPORTED
+
+
+def test_fragments_and_short_header_lengths(kernel: Kernel) -> None:
+    kernel.enforce()
+    source, destination = kernel.client.ipv4, kernel.server.ipv4
+    segment = udp(next(fresh), 80)
+    for fragment in (0x2000, 1, 0x1FFF):
+        assert kernel.send(frame(ip(source, destination, 17, segment, fragment))).reason is Reason.FRAGMENT
+    dont_fragment = frame(ip(source, destination, 17, segment, 0x4000))
+    assert kernel.send(dont_fragment).reason is Reason.ALLOWED
+    packet = bytearray(dont_fragment)
+    packet[14] = 0x44
+    assert kernel.send(bytes(packet)).reason is Reason.MALFORMED
+
+
+def test_ports_are_found_behind_ipv4_options(kernel: Kernel) -> None:
+    kernel.enforce(server=ingress(rule(CLIENT, 80)))
+    source, destination = kernel.client.ipv4, kernel.server.ipv4
+    # Behind five words of options; where the ports would be without them stands an allowed port.
+    options = tcp(1, 80)
+    for port, expected in ((80, Reason.ALLOWED), (81, Reason.POLICY)):
+        packet = ip(source, destination, 6, tcp(next(fresh), port), options=options)
+        assert kernel.send(frame(packet)).reason is expected
+
+
+def test_sources_must_be_the_endpoints_own(kernel: Kernel) -> None:
+    kernel.enforce()
+    destination = kernel.server.ipv4
+    for source in (destination, HOST, WORLD, ip_address("0.0.0.0"), ip_address("127.0.0.1")):
+        assert kernel.send(frame(ip(source, destination, 17, udp(1, 2)))).reason is Reason.SPOOFED
+    for source in (kernel.server.ipv6, ip_address("::"), ip_address("fe80::2")):
+        assert kernel.send(frame(ip(source, kernel.server.ipv6, 17, udp(1, 2)))).reason is Reason.SPOOFED
+
+
+def test_ipv4_addresses_in_ipv6_clothes_are_dropped(kernel: Kernel) -> None:
+    kernel.enforce()
+    mapped = IPv6Address(b"\0" * 10 + b"\xff\xff" + kernel.client.ipv4.packed)
+    for source, destination in ((mapped, kernel.server.ipv6), (kernel.client.ipv6, mapped)):
+        assert kernel.send(frame(ip(source, destination, 17, udp(1, 2)))).reason is Reason.MALFORMED
+
+
+def test_loopback_is_out_of_reach(kernel: Kernel) -> None:
+    kernel.enforce()
+    for source, text in ((kernel.client.ipv4, "127.0.0.1"), (kernel.client.ipv6, "::1")):
+        assert kernel.send(frame(ip(source, ip_address(text), 6, tcp(1, 15001)))).reason is Reason.ADDRESS
+
+
+def test_the_link_itself_works(kernel: Kernel) -> None:
+    kernel.enforce(client=EndpointPolicy(egress=DirectionPolicy(default_deny=True)))
+    link_local, router = IPv6Address("fe80::2"), IPv6Address("ff02::2")
+    assert kernel.send(ether(bytes(28), 0x0806)) == Outcome(OK, 0, None)
+    for kind in (133, 135, 136):
+        near, far = (frame(ip(link_local, router, 58, icmp(kind), hops=hops)) for hops in (255, 254))
+        assert kernel.send(near) == Outcome(OK, 0, None)
+        assert kernel.send(far).reason is Reason.MALFORMED
+    for kind in (134, 137):  # a pod neither advertises routes nor redirects
+        assert kernel.send(frame(ip(link_local, router, 58, icmp(kind), hops=255))).action == SHOT
+
+
+def test_the_mark_names_the_endpoint_that_was_asked(kernel: Kernel) -> None:
+    kernel.enforce()
+    client, server = kernel.client, kernel.server
+    packet = frame(ip(client.ipv4, server.ipv4, 6, tcp(next(fresh), 80)))
+    judged = kernel.send(packet)
+    assert judged == Outcome(OK, server.ifindex << 16 | 0x400, Reason.ALLOWED)
+    assert kernel.run(Hook.TO_POD, server.ifindex, packet, judged.mark, client.ifindex).reason is Reason.ALLOWED
+    assert kernel.run(Hook.TO_POD, client.ifindex, packet, judged.mark, client.ifindex).reason is Reason.ADDRESS
+    for there in (HOST, WORLD):
+        assert kernel.send(frame(ip(client.ipv4, there, 6, tcp(next(fresh), 80)))) == Outcome(OK, 0, Reason.ALLOWED)
+
+
+def test_replies_pass_and_new_connections_the_other_way_do_not(kernel: Kernel) -> None:
+    kernel.enforce(client=ingress(), server=ingress(rule(CLIENT, 80), rule(CLIENT, 53, protocol=Protocol.UDP)))
+    client, server = kernel.client, kernel.server
+    port = next(fresh)
+
+    def answer(number: int, segment: bytes) -> Outcome:
+        return kernel.run(Hook.FROM_POD, server.ifindex, frame(ip(server.ipv4, client.ipv4, number, segment)))
+
+    assert answer(6, tcp(80, port, SYN | ACK)).reason is Reason.POLICY
+    assert answer(17, udp(53, port)).reason is Reason.POLICY
+    assert kernel.send(frame(ip(client.ipv4, server.ipv4, 6, tcp(port, 80)))).reason is Reason.ALLOWED
+    assert kernel.send(frame(ip(client.ipv4, server.ipv4, 17, udp(port, 53)))).reason is Reason.ALLOWED
+    assert answer(6, tcp(80, port, SYN | ACK)).reason is Reason.ALLOWED
+    assert answer(17, udp(53, port)).reason is Reason.ALLOWED
+    assert answer(6, tcp(80, port, SYN)).reason is Reason.POLICY
+    assert answer(6, tcp(80, port + 1, ACK)).reason is Reason.POLICY
+    # A stricter policy is asked again, about the connection and not about the reply.
+    kernel.enforce(client=ingress(), server=ingress(rule(CLIENT, 80)))
+    assert answer(6, tcp(80, port, ACK)).reason is Reason.ALLOWED
+    assert answer(17, udp(53, port)).reason is Reason.POLICY
+
+
+def test_pings_and_errors_belong_to_their_connection(kernel: Kernel) -> None:
+    kernel.enforce(client=ingress(), server=ingress(rule(CLIENT, 8, protocol=Protocol.ICMP), rule(CLIENT, 80)))
+    client, server = kernel.client, kernel.server
+
+    def answer(packet: bytes) -> Outcome:
+        return kernel.run(Hook.FROM_POD, server.ifindex, frame(packet))
+
+    assert answer(ip(server.ipv4, client.ipv4, 1, icmp(0, 77))).reason is Reason.POLICY
+    assert kernel.send(frame(ip(client.ipv4, server.ipv4, 1, icmp(8, 77)))).reason is Reason.ALLOWED
+    assert answer(ip(server.ipv4, client.ipv4, 1, icmp(0, 77))).reason is Reason.ALLOWED
+    port = next(fresh)
+    sent = ip(client.ipv4, server.ipv4, 6, tcp(port, 80))
+    error = ip(server.ipv4, client.ipv4, 1, icmp(3, 0, sent[:28]))
+    assert answer(error).reason is Reason.POLICY
+    kernel.send(frame(sent))
+    assert answer(error).reason is Reason.ALLOWED
+    # About a connection of others: the quoted packet does not fit the addresses of the error.
+    foreign = ip(IPv4Address("10.200.0.77"), server.ipv4, 6, tcp(port, 80))
+    assert answer(ip(server.ipv4, client.ipv4, 1, icmp(3, 0, foreign[:28]))).reason is Reason.SPOOFED
+
+
+def test_what_reaches_a_pod_from_elsewhere(kernel: Kernel) -> None:
+    kernel.enforce(server=ingress(rule(9, 80), rule(9, 443, http=True), rule(CLIENT, 443, http=True)))
+    server = kernel.server
+
+    def arrive(source: IPAddress, port: int, mark: int = 0, came_from: int = 0) -> Reason | None:
+        packet = frame(ip(source, server.ipv4, 6, tcp(next(fresh), port)))
+        return kernel.run(Hook.TO_POD, server.ifindex, packet, mark, came_from).reason
+
+    uplink = kernel.client.ifindex
+    assert arrive(HOST, 9999) is Reason.ALLOWED
+    assert arrive(HOST, 9999, came_from=uplink) is Reason.SPOOFED
+    assert arrive(WORLD, 80, came_from=uplink) is Reason.ALLOWED
+    assert arrive(WORLD, 81, came_from=uplink) is Reason.POLICY
+    assert arrive(WORLD, 443, came_from=uplink) is Reason.UNPROXIED
+    assert arrive(kernel.client.ipv4, 443) is Reason.UNPROXIED
+    assert arrive(kernel.client.ipv4, 443, ENVOY_MARK) is Reason.ALLOWED
+    assert arrive(kernel.client.ipv4, 9999, ENVOY_MARK) is Reason.POLICY
+
+
+def test_replies_to_envoy_never_reach_the_client_round_it(kernel: Kernel) -> None:
+    kernel.enforce(server=ingress(rule(CLIENT, 80, http=True)))
+    client, server = kernel.client, kernel.server
+    port = next(fresh)
+    upstream = frame(ip(client.ipv4, server.ipv4, 6, tcp(port, 80)))
+    reply = frame(ip(server.ipv4, client.ipv4, 6, tcp(80, port, SYN | ACK)))
+    assert kernel.run(Hook.TO_POD, server.ifindex, upstream, ENVOY_MARK).reason is Reason.ALLOWED
+    # Envoy's socket does not exist here: the reply is dropped, not sent on to the client.
+    assert kernel.run(Hook.FROM_POD, server.ifindex, reply).reason is Reason.NO_PROXY
+    later = frame(ip(client.ipv4, server.ipv4, 6, tcp(port, 80, ACK)))
+    assert kernel.run(Hook.TO_POD, server.ifindex, later, ENVOY_MARK).reason is Reason.ALLOWED
+    assert kernel.run(Hook.TO_POD, server.ifindex, later).reason is Reason.UNPROXIED
+
+
+def test_an_unknown_endpoint_is_mute(kernel: Kernel) -> None:
+    packet = frame(ip(kernel.client.ipv4, kernel.server.ipv4, 17, udp(next(fresh), 80)))
+    kernel.enforce()
+    assert kernel.send(packet).reason is Reason.ALLOWED
+    kernel.datapath.apply(DatapathPlan())
+    assert kernel.send(packet).reason is Reason.UNSYNCED
+    assert kernel.run(Hook.TO_POD, kernel.server.ifindex, packet).reason is Reason.UNSYNCED
+
+
+def test_the_nodes_own_resets_reach_both_ends(kernel: Kernel) -> None:
+    kernel.enforce(server=ingress(rule(CLIENT, 80, http=True)))
+    client, server = kernel.client, kernel.server
+    for pod, source, destination in ((client, server.ipv4, client.ipv4), (server, client.ipv4, server.ipv4)):
+        packet = frame(ip(source, destination, 6, tcp(next(fresh), next(fresh), RST | ACK)))
+        assert kernel.run(Hook.TO_POD, pod.ifindex, packet).reason is Reason.ALLOWED
+    assert kernel.run(Hook.TO_POD, server.ifindex, packet, came_from=client.ifindex).reason is Reason.POLICY
+
+
+def test_directions_are_counted_from_the_endpoint(kernel: Kernel) -> None:
+    kernel.enforce()
+    before = {each.direction: each.packets for each in kernel.datapath.counters() if each.reason is Reason.ALLOWED}
+    kernel.send(frame(ip(kernel.client.ipv4, kernel.server.ipv4, 17, udp(next(fresh), 80))))
+    after = {each.direction: each.packets for each in kernel.datapath.counters() if each.reason is Reason.ALLOWED}
+    assert after == {Direction.EGRESS: before[Direction.EGRESS] + 1, Direction.INGRESS: before[Direction.INGRESS]}
