@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Any
 
 from .endpoint_policy import LAST_PORT, Protocol
@@ -17,8 +18,16 @@ from .workload import Endpoint
 from .workload_file import DEFAULT_NAMESPACE
 from .world import World
 
-_FIELDS = ("from", "to", "port", "protocol", "http", "grpc", "kafka", "dns", "tls")
-_REQUESTS = ("http", "grpc", "kafka", "dns", "tls")
+REQUEST_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "http": ("method", "path", "host", "headers", "serverName"),
+        "grpc": ("service", "method", "host", "headers"),
+        "kafka": ("apiKey", "apiVersion", "clientID", "topics"),
+        "dns": ("name",),
+        "tls": ("serverName",),
+    }
+)
+_FIELDS = ("from", "to", "port", "protocol", *REQUEST_FIELDS)
 _PROTOCOLS = {protocol.value.upper(): protocol for protocol in Protocol}
 
 
@@ -44,18 +53,15 @@ class Flow:
         for name in ("from", "to", "port"):
             if name not in fields:
                 raise FlowError(f"the flow has no '{name}'")
-        given = [name for name in _REQUESTS if fields.get(name) is not None]
+        given = [name for name in REQUEST_FIELDS if fields.get(name) is not None]
         if len(given) > 1:
             raise FlowError(f"the flow has both '{given[0]}' and '{given[1]}'; one request only")
-        protocol = _text(fields, "protocol", "TCP")
-        if protocol.upper() not in _PROTOCOLS:
-            raise FlowError(f"unknown protocol '{protocol}'; use one of: {', '.join(Protocol)}")
-        request = _request(given[0], fields[given[0]]) if given else None
+        request = parse_request(given[0], fields[given[0]]) if given else None
         return cls(
             _text(fields, "from"),
             _text(fields, "to"),
             parse_port(fields["port"]),
-            _PROTOCOLS[protocol.upper()],
+            parse_protocol(fields.get("protocol", "TCP")),
             request,
         )
 
@@ -110,6 +116,15 @@ def parse_port(value: object) -> int:
     return value
 
 
+def parse_protocol(value: object) -> Protocol:
+    """A protocol by name, in whatever case. Raises FlowError."""
+    if not isinstance(value, str):
+        raise FlowError(f"'protocol' must be text, not {value!r}")
+    if (protocol := _PROTOCOLS.get(value.upper())) is None:
+        raise FlowError(f"unknown protocol '{value}'; use one of: {', '.join(Protocol)}")
+    return protocol
+
+
 def parse_api_key(value: object) -> int:
     """A Kafka API by number or name. Raises FlowError."""
     if isinstance(value, str):
@@ -125,10 +140,11 @@ def parse_api_key(value: object) -> int:
     return value
 
 
-def _request(kind: str, data: object) -> Request:
+def parse_request(kind: str, data: object) -> Request:
+    """One of the requests in `REQUEST_FIELDS`, by its name, from decoded JSON. Raises FlowError."""
+    fields = _object(data, f"'{kind}'", REQUEST_FIELDS[kind])
     match kind:
         case "http":
-            fields = _object(data, "'http'", ("method", "path", "host", "headers", "serverName"))
             return HttpRequest(
                 _text(fields, "method", "GET"),
                 _text(fields, "path", "/"),
@@ -137,12 +153,10 @@ def _request(kind: str, data: object) -> Request:
                 _text(fields, "serverName", "").lower(),
             )
         case "grpc":
-            fields = _object(data, "'grpc'", ("service", "method", "host", "headers"))
             path = f"/{_text(fields, 'service')}/{_text(fields, 'method')}"
             headers = {"content-type": "application/grpc", **_headers(fields.get("headers"))}
             return HttpRequest("POST", path, _text(fields, "host", ""), headers)
         case "kafka":
-            fields = _object(data, "'kafka'", ("apiKey", "apiVersion", "clientID", "topics"))
             if "apiKey" not in fields:
                 raise FlowError("'kafka' has no 'apiKey'")
             topics = fields.get("topics") or []
@@ -155,9 +169,9 @@ def _request(kind: str, data: object) -> Request:
                 parse_api_key(fields["apiKey"]), version, _text(fields, "clientID", ""), frozenset(topics)
             )
         case "dns":
-            return DnsRequest(_text(_object(data, "'dns'", ("name",)), "name"))
+            return DnsRequest(_text(fields, "name"))
         case _:
-            return TlsRequest(_text(_object(data, "'tls'", ("serverName",)), "serverName", "").lower())
+            return TlsRequest(_text(fields, "serverName", "").lower())
 
 
 def _object(data: object, what: str, known: tuple[str, ...]) -> Mapping[str, Any]:

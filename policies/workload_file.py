@@ -55,15 +55,14 @@ def parse_workloads(data: bytes, source: str) -> ParsedWorkloads:
     except UnreadableError as error:
         findings.add(error.line, "", error.message)
         reader.unreadable = True
-    for key in reader.broken:
-        reader.workloads.pop(key, None)
-    return ParsedWorkloads(
-        tuple(reader.workloads.values()),
-        findings.sorted(),
-        tuple(reader.services.values()),
-        frozenset(reader.broken),
-        reader.unreadable,
-    )
+    return reader.parsed()
+
+
+def read_workloads(root: Field) -> ParsedWorkloads:
+    """The same lists in a document that is already open. Its problems go to the field's own findings as well."""
+    reader = _Reader(root.findings)
+    reader.document(root)
+    return reader.parsed()
 
 
 class _Reader:
@@ -83,6 +82,16 @@ class _Reader:
             self._workload(item)
         for item in fields["services"].items() if "services" in fields else ():
             self._service(item)
+
+    def parsed(self) -> ParsedWorkloads:
+        """What the documents read so far hold."""
+        return ParsedWorkloads(
+            tuple(workload for key, workload in self.workloads.items() if key not in self.broken),
+            self.findings.sorted(),
+            tuple(self.services.values()),
+            frozenset(self.broken),
+            self.unreadable,
+        )
 
     def _workload(self, item: Field) -> None:
         before = self.findings.errors
