@@ -122,9 +122,12 @@ def _processes(namespaces: set[tuple[int, int]]) -> dict[int, Process]:
             fields = tail.split()
             if int(fields[6]) & _PF_KTHREAD:
                 continue
-            on_path = netns.cookie(entry / "ns/net") in namespaces
-        except (OSError, NamespaceGoneError):
+        except OSError:
             continue  # it has just ended
+        try:
+            on_path = netns.cookie(entry / "ns/net") in namespaces
+        except NamespaceGoneError:
+            on_path = False  # it has ended and waits for its parent, who will be charged
         user, system, reaped_user, reaped_system = (int(value) / _TICKS for value in fields[11:15])
         found[int(entry.name)] = Process(head.partition("(")[2], on_path, user + system, reaped_user + reaped_system)
     return found

@@ -32,7 +32,7 @@ from .figures import Aim, Cell, Figures, Metric, outcomes
 from .machine import machine
 from .mode import Ground, Mode
 from .policed import PolicedL4, PolicedL7
-from .report import Report
+from .report import DISTURBED, Report
 from .sidecar import SidecarPair
 
 MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, SidecarPair)
@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("overhead: interrupted; everything it made is removed", file=sys.stderr)
         return 130
     print(report.table())
+    if report.disturbed:
+        _say(DISTURBED)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "overhead.md").write_text(report.markdown())

@@ -35,6 +35,8 @@ _METHOD = """\
   (L4-policed). The counters are checked again over every timed run.
 """
 
+DISTURBED = "The machine was busy with other things: draw no conclusions from these figures."
+_TOLERATED = 0.05  # cores
 _AS_MEASURED = "Medians over the rounds, of this machine on that day; only the ratios are worth comparing."
 _CPU_PARTS = """\
 Microseconds per request, median over the rounds. `load` is wrk; `kernel` is what no process was charged for: softirqs
@@ -77,6 +79,11 @@ class Report:
             parts.append(f"## Aims\n\n{self._aims()}")
         return "\n\n".join(parts)
 
+    @property
+    def disturbed(self) -> bool:
+        """True when others used so much of the machine that the figures say little about the modes."""
+        return self.figures.foreign_share().median > _TOLERATED
+
     def json(self) -> dict[str, Any]:
         """All of it as data, down to the single cell."""
         return {
@@ -85,6 +92,7 @@ class Report:
             "seconds": self.seconds,
             "threads": self.threads,
             "base": self.base,
+            "disturbed": self.disturbed,
             "ratios": [
                 {"mode": mode, "concurrency": level, "metric": metric.value, **asdict(ratio)}
                 for level in self.concurrencies
@@ -155,10 +163,11 @@ class Report:
 
     def _disturbance(self) -> str:
         share = self.figures.foreign_share()
-        return (
+        text = (
             "CPU that other processes of the machine used while a mode was measured: "
             f"median {share.median:.2f} cores, at most {share.high:.2f}."
         )
+        return f"{text} **{DISTURBED}**" if self.disturbed else text
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

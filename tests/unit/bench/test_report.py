@@ -6,16 +6,16 @@ import json
 
 from lockgate.bench.figures import Aim, Cell, Figures, Metric, outcomes
 from lockgate.bench.machine import Machine
-from lockgate.bench.report import Report
+from lockgate.bench.report import DISTURBED, Report
 
 _MACHINE = Machine(
     "2026-01-01 00:00 UTC", "abc", 2, "CPU", 4.0, "6.18", "cubic", "Debian", "1.40.0", "4.1", "1.0", "12"
 )
 
 
-def _report() -> Report:
+def _report(foreign: float = 0.0) -> Report:
     cells = [
-        Cell(mode, level, 0, rps, 1.0, 100.0, 200.0, 0.5, 0.0, {"load": 0.25})
+        Cell(mode, level, 0, rps, 1.0, 100.0, 200.0, 0.5, foreign, {"load": 0.25})
         for level in (1, 16)
         for mode, rps in (("new", 1500 * level), ("old", 1000))
     ]
@@ -47,3 +47,8 @@ def test_the_data_keeps_every_cell() -> None:
     data = json.loads(json.dumps(report.json()))
     assert [cell["requests"] for cell in data["cells"]] == [cell.requests for cell in report.figures.cells]
     assert [aim["reached"] for aim in data["aims"]] == [False, True]
+
+
+def test_a_busy_machine_is_said_beside_the_figures() -> None:
+    assert DISTURBED not in _report(foreign=0.01).markdown()
+    assert DISTURBED in _report(foreign=0.5).markdown()
