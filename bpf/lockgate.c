@@ -58,6 +58,8 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, const struct p
     struct track t;
     int reason;
 
+    if (p->error == FROM_PATH)
+        return DROP_SPOOFED; /* a pod is an end, never a router */
     track(p, &t);
     if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, t.side) == skb->ifindex) {
         touch(&t);
@@ -119,7 +121,7 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, const struct pac
     if (src->identity == HOST && skb->ingress_ifindex)
         return DROP_SPOOFED; /* claims to be this node, but was not sent by it */
     if (p->error && !t.known)
-        return src->identity == HOST ? ALLOWED : DROP_POLICY;
+        return DROP_POLICY;
     reason = judge_again(p, &t, src, dst, &next, &v);
     if (reason)
         return reason;

@@ -20,6 +20,8 @@ struct address { /* IPv6, or IPv4 mapped into it */
     __be32 word[4];
 };
 
+enum { NO_ERROR = 0, FROM_END = 1, FROM_PATH = 2 };
+
 struct packet {
     struct address src, dst;
     __be16 sport, dport; /* ICMP: the echo identifier on both sides */
@@ -28,7 +30,7 @@ struct packet {
     __u8 v6;
     __u8 syn;   /* TCP SYN without ACK: a new connection, whatever is remembered */
     __u8 reset; /* TCP RST */
-    __u8 error; /* an ICMP error; the ports and the protocol are those of the connection it is about */
+    __u8 error; /* an ICMP error: addresses, ports and protocol are those of a packet it could answer */
 };
 
 static __always_inline void map_v4(struct address *address, __be32 v4)
@@ -50,8 +52,8 @@ static __always_inline int same_address(const struct address *one, const struct 
            one->word[3] == other->word[3];
 }
 
-/* The packet inside an ICMP error, seen from the host that answers with the error: its addresses must be the outer
- * ones turned round, so that an error can only speak about a connection between its own two ends. */
+/* The packet inside an ICMP error must have been sent by whom the error goes to. Then `p` becomes a packet that travels
+ * the other way on that connection; the error itself comes from the connection's other end or from a router between. */
 static __always_inline int parse_quoted(struct __sk_buff *skb, __u32 offset, struct packet *p)
 {
     struct address src, dst;
@@ -76,13 +78,14 @@ static __always_inline int parse_quoted(struct __sk_buff *skb, __u32 offset, str
         p->protocol = ip.protocol;
         offset += ip.ihl * 4;
     }
-    if (!same_address(&src, &p->dst) || !same_address(&dst, &p->src))
+    if (!same_address(&src, &p->dst))
         return DROP_SPOOFED;
+    p->error = same_address(&dst, &p->src) ? FROM_END : FROM_PATH;
+    p->src = dst;
     if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)) < 0)
         return DROP_MALFORMED;
     p->sport = p->protocol == icmp ? ports[2] : ports[1];
     p->dport = p->protocol == icmp ? ports[2] : ports[0];
-    p->error = 1;
     return 0;
 }
 

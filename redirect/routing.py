@@ -49,7 +49,7 @@ def install() -> None:
                 routes.route("replace", **_route(family))
                 routes.rule("add", **_rule(family))
             except NetlinkError as error:
-                if error.code != errno.EEXIST:
+                if error.code not in (errno.EEXIST, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
                     raise _failed("set up", family, error) from error
 
 
@@ -73,7 +73,7 @@ def _absent_is_fine(family: socket.AddressFamily) -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
-        if error.code not in (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT):
+        if error.code not in (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
             raise _failed("remove", family, error) from error
 
 

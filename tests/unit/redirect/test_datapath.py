@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
@@ -60,14 +61,25 @@ class Node:
                 each.close()
 
 
-@pytest.fixture
-def node() -> Iterator[Node]:
+@pytest.fixture(scope="module")
+def module_node() -> Iterator[Node]:
     made = Node()
     try:
         yield made
     finally:
         made.inside(lambda: Datapath.remove_pinned(made.pin_dir))
         made.ground.close()
+
+
+@pytest.fixture
+def node(module_node: Node) -> Node:
+    """Empty maps, nothing attached; compiled programs stay where they are, as they do between agents."""
+    datapath = module_node.open()
+    datapath.apply(DatapathPlan())
+    for ifindex in datapath.attached():
+        datapath.detach(ifindex)
+    datapath.close()
+    return module_node
 
 
 def same(one: DatapathPlan, other: DatapathPlan) -> bool:
@@ -136,15 +148,16 @@ def test_attaching_is_idempotent_and_survives_the_agent(node: Node) -> None:
 
 def test_links_of_vanished_interfaces_are_taken_away(node: Node) -> None:
     datapath = node.open()
-    node.inside(lambda: datapath.attach(node.endpoint()))
-    gone = node.endpoint()
-    node.ground.remove(node.pod)
+    pod = node.ground.pod("brief")
+    gone = Endpoint(Workload("brief", "default", ()), 70003, pod.ips, pod.ifindex, pod.interface)
+    node.inside(lambda: datapath.attach(gone))
+    node.ground.remove(pod)
     datapath.close()
     datapath = node.open()
     assert datapath.attached() == frozenset()
     assert list((node.pin_dir / "links").iterdir()) == []
     with pytest.raises(EndpointUnreachableError, match="does not exist"):
-        node.inside(lambda: datapath.attach(Endpoint(gone.workload, 70001, gone.ips, gone.ifindex)))
+        node.inside(lambda: datapath.attach(replace(gone, interface="")))
     datapath.close()
 
 
@@ -164,6 +177,7 @@ def test_maps_of_another_version_are_refused_and_left_alone(node: Node) -> None:
     with pytest.raises(PinConflictError, match="made by another version"):
         node.open()
     assert (node.pin_dir / "maps/ipcache").exists()
+    node.inside(lambda: Datapath.remove_pinned(node.pin_dir))
 
 
 def test_remove_leaves_nothing(node: Node) -> None:

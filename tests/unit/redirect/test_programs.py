@@ -360,9 +360,29 @@ def test_pings_and_errors_belong_to_their_connection(kernel: Kernel) -> None:
     assert answer(error).reason is Reason.POLICY
     kernel.send(frame(sent))
     assert answer(error).reason is Reason.ALLOWED
-    # About a connection of others: the quoted packet does not fit the addresses of the error.
+    # About a packet that the error's receiver never sent.
     foreign = ip(IPv4Address("10.200.0.77"), server.ipv4, 6, tcp(port, 80))
     assert answer(ip(server.ipv4, client.ipv4, 1, icmp(3, 0, foreign[:28]))).reason is Reason.SPOOFED
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_router_on_the_way_may_answer_and_a_pod_may_not_play_router(kernel: Kernel, version: int) -> None:
+    kernel.enforce(client=ingress())
+    client, server = kernel.client, kernel.server
+    source, destination = both(kernel, version)
+    here = HOST if version == 4 else ip_address("fe80::1")
+    port = next(fresh)
+    number, kind = (1, 11) if version == 4 else (58, 3)
+
+    def expired(sender: IPAddress, sport: int) -> bytes:
+        quoted = ip(source, destination, 17, udp(sport, 53))
+        return frame(ip(sender, source, number, icmp(kind, 0, quoted[:48])))
+
+    assert kernel.run(Hook.TO_POD, client.ifindex, expired(here, port)).reason is Reason.POLICY
+    kernel.send(frame(ip(source, destination, 17, udp(port, 53))))
+    assert kernel.run(Hook.TO_POD, client.ifindex, expired(here, port)).reason is Reason.ALLOWED
+    third = WORLD if version == 4 else ip_address("2001:db8::9")
+    assert kernel.run(Hook.FROM_POD, server.ifindex, expired(third, port)).reason is Reason.SPOOFED
 
 
 def test_what_reaches_a_pod_from_elsewhere(kernel: Kernel) -> None:
