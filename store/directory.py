@@ -14,6 +14,7 @@ from .content import Document, StoreContent
 from .errors import PathError
 
 SUFFIXES = frozenset({".yaml", ".yml"})
+TEST_SUFFIXES = (".test.yaml", ".test.yml")  # tests of policies: never taken for policies or workloads themselves
 FILE_LIMIT = 16 * 1024 * 1024  # bytes; a larger file is refused unread (the parser's own limit is lower)
 
 _SETTLE_MS = 30  # editors write in several steps: wait for this much quiet before reading
@@ -34,6 +35,7 @@ class _Tree:
     """One watched path and what was last read from it."""
 
     path: Path
+    tests: bool = False  # of a folder: only the tests of policies, instead of everything else
     read: dict[str, tuple[_Stamp, Document]] = field(default_factory=dict)
 
     def require(self) -> None:
@@ -42,7 +44,10 @@ class _Tree:
             raise PathError(f"{self.path}: no such file or directory; give a YAML file or a folder of them")
 
     def files(self) -> list[Path]:
-        """YAML files in a stable order; hidden files and folders are left out (editors' and ConfigMaps' own)."""
+        """YAML files in a stable order; hidden files and folders are left out (editors' and ConfigMaps' own).
+
+        A file that is the path itself is taken whatever its name.
+        """
         if not self.path.is_dir():
             return [self.path]
         found: list[Path] = []
@@ -51,7 +56,9 @@ class _Tree:
             found.extend(
                 Path(folder, name)
                 for name in sorted(files)
-                if not name.startswith(".") and Path(name).suffix in SUFFIXES
+                if not name.startswith(".")
+                and Path(name).suffix in SUFFIXES
+                and name.endswith(TEST_SUFFIXES) == self.tests
             )
         return found
 
@@ -98,6 +105,17 @@ def read_documents(path: Path) -> tuple[Document, ...]:
         PathError: there is no such path.
     """
     tree = _Tree(path)
+    tree.require()
+    return tree.scan()
+
+
+def read_policy_tests(path: Path) -> tuple[Document, ...]:
+    """One file, or the files of a folder that are named as tests of policies, once.
+
+    Raises:
+        PathError: there is no such path.
+    """
+    tree = _Tree(path, tests=True)
     tree.require()
     return tree.scan()
 

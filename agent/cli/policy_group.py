@@ -1,4 +1,4 @@
-"""`lockgate policy`: checking, listing and explaining policies."""
+"""`lockgate policy`: checking, testing, listing and explaining policies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from ...store import read_documents
 from ..client import ask
 from ..errors import InputError
 from ..offline import check, read_world
+from . import policy_test_command
 from .explain_text import explanation_text
 from .options import RUN_DIR, Policies, RunDir, Workloads
 from .output import Format, FormatOption, data, fields, table
 
-app = typer.Typer(help="Check, list and explain policies.", no_args_is_help=True)
+app = typer.Typer(help="Check, test, list and explain policies.", no_args_is_help=True)
+app.command("test")(policy_test_command.test)
 
 
 @app.command()
@@ -117,22 +119,30 @@ def explain_flow(
         if not value:
             raise typer.BadParameter(f"give {name} (or --flows FILE)")
     number, _, protocol = port.partition("/")
-    flow: dict[str, Any] = {"from": source, "to": destination, "port": number, "protocol": (protocol or "TCP").upper()}
     if not number.isdigit():
         raise typer.BadParameter(f"--port {port}: write a number, or a number and a protocol as in 53/UDP")
-    flow["port"] = int(number)
+    flow: dict[str, Any] = {"from": source, "to": destination, "port": number, "protocol": protocol or "TCP"}
+    about_request = {"host": host, "headers": _headers(header or [])}
     if http:
-        flow["http"] = _http(http, host, header or [])
+        flow["http"] = _http(http) | about_request
     if grpc:
         service, slash, method = grpc.partition("/")
         if not slash or not service or not method:
             raise typer.BadParameter(f"--grpc {grpc}: write package.Service/Method")
-        flow["grpc"] = {"service": service, "method": method}
+        flow["grpc"] = {"service": service, "method": method} | about_request
     if kafka:
         flow["kafka"] = {"apiKey": kafka, "topics": topic or [], "clientID": client_id}
         if api_version is not None:
             flow["kafka"]["apiVersion"] = api_version
-    explanation = explain(offline.world, Flow.from_json(flow))
+    if (host or header) and not (http or grpc):
+        raise typer.BadParameter("--host and -H describe a request: give --http (or --grpc) with them")
+    if (topic or client_id or api_version is not None) and not kafka:
+        raise typer.BadParameter("--topic, --client-id and --api-version describe a Kafka request: give --kafka too")
+    try:
+        explanation = explain(offline.world, Flow.from_json(flow))
+    except FlowError as error:
+        # Not status 1: that is a denial, which a misspelt name must not look like.
+        raise typer.BadParameter(str(error)) from None
     if output is Format.TABLE:
         typer.echo(explanation_text(explanation.to_json()))
     else:
@@ -141,17 +151,22 @@ def explain_flow(
         raise typer.Exit(1)
 
 
-def _http(request: str, host: str, headers: list[str]) -> dict[str, Any]:
+def _http(request: str) -> dict[str, Any]:
     method, _, path = request.partition(" ")
     if not path.startswith("/") and path != "*":
         raise typer.BadParameter(f"--http '{request}': write the method and the path, as in 'GET /api/v1/users'")
-    parsed: dict[str, str] = {}
-    for line in headers:
+    return {"method": method, "path": path}
+
+
+def _headers(lines: list[str]) -> dict[str, list[str]]:
+    """A header that is given several times has several values."""
+    parsed: dict[str, list[str]] = {}
+    for line in lines:
         name, colon, value = line.partition(":")
-        if not colon:
+        if not colon or not name.strip():
             raise typer.BadParameter(f"-H '{line}': write 'Name: value'")
-        parsed[name.strip()] = value.strip()
-    return {"method": method, "path": path, "host": host, "headers": parsed}
+        parsed.setdefault(name.strip().lower(), []).append(value.strip())
+    return parsed
 
 
 def _explain_lines(world: World, flows: Path) -> None:
@@ -159,12 +174,21 @@ def _explain_lines(world: World, flows: Path) -> None:
 
     The verdicts are in the data: the exit status only says whether every line was answered.
     """
-    with sys.stdin if str(flows) == "-" else flows.open() as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                explanation = explain(world, Flow.from_json(json.loads(line)))
-            except (json.JSONDecodeError, FlowError) as error:
-                raise InputError(f"{flows}:{number}: {error}") from None
-            typer.echo(json.dumps(explanation.to_json(), ensure_ascii=False))
+    try:
+        with sys.stdin.buffer if str(flows) == "-" else flows.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    explanation = explain(world, Flow.from_json(json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise InputError(f"{flows}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+                except UnicodeDecodeError:
+                    raise InputError(f"{flows}:{number}: not UTF-8") from None
+                except FlowError as error:
+                    raise InputError(f"{flows}:{number}: {error}") from None
+                typer.echo(json.dumps(explanation.to_json(), ensure_ascii=False))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise InputError(f"--flows {flows}: {error.strerror}") from None
