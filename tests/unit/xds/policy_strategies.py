@@ -113,10 +113,27 @@ def rules(draw: st.DrawFn, ports: Sequence[int], identities: Sequence[int]) -> R
     )
 
 
-def directions(ports: Sequence[int], identities: Sequence[int]) -> st.SearchStrategy[DirectionPolicy]:
-    """The policy of one direction."""
+def l7_rules_only() -> st.SearchStrategy[ResolvedRule]:
+    """HTTP rules for everyone everywhere: what remains is whether requests match."""
+    http = st.lists(http_rules, min_size=1, max_size=6).map(tuple)
     return st.builds(
-        DirectionPolicy,
-        default_deny=st.sampled_from([True, True, True, False]),
-        rules=st.lists(rules(ports, identities), max_size=5).map(tuple),
+        ResolvedRule,
+        st.sampled_from(["p", "q"]).map(origin),
+        deny=st.just(False),
+        peers=st.none(),
+        ports=st.none(),
+        l7=st.builds(HttpRules, http, st.lists(grpc_rules, max_size=1).map(tuple)),
+    )
+
+
+def directions(ports: Sequence[int], identities: Sequence[int]) -> st.SearchStrategy[DirectionPolicy]:
+    """The policy of one direction: of everything a little, or HTTP rules only."""
+    mixed = st.lists(rules(ports, identities), max_size=5).map(tuple)
+    return st.one_of(
+        st.builds(DirectionPolicy, default_deny=st.sampled_from([True, True, True, False]), rules=mixed),
+        st.builds(
+            DirectionPolicy,
+            default_deny=st.just(True),
+            rules=st.lists(l7_rules_only(), min_size=1, max_size=2).map(tuple),
+        ),
     )

@@ -65,7 +65,7 @@ def seen(direction: Direction, peer: str, port: int, request: HttpRequest) -> Se
     return Seen(source, destination, port, {**request.headers, **pseudo})
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=250)
 @given(
     directions(PORTS, sorted(set(PEERS.values()))),
     st.sampled_from(Direction),
