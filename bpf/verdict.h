@@ -61,8 +61,10 @@ static __always_inline int judge(const struct owner *client, const struct owner 
         endpoint = endpoints.lookup(&ifindex);
         if (!endpoint)
             return DROP_UNSYNCED;
-        if (client->identity != HOST) /* the local host reaches its endpoints */
-            ask(v, endpoint->ingress, client->identity, protocol, service);
+        ask(v, endpoint->ingress, client->identity, protocol, service);
+        /* Policies let the local host reach its endpoints; Envoy has no say, for it never sees that traffic. */
+        if (client->identity == HOST && v->verdict == REDIRECT)
+            v->verdict = ALLOW;
     }
     return v->verdict == DENY ? DROP_POLICY : 0;
 }

@@ -125,10 +125,10 @@ class DatapathPlan:
         effect = ALLOW
         if client.ifindex:
             effect = effect.combine(self.lookup(client.ifindex, Direction.EGRESS, server.identity, protocol, port))
-        if server.ifindex and client.identity != _HOST:
+        if server.ifindex:
             effect = effect.combine(self.lookup(server.ifindex, Direction.INGRESS, client.identity, protocol, port))
-        elif server.ifindex and server.ifindex not in self.endpoints:
-            return DENY
+            if client.identity == _HOST and effect.verdict is Verdict.REDIRECT:
+                return ALLOW
         return effect
 
 

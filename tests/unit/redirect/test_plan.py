@@ -21,6 +21,7 @@ from lockgate.policies.endpoint_policy import (
     RuleOrigin,
     TlsRules,
 )
+from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.verdict import Verdict as Judged
 from lockgate.policies.verdict import judge
 from lockgate.policies.workload import Endpoint, Workload
@@ -155,7 +156,7 @@ def test_only_the_longest_prefix_counts_and_loopback_is_closed() -> None:
 def test_both_ends_must_agree_and_the_host_reaches_its_endpoints() -> None:
     client, server = endpoint("client", 1, 70001, "10.0.0.1"), endpoint("server", 2, 70002, "10.0.0.2")
     shut = DirectionPolicy(default_deny=True)
-    open_to_client = EndpointPolicy(ingress=DirectionPolicy(True, (rule({70001}, tcp(80)),)))
+    open_to_client = EndpointPolicy(ingress=DirectionPolicy(True, (rule({70001}, tcp(80)), LOCAL_HOST)))
     ipcache = {ip_network("0.0.0.0/0"): 9, ip_network("10.0.0.254"): 1}
 
     def effect(egress: DirectionPolicy, source: str) -> Effect:
@@ -167,6 +168,19 @@ def test_both_ends_must_agree_and_the_host_reaches_its_endpoints() -> None:
     assert effect(DirectionPolicy(True, (rule({70002}, tcp(80), l7=HTTP),)), "10.0.0.1") == REDIRECT
     assert effect(DirectionPolicy(), "192.0.2.1") == DENY
     assert effect(DirectionPolicy(), "10.0.0.254") == ALLOW
+
+
+def test_only_a_deny_keeps_the_host_from_its_endpoints() -> None:
+    server = endpoint("server", 2, 70002, "10.0.0.2")
+    ipcache = {ip_network("0.0.0.0/0"): 9, ip_network("10.0.0.254"): 1}
+
+    def effect(*rules: ResolvedRule) -> Effect:
+        made = plan([(server, EndpointPolicy(ingress=DirectionPolicy(True, (*rules, LOCAL_HOST))))], ipcache)
+        return made.judge(IPv4Address("10.0.0.254"), IPv4Address("10.0.0.2"), Protocol.TCP, 80)
+
+    assert effect() == ALLOW
+    assert effect(rule(None, tcp(80), l7=HTTP)) == ALLOW
+    assert effect(rule({1}, tcp(80), deny=True)) == DENY
 
 
 def test_the_host_cannot_reach_an_endpoint_that_no_plan_names() -> None:

@@ -27,6 +27,7 @@ from lockgate.policies.endpoint_policy import (
     ResolvedRule,
     RuleOrigin,
 )
+from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.verdict import Verdict, judge
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
 from lockgate.redirect import Datapath, Reason, netns, plan, syscall
@@ -172,7 +173,7 @@ def rule(
 
 
 def ingress(*rules: ResolvedRule) -> EndpointPolicy:
-    return EndpointPolicy(ingress=DirectionPolicy(True, rules))
+    return EndpointPolicy(ingress=DirectionPolicy(True, (*rules, LOCAL_HOST)))
 
 
 @pytest.fixture(scope="module")
