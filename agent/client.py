@@ -44,7 +44,13 @@ def ask(run_dir: Path, path: str) -> Any:
         ) from None
     finally:
         connection.close()
-    value = json.loads(body)
-    if answer.status != 200:
-        raise InputError(value["error"])
-    return value
+    try:
+        value = json.loads(body)
+        if answer.status == 200:
+            return value
+        sentence = str(value["error"])
+    except (ValueError, KeyError, TypeError):
+        raise UnreachableError(
+            f"what answers on {address} (HTTP status {answer.status}) is no healthy agent: see the agent's log"
+        ) from None
+    raise InputError(sentence)

@@ -32,8 +32,11 @@ def read_config(path: Path | None) -> ConfigFile:
         value = yaml.safe_load(path.read_bytes()) or {}
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark is not None else ""
+        raise InputError(f"--config {path}: not YAML: {error.problem}{line}") from None
     except yaml.YAMLError as error:
-        raise InputError(f"--config {path}: not YAML: {error}") from None
+        raise InputError(f"--config {path}: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(value, dict):
         raise InputError(f"--config {path}: write keys and values, as in 'http_port: 15001'")
     for key, number in value.items():

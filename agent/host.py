@@ -7,6 +7,7 @@ import platform
 import socket
 from pathlib import Path
 
+from ..envoy.run_files import lock_holder
 from .errors import HostError
 from .settings import Settings
 
@@ -36,6 +37,18 @@ def require_host(settings: Settings) -> None:
         _require_usable_port(family, address, settings)
 
 
+def make_run_dir(path: Path) -> None:
+    """Makes the run directory, for root only, unless it is there.
+
+    Raises:
+        HostError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"--run-dir {path}: {error.strerror}; give a folder that root can write") from None
+
+
 def _require_usable_port(family: socket.AddressFamily, address: str, settings: Settings) -> None:
     """Envoy's port must be free, or already be our own Envoy's (adoption after an agent's restart)."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -43,11 +56,11 @@ def _require_usable_port(family: socket.AddressFamily, address: str, settings: S
         try:
             probe.bind((address, settings.http_port))
         except OSError as error:
-            if (settings.run_dir / "envoy.json").exists():
+            if lock_holder(settings.run_dir) is not None:
                 return
             raise HostError(
-                f"Envoy's port {address}:{settings.http_port} cannot be used ({error.strerror}): "
-                f"find its user with 'ss -ltnp sport = :{settings.http_port}' and stop it, or give another --http-port"
+                f"Envoy's port {address}:{settings.http_port} cannot be used ({error.strerror}): find its user with "
+                f"'ss -ltnp sport = :{settings.http_port}' and stop it, or set another http_port in the --config file"
             ) from None
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 import signal
 import socket
 import time
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 
+from ..envoy.access_log import FILE_NAME as ACCESS_LOG
+from ..envoy.access_log import Rotation
+from ..envoy.admin import Admin
 from ..envoy.binary import find_binary
-from ..envoy.bootstrap import BootstrapSettings, bootstrap
+from ..envoy.bootstrap import ADMIN_SOCKET, BootstrapSettings, bootstrap
 from ..envoy.errors import EnvoyError
 from ..envoy.http_listener import HttpListener
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
@@ -26,9 +26,9 @@ from ..store import DirectoryStore, Store, StoreContent
 from ..xds import XdsServer
 from .api import LocalApi
 from .applier import Applied, Applier
-from .endpoints import Discovery, discover
-from .errors import HostError, StateError
-from .host import require_host
+from .endpoints import discover
+from .errors import StateError
+from .host import make_run_dir, require_host
 from .intake import Intake, admit
 from .last_good import LastGood
 from .lock import AgentLock
@@ -63,8 +63,8 @@ class NodeAgent:
         """
         settings = self._settings
         require_host(settings)
-        binary = find_binary(settings.envoy)
-        _make_run_dir(settings.run_dir)
+        binary, startup = find_binary(settings.envoy), _bootstrap(settings)
+        make_run_dir(settings.run_dir)
         async with AsyncExitStack() as stack:
             stack.enter_context(AgentLock(settings.run_dir))
             last_good = LastGood.open(settings.state_dir)
@@ -77,9 +77,7 @@ class NodeAgent:
             xds = XdsServer(settings.xds_socket)
             await xds.start()
             stack.push_async_callback(xds.stop)
-            envoy = EnvoyProcess(
-                settings.run_dir, binary, _bootstrap(settings), concurrency=settings.concurrency or None
-            )
+            envoy = EnvoyProcess(settings.run_dir, binary, startup, concurrency=settings.concurrency or None)
             self._state.envoy = await envoy.ensure()
             applier = Applier(datapath, xds, settings.http_port, self._envoy_runs)
             api = LocalApi(settings.api_socket, NodeView(self._state, applier.kernel, xds))
@@ -116,13 +114,21 @@ class NodeAgent:
                 self._changed.set()
 
     async def _follow_envoy(self, envoy: EnvoyProcess) -> None:
-        """The supervisor restarts Envoy; this restarts the supervisor."""
+        """The supervisor restarts Envoy; this restarts the supervisor, and keeps the log of denials bounded."""
         while True:
             await asyncio.sleep(_ENVOY_CHECK_SECONDS)
             before = self._state.envoy
             with suppress(EnvoyError):
                 self._state.envoy = await envoy.ensure()
             _tell_envoy(before, self._state.envoy)
+            with suppress(EnvoyError, OSError):
+                await self._rotate_log()
+
+    async def _rotate_log(self) -> None:
+        run_dir = self._settings.run_dir
+        if Rotation().rotate(run_dir / ACCESS_LOG):
+            async with Admin(run_dir / ADMIN_SOCKET) as admin:
+                await admin.reopen_logs()
 
     async def _reconcile(self, applier: Applier, last_good: LastGood) -> None:
         world: World | None = None
@@ -178,35 +184,12 @@ class NodeAgent:
             log.warning("policy %s stays enforced in its last good version", key)
 
 
-async def clean_node(run_dir: Path) -> None:
-    """Takes away everything that an agent of `run_dir` left in this network namespace.
-
-    Raises:
-        AlreadyRunningError: the agent still runs.
-    """
-    settings = Settings(policies=Path("/"), workloads=Path("/"), run_dir=run_dir)
-    if os.geteuid() != 0:
-        raise HostError("not root: taking eBPF programs away needs root; run it with sudo")
-    _make_run_dir(run_dir)
-    with AgentLock(run_dir):
-        await EnvoyProcess(run_dir, find_binary(), b"").stop()
-        await asyncio.to_thread(Datapath.remove_pinned, settings.pin_dir)
-    await asyncio.to_thread(shutil.rmtree, run_dir)
-
-
 def _bootstrap(settings: Settings) -> bytes:
     return bootstrap(
         BootstrapSettings(
             run_dir=settings.run_dir, node_id=socket.gethostname(), http=HttpListener(port=settings.http_port)
         )
     )
-
-
-def _make_run_dir(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(f"--run-dir {path}: {error.strerror}; give a folder that root can write") from None
 
 
 def _stop_signal() -> asyncio.Event:
@@ -260,4 +243,4 @@ def _tell_envoy(before: EnvoyStatus | None, now: EnvoyStatus | None) -> None:
         log.warning("Envoy: %s", now.sentence)
 
 
-__all__ = ["Discovery", "NodeAgent", "clean_node"]
+__all__ = ["NodeAgent"]

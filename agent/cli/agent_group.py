@@ -59,6 +59,8 @@ def run(
 @app.command()
 def clean(run_dir: RunDir = RUN_DIR) -> None:
     """Take away all that an agent leaves: Envoy, eBPF programs, maps, routes and rules. Nothing is enforced then."""
-    from ..node import clean_node
+    from ..clean import clean_node
 
-    asyncio.run(clean_node(run_dir.absolute()))
+    left = asyncio.run(clean_node(run_dir.absolute()))
+    if left:
+        typer.echo(f"{run_dir} stays: it holds files that are no agent's ({', '.join(left[:5])})", err=True)

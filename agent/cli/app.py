@@ -57,9 +57,6 @@ def run() -> None:
     """The console script: one clear sentence on stderr for whatever an operator can mend."""
     try:
         app()
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: not worth a traceback
-        sys.exit(0)
     except Exception as error:
         status = _exit_status(error)
         if status is None:

@@ -22,7 +22,8 @@ def explanation_text(explanation: dict[str, Any]) -> str:
         chosen = [item for item in side["considered"] if item in shown]
         for item in chosen:
             mark = "+" if item["matched"] else "-"
-            lines.append(f"  {mark} {item['effect']} {item['policy']} {item['rule']} ({item['source']}:{item['line']})")
+            place = f" ({item['source']}:{item['line']})" if item["source"] else ""
+            lines.append(f"  {mark} {item['effect']} {item['policy']} {item['rule']}{place}")
             lines.append(f"      {item['why']}")
         if len(side["considered"]) > len(chosen):
             lines.append(

@@ -1,0 +1,54 @@
+"""Taking away what an agent leaves behind: Envoy, eBPF programs, maps, routes, rules and the run directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from ..envoy import run_files
+from ..envoy.access_log import FILE_NAME as ACCESS_LOG
+from ..envoy.binary import find_binary
+from ..envoy.bootstrap import ADMIN_SOCKET, XDS_SOCKET
+from ..envoy.process import EnvoyProcess
+from ..redirect.datapath import Datapath
+from .errors import HostError
+from .host import make_run_dir
+from .lock import AgentLock
+from .settings import Settings
+
+# Each also with what rotation and atomic writing append to its name.
+_FILES = (
+    *("agent.lock", "agent.sock", XDS_SOCKET, ADMIN_SOCKET, ACCESS_LOG),
+    *(run_files.BOOTSTRAP, run_files.LOCK, run_files.LAUNCH, run_files.STATE, run_files.LOG),
+)
+
+
+async def clean_node(run_dir: Path) -> tuple[str, ...]:
+    """Takes away everything that an agent of `run_dir` left in this network namespace; nothing is enforced then.
+
+    Returns the names in `run_dir` that are no agent's: they stay, and the directory with them.
+
+    Raises:
+        AlreadyRunningError: the agent still runs.
+        HostError: not root, or no such directory can be.
+    """
+    settings = Settings(policies=Path("/"), workloads=Path("/"), run_dir=run_dir)
+    if os.geteuid() != 0:
+        raise HostError("not root: taking eBPF programs away needs root; run it with sudo")
+    make_run_dir(run_dir)
+    with AgentLock(run_dir):
+        await EnvoyProcess(run_dir, find_binary(), b"").stop()
+        await asyncio.to_thread(Datapath.remove_pinned, settings.pin_dir)
+        return _empty(run_dir)
+
+
+def _empty(run_dir: Path) -> tuple[str, ...]:
+    """Never the whole tree: the directory may be one that somebody named by mistake."""
+    for path in run_dir.iterdir():
+        if any(path.name == name or path.name.startswith(f"{name}.") for name in _FILES) and not path.is_dir():
+            path.unlink()
+    strangers = tuple(sorted(path.name for path in run_dir.iterdir()))
+    if not strangers:
+        run_dir.rmdir()
+    return strangers

@@ -1,0 +1,101 @@
+"""The local API and its client, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lockgate.agent.api import LocalApi, NoSuchPolicyError
+from lockgate.agent.client import ask
+from lockgate.agent.errors import InputError, UnreachableError
+
+
+class Answers:
+    """A view that says which question it was asked."""
+
+    async def status(self) -> Any:
+        return {"asked": "status"}
+
+    async def endpoints(self) -> Any:
+        return ["endpoints"]
+
+    async def identities(self) -> Any:
+        return ["identities"]
+
+    async def policies(self) -> Any:
+        return ["policies"]
+
+    async def policy(self, name: str) -> Any:
+        if name == "missing":
+            raise NoSuchPolicyError("no policy is called missing")
+        return {"asked": name}
+
+    async def xds(self) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    async def datapath(self) -> Any:
+        return {"asked": "datapath"}
+
+
+@pytest.fixture
+async def run_dir(tmp_path: Path) -> AsyncIterator[Path]:
+    api = LocalApi(tmp_path / "agent.sock", Answers())
+    await api.start()
+    yield tmp_path
+    await api.stop()
+    assert not (tmp_path / "agent.sock").exists()
+
+
+async def asked(run_dir: Path, path: str) -> Any:
+    return await asyncio.to_thread(ask, run_dir, path)
+
+
+async def test_every_question_reaches_the_view(run_dir: Path) -> None:
+    assert await asked(run_dir, "/v1/status") == {"asked": "status"}
+    assert await asked(run_dir, "/v1/datapath") == {"asked": "datapath"}
+    for name in ("endpoints", "identities", "policies"):
+        assert await asked(run_dir, f"/v1/{name}") == [name]
+    assert await asked(run_dir, "/v1/policies/default/api") == {"asked": "default/api"}
+
+
+async def test_only_root_may_ask(run_dir: Path) -> None:
+    assert stat.S_IMODE((run_dir / "agent.sock").stat().st_mode) == 0o600
+
+
+async def test_what_the_view_refuses_arrives_in_its_own_words(run_dir: Path) -> None:
+    with pytest.raises(InputError, match=r"^no policy is called missing$") as refused:
+        await asked(run_dir, "/v1/policies/missing")
+    assert refused.value.exit_status == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/xds", "/v2/status"])
+async def test_an_agent_that_cannot_answer_is_no_answer(run_dir: Path, path: str) -> None:
+    with pytest.raises(UnreachableError, match=r"HTTP status (500|404)\) is no healthy agent") as refused:
+        await asked(run_dir, path)
+    assert refused.value.exit_status == 3
+
+
+async def test_a_socket_that_a_killed_agent_left_is_no_agent_and_is_replaced(tmp_path: Path) -> None:
+    server = await asyncio.start_unix_server(lambda *_: None, tmp_path / "agent.sock")
+    server.close()
+    (tmp_path / "agent.sock").touch()
+    with pytest.raises(UnreachableError, match="Connection refused"):
+        await asked(tmp_path, "/v1/status")
+    api = LocalApi(tmp_path / "agent.sock", Answers())
+    await api.start()
+    assert await asked(tmp_path, "/v1/status") == {"asked": "status"}
+    await api.stop()
+
+
+async def test_somebody_who_does_not_speak_http(tmp_path: Path) -> None:
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello\n")
+        writer.close()
+
+    async with await asyncio.start_unix_server(hang_up, tmp_path / "agent.sock"):
+        with pytest.raises(UnreachableError, match="no agent answers"):
+            await asked(tmp_path, "/v1/status")

@@ -1,0 +1,83 @@
+"""From the user's list of workloads to endpoints with interfaces and addresses."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from lockgate.agent.endpoints import Discovery, discover
+from lockgate.policies.workload import Workload
+from lockgate.redirect.device import Device
+from lockgate.redirect.errors import NamespaceGoneError
+
+ONE, TWO, THREE = (ip_address(text) for text in ("10.0.0.1", "10.0.0.2", "fd00::3"))
+DEVICES = {"a": Device(7, "veth-a", (ONE, THREE)), "b": Device(8, "veth-b", (TWO,)), "bare": Device(9, "veth-c", ())}
+
+
+def find(workload: Workload) -> Device:
+    assert workload.netns is not None
+    if workload.netns not in DEVICES:
+        raise NamespaceGoneError(f"network namespace {workload.netns} is gone")
+    return DEVICES[workload.netns]
+
+
+def workload(name: str, *ips: object, netns: str | None = None) -> Workload:
+    return Workload(name, "default", (("app", name),), netns=netns, ips=tuple(ips))  # type: ignore[arg-type]
+
+
+def found(*workloads: Workload) -> dict[str, tuple[int, str, tuple[str, ...]]]:
+    """What is known without any problem."""
+    discovery = discover(workloads, find)
+    assert discovery.problems == ()
+    return described(discovery)
+
+
+def described(discovery: Discovery) -> dict[str, tuple[int, str, tuple[str, ...]]]:
+    return {each.key: (each.ifindex, each.interface, tuple(str(ip) for ip in each.ips)) for each in discovery.endpoints}
+
+
+def test_addresses_are_read_from_the_device_unless_they_are_listed() -> None:
+    assert found(workload("x", netns="a"), workload("y", "10.9.9.9", netns="b")) == {
+        "default/x": (7, "veth-a", ("10.0.0.1", "fd00::3")),
+        "default/y": (8, "veth-b", ("10.9.9.9",)),
+    }
+
+
+def test_a_workload_elsewhere_is_known_by_its_addresses_and_never_looked_for() -> None:
+    assert found(workload("x", ONE)) == {"default/x": (0, "", ("10.0.0.1",))}
+    assert not discover([workload("x", ONE)], find).endpoints[0].local
+
+
+def test_a_workload_that_is_gone_keeps_its_listed_addresses_and_its_neighbours() -> None:
+    discovery = discover([workload("x", THREE, netns="gone"), workload("y", netns="b")], find)
+    assert discovery.problems == ("workload default/x: network namespace gone is gone",)
+    assert described(discovery) == {
+        "default/x": (0, "", ("fd00::3",)),
+        "default/y": (8, "veth-b", ("10.0.0.2",)),
+    }
+
+
+def test_a_workload_without_any_address_is_told() -> None:
+    discovery = discover([workload("x", netns="bare"), workload("y")], find)
+    assert [problem.split(":")[0] for problem in discovery.problems] == [
+        "workload default/x has no address",
+        "workload default/y has no address",
+    ]
+    assert described(discovery)["default/x"] == (9, "veth-c", ()), "its interface is policed all the same"
+
+
+def test_two_workloads_on_one_interface_the_second_is_ignored() -> None:
+    discovery = discover([workload("x", netns="a"), workload("y", netns="a")], find)
+    assert list(described(discovery)) == ["default/x"]
+    (problem,) = discovery.problems
+    assert problem.startswith("workload default/y has the same interface veth-a as default/x; ")
+
+
+def test_an_address_belongs_to_the_first_that_claims_it() -> None:
+    discovery = discover([workload("x", ONE), workload("y", netns="a"), workload("z", ONE)], find)
+    assert described(discovery) == {
+        "default/x": (0, "", ("10.0.0.1",)),
+        "default/y": (7, "veth-a", ("fd00::3",)),
+        "default/z": (0, "", ()),
+    }
+    assert discovery.problems[0].startswith("workload default/y claims 10.0.0.1, which belongs to default/x; ")
+    assert discovery.problems[1].startswith("workload default/z claims 10.0.0.1, which belongs to default/x; ")
