@@ -113,6 +113,28 @@ def read_document(text: str, first_line: int = 1, max_nodes: int = MAX_DOCUMENT_
     return builder.roots, builder.nodes
 
 
+def read_documents(data: bytes) -> Iterator[Node | UnreadableError]:
+    """The roots of all documents of a file; in the place of a piece that cannot be read, why not."""
+    try:
+        text = decode(data)
+    except UnreadableError as error:
+        yield error
+        return
+    left = MAX_NODES
+    for line, piece in split_documents(text):
+        if left <= 0:
+            yield UnreadableError(f"more than {MAX_NODES} values in one file; split it", line)
+            return
+        try:
+            roots, nodes = read_document(piece, line, min(left, MAX_DOCUMENT_NODES))
+        except UnreadableError as error:
+            left -= DOCUMENT_COST + len(piece) // 8  # a piece that was refused has cost time too
+            yield error
+        else:
+            left -= DOCUMENT_COST + nodes
+            yield from roots
+
+
 def is_empty(node: Node) -> bool:
     """True for null, `[]` and `{}`."""
     match node:

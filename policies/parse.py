@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .document import DOCUMENT_COST, MAX_DOCUMENT_NODES, MAX_NODES, Node, decode, read_document, split_documents
+from .document import read_documents
 from .errors import UnreadableError
 from .fields import Field, Findings, shorten, suggest
 from .model import Policy, PolicyKey, PolicyKind
@@ -73,8 +73,9 @@ def parse_policies(data: bytes, source: str, refuse: Mapping[Feature, str] = UNS
     policies: dict[PolicyKey, Policy] = {}
     broken: set[PolicyKey] = set()
     unreadable = False
-    for root in _roots(data, findings):
-        if root is None:
+    for root in read_documents(data):
+        if isinstance(root, UnreadableError):
+            findings.add(root.line, "", root.message)
             unreadable = True
             continue
         for item in _objects(Field(root, findings)):
@@ -94,31 +95,6 @@ def parse_policies(data: bytes, source: str, refuse: Mapping[Feature, str] = UNS
     for key in broken:
         policies.pop(key, None)
     return ParsedPolicies(tuple(policies.values()), findings.sorted(), frozenset(broken), unreadable)
-
-
-def _roots(data: bytes, findings: Findings) -> Iterator[Node | None]:
-    """The documents' roots; None for a piece of the file that cannot be read."""
-    try:
-        text = decode(data)
-    except UnreadableError as error:
-        findings.add(error.line, "", error.message)
-        yield None
-        return
-    left = MAX_NODES
-    for line, piece in split_documents(text):
-        try:
-            if left <= 0:
-                raise UnreadableError(f"more than {MAX_NODES} values in one file; split it", line)
-            roots, nodes = read_document(piece, line, min(left, MAX_DOCUMENT_NODES))
-        except UnreadableError as error:
-            findings.add(error.line, "", error.message)
-            yield None
-            if left <= 0:
-                return
-            left -= DOCUMENT_COST + len(piece) // 8  # a piece that was refused has cost time too
-        else:
-            left -= DOCUMENT_COST + nodes
-            yield from roots
 
 
 def _objects(field: Field) -> Iterator[Field]:

@@ -211,7 +211,10 @@ def grpc_outcome(rule: GrpcRule, request: HttpRequest) -> Outcome:
 
 
 def _judge_kafka(rules: KafkaRules, request: KafkaRequest) -> Outcome:
-    """Every topic must be covered by the union of the rules that match otherwise."""
+    """Every topic must be covered by the union of the rules that match otherwise.
+
+    A request that names no topic (as a client's first Metadata does) asks for none.
+    """
     reasons: list[str] = []
     left = set(request.topics) if request.api_key in TOPIC_KEYS else set()
     matched = False
@@ -219,15 +222,12 @@ def _judge_kafka(rules: KafkaRules, request: KafkaRequest) -> Outcome:
         if (why := _kafka_mismatch(rule, request)) is not None:
             reasons.append(why)
             continue
-        if rule.topic is None or request.api_key not in TOPIC_KEYS:
+        if rule.topic is None or not left:
             return Outcome(True, f"{request} matches")
-        if not request.topics:
-            reasons.append(f"the request names no topic, and the rule is for {rule.topic}")
-            continue
         matched = True
         left.discard(rule.topic)
-    if matched and not left:
-        return Outcome(True, f"{request} matches")
+        if not left:
+            return Outcome(True, f"{request} matches")
     if matched:
         return Outcome(False, f"topic {', '.join(sorted(left))} is not allowed")
     return Outcome(False, _join(reasons))

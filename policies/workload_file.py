@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from .document import DOCUMENT_COST, MAX_DOCUMENT_NODES, MAX_NODES, decode, read_document, split_documents
+from .document import read_documents
 from .endpoint_policy import LAST_PORT
 from .errors import UnreadableError
 from .fields import Field, Findings, shorten
@@ -45,16 +45,12 @@ def parse_workloads(data: bytes, source: str) -> ParsedWorkloads:
     """The `workloads:` and `services:` lists of a YAML file. Nothing is raised: all that is wrong is in `problems`."""
     findings = Findings(source, {})
     reader = _Reader(findings)
-    try:
-        left = MAX_NODES
-        for line, piece in split_documents(decode(data)):
-            roots, nodes = read_document(piece, line, min(max(left, 0), MAX_DOCUMENT_NODES))
-            left -= DOCUMENT_COST + nodes
-            for root in roots:
-                reader.document(Field(root, findings))
-    except UnreadableError as error:
-        findings.add(error.line, "", error.message)
-        reader.unreadable = True
+    for root in read_documents(data):
+        if isinstance(root, UnreadableError):
+            findings.add(root.line, "", root.message)
+            reader.unreadable = True
+        else:
+            reader.document(Field(root, findings))
     return reader.parsed()
 
 

@@ -1,0 +1,164 @@
+"""Workload files: what is read and what is refused."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from lockgate.policies.service import Service
+from lockgate.policies.workload import Workload
+from lockgate.policies.workload_file import ParsedWorkloads, parse_workloads
+
+
+def parse(text: str) -> ParsedWorkloads:
+    return parse_workloads(text.encode(), "w.yaml")
+
+
+def test_a_file() -> None:
+    parsed = parse("""\
+workloads:
+- name: api-server-1
+  namespace: shop
+  labels: {app: api-server, "container:image": x}
+  netns: api-server-1
+  ips: [10.200.0.3, "fd00:200::3"]
+  ports: {HTTP: 80}
+- {name: b, pid: 1234}
+- {name: c, interface: veth-c}
+services:
+- {name: data, labels: {a: b}, selector: {app: api-server}, ips: [192.0.2.1]}
+""")
+    assert parsed.problems == ()
+    assert parsed.workloads == (
+        Workload(
+            "api-server-1",
+            "shop",
+            (("app", "api-server"), ("container:image", "x")),
+            netns="api-server-1",
+            ips=(ip_address("10.200.0.3"), ip_address("fd00:200::3")),
+            ports={"http": 80},
+            source="w.yaml",
+            line=2,
+        ),
+        Workload("b", "default", (), pid=1234, source="w.yaml", line=8),
+        Workload("c", "default", (), interface="veth-c", source="w.yaml", line=9),
+    )
+    assert parsed.services == (
+        Service("data", "default", (("a", "b"),), (("app", "api-server"),), (ip_address("192.0.2.1"),), "w.yaml", 11),
+    )
+
+
+def test_documents_add_up_and_nothing_is_nothing() -> None:
+    parsed = parse("workloads: [{name: a}]\n---\nworkloads: [{name: b}]\n---\nservices: []\n")
+    assert [workload.key for workload in parsed.workloads] == ["default/a", "default/b"]
+    assert parse("") == ParsedWorkloads((), ())
+    assert parse("workloads:\n") == ParsedWorkloads((), ())
+
+
+PLACE = "workloads[0]"
+REFUSALS = [
+    ("wrkloads: []", "wrkloads", "unknown field 'wrkloads'; did you mean 'workloads'?"),
+    ("workloads: {}", "workloads", "a list expected, not a mapping"),
+    ("workloads: [a]", PLACE, "a mapping expected, not the text 'a'"),
+    ("workloads: [{labels: {}}]", PLACE, "the entry has no name; write name: and a name"),
+    (
+        "workloads: [{name: A_B}]",
+        f"{PLACE}.name",
+        "'A_B' is not a name; use lower-case letters, digits, '-' and '.'",
+    ),
+    (
+        "workloads: [{name: a, namespace: a/b}]",
+        f"{PLACE}.namespace",
+        "'a/b' is not a namespace; use lower-case letters, digits and '-'",
+    ),
+    ("workloads: [{name: a, label: {}}]", f"{PLACE}.label", "unknown field 'label'; did you mean 'labels'?"),
+    ("workloads: [{name: a, labels: {x: 1}}]", f"{PLACE}.labels.x", 'text expected, not the number 1; quote it: "1"'),
+    (
+        "workloads: [{name: a, labels: {'reserved:host': ''}}]",
+        f"{PLACE}.labels[reserved:host]",
+        "reserved labels are not given to workloads; remove it",
+    ),
+    (
+        "workloads: [{name: a, labels: {'a b': x}}]",
+        f"{PLACE}.labels[a b]",
+        "'a b' is not a label key; write name or prefix/name",
+    ),
+    (
+        "workloads: [{name: a, labels: {x: 'a b'}}]",
+        f"{PLACE}.labels.x",
+        "'a b' is not a label value; "
+        "use at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+    ),
+    (
+        "workloads: [{name: a, netns: a, pid: 1}]",
+        PLACE,
+        "netns and pid both say where the workload is; write one of netns, pid and interface",
+    ),
+    (
+        "workloads: [{name: a, netns: ../etc}]",
+        f"{PLACE}.netns",
+        "'../etc' is not a network namespace's name; write a name as 'ip netns' lists it",
+    ),
+    (
+        "workloads: [{name: a, interface: a-name-too-long-for-linux}]",
+        f"{PLACE}.interface",
+        "'a-name-too-long-for-linux' is not an interface name; write a name as 'ip link' lists it",
+    ),
+    ("workloads: [{name: a, pid: 0}]", f"{PLACE}.pid", "0 is out of range; write a number from 1 to 4194304"),
+    (
+        "workloads: [{name: a, ips: [10.0.0.0/8]}]",
+        f"{PLACE}.ips[0]",
+        "'10.0.0.0/8' is not an IP address; write the address alone, without prefix or port",
+    ),
+    (
+        "workloads: [{name: a, ips: ['fe80::1%eth0']}]",
+        f"{PLACE}.ips[0]",
+        "'fe80::1%eth0' is not an IP address; write the address alone, without prefix or port",
+    ),
+    (
+        "workloads: [{name: a, ips: [10.0.0.1, 10.0.0.1]}]",
+        f"{PLACE}.ips[1]",
+        "10.0.0.1 is listed twice; remove one of the two",
+    ),
+    (
+        "workloads: [{name: a, ports: {http: 0}}]",
+        f"{PLACE}.ports.http",
+        "0 is out of range; write a number from 1 to 65535",
+    ),
+    (
+        "workloads: [{name: a, ports: {'80': 80}}]",
+        f"{PLACE}.ports.80",
+        "'80' is not a port name; use at most 15 letters, digits and single '-'",
+    ),
+    (
+        "workloads: [{name: a}, {name: a}]",
+        "workloads[1]",
+        "the workload default/a is listed twice (first in line 1); remove one of the two",
+    ),
+    (
+        "services: [{name: a}, {name: a}]",
+        "services[1]",
+        "the service default/a is listed twice; remove one of the two",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "path", "message"), REFUSALS, ids=[row[2][:50] for row in REFUSALS])
+def test_a_refusal_has_its_place_and_sentence(text: str, path: str, message: str) -> None:
+    (problem,) = parse(text + "\n").problems
+    assert str(problem) == f"w.yaml:1: {path}: {message}"
+
+
+def test_a_broken_workload_does_not_hide_the_good_ones() -> None:
+    parsed = parse("workloads:\n- {name: a, pid: x}\n- {name: b}\n- {pid: 1}\n")
+    assert [workload.key for workload in parsed.workloads] == ["default/b"]
+    assert parsed.broken == {"default/a"}
+    assert parsed.unreadable
+    assert not parse("workloads: [{name: a, pid: x}]").unreadable
+
+
+def test_an_unreadable_document_keeps_what_came_before() -> None:
+    parsed = parse("workloads: [{name: a}]\n---\nworkloads: [\n---\nworkloads: [{name: c}]\n")
+    assert [workload.key for workload in parsed.workloads] == ["default/a", "default/c"]
+    assert parsed.unreadable
+    assert [problem.line for problem in parsed.problems] == [4]
