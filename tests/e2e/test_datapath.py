@@ -32,6 +32,7 @@ from lockgate.policies.endpoint_policy import (
     ResolvedRule,
     RuleOrigin,
 )
+from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect import Datapath, Reason, find_device, netns, node_addresses, plan
 
@@ -59,7 +60,7 @@ def udp(port: int) -> PortSpan:
 
 
 def ingress(*rules: ResolvedRule) -> EndpointPolicy:
-    return EndpointPolicy(ingress=DirectionPolicy(True, rules))
+    return EndpointPolicy(ingress=DirectionPolicy(True, (*rules, LOCAL_HOST)))
 
 
 USUAL = ingress(rule("client", tcp(L7), http=True), rule("client", tcp(L4), udp(L4)))
