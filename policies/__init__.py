@@ -5,7 +5,7 @@ Pure: no I/O, no clock, no Envoy and no kernel. The way through: `parse_policies
 """
 
 from .endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, PortSpan, Protocol, ResolvedRule, RuleOrigin
-from .errors import FlowError, LabelError, PolicyError
+from .errors import FlowError, PolicyError
 from .explain import Explanation, explain
 from .flow import Flow, Peer, find_peer
 from .identity import Reserved, endpoint_of, workload_identity
@@ -36,7 +36,6 @@ __all__ = [
     "HttpRequest",
     "Judgement",
     "KafkaRequest",
-    "LabelError",
     "ParsedPolicies",
     "ParsedWorkloads",
     "Peer",

@@ -2,7 +2,6 @@
 
 PolicyError
 ├── FlowError             a flow that cannot be judged: malformed, or it names nobody we know
-├── LabelError            text that is not a label
 └── UnreadableError       a YAML document that cannot be read at all (`line` says where)
 """
 
@@ -15,10 +14,6 @@ class PolicyError(Exception):
 
 class FlowError(PolicyError):
     """A flow is malformed or names an unknown peer."""
-
-
-class LabelError(PolicyError):
-    """Text that should be a label is none."""
 
 
 class UnreadableError(PolicyError):

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
-from .errors import LabelError
-
 ANY = "any"  # in a selector: a label of whatever source
 K8S = "k8s"
 RESERVED = "reserved"
@@ -48,18 +46,6 @@ def split_key(text: str, default: str) -> tuple[str, str]:
     """`k8s:app` as ("k8s", "app"); a key without a known source gets `default`."""
     source, colon, key = text.partition(":")
     return (source, key) if colon and source in SOURCES else (default, text)
-
-
-def parse_label(text: str) -> Label:
-    """`k8s:app=web`, `app=web` (source k8s) or `reserved:world` as a label.
-
-    Raises LabelError when there is no key.
-    """
-    name, _, value = text.partition("=")
-    source, key = split_key(name, K8S)
-    if not key:
-        raise LabelError(f"'{text}' is not a label: write source:key=value")
-    return Label(source, key, value)
 
 
 def valid_key(key: str) -> bool:
