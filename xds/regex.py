@@ -4,8 +4,9 @@ Envoy matches `path`, `method` and `host` with RE2 over the whole value. Most ex
 few alternatives or a literal with `.*` behind it; those become keys of exact and prefix maps, whose cost does not grow
 with the policy. What is not provably the same stays a regex, under the longest literal head that all its matches share.
 
-"The same" is meant for values that an HTTP request can carry: `.` matches neither a newline, which no header value can
-hold, nor a byte that is not UTF-8, which Envoy refuses in a path.
+"The same" is meant for values that an HTTP request carries: `.` matches neither a newline, which no header value holds,
+nor a byte that is not UTF-8. Envoy refuses such a byte in a path of HTTP/1; over HTTP/2 it lets it pass, and then the
+prefix of `/api/.*` matches where RE2 would not, but nothing that does not start with `/api/`.
 Syntax: https://github.com/google/re2/wiki/Syntax
 """
 
