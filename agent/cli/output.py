@@ -21,6 +21,8 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+_PIPE_WIDTH = 4096  # columns; a table takes only what it needs
+
 FormatOption = Annotated[Format, typer.Option("-o", "--output", help="How to print: for people or for tools.")]
 
 
@@ -37,7 +39,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     """Prints rows under `columns`. In a pipe the table is as wide as it needs to be, so that nothing is cut."""
     console = Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=240)
+        console = Console(highlight=False, width=_PIPE_WIDTH)
     grid = Table(title=title or None, box=None, pad_edge=False, title_justify="left", header_style="bold")
     for column in columns:
         grid.add_column(column, overflow="fold")
