@@ -45,13 +45,21 @@ def test_the_wheel_validates_a_policy_from_another_folder(installed: Path, tmp_p
     policy = tmp_path / "policy.yaml"
     shutil.copy(ROOT / "policies/examples/api-access-control.yaml", policy)
     good = subprocess.run(
-        [installed / "lockgate", "policy", "validate", policy], cwd=tmp_path, capture_output=True, text=True, check=False
+        [installed / "lockgate", "policy", "validate", policy],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (good.returncode, good.stderr) == (0, "")
 
     policy.write_text(policy.read_text().replace("endpointSelector", "endpointSelektor"))
     bad = subprocess.run(
-        [installed / "lockgate", "policy", "validate", policy], cwd=tmp_path, capture_output=True, text=True, check=False
+        [installed / "lockgate", "policy", "validate", policy],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert bad.returncode == 1
     assert "endpointSelektor" in bad.stderr
