@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..policies import Problem, World
 from ..policies.identity import endpoint_of
+from ..policies.lint import lint
 from ..store import DirectoryStore, Document, StoreContent
 from .errors import InputError
 from .intake import Intake, NoMemory, admit
@@ -37,7 +38,13 @@ async def read_world(policies: Path, workloads: Path) -> Offline:
     return Offline(world, intake.problems)
 
 
-def check(documents: Iterable[Document]) -> tuple[Problem, ...]:
-    """Every problem of these policy documents, in their order."""
-    intake = admit(Intake(), StoreContent(tuple(documents), ()), NoMemory())
-    return intake.problems
+def check(policies: Iterable[Document], workloads: Iterable[Document] = ()) -> tuple[Problem, ...]:
+    """Every problem of these documents, in their order.
+
+    With workloads also what only they can show: selectors that nobody matches and rules without any effect.
+    """
+    intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory())
+    if not intake.workloads:
+        return intake.problems
+    world = World.of(intake.policies, [endpoint_of(workload) for workload in intake.workloads])
+    return (*intake.problems, *lint(world))

@@ -31,10 +31,14 @@ def validate(
     paths: Annotated[list[Path], typer.Argument(help="Policy files or folders.", metavar="PATH...")],
     output: FormatOption = Format.TABLE,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    workloads: Annotated[
+        Path | None,
+        typer.Option("--workloads", help="Also warn of selectors without anybody and rules without effect."),
+    ] = None,
 ) -> None:
     """Check policy files: file:line: path: what is wrong, and what to write instead. Exits 1 when one is not valid."""
     documents = [document for path in paths for document in read_documents(path)]
-    problems = check(documents)
+    problems = check(documents, read_documents(workloads) if workloads is not None else ())
     failed = any(problem.severity is Severity.ERROR or strict for problem in problems)
     if output is Format.TABLE:
         for problem in problems:
