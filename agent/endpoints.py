@@ -31,11 +31,13 @@ def discover(workloads: Iterable[Workload], find: Callable[[Workload], Device]) 
     interfaces: dict[int, str] = {}
     for workload in workloads:
         endpoint = Endpoint(workload=workload, identity=workload_identity(workload), ips=workload.ips)
+        missing = False
         if workload.netns or workload.pid or workload.interface:
             try:
                 device = find(workload)
             except RedirectError as error:
                 problems.append(f"workload {workload.key}: {error}")
+                missing = True
             else:
                 if device.ifindex in interfaces:
                     problems.append(
@@ -54,7 +56,7 @@ def discover(workloads: Iterable[Workload], find: Callable[[Workload], Device]) 
                 "the address stays with the first: correct one of them"
             )
             endpoint = replace(endpoint, ips=tuple(ip for ip in endpoint.ips if ip not in owners))
-        if not endpoint.ips:
+        if not endpoint.ips and not missing and not taken:
             problems.append(f"workload {workload.key} has no address: give it `ips`, or an interface that has some")
         owners.update((ip, workload.key) for ip in endpoint.ips)
         endpoints.append(endpoint)

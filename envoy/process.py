@@ -84,6 +84,8 @@ class EnvoyProcess:
         command = [str(binary.path), "-c", str(run_dir / run_files.BOOTSTRAP), "--log-level", log_level]
         # Hot restart would share memory and an abstract socket with every other Envoy of the network namespace.
         command += ["--disable-hot-restart", "--skip-deprecated-logs", "--file-flush-interval-msec", "500"]
+        # Its warnings are one line for each address in each update: CidrRange and IPMatcher are "work in progress".
+        command += ["--component-log-level", "misc:error"]
         if concurrency is not None:
             command += ["--concurrency", str(concurrency)]
         self._launch = Launch(

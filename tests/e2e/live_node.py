@@ -195,6 +195,12 @@ class LiveNode:
         self.webs[pod.name] = web = Web(pod, port)
         return web
 
+    def remove(self, pod: Pod) -> None:
+        """Takes a pod away, and its server; the list still names it."""
+        if pod.name in self.webs:
+            self.webs.pop(pod.name).close()
+        self.ground.remove(pod)
+
     def list_pods(self) -> None:
         """Writes the workloads file."""
         self._replace(self.workloads, self.ground.workloads_yaml())

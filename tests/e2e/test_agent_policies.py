@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, EXAMPLES, GLANCE, OK, Line, LiveNode, fetch, live_node
@@ -93,10 +94,10 @@ class TestChanges:
                 assert [str(each.ask(path)) for path in (USERS, ADMIN)] == [OK, DENIED]
             node.write("api-access-control", ADMIN_TOO)
             for each in (line, line6):
-                node.becomes(OK, lambda each=each: each.ask(ADMIN))
+                node.becomes(OK, partial(each.ask, ADMIN))
             node.write("api-access-control", API)
             for each in (line, line6):
-                node.becomes(DENIED, lambda each=each: each.ask(ADMIN))
+                node.becomes(DENIED, partial(each.ask, ADMIN))
                 assert str(each.ask(USERS)) == OK
 
     def test_of_a_file_in_place(self, node: LiveNode) -> None:

@@ -56,6 +56,11 @@ def test_a_workload_that_is_gone_keeps_its_listed_addresses_and_its_neighbours()
     }
 
 
+def test_one_cause_is_one_sentence() -> None:
+    assert len(discover([workload("x", netns="gone")], find).problems) == 1
+    assert len(discover([workload("x", ONE), workload("y", ONE)], find).problems) == 1
+
+
 def test_a_workload_without_any_address_is_told() -> None:
     discovery = discover([workload("x", netns="bare"), workload("y")], find)
     assert [problem.split(":")[0] for problem in discovery.problems] == [
