@@ -86,11 +86,6 @@ def first_of(entries: Iterable[tuple[Predicate, OnMatch]], otherwise: OnMatch | 
     return _matcher(frame(1, listed), otherwise)
 
 
-def always(on_match: OnMatch) -> Matcher:
-    """The tree that does not look at anything."""
-    return _matcher(b"", on_match)
-
-
 def equals(reads: Input, value: str) -> Predicate:
     """The value is exactly this; an absent one is not the empty one."""
     return _single(reads, frame(1, value.encode()))

@@ -58,16 +58,17 @@ def test_exact_and_prefix_maps() -> None:
 
 def test_a_tree_inside_a_tree() -> None:
     inner = matcher.exact_map(matcher.request_header(":path"), {"": allow("some/rule:spec")})
-    outer = matcher.always(matcher.descend(inner))
+    outer = matcher.exact_map(matcher.request_header(":path"), {"/a": deny("other")}, matcher.descend(inner))
     assert outer == bytes(
         Matcher(
+            matcher_tree=MatcherMatcherTree(input=PATH, exact_match_map=MatcherMatcherTreeMatchMap(map={"/a": DENY})),
             on_no_match=MatcherOnMatch(
                 matcher=Matcher(
                     matcher_tree=MatcherMatcherTree(
                         input=PATH, exact_match_map=MatcherMatcherTreeMatchMap(map={"": ALLOW})
                     )
                 )
-            )
+            ),
         )
     )
 

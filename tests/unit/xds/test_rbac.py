@@ -25,6 +25,7 @@ from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.unit.xds.matcher_messages import Seen, verdict
 from lockgate.tests.unit.xds.policy_strategies import directions, endpoint, ipcache, origin, requests
 from lockgate.xds.rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
+from lockgate.xds.rule_name import NOT_POLICED
 from lockgate.xds.snapshot import FILTER_CONFIG
 
 PORTS = (80, 443, 8080)
@@ -52,7 +53,8 @@ def decide(node: NodeResources, direction: Direction, seen: Seen) -> tuple[str, 
     extension = TypedExtensionConfig.parse(resource.body)
     assert extension.name == resource.name and extension.typed_config is not None
     rbac = Rbac.parse(extension.typed_config.value)
-    assert rbac.matcher is not None
+    if rbac.matcher is None:  # an empty filter, by which everything passes
+        return "allow", NOT_POLICED
     action = verdict(rbac.matcher, seen)
     assert action is not None
     return ("allow" if action.action == RbacAction.ALLOW else "deny"), action.name
