@@ -19,7 +19,7 @@ from ..policies.endpoint_policy import Direction, EndpointPolicy, RuleOrigin
 from ..policies.workload import Endpoint
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
-from ..redirect.plan import DatapathPlan, plan
+from ..redirect.plan import DatapathPlan, ProxyPorts, plan
 from ..xds import NodeCompiler, Outcome, Policed, Settled, XdsServer, policed_by
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
@@ -84,8 +84,8 @@ class Applier:
         if unconfirmed and self._envoy_runs():
             # It still judges by what it had, so the kernel must not send it anything new.
             return Applied(unconfirmed=True, problems=("Envoy runs, but has not answered to the last change yet",))
-        port = _CLOSED if unconfirmed else self._http_port
-        problems = await self._in_kernel(lambda: self._sync_kernel(enforced, plan(enforced, world.ipcache, port)))
+        ports = ProxyPorts(http=_CLOSED if unconfirmed else self._http_port)
+        problems = await self._in_kernel(lambda: self._sync_kernel(enforced, plan(enforced, world.ipcache, ports)))
         if unconfirmed:
             return Applied(
                 unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")

@@ -1,4 +1,4 @@
-/* What is remembered of a connection: that it was judged, when, who opened it, and whether Envoy carries it. */
+/* What is remembered of a connection: that it was judged, when, who opened it, and whether a proxy carries it. */
 #pragma once
 #include "maps.h"
 
@@ -42,9 +42,21 @@ static __always_inline __u32 ifindex_at(const struct connection *c, __u8 side)
     return side ? c->ifindex[1] : c->ifindex[0];
 }
 
-/* Writes only what changed: the cache line of a busy connection stays shared between cores. */
-static __always_inline void touch(const struct track *t)
+/* The ends that have sent their last after this packet. */
+static __always_inline __u8 ended_by(const struct packet *p, const struct track *t, __u8 before)
 {
+    if (!p->ends || p->error)
+        return before;
+    return p->reset ? 3 : before | 1 << t->side;
+}
+
+/* Writes only what changed: the cache line of a busy connection stays shared between cores. */
+static __always_inline void touch(const struct packet *p, const struct track *t)
+{
+    __u8 ended = ended_by(p, t, t->known->ended);
+
     if (t->known->seen != t->now)
         t->known->seen = t->now;
+    if (t->known->ended != ended)
+        t->known->ended = ended;
 }

@@ -58,8 +58,9 @@ struct connection {
     __be16 service;   /* what was judged */
     __be16 proxy_port;
     __u8 initiator; /* end that opened it: 0 or 1 */
-    __u8 proxied;   /* both legs, client to Envoy and Envoy to server, belong to Envoy's sockets */
-    __u8 zero[2];
+    __u8 proxied;   /* both legs, client to proxy and proxy to server, belong to the proxy's sockets */
+    __u8 ended;     /* 1, 2: which end has sent its last; 3: nothing will follow */
+    __u8 zero;
 };
 PINNED("lru_hash", struct connection_key, struct connection, connections, 131072, 0);
 

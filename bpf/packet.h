@@ -12,6 +12,7 @@
 #define BE32(x) ((__u32)__builtin_bswap32(x))
 
 #define TCP_FLAGS 13 /* offset of the flags byte */
+#define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
@@ -24,11 +25,13 @@ enum { NO_ERROR = 0, FROM_END = 1, FROM_PATH = 2 };
 
 struct packet {
     struct address src, dst;
-    __be16 sport, dport; /* ICMP: the echo identifier on both sides */
+    struct address sender; /* of an ICMP error: the outer source */
+    __be16 sport, dport;   /* of ICMP: see icmp_ports() */
     __be16 service;      /* what a policy calls the port: the destination port, or the ICMP type */
     __u8 protocol;
     __u8 v6;
     __u8 syn;   /* TCP SYN without ACK: a new connection, whatever is remembered */
+    __u8 ends;  /* TCP: FIN ends one direction, RST both */
     __u8 reset; /* TCP RST */
     __u8 error; /* an ICMP error: addresses, ports and protocol are those of a packet it could answer */
 };
@@ -50,6 +53,25 @@ static __always_inline int same_address(const struct address *one, const struct 
 {
     return one->word[0] == other->word[0] && one->word[1] == other->word[1] && one->word[2] == other->word[2] &&
            one->word[3] == other->word[3];
+}
+
+/* A question names its sender by the identifier and what it asks for by the type, as if these were ports, and an answer
+ * turns them round: it belongs to the connection of its question, and nothing else does. */
+static __always_inline void icmp_ports(__u8 v6, __u8 type, __be16 identifier, __be16 *sport, __be16 *dport)
+{
+    __u8 asked = 0; /* the type of the question, if this is its answer */
+
+    if (v6)
+        asked = type == 129 ? 128 : type == 161 ? 160 : 0; /* echo, extended echo */
+    else
+        asked = type == 0 ? 8 : type == 14 ? 13 : type == 43 ? 42 : 0; /* echo, timestamp, extended echo */
+    if (asked) {
+        *sport = BE16(asked);
+        *dport = identifier;
+        return;
+    }
+    *sport = (v6 ? type == 128 || type == 160 : type == 8 || type == 13 || type == 42) ? identifier : 0;
+    *dport = BE16(type);
 }
 
 /* The packet inside an ICMP error must have been sent by whom the error goes to. Then `p` becomes a packet that travels
@@ -81,11 +103,16 @@ static __always_inline int parse_quoted(struct __sk_buff *skb, __u32 offset, str
     if (!same_address(&src, &p->dst))
         return DROP_SPOOFED;
     p->error = same_address(&dst, &p->src) ? FROM_END : FROM_PATH;
+    p->sender = p->src;
     p->src = dst;
     if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)) < 0)
         return DROP_MALFORMED;
-    p->sport = p->protocol == icmp ? ports[2] : ports[1];
-    p->dport = p->protocol == icmp ? ports[2] : ports[0];
+    if (p->protocol == icmp) {
+        icmp_ports(p->v6, BE16(ports[0]) >> 8, ports[2], &p->dport, &p->sport);
+        return 0;
+    }
+    p->sport = ports[1];
+    p->dport = ports[0];
     return 0;
 }
 
@@ -99,21 +126,28 @@ static __always_inline int parse_icmp(struct __sk_buff *skb, __u32 offset, __u8 
     if (bpf_skb_load_bytes(skb, offset, &icmp, sizeof(icmp)) < 0)
         return DROP_MALFORMED;
     p->service = BE16(icmp.type);
+    icmp_ports(p->v6, icmp.type, icmp.identifier, &p->sport, &p->dport);
     if (p->v6) {
         /* Router and neighbour solicitation, neighbour advertisement: 255 hops mean that it came over this very link. */
         if (icmp.type == 133 || icmp.type == 135 || icmp.type == 136)
             return hops == 255 ? PASS_LINK : DROP_MALFORMED;
         if (icmp.type >= 1 && icmp.type <= 4)
             return parse_quoted(skb, offset + sizeof(icmp), p);
-        if (icmp.type == 128 || icmp.type == 129)
-            p->sport = p->dport = icmp.identifier;
         return 0;
     }
     if (icmp.type == 3 || icmp.type == 11 || icmp.type == 12)
         return parse_quoted(skb, offset + sizeof(icmp), p);
-    if (icmp.type == 8 || icmp.type == 0)
-        p->sport = p->dport = icmp.identifier;
     return 0;
+}
+
+/* An error about nothing that is known is a message like every other. */
+static __always_inline void forget_quoted(struct packet *p)
+{
+    p->protocol = p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+    p->src = p->sender;
+    p->sport = 0;
+    p->dport = p->service;
+    p->error = NO_ERROR;
 }
 
 static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, __u8 hops, struct packet *p)
@@ -128,6 +162,7 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
             return DROP_MALFORMED;
         p->syn = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
         p->reset = !!(flags & TCP_RST);
+        p->ends = !!(flags & (TCP_FIN | TCP_RST));
     } else if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_SCTP) {
         return DROP_UNSUPPORTED; /* IPv6 extension headers too */
     }

@@ -6,11 +6,11 @@
 
 enum reason {
     ALLOWED = 0,
-    REDIRECTED = 1,       /* handed to Envoy */
+    REDIRECTED = 1,       /* handed to a proxy: Envoy, or the agent for DNS */
     DROP_POLICY = 2,      /* no rule allows it, or one denies it */
-    DROP_NO_PROXY = 3,    /* an L7 rule covers it and no Envoy listens */
-    DROP_NOT_TCP = 4,     /* an L7 rule covers it and it is not TCP */
-    DROP_UNPROXIED = 5,   /* an L7 rule covers it and it came round Envoy */
+    DROP_NO_PROXY = 3,    /* an L7 rule covers it and its proxy does not listen */
+    DROP_NOT_TCP = 4,     /* an L7 rule covers it and no proxy takes its protocol */
+    DROP_UNPROXIED = 5,   /* an L7 rule covers it and it came round the proxy */
     DROP_SPOOFED = 6,     /* the source is not the endpoint's */
     DROP_UNSYNCED = 7,    /* the endpoint has no policy yet */
     DROP_ADDRESS = 8,     /* nobody may talk to this address: loopback, or another endpoint's */

@@ -1,35 +1,55 @@
-/* Handing a packet to Envoy's socket. Works at tc ingress only (bpf_sk_assign). */
+/* Handing a packet to a proxy's socket: Envoy's for HTTP, the agent's for DNS. */
 #pragma once
 #include "packet.h"
 
 #define MARK_PROXY 0x200  /* an ip rule delivers it locally */
 #define MARK_JUDGED 0x400 /* from_pod asked both ends; the endpoint it asked is in the upper half */
-#define MARK_ENVOY 0xa00  /* SO_MARK of Envoy's upstream sockets */
+#define MARK_ENVOY 0xa00  /* SO_MARK of the proxies' upstream sockets */
 #define MARK_MASK 0xf00   /* pods cannot set marks: the kernel clears them on the way out of a namespace */
 
+#define LOOPBACK 1 /* interface number of lo in every namespace */
+
+#define STATE_ESTABLISHED 1 /* of a UDP socket: connected */
 #define STATE_TIME_WAIT 6
 #define STATE_LISTEN 10
 
-static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const struct packet *p)
+static __always_inline __u32 make_tuple(const struct packet *p, struct bpf_sock_tuple *tuple)
+{
+    if (p->v6) {
+        __builtin_memcpy(tuple->ipv6.saddr, &p->src, sizeof(p->src));
+        __builtin_memcpy(tuple->ipv6.daddr, &p->dst, sizeof(p->dst));
+        tuple->ipv6.sport = p->sport;
+        tuple->ipv6.dport = p->dport;
+        return sizeof(tuple->ipv6);
+    }
+    tuple->ipv4.saddr = p->src.word[3];
+    tuple->ipv4.daddr = p->dst.word[3];
+    tuple->ipv4.sport = p->sport;
+    tuple->ipv4.dport = p->dport;
+    return sizeof(tuple->ipv4);
+}
+
+static __always_inline struct bpf_sock *find_tcp(struct __sk_buff *skb, const struct packet *p)
 {
     struct bpf_sock_tuple tuple = {};
 
-    if (p->v6) {
-        __builtin_memcpy(tuple.ipv6.saddr, &p->src, sizeof(p->src));
-        __builtin_memcpy(tuple.ipv6.daddr, &p->dst, sizeof(p->dst));
-        tuple.ipv6.sport = p->sport;
-        tuple.ipv6.dport = p->dport;
+    if (make_tuple(p, &tuple) == sizeof(tuple.ipv6))
         return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
-    }
-    tuple.ipv4.saddr = p->src.word[3];
-    tuple.ipv4.daddr = p->dst.word[3];
-    tuple.ipv4.sport = p->sport;
-    tuple.ipv4.dport = p->dport;
     return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
 }
 
-/* The source stays in the look-up: it spreads connections over the workers' SO_REUSEPORT sockets. */
-static __always_inline struct bpf_sock *find_listener(struct __sk_buff *skb, struct packet p, __be16 proxy_port)
+static __always_inline struct bpf_sock *find_udp(struct __sk_buff *skb, const struct packet *p)
+{
+    struct bpf_sock_tuple tuple = {};
+
+    if (make_tuple(p, &tuple) == sizeof(tuple.ipv6))
+        return bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+    return bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+}
+
+/* The packet as if it were addressed to the listener. The source stays in the look-up: it spreads connections over the
+ * workers' SO_REUSEPORT sockets. */
+static __always_inline struct packet to_listener(struct packet p, __be16 proxy_port)
 {
     if (p.v6) {
         p.dst.word[0] = p.dst.word[1] = p.dst.word[2] = 0;
@@ -38,9 +58,10 @@ static __always_inline struct bpf_sock *find_listener(struct __sk_buff *skb, str
         p.dst.word[3] = BE32(0x7f000001);
     }
     p.dport = proxy_port;
-    return find_socket(skb, &p);
+    return p;
 }
 
+/* Works at tc ingress only. */
 static __always_inline int give(struct __sk_buff *skb, struct bpf_sock *sk)
 {
     int failed = bpf_sk_assign(skb, sk, 0);
@@ -53,25 +74,84 @@ static __always_inline int give(struct __sk_buff *skb, struct bpf_sock *sk)
 
 /* To the socket of the packet's own connection if Envoy has one (and `known`), else to the listener, which answers a
  * packet out of nowhere with a reset. A SYN on a closed pair of ports starts afresh. */
-static __always_inline int steer(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int known)
+static __always_inline int steer_tcp(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int known)
 {
+    struct packet there = to_listener(*p, proxy_port);
     struct bpf_sock *sk;
 
-    if (p->protocol != IPPROTO_TCP)
-        return DROP_NOT_TCP;
     if (known) {
-        sk = find_socket(skb, p);
+        sk = find_tcp(skb, p);
         if (sk) {
             if (sk->state != STATE_LISTEN && !(p->syn && sk->state == STATE_TIME_WAIT))
                 return give(skb, sk);
             bpf_sk_release(sk);
         }
     }
-    sk = proxy_port ? find_listener(skb, *p, proxy_port) : 0;
+    sk = proxy_port ? find_tcp(skb, &there) : 0;
     if (!sk)
         return DROP_NO_PROXY;
     if (sk->state == STATE_LISTEN)
         return give(skb, sk);
     bpf_sk_release(sk);
     return DROP_NO_PROXY;
+}
+
+/* What a client sends goes to the proxy's one socket, what a server answers to the socket that asked it. */
+static __always_inline int steer_udp(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int asks)
+{
+    struct packet there = to_listener(*p, proxy_port);
+    struct bpf_sock *sk;
+
+    if (asks && !proxy_port)
+        return DROP_NOT_TCP;
+    sk = asks ? find_udp(skb, &there) : find_udp(skb, p);
+    if (!sk)
+        return DROP_NO_PROXY;
+    if (asks ? sk->state != STATE_ESTABLISHED : sk->state == STATE_ESTABLISHED)
+        return give(skb, sk);
+    bpf_sk_release(sk);
+    return DROP_NO_PROXY;
+}
+
+/* `known`: a proxy has this connection already. `asks`: the packet comes from the end that opened it. */
+static __always_inline int steer(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int known, int asks)
+{
+    if (p->protocol == IPPROTO_TCP)
+        return steer_tcp(skb, p, proxy_port, known);
+    if (p->protocol == IPPROTO_UDP)
+        return steer_udp(skb, p, proxy_port, asks);
+    return DROP_NOT_TCP;
+}
+
+/* True when a proxy's own connection to a server waits for this packet. Only a proxy has sockets with a pod's address. */
+static __always_inline int awaited(struct __sk_buff *skb, const struct packet *p)
+{
+    struct bpf_sock *sk;
+    int found = 0;
+
+    if (p->protocol == IPPROTO_TCP && !p->syn) {
+        sk = find_tcp(skb, p);
+        if (sk) {
+            found = sk->state != STATE_LISTEN;
+            bpf_sk_release(sk);
+        }
+    } else if (p->protocol == IPPROTO_UDP) {
+        sk = find_udp(skb, p);
+        if (sk) {
+            found = sk->state == STATE_ESTABLISHED;
+            bpf_sk_release(sk);
+        }
+    }
+    return found;
+}
+
+/* Turns a packet on its way to a pod back into the node, where the mark delivers it to the socket. */
+static __always_inline int turn_back(struct __sk_buff *skb)
+{
+    __u8 nobody[6] = {}; /* the hardware address of lo: else the packet would count as another host's */
+
+    if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0) < 0)
+        return TC_ACT_SHOT;
+    skb->mark = MARK_PROXY;
+    return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }

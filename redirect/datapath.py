@@ -13,16 +13,18 @@ the maps stay as they are until the first `apply` says what has changed.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..policies.endpoint_policy import Direction
-from ..policies.workload import Endpoint
+from ..policies.identity import IPNetwork
+from ..policies.workload import Endpoint, IPAddress
 from . import bpffs, layout, routing, tcx
+from .connections import ConnectionMap
 from .errors import RedirectError
 from .maps import CounterMap, PinnedMap, open_map
-from .plan import DatapathPlan, MapChanges, diff
+from .plan import NO_CHANGE, DatapathPlan, MapChanges, MapDelta, Owner, diff
 from .program import load_programs
 from .reason import Reason
 from .tcx import Hook
@@ -71,6 +73,7 @@ class Datapath:
         self._ipcache = PinnedMap(maps, layout.IPCACHE)
         self._config = PinnedMap(maps, layout.CONFIG)
         self._counters = CounterMap(maps, layout.COUNTERS_NAME)
+        self._connections = ConnectionMap(maps)
         self._current: DatapathPlan | None = None  # what the maps hold; None: read them first
         self._unfinished = True  # a revision may be owed for changes of an earlier agent or a failed apply
 
@@ -144,7 +147,21 @@ class Datapath:
         again converges. Raises MapFullError.
         """
         current = self._current or self._read()
-        changes = diff(current, wanted)
+        return self._change(diff(current, wanted), wanted)
+
+    def readdress(self, owners: MapDelta[IPNetwork, Owner]) -> Applied:
+        """Change owners of addresses and nothing else, at a cost that does not grow with the policies.
+
+        As careful as `apply`. Raises MapFullError.
+        """
+        current = self._current or self._read()
+        ipcache = {**current.ipcache, **owners.put}
+        for network in owners.gone:
+            ipcache.pop(network, None)
+        return self._change(MapChanges(NO_CHANGE, NO_CHANGE, owners), replace(current, ipcache=ipcache))
+
+    def _change(self, changes: MapChanges, wanted: DatapathPlan) -> Applied:
+        """Write `changes`, which lead to `wanted`."""
         revision = self._config.read()[_REVISION_KEY]
         if len(changes) or self._unfinished:
             self._current, self._unfinished = None, True
@@ -154,6 +171,10 @@ class Datapath:
         self._current, self._unfinished = wanted, False
         parts = (changes.policy, changes.endpoints, changes.ipcache)
         return Applied(sum(len(part.put) for part in parts), sum(len(part.gone) for part in parts), revision)
+
+    def busy(self, addresses: Set[IPAddress]) -> frozenset[IPAddress]:
+        """Those of the addresses that an endpoint has a live connection with."""
+        return self._connections.busy(addresses)
 
     def counters(self) -> tuple[Counter, ...]:
         """Packet counts since the maps were made."""
@@ -175,8 +196,10 @@ class Datapath:
 
     def close(self) -> None:
         """Let go of everything and leave the kernel enforcing."""
-        for opened in (self._policy, self._endpoints, self._ipcache, self._config, self._counters):
+        for opened in (self._policy, self._endpoints, self._ipcache, self._config):
             opened.close()
+        self._counters.close()
+        self._connections.close()
         for fd in (*self._programs.values(), self._lock):
             os.close(fd)
 

@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -36,41 +36,10 @@ class PinnedMap(Generic[K, V]):
     def read(self) -> dict[K, V]:
         """Every entry. Entries that others change meanwhile may be missed or seen twice; we are the only writer."""
         codec = self._codec
-        keys = ctypes.create_string_buffer(codec.key_size * _BATCH)
-        values = ctypes.create_string_buffer(codec.value_size * _BATCH)
-        position = ctypes.create_string_buffer(max(codec.key_size, 8))
-        found: dict[K, V] = {}
-        first, more = True, True
-        while more:
-            where = ctypes.addressof(position)
-            attributes = ctypes.create_string_buffer(
-                struct.pack(
-                    "=QQQQIIQQ",
-                    0 if first else where,
-                    where,
-                    ctypes.addressof(keys),
-                    ctypes.addressof(values),
-                    _BATCH,
-                    self._fd,
-                    0,
-                    0,
-                ),
-                56,
-            )
-            try:
-                syscall.bpf(Command.MAP_LOOKUP_BATCH, attributes)
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                more = False
-            first = False
-            count = struct.unpack_from("=I", attributes, 32)[0]
-            key_bytes, value_bytes = keys.raw, values.raw
-            for index in range(count):
-                key = key_bytes[index * codec.key_size : (index + 1) * codec.key_size]
-                value = value_bytes[index * codec.value_size : (index + 1) * codec.value_size]
-                found[codec.decode_key(key)] = codec.decode_value(value)
-        return found
+        return {
+            codec.decode_key(key): codec.decode_value(value)
+            for key, value in each_entry(self._fd, codec.key_size, codec.value_size)
+        }
 
     def put(self, entries: Mapping[K, V]) -> None:
         """Write entries, replacing those that exist. Raises MapFullError; then some of them are written."""
@@ -150,6 +119,44 @@ class CounterMap:
             syscall.bpf(Command.MAP_LOOKUP_ELEM, attributes)
             sums.append(sum(struct.unpack(f"={self._cpus}Q", values.raw)))
         return sums
+
+
+def each_entry(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a map, many with each call."""
+    keys = ctypes.create_string_buffer(key_size * _BATCH)
+    values = ctypes.create_string_buffer(value_size * _BATCH)
+    position = ctypes.create_string_buffer(max(key_size, 8))
+    where = ctypes.addressof(position)
+    first, more = True, True
+    while more:
+        attributes = ctypes.create_string_buffer(
+            struct.pack(
+                "=QQQQIIQQ",
+                0 if first else where,
+                where,
+                ctypes.addressof(keys),
+                ctypes.addressof(values),
+                _BATCH,
+                fd,
+                0,
+                0,
+            ),
+            56,
+        )
+        try:
+            syscall.bpf(Command.MAP_LOOKUP_BATCH, attributes)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            more = False
+        first = False
+        count = struct.unpack_from("=I", attributes, 32)[0]
+        key_bytes, value_bytes = keys.raw, values.raw
+        for index in range(count):
+            yield (
+                key_bytes[index * key_size : (index + 1) * key_size],
+                value_bytes[index * value_size : (index + 1) * value_size],
+            )
 
 
 def open_map(folder: Path, name: str) -> int:

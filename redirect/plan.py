@@ -16,9 +16,19 @@ from enum import IntEnum
 from hashlib import blake2b
 from ipaddress import ip_network
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from ..policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, HttpRules, Protocol, ResolvedRule
+from ..policies.endpoint_policy import (
+    LAST_PORT,
+    Direction,
+    DirectionPolicy,
+    DnsRules,
+    EndpointPolicy,
+    HttpRules,
+    PortSpan,
+    Protocol,
+    ResolvedRule,
+)
 from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from .port_prefix import EVERYTHING, PortPrefix, exact, split
@@ -28,6 +38,7 @@ V = TypeVar("V")
 
 ANYONE = 0
 DEFAULT_HTTP_PORT = 15001
+DEFAULT_DNS_PORT = 15053
 _HOST = 1
 
 
@@ -87,6 +98,29 @@ class EndpointPolicies:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyPorts:
+    """Where the proxies listen on 127.0.0.1 and ::1: Envoy for HTTP over TCP, the agent for DNS over UDP and TCP.
+
+    0: nobody does, drop.
+    """
+
+    http: int = DEFAULT_HTTP_PORT
+    dns: int = DEFAULT_DNS_PORT
+
+    def serving(self, rule: ResolvedRule, protocol: Protocol) -> int:
+        """The listener that judges by the request rules of `rule`."""
+        match rule.l7, protocol:
+            case HttpRules(), Protocol.TCP:
+                return self.http if rule.tls is None else 0
+            case DnsRules(), Protocol.TCP | Protocol.UDP:
+                return self.dns if rule.tls is None else 0
+        return 0
+
+
+DEFAULT_PORTS = ProxyPorts()
+
+
+@dataclass(frozen=True, slots=True)
 class DatapathPlan:
     """Everything the maps should hold: policy entries, endpoints by interface, owners by prefix."""
 
@@ -143,6 +177,9 @@ class MapDelta(Generic[K, V]):
         return len(self.put) + len(self.gone)
 
 
+NO_CHANGE: MapDelta[Any, Any] = MapDelta(MappingProxyType({}), frozenset())
+
+
 @dataclass(frozen=True, slots=True)
 class MapChanges:
     """The way from what the maps hold to a plan."""
@@ -162,16 +199,16 @@ _CLOSED = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 def plan(
     endpoints: Sequence[tuple[Endpoint, EndpointPolicy]],
     ipcache: Mapping[IPNetwork, int],
-    http_port: int = DEFAULT_HTTP_PORT,
+    proxies: ProxyPorts = DEFAULT_PORTS,
 ) -> DatapathPlan:
     """The maps' content for these endpoints (those that are not local are left out) and this ipcache.
 
     `ipcache` should own 0.0.0.0/0 and ::/0 (an address without owner is dropped) and the node's own addresses.
-    `http_port` is Envoy's transparent HTTP listener; L7 rules of another kind have no listener and drop.
+    L7 rules of a kind that no proxy serves are drops.
     """
-    owners = {network: Owner(identity) for network, identity in ipcache.items()}
+    owners = {network: Owner(identity) for network, identity in ipcache.items() if not network.is_loopback}
     local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]
-    numbers = _Numbers(http_port)
+    numbers = _Numbers(proxies)
     numbers.add(policy.direction(direction) for _, policy in local for direction in Direction)
     for endpoint, _ in local:
         for ip in endpoint.ips:
@@ -198,9 +235,9 @@ def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:
     )
 
 
-def compile_direction(policy: DirectionPolicy, http_port: int) -> dict[tuple[int, PortPrefix], Effect]:
+def compile_direction(policy: DirectionPolicy, proxies: ProxyPorts) -> dict[tuple[int, PortPrefix], Effect]:
     """The entries of one direction: (identity, port prefix) -> effect, without those that a shorter prefix implies."""
-    rules = [_rule_entries(rule, http_port) for rule in policy.rules]
+    rules = [_rule_entries(rule, proxies) for rule in policy.rules]
     if not policy.default_deny:
         rules.append({EVERYTHING: ALLOW})
     covering: dict[int, list[int]] = {}
@@ -224,8 +261,8 @@ def compile_direction(policy: DirectionPolicy, http_port: int) -> dict[tuple[int
 class _Numbers:
     """Numbers for direction policies, by what their entries are."""
 
-    def __init__(self, http_port: int) -> None:
-        self._http_port = http_port
+    def __init__(self, proxies: ProxyPorts) -> None:
+        self._proxies = proxies
         self._compiled: dict[int, tuple[DirectionPolicy, bytes]] = {}  # by id(); holds the policy so that ids stay
         self._contents: dict[bytes, dict[tuple[int, PortPrefix], Effect]] = {}
         self._numbers: dict[bytes, int] = {}
@@ -234,7 +271,7 @@ class _Numbers:
         """Take all policies before asking for numbers: numbers that clash are told apart in the order of digests."""
         for policy in policies:
             if id(policy) not in self._compiled:
-                entries = compile_direction(policy, self._http_port)
+                entries = compile_direction(policy, self._proxies)
                 digest = _digest(entries)
                 self._compiled[id(policy)] = (policy, digest)
                 self._contents[digest] = entries
@@ -265,14 +302,17 @@ def _digest(entries: Mapping[tuple[int, PortPrefix], Effect]) -> bytes:
     return blake2b(repr(lines).encode(), digest_size=16).digest()
 
 
-def _rule_entries(rule: ResolvedRule, http_port: int) -> dict[PortPrefix, Effect]:
-    if rule.deny:
-        effect = DENY
-    elif rule.redirects:
-        served = isinstance(rule.l7, HttpRules) and rule.tls is None
-        effect = Effect(Verdict.REDIRECT, http_port if served else 0)
-    else:
-        effect = ALLOW
+_EVERY_PORT = tuple(PortSpan(protocol, 0, LAST_PORT) for protocol in Protocol)
+
+
+def _rule_entries(rule: ResolvedRule, proxies: ProxyPorts) -> dict[PortPrefix, Effect]:
+    if rule.redirects:  # another proxy, or none, for each protocol
+        return {
+            prefix: Effect(Verdict.REDIRECT, proxies.serving(rule, span.protocol))
+            for span in (_EVERY_PORT if rule.ports is None else rule.ports)
+            for prefix in split(span)
+        }
+    effect = DENY if rule.deny else ALLOW
     if rule.ports is None:
         return {EVERYTHING: effect}
     return {prefix: effect for span in rule.ports for prefix in split(span)}

@@ -34,11 +34,11 @@ class Reason(IntEnum):
 
 _TEXTS = {
     Reason.ALLOWED: "allowed by policy, straight on",
-    Reason.REDIRECTED: "handed to Envoy",
+    Reason.REDIRECTED: "handed to Envoy or to the DNS proxy",
     Reason.POLICY: "no rule allows it, or one denies it",
-    Reason.NO_PROXY: "an L7 rule covers it and no Envoy listens",
-    Reason.NOT_TCP: "an L7 rule covers it and it is not TCP",
-    Reason.UNPROXIED: "an L7 rule covers it and it came round Envoy",
+    Reason.NO_PROXY: "an L7 rule covers it and its proxy does not listen",
+    Reason.NOT_TCP: "an L7 rule covers it and no proxy takes its protocol",
+    Reason.UNPROXIED: "an L7 rule covers it and it came round the proxy",
     Reason.SPOOFED: "its source address is not the endpoint's",
     Reason.UNSYNCED: "the endpoint has no policy yet",
     Reason.ADDRESS: "its address is loopback, unknown, or another endpoint's",

@@ -33,6 +33,9 @@ _SYSCTLS = {
     # Envoy sends with pods' addresses from the node: a reverse path check would drop the answers.
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
+    # to_pod turns answers to a proxy back to lo, also those of servers on this node.
+    "ipv4/conf/lo/rp_filter": "0",
+    "ipv4/conf/lo/accept_local": "1",
     # The destination in the header must be the one that was judged.
     "ipv4/conf/all/accept_source_route": "0",
     "ipv6/conf/all/accept_source_route": "-1",

@@ -9,6 +9,8 @@ from lockgate.policies.endpoint_policy import (
     LAST_PORT,
     Direction,
     DirectionPolicy,
+    DnsRule,
+    DnsRules,
     EndpointPolicy,
     HttpRule,
     HttpRules,
@@ -32,17 +34,20 @@ from lockgate.redirect.plan import (
     DatapathPlan,
     Effect,
     Owner,
+    ProxyPorts,
     Verdict,
     compile_direction,
     diff,
     plan,
 )
-from lockgate.redirect.port_prefix import EVERYTHING, PortPrefix
+from lockgate.redirect.port_prefix import EVERYTHING, PortPrefix, exact
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
 HTTP = HttpRules((HttpRule(path="/"),))
-HTTP_PORT = 15001
-REDIRECT = Effect(Verdict.REDIRECT, HTTP_PORT)
+DNS = DnsRules((DnsRule(match_name="a.example"),))
+PORTS = ProxyPorts(15001, 15053)
+REDIRECT = Effect(Verdict.REDIRECT, 15001)
+NOWHERE = Effect(Verdict.REDIRECT, 0)
 PEERS = (9, 10, 70001, 70002, 70003)
 # Few numbers, close together and at the borders of powers of two, so that random rules overlap in every way.
 EDGES = (0, 1, 2, 79, 80, 81, 127, 128, 129, 8079, 8080, 8191, 8192, 65534, LAST_PORT)
@@ -52,6 +57,10 @@ def rule(
     peers: set[int] | None, *spans: PortSpan, l7: L7Rules | None = None, deny: bool = False, tls: TlsRules | None = None
 ) -> ResolvedRule:
     return ResolvedRule(ORIGIN, deny, None if peers is None else frozenset(peers), spans or None, l7, tls)
+
+
+def udp(port: int) -> PortSpan:
+    return PortSpan(Protocol.UDP, port, port)
 
 
 def tcp(first: int, last: int | None = None) -> PortSpan:
@@ -83,38 +92,51 @@ policies = st.builds(DirectionPolicy, st.booleans(), st.lists(rules, max_size=5)
 @settings(max_examples=400)
 @given(policies, st.sampled_from(PEERS), st.sampled_from([Protocol.TCP, Protocol.UDP]), st.sampled_from(EDGES))
 def test_the_kernel_finds_what_judge_says(policy: DirectionPolicy, peer: int, protocol: Protocol, port: int) -> None:
-    made = plan([(endpoint("a", 7, 70009, "10.0.0.7"), EndpointPolicy(ingress=policy))], {}, HTTP_PORT)
+    made = plan([(endpoint("a", 7, 70009, "10.0.0.7"), EndpointPolicy(ingress=policy))], {}, PORTS)
     judgement = judge(policy, peer, protocol, port)
-    expected = REDIRECT if judgement.redirected else DENY if judgement.verdict is Judged.DENY else ALLOW
+    redirect = REDIRECT if protocol is Protocol.TCP else NOWHERE
+    expected = redirect if judgement.redirected else DENY if judgement.verdict is Judged.DENY else ALLOW
     assert made.lookup(7, Direction.INGRESS, peer, protocol, port) == expected
 
 
 @given(policies)
 def test_no_entry_repeats_what_a_shorter_prefix_says(policy: DirectionPolicy) -> None:
-    entries = compile_direction(policy, HTTP_PORT)
+    entries = compile_direction(policy, PORTS)
     for (identity, ports), effect in entries.items():
         shorter = next((entries[identity, each] for each in ports.covering() if (identity, each) in entries), None)
         assert effect != shorter
 
 
 def test_without_policy_everything_is_one_entry() -> None:
-    assert compile_direction(DirectionPolicy(), HTTP_PORT) == {(ANYONE, EVERYTHING): ALLOW}
-    assert compile_direction(DirectionPolicy(default_deny=True), HTTP_PORT) == {}
+    assert compile_direction(DirectionPolicy(), PORTS) == {(ANYONE, EVERYTHING): ALLOW}
+    assert compile_direction(DirectionPolicy(default_deny=True), PORTS) == {}
 
 
 def test_a_longer_prefix_holds_the_effect_of_the_shorter_ones() -> None:
     policy = DirectionPolicy(True, (rule({70001}, tcp(8000, 8063), l7=HTTP), rule({70001}, tcp(8010))))
-    entries = compile_direction(policy, HTTP_PORT)
+    entries = compile_direction(policy, PORTS)
     assert entries == {(70001, PortPrefix(18, 6 << 16 | 8000)): REDIRECT}
 
 
 def test_what_no_listener_serves_is_redirected_nowhere() -> None:
     kafka = KafkaRules((KafkaRule(),))
     for each in (rule(None, tcp(9092), l7=kafka), rule(None, tcp(9092), tls=TlsRules(("a.example",)))):
-        entries = compile_direction(DirectionPolicy(True, (each,)), HTTP_PORT)
-        assert list(entries.values()) == [Effect(Verdict.REDIRECT, 0)]
+        entries = compile_direction(DirectionPolicy(True, (each,)), PORTS)
+        assert list(entries.values()) == [NOWHERE]
+    sctp = rule(None, PortSpan(Protocol.SCTP, 53, 53), l7=DNS)
+    assert list(compile_direction(DirectionPolicy(True, (sctp,)), PORTS).values()) == [NOWHERE]
     both = DirectionPolicy(True, (rule(None, tcp(9092), l7=kafka), rule(None, tcp(9092), l7=HTTP)))
-    assert list(compile_direction(both, HTTP_PORT).values()) == [Effect(Verdict.REDIRECT, 0)]
+    assert list(compile_direction(both, PORTS).values()) == [NOWHERE]
+
+
+def test_dns_has_a_proxy_of_its_own() -> None:
+    entries = compile_direction(DirectionPolicy(True, (rule({9}, udp(53), tcp(53), l7=DNS),)), PORTS)
+    dns = Effect(Verdict.REDIRECT, 15053)
+    assert entries == {(9, exact(Protocol.UDP, 53)): dns, (9, exact(Protocol.TCP, 53)): dns}
+    both = (rule({9}, udp(53), tcp(53), l7=DNS), rule({9}, tcp(53), l7=HTTP), rule(None, udp(53)))
+    entries = compile_direction(DirectionPolicy(True, both), PORTS)
+    assert entries[9, exact(Protocol.TCP, 53)] == NOWHERE  # two proxies for one connection are none
+    assert entries[9, exact(Protocol.UDP, 53)] == dns
 
 
 @pytest.mark.parametrize(
@@ -140,10 +162,9 @@ def test_endpoints_with_equal_rules_share_one_policy() -> None:
 
 
 def test_only_the_longest_prefix_counts_and_loopback_is_closed() -> None:
-    made = plan(
-        [(endpoint("a", 1, 70001, "10.0.0.1", "fd00::1"), EndpointPolicy())],
-        {ip_network("0.0.0.0/0"): 9, ip_network("::/0"): 10, ip_network("10.0.0.0/8"): 1 << 31},
-    )
+    ipcache = {ip_network("0.0.0.0/0"): 9, ip_network("::/0"): 10, ip_network("10.0.0.0/8"): 1 << 31}
+    ipcache |= {ip_network("127.0.0.1"): 1, ip_network("127.9.9.0/24"): 1 << 31, ip_network("::1"): 1}
+    made = plan([(endpoint("a", 1, 70001, "10.0.0.1", "fd00::1"), EndpointPolicy())], ipcache)
     assert made.owner(IPv4Address("10.0.0.1")) == Owner(70001, 1)
     assert made.owner(IPv6Address("fd00::1")) == Owner(70001, 1)
     assert made.owner(IPv4Address("10.0.0.2")) == Owner(1 << 31)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import count
 from pathlib import Path
@@ -19,6 +21,8 @@ from lockgate.agent.playground import Playground
 from lockgate.policies.endpoint_policy import (
     Direction,
     DirectionPolicy,
+    DnsRule,
+    DnsRules,
     EndpointPolicy,
     HttpRule,
     HttpRules,
@@ -38,9 +42,11 @@ T = TypeVar("T")
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
 TEST_RUN = 10  # BPF_PROG_TEST_RUN
-OK, SHOT = 0, 2
-SYN, ACK, RST = 0x02, 0x10, 0x04
+OK, SHOT, TURNED_BACK = 0, 2, 7
+FIN, SYN, ACK, RST = 0x01, 0x02, 0x10, 0x04
 ENVOY_MARK = 0xA00
+PROXY_MARK = 0x200
+DNS = DnsRules((DnsRule(match_pattern="*"),))
 CLIENT, SERVER = 70001, 70002
 OPEN = EndpointPolicy()
 WORLD = ip_address("192.0.2.9")
@@ -64,6 +70,7 @@ class Kernel:
         self.ground = Playground(f"programs{os.getpid()}")
         self.pin_dir = Path(f"/sys/fs/bpf/lg-programs-{os.getpid()}")
         self.client, self.server = self.ground.pod("client"), self.ground.pod("server")
+        self.outside = self.ground.pod("outside")  # no endpoint: an address like any other
         self.datapath = self.inside(lambda: Datapath.open(self.pin_dir))
         self.programs = {
             hook: syscall.get(next((self.pin_dir / "programs").glob(f"{hook.program}-*"))) for hook in Hook
@@ -165,11 +172,21 @@ def icmp(kind: int, identifier: int = 1, rest: bytes = b"") -> bytes:
 
 
 def rule(
-    peer: int | None, *ports: int, http: bool = False, deny: bool = False, protocol: Protocol = Protocol.TCP
+    peer: int | None,
+    *ports: int,
+    http: bool = False,
+    dns: bool = False,
+    deny: bool = False,
+    protocol: Protocol = Protocol.TCP,
 ) -> ResolvedRule:
     peers = None if peer is None else frozenset({peer})
     spans = tuple(PortSpan(protocol, port, port) for port in ports)
-    return ResolvedRule(ORIGIN, deny, peers, spans or None, HttpRules((HttpRule(),)) if http else None)
+    l7 = HttpRules((HttpRule(),)) if http else DNS if dns else None
+    return ResolvedRule(ORIGIN, deny, peers, spans or None, l7)
+
+
+def egress(*rules: ResolvedRule) -> EndpointPolicy:
+    return EndpointPolicy(egress=DirectionPolicy(True, rules))
 
 
 def ingress(*rules: ResolvedRule) -> EndpointPolicy:
@@ -371,7 +388,7 @@ def test_a_router_on_the_way_may_answer_and_a_pod_may_not_play_router(kernel: Ke
     kernel.enforce(client=ingress())
     client, server = kernel.client, kernel.server
     source, destination = both(kernel, version)
-    here = HOST if version == 4 else ip_address("fe80::1")
+    here = WORLD if version == 4 else ip_address("fe80::1")
     port = next(fresh)
     number, kind = (1, 11) if version == 4 else (58, 3)
 
@@ -384,6 +401,151 @@ def test_a_router_on_the_way_may_answer_and_a_pod_may_not_play_router(kernel: Ke
     assert kernel.run(Hook.TO_POD, client.ifindex, expired(here, port)).reason is Reason.ALLOWED
     third = WORLD if version == 4 else ip_address("2001:db8::9")
     assert kernel.run(Hook.FROM_POD, server.ifindex, expired(third, port)).reason is Reason.SPOOFED
+
+
+PINGS = {4: (1, Protocol.ICMP, 8, 0, 3), 6: (58, Protocol.ICMPV6, 128, 129, 1)}  # question, answer, unreachable
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_icmp_is_judged_by_its_type(kernel: Kernel, version: int) -> None:
+    number, protocol, question, reply, unreachable = PINGS[version]
+    kernel.enforce(
+        client=EndpointPolicy(
+            ingress=DirectionPolicy(True, ()),
+            egress=DirectionPolicy(True, (rule(SERVER, question, unreachable, protocol=protocol),)),
+        )
+    )
+    source, destination = both(kernel, version)
+
+    def ask(kind: int, identifier: int = 0, rest: bytes = b"") -> Reason | None:
+        return kernel.send(frame(ip(source, destination, number, icmp(kind, identifier, rest)))).reason
+
+    def come(kind: int, identifier: int) -> Reason | None:
+        packet = frame(ip(destination, source, number, icmp(kind, identifier)))
+        return kernel.run(Hook.FROM_POD, kernel.server.ifindex, packet).reason
+
+    assert come(reply, 300) is Reason.POLICY
+    assert ask(question, 300) is Reason.ALLOWED
+    assert come(reply, 300) is Reason.ALLOWED
+    assert come(reply, 301) is Reason.POLICY
+    assert come(question, 300) is Reason.POLICY  # an answer, and not a question with the same identifier
+    for kind in {reply, 5, 10, 13, 14, 42, 134, 160} - {question}:
+        assert ask(kind, 300) is Reason.POLICY
+        assert come(kind, 302) is Reason.POLICY
+    # An error that no connection explains is a message like every other.
+    quoted = ip(destination, source, 17, udp(9, next(fresh)))
+    assert ask(unreachable, 0, quoted[:48]) is Reason.ALLOWED
+    assert ask(unreachable + 1 if version == 6 else 11, 0, quoted[:48]) is Reason.POLICY
+
+
+def test_every_kind_of_question_has_its_answer(kernel: Kernel) -> None:
+    for version, number, pairs in ((4, 1, ((8, 0), (13, 14), (42, 43))), (6, 58, ((128, 129), (160, 161)))):
+        protocol = Protocol.ICMP if version == 4 else Protocol.ICMPV6
+        for question, reply in pairs:
+            kernel.enforce(client=ingress(), server=ingress(rule(CLIENT, question, protocol=protocol)))
+            source, destination = both(kernel, version)
+            identifier = next(fresh)
+            back = frame(ip(destination, source, number, icmp(reply, identifier)))
+            assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, back).reason is Reason.POLICY
+            assert (
+                kernel.send(frame(ip(source, destination, number, icmp(question, identifier)))).reason is Reason.ALLOWED
+            )
+            assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, back).reason is Reason.ALLOWED
+            # What answers a ping with "unreachable" quotes it.
+            asked = ip(source, destination, number, icmp(question, identifier))
+            error = frame(ip(destination, source, number, icmp(3 if version == 4 else 1, 0, asked[:48])))
+            assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, error).reason is Reason.ALLOWED
+
+
+def upstream(kernel: Kernel, version: int, server: IPAddress, port: int) -> tuple[socket.socket, int]:
+    """A proxy's socket with the client's address that asks `server`, and its port."""
+
+    def connect() -> socket.socket:
+        made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        level, option = (socket.IPPROTO_IP, 19) if version == 4 else (socket.IPPROTO_IPV6, 75)
+        made.setsockopt(level, option, 1)  # IP_TRANSPARENT, IPV6_TRANSPARENT
+        made.bind((str(both(kernel, version)[0]), 0))
+        made.connect((str(server), port))
+        return made
+
+    made = kernel.inside(connect)
+    return made, made.getsockname()[1]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_dns_never_goes_round_its_proxy(kernel: Kernel, version: int) -> None:
+    """bpf_sk_assign() does nothing here, so what goes to a socket of the proxy counts as NO_PROXY."""
+    kernel.enforce(client=egress(rule(SERVER, 53, dns=True, protocol=Protocol.UDP)))
+    source, destination = both(kernel, version)
+    port = next(fresh)
+    assert kernel.send(frame(ip(source, destination, 17, udp(port, 53)))).reason is Reason.NO_PROXY
+    assert kernel.send(frame(ip(source, destination, 17, udp(port, 54)))).reason is Reason.POLICY
+    answer = frame(ip(destination, source, 17, udp(53, port)))
+    assert kernel.run(Hook.TO_POD, kernel.client.ifindex, answer).reason is Reason.ALLOWED  # the proxy's own
+    assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, answer).reason is Reason.NO_PROXY  # the server's
+
+    sock, own = upstream(kernel, version, destination, 53)
+    with closing(sock):
+        asked = frame(ip(source, destination, 17, udp(own, 53)))
+        assert kernel.run(Hook.TO_POD, kernel.server.ifindex, asked).reason is Reason.UNPROXIED
+        assert kernel.run(Hook.TO_POD, kernel.server.ifindex, asked, ENVOY_MARK).reason is Reason.ALLOWED
+        number, kind = (1, 3) if version == 4 else (58, 1)
+        error = frame(ip(destination, source, number, icmp(kind, 0, asked[14:62])))
+        assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, error) == Outcome(OK, PROXY_MARK, Reason.REDIRECTED)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_answers_from_outside_are_turned_back_to_the_proxy(kernel: Kernel, version: int) -> None:
+    kernel.enforce(client=ingress())
+    source, _ = both(kernel, version)
+    outside = kernel.outside.ipv4 if version == 4 else kernel.outside.ipv6
+    sock, own = upstream(kernel, version, outside, 53)
+
+    def arrive(sport: int, dport: int, came_from: int) -> Outcome:
+        packet = frame(ip(outside, source, 17, udp(sport, dport)))
+        return kernel.run(Hook.TO_POD, kernel.client.ifindex, packet, 0, came_from)
+
+    with closing(sock):
+        for came_from in (0, kernel.server.ifindex):  # the node's own, or forwarded
+            assert arrive(53, own, came_from) == Outcome(TURNED_BACK, PROXY_MARK, Reason.REDIRECTED)
+            assert arrive(54, own, came_from).reason is Reason.POLICY
+            assert arrive(53, own + 1, came_from).reason is Reason.POLICY
+    assert arrive(53, own, 0).reason is Reason.POLICY
+
+
+def test_a_connection_remembers_which_ends_have_had_their_say(kernel: Kernel) -> None:
+    kernel.enforce()
+    client = kernel.client
+
+    def busy(*packets: tuple[str, int]) -> bool:
+        there = ip_address(f"198.51.100.{next(fresh) % 256}")
+        for sender, flags in (("client", SYN), ("server", SYN | ACK), *packets):
+            if sender == "client":
+                outcome = kernel.send(frame(ip(client.ipv4, there, 6, tcp(5000, 80, flags))))
+            else:
+                packet = frame(ip(there, client.ipv4, 6, tcp(80, 5000, flags)))
+                outcome = kernel.run(Hook.TO_POD, client.ifindex, packet, 0, kernel.server.ifindex)
+            assert outcome.reason is Reason.ALLOWED
+            kernel.enforce(client=ingress()) if sender == "client" else kernel.enforce()  # judged anew in between
+        assert kernel.datapath.busy({ip_address("203.0.113.1")}) == frozenset()
+        return there in kernel.datapath.busy({there, WORLD})
+
+    assert busy()
+    assert busy(("client", FIN | ACK))
+    assert busy(("client", FIN | ACK), ("client", ACK), ("server", ACK))
+    assert not busy(("client", FIN | ACK), ("server", FIN | ACK))
+    assert not busy(("client", FIN | ACK), ("server", ACK), ("server", FIN | ACK), ("client", ACK))
+    assert not busy(("server", RST))
+    assert busy(("server", RST), ("client", SYN))
+
+
+def test_what_no_proxy_takes_is_dropped(kernel: Kernel) -> None:
+    spans = tuple(PortSpan(protocol, 53, 53) for protocol in (Protocol.UDP, Protocol.SCTP))
+    http = ResolvedRule(ORIGIN, False, None, (*spans, PortSpan(Protocol.UDP, 80, 80)), HttpRules((HttpRule(),)))
+    for policy, number, port in ((egress(http), 17, 80), (egress(replace(http, l7=DNS)), 132, 53)):
+        kernel.enforce(client=policy)
+        packet = ip(kernel.client.ipv4, kernel.server.ipv4, number, udp(next(fresh), port))
+        assert kernel.send(frame(packet)).reason is Reason.NOT_TCP
 
 
 def test_what_reaches_a_pod_from_elsewhere(kernel: Kernel) -> None:
