@@ -59,7 +59,6 @@ class HttpListener:
     first_policy_timeout: float = 15.0  # seconds; the listener stays closed so long, then opens and denies
     mark: int = 0xA00  # SO_MARK of upstream sockets
     upgrades: tuple[str, ...] = ("websocket",)
-    normalize_paths: bool = True
     max_request_headers_kb: int = 96
     max_headers: int = 256
     connect_timeout: float = 10.0  # seconds to reach the server
@@ -161,7 +160,6 @@ def _http1() -> core.Http1ProtocolOptions:
 
 
 def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpConnectionManager:
-    normalize = settings.normalize_paths
     return hcm.HttpConnectionManager(
         stat_prefix="lockgate_http",
         codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
@@ -194,15 +192,14 @@ def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpCon
         stream_idle_timeout=_NO_TIMEOUT,
         request_timeout=_NO_TIMEOUT,
         upgrade_configs=[hcm.HttpConnectionManagerUpgradeConfig(upgrade_type=name) for name in settings.upgrades],
-        # A path rule must judge the path that the server will understand: /a/../b is /b. As the reference does:
-        # https://docs.cilium.io/en/stable/cmdref/cilium-agent/ (http-normalize-path)
-        normalize_path=normalize,
-        merge_slashes=normalize,
-        path_with_escaped_slashes_action=(
-            hcm.HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT
-            if normalize
-            else hcm.HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED
-        ),
+        # A path rule must judge the path that the server will understand: /a/../b is /b. As the reference does
+        # (https://docs.cilium.io/en/stable/cmdref/cilium-agent/, http-normalize-path), but for an escaped slash: there
+        # the client is redirected (307) to the path with a slash, which is another resource to a server that takes %2F
+        # for part of a name, and before any policy was asked. A plain 400 says that such a path cannot be judged.
+        # policies/http_path.py says the same for the verdict function.
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         local_reply_config=_access_denied(),
         access_log=[_denied_log(access_log)],
     )
@@ -233,6 +230,7 @@ def _routes() -> route.RouteConfiguration:
                 name="any",
                 domains=["*"],
                 routes=[
+                    _refuse_dots_with_parameters(),
                     route.Route(
                         name="without_forwarded_proto",
                         match=route.RouteMatch(prefix="/", headers=[without]),
@@ -243,6 +241,17 @@ def _routes() -> route.RouteConfiguration:
                 ],
             )
         ],
+    )
+
+
+def _refuse_dots_with_parameters() -> route.Route:
+    # Envoy takes the parameters off the dots in /a/..;x/b, but not when the dots are escaped: /a/%2e%2e;x/b is judged
+    # and forwarded as /a/..;x/b, and a server that cuts parameters off serves /b.
+    left = matcher.RegexMatcher(regex=r".*/\.\.?;.*")
+    return route.Route(
+        name="dots_with_parameters",
+        match=route.RouteMatch(safe_regex=left),
+        direct_response=route.DirectResponseAction(status=400),
     )
 
 

@@ -5,11 +5,12 @@ https://docs.cilium.io/en/stable/security/policy/intro/ for the order: deny, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from .endpoint_policy import DirectionPolicy, Protocol, ResolvedRule
-from .request import HeaderAction, Request, judge_l7
+from .endpoint_policy import DirectionPolicy, HttpRules, Protocol, ResolvedRule
+from .http_path import judged_path
+from .request import HeaderAction, HttpRequest, Request, judge_l7
 
 
 class Verdict(StrEnum):
@@ -67,6 +68,8 @@ def judge(
     plain: ResolvedRule | None = None
     matching: ResolvedRule | None = None
     redirecting: ResolvedRule | None = None
+    request, as_judged, refusal = _as_envoy_sees(request)
+    refused = ""
     for rule in policy.rules:
         if (why := _why_not_covered(rule, peer, peer_name, protocol, port)) is not None:
             considered.append(Considered(rule, False, why))
@@ -80,8 +83,12 @@ def judge(
             redirecting = redirecting or rule
             if request is None:
                 why += "; its requests are judged by Envoy"
+            elif refusal and isinstance(rule.l7, HttpRules):
+                matched, why = False, refusal
+                refused = refusal
             else:
                 matched, why, done = judge_l7(rule.l7, rule.tls, request)
+                why += as_judged
                 actions += done
                 if matched:
                     matching = matching or rule
@@ -93,6 +100,8 @@ def judge(
 
     if denying is not None:
         return outcome(Verdict.DENY, f"denied by {denying.origin}", denying)
+    if refused:
+        return outcome(Verdict.DENY, refused, None)
     if plain is not None:
         return outcome(Verdict.ALLOW, f"allowed by {plain.origin}", plain)
     if redirecting is None:
@@ -106,6 +115,19 @@ def judge(
     if request is None:
         return outcome(Verdict.REDIRECT, f"Envoy judges each request by {redirecting.origin}", redirecting)
     return outcome(Verdict.DENY, f"no request rule of {redirecting.origin} allows it", None)
+
+
+def _as_envoy_sees(request: Request | None) -> tuple[Request | None, str, str]:
+    """The request with the path that is judged, how a reason mentions that it is another one, and why Envoy refuses it
+    whatever the rules say. Both are empty for most requests."""
+    if not isinstance(request, HttpRequest):
+        return request, "", ""
+    path, refusal = judged_path(request.path)
+    if refusal:
+        return request, "", f"Envoy refuses the path {request.path} before any rule is asked: {refusal}"
+    if path == request.path:
+        return request, "", ""
+    return replace(request, path=path), f" (path {request.path} is judged as {path})", ""
 
 
 def _why_not_covered(rule: ResolvedRule, peer: int, peer_name: str, protocol: Protocol, port: int) -> str | None:

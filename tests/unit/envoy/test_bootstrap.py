@@ -37,7 +37,7 @@ def managers(message: boot.Bootstrap) -> list[hcm.HttpConnectionManager]:
     "settings",
     [
         SETTINGS,
-        dataclasses.replace(SETTINGS, http=HttpListener(normalize_paths=False, upgrades=(), port=1)),
+        dataclasses.replace(SETTINGS, http=HttpListener(upgrades=(), port=1)),
         dataclasses.replace(SETTINGS, http=HttpListener(upgrades=("websocket", "CONNECT"), first_policy_timeout=0.25)),
     ],
 )
@@ -107,7 +107,9 @@ def test_no_route_has_a_timeout() -> None:
     for manager in managers(parsed()):
         assert manager.stream_idle_timeout == manager.request_timeout == timedelta(0)
         assert manager.route_config is not None
-        for route in manager.route_config.virtual_hosts[0].routes:
+        refusing, *forwarding = manager.route_config.virtual_hosts[0].routes
+        assert refusing.route is None and refusing.direct_response is not None
+        for route in forwarding:
             assert route.route is not None
             assert route.route.timeout == route.route.idle_timeout == timedelta(0)
 
