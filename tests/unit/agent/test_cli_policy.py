@@ -99,7 +99,7 @@ class TestValidate:
 
 
 def explain(workloads: Path, *more: object, source: str = "frontend", stdin: bytes = b"") -> Ended:
-    files = ("--policies", EXAMPLES, "--workloads", workloads)
+    files = ("--policies", API, "--workloads", workloads)
     ends = ("--from", source, "--to", "default/api-server") if source else ()
     return lockgate("policy", "explain", *files, *ends, *more, stdin=stdin)
 
@@ -238,7 +238,7 @@ class TestFlows:
 def test_the_reader_of_the_verdicts_may_leave_early(workloads: Path) -> None:
     """`lockgate ... | head -1` ends without a traceback."""
     flows = json.dumps(ALLOWED).encode() + b"\n"
-    arguments = ["policy", "explain", "--policies", EXAMPLES, "--workloads", workloads, "--flows", "-"]
+    arguments = ["policy", "explain", "--policies", API, "--workloads", workloads, "--flows", "-"]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "lockgate", *map(str, arguments)],
         stdin=subprocess.PIPE,
