@@ -9,7 +9,6 @@ from pathlib import Path
 from ..envoy import run_files
 from ..envoy.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.binary import find_binary
-from ..envoy.bootstrap import ADMIN_SOCKET, XDS_SOCKET
 from ..envoy.process import EnvoyProcess
 from ..redirect.datapath import Datapath
 from .errors import HostError
@@ -19,7 +18,7 @@ from .settings import Settings
 
 # Each also with what rotation and atomic writing append to its name.
 _FILES = (
-    *("agent.lock", "agent.sock", XDS_SOCKET, ADMIN_SOCKET, ACCESS_LOG),
+    *("agent.lock", "agent.sock", "xds.sock", "admin.sock", ACCESS_LOG),
     *(run_files.BOOTSTRAP, run_files.LOCK, run_files.LAUNCH, run_files.STATE, run_files.LOG),
 )
 

@@ -14,7 +14,7 @@ from .settings import Settings
 OLDEST_KERNEL = (6, 6)  # tcx links
 
 
-def require_host(settings: Settings) -> None:
+def require_host() -> None:
     """Checks this machine.
 
     Raises:
@@ -33,8 +33,6 @@ def require_host(settings: Settings) -> None:
         raise HostError("the kernel has no BPF file system: use a kernel built with CONFIG_BPF_SYSCALL=y")
     if not _mounted("cgroup2"):
         raise HostError("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        _require_usable_port(family, address, settings)
 
 
 def make_run_dir(path: Path) -> None:
@@ -49,19 +47,25 @@ def make_run_dir(path: Path) -> None:
         raise HostError(f"--run-dir {path}: {error.strerror}; give a folder that root can write") from None
 
 
-def _require_usable_port(family: socket.AddressFamily, address: str, settings: Settings) -> None:
-    """Envoy's port must be free, or already be our own Envoy's (adoption after an agent's restart)."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, settings.http_port))
-        except OSError as error:
-            if lock_holder(settings.run_dir) is not None:
-                return
-            raise HostError(
-                f"Envoy's port {address}:{settings.http_port} cannot be used ({error.strerror}): find its user with "
-                f"'ss -ltnp sport = :{settings.http_port}' and stop it, or set another http_port in the --config file"
-            ) from None
+def require_port(settings: Settings) -> None:
+    """Envoy's port must be free, or already be our own Envoy's (adoption after an agent's restart).
+
+    Raises:
+        HostError: another program has it.
+    """
+    if lock_holder(settings.run_dir) is not None:
+        return
+    port = settings.http_port
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                raise HostError(
+                    f"Envoy's port {address}:{port} cannot be used ({error.strerror}): find its user with "
+                    f"'ss -ltnp sport = :{port}' and stop it, or set another http_port in the --config file"
+                ) from None
 
 
 def _kernel(release: str) -> tuple[int, int]:

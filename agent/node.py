@@ -13,7 +13,7 @@ from ..envoy.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.access_log import Rotation
 from ..envoy.admin import Admin
 from ..envoy.binary import find_binary
-from ..envoy.bootstrap import ADMIN_SOCKET, BootstrapSettings, bootstrap
+from ..envoy.bootstrap import BootstrapSettings, bootstrap
 from ..envoy.errors import EnvoyError
 from ..envoy.http_listener import HttpListener
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
@@ -28,7 +28,7 @@ from .api import LocalApi
 from .applier import Applied, Applier
 from .endpoints import discover
 from .errors import StateError
-from .host import make_run_dir, require_host
+from .host import make_run_dir, require_host, require_port
 from .intake import Intake, admit
 from .last_good import LastGood
 from .lock import AgentLock
@@ -62,11 +62,12 @@ class NodeAgent:
             HostError, AlreadyRunningError, StateError, StoreError, EnvoyError, RedirectError: it cannot start.
         """
         settings = self._settings
-        require_host(settings)
+        require_host()
         binary, startup = find_binary(settings.envoy), _bootstrap(settings)
         make_run_dir(settings.run_dir)
         async with AsyncExitStack() as stack:
             stack.enter_context(AgentLock(settings.run_dir))
+            require_port(settings)
             last_good = LastGood.open(settings.state_dir)
             stack.callback(last_good.close)
             self._content = await self._store.read()
@@ -125,9 +126,8 @@ class NodeAgent:
                 await self._rotate_log()
 
     async def _rotate_log(self) -> None:
-        run_dir = self._settings.run_dir
-        if Rotation().rotate(run_dir / ACCESS_LOG):
-            async with Admin(run_dir / ADMIN_SOCKET) as admin:
+        if Rotation().rotate(self._settings.run_dir / ACCESS_LOG):
+            async with Admin(self._settings.admin_socket) as admin:
                 await admin.reopen_logs()
 
     async def _reconcile(self, applier: Applier, last_good: LastGood) -> None:

@@ -36,3 +36,8 @@ class Settings:
     def xds_socket(self) -> Path:
         """Where Envoy asks for its configuration."""
         return self.run_dir / "xds.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """Envoy's admin interface."""
+        return self.run_dir / "admin.sock"

@@ -43,8 +43,9 @@ def run(
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    for noisy in ("asyncio", "watchfiles", "aiohttp", "grpc"):
+    for noisy in ("asyncio", "watchfiles", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("grpc").setLevel(logging.ERROR)  # it warns of every stream that ends with the agent
     settings = Settings(
         policies=policies,
         workloads=workloads,

@@ -17,6 +17,7 @@ def explanation_text(explanation: dict[str, Any]) -> str:
         side = explanation[direction]
         through = " (through Envoy)" if side["redirected"] else ""
         lines.append(f"{direction}: {side['verdict']}{through}: {side['reason']}")
+        lines += [f"  header {change['name']}: {_change_text(change)}" for change in side.get("headers", ())]
         # What matched tells most, so it is never cut.
         shown = sorted(side["considered"], key=lambda item: not item["matched"])[:_CONSIDERED_LIMIT]
         chosen = [item for item in side["considered"] if item in shown]
@@ -30,3 +31,9 @@ def explanation_text(explanation: dict[str, Any]) -> str:
                 f"  ... and {len(side['considered']) - len(chosen)} more that do not match (-o json shows them)"
             )
     return "\n".join(lines)
+
+
+def _change_text(change: dict[str, Any]) -> str:
+    verb = {"LOG": "logged", "ADD": "added", "REPLACE": "replaced", "DELETE": "removed"}[change["action"]]
+    shown = change["value"] is not None and change["action"] in ("ADD", "REPLACE")
+    return f"{verb}: '{change['value']}'" if shown else verb

@@ -7,6 +7,7 @@ reached a pod is in its server's `seen`. Failed waits carry the end of the agent
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -278,6 +279,10 @@ class LiveNode:
     def envoy_pid(self) -> int:
         """Of the Envoy that the supervisor runs."""
         return int(self.status()["envoy"]["pid"])
+
+    def supervisor_pid(self) -> int:
+        """Of Envoy's supervisor, also when no agent runs."""
+        return int(json.loads((self.run_dir / "envoy.json").read_text())["supervisor_pid"])
 
     def stat(self, pattern: str) -> int:
         """The sum of Envoy's counters whose names match."""

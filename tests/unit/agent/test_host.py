@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lockgate.agent.errors import HostError
-from lockgate.agent.host import _kernel, make_run_dir, require_host
+from lockgate.agent.host import _kernel, make_run_dir, require_host, require_port
 from lockgate.agent.settings import Settings
 
 
@@ -23,10 +23,10 @@ def test_a_kernel_with_another_naming_is_tried() -> None:
     assert _kernel("custom") >= (6, 6)
 
 
-def test_an_old_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.release", lambda: "6.1.0-18-amd64")
     with pytest.raises(HostError, match=r"^kernel 6\.1\.0-18-amd64 is too old: tcx links need 6\.6"):
-        require_host(Settings(tmp_path, tmp_path, run_dir=tmp_path))
+        require_host()
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
@@ -37,12 +37,12 @@ def test_a_port_that_another_program_uses(family: socket.AddressFamily, address:
         port = other.getsockname()[1]
         (tmp_path / "envoy.json").write_text("{}")  # of a crashed run: it says nothing about who has the port now
         with pytest.raises(HostError) as refused:
-            require_host(Settings(tmp_path, tmp_path, run_dir=tmp_path, http_port=port))
+            require_port(Settings(tmp_path, tmp_path, run_dir=tmp_path, http_port=port))
     assert str(refused.value) == (
         f"Envoy's port {address}:{port} cannot be used (Address already in use): find its user with "
         f"'ss -ltnp sport = :{port}' and stop it, or set another http_port in the --config file"
     )
-    require_host(Settings(tmp_path, tmp_path, run_dir=tmp_path, http_port=port))
+    require_port(Settings(tmp_path, tmp_path, run_dir=tmp_path, http_port=port))
 
 
 def test_a_run_dir_is_for_root_only_and_may_be_there_already(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_agents_of_two_network_namespaces_get_along(tmp_path: Path) -> None:
         assert ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0
         with AgentLock(two):
             pass
+        with pytest.raises(AlreadyRunningError, match=f"already uses {one}"), AgentLock(one):
+            pass
 
 
 def test_a_killed_agent_holds_nothing(tmp_path: Path) -> None:
