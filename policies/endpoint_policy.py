@@ -86,6 +86,12 @@ class HeaderMatch:
     value: str | None = None
     mismatch: MismatchAction = MismatchAction.DENY
     secret: bool = False  # the value came from a secret: never print it
+    lacks: str = ""  # the secret (namespace/name) that gives no value: then the condition never holds
+
+    def __repr__(self) -> str:
+        value = "[secret]" if self.secret else repr(self.value)
+        lacks = f", lacks={self.lacks!r}" if self.lacks else ""
+        return f"HeaderMatch({self.name!r}, {value}, {self.mismatch.name}{lacks})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .endpoint_policy import Direction, ResolvedRule
 from .flow import Flow, Peer, find_peer
+from .request import HttpRequest
 from .verdict import Considered, Judgement, Verdict, judge
 from .world import World
 
@@ -54,7 +55,8 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """{"verdict", "reason", "from", "to", "egress": {...}, "ingress": {...}}; each direction has "verdict",
         "reason", "policy", "rule", "redirected" and "considered", a list of every rule in order with "matched" and
-        "why"."""
+        "why"; and "headers" where header matches change them, a list of "action", "name" and "value" (null for a
+        secret's)."""
         return {
             "verdict": self.verdict.value,
             "reason": self.reason,
@@ -68,13 +70,12 @@ class Explanation:
 def explain(world: World, flow: Flow) -> Explanation:
     """Judge the client's egress and the server's ingress. Raises FlowError when the flow names nobody we know."""
     source, destination = find_peer(world, flow.source), find_peer(world, flow.destination)
-    return Explanation(
-        flow,
-        source,
-        destination,
-        egress=_judge(world, flow, Direction.EGRESS, source, destination),
-        ingress=_judge(world, flow, Direction.INGRESS, destination, source),
-    )
+    egress = _judge(world, flow, Direction.EGRESS, source, destination)
+    arriving = flow
+    if egress is not None and isinstance(flow.request, HttpRequest):
+        arriving = replace(flow, request=flow.request.after(egress.actions))
+    ingress = _judge(world, arriving, Direction.INGRESS, destination, source)
+    return Explanation(flow, source, destination, egress, ingress)
 
 
 def _judge(world: World, flow: Flow, direction: Direction, subject: Peer, other: Peer) -> Judgement | None:
@@ -95,7 +96,7 @@ def _side_json(side: Judgement | None, subject: Peer) -> dict[str, Any]:
             "redirected": False,
             "considered": [],
         }
-    actions = [{"action": action.value, "name": name, "value": value} for action, name, value in side.actions]
+    actions = [{"action": each.action.value, "name": each.name, "value": each.shown} for each in side.actions]
     return {
         "verdict": side.verdict.value,
         "reason": side.reason,

@@ -91,9 +91,13 @@ class SecretRef(NamedTuple):
     namespace: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
 
 class HeaderCondition(NamedTuple):
-    """A header to match: by `value`, by the value in `secret`, or by presence when both are None."""
+    """A header to match: by the value in `secret`, by `value` (also where the secret gives none), by presence when both
+    are None."""
 
     name: str
     value: str | None = None

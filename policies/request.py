@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
@@ -20,6 +20,7 @@ from .endpoint_policy import (
     MismatchAction,
     TlsRules,
 )
+from .header_action import HeaderAction, action_on, change
 from .kafka_api import API_NAMES, TOPIC_KEYS
 from .regex import matches
 
@@ -28,13 +29,17 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """`path` is `:path` with its query string. Header names are lower-case; repeated headers are joined with ","."""
+    """`path` is `:path` with its query string. Header names are lower-case; repeated headers are joined with ",".
+
+    `hidden` are the headers whose values came from a secret on the way: reasons do not show them.
+    """
 
     method: str
     path: str
     host: str = ""
     headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS, hash=False)
     server_name: str = ""
+    hidden: frozenset[str] = frozenset()
 
     def header(self, name: str) -> str | None:
         """A header's value as Envoy's matchers see it: pseudo headers count, and `host` is `:authority`."""
@@ -46,6 +51,12 @@ class HttpRequest:
             case "host" | ":authority":
                 return self.host or None
         return self.headers.get(name)
+
+    def after(self, actions: Iterable[HeaderAction]) -> HttpRequest:
+        """The request as the actions of header matches leave it."""
+        actions = tuple(actions)
+        hidden = self.hidden | {action.name for action in actions if action.secret}
+        return replace(self, headers=change(self.headers, actions), hidden=hidden) if actions else self
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -89,16 +100,8 @@ class TlsRequest:
 Request: TypeAlias = HttpRequest | KafkaRequest | DnsRequest | TlsRequest
 
 
-class HeaderAction(NamedTuple):
-    """What a header match that does not hold does to the request. `value` is None where a secret must not be shown."""
-
-    action: MismatchAction
-    name: str
-    value: str | None
-
-
 class Outcome(NamedTuple):
-    """Whether rules match a request, why (not), and which header actions they take on the way."""
+    """Whether rules match a request, why (not), and what those that match do to its headers."""
 
     matched: bool
     why: str
@@ -130,7 +133,7 @@ def judge_l7(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> Outc
 
 
 def _judge_http(rules: HttpRules, request: HttpRequest) -> Outcome:
-    """All rules are looked at, not only up to the first match: header actions of every one apply."""
+    """All rules are looked at, not only up to the first match: the header actions of every one that matches apply."""
     outcomes = [http_outcome(rule, request) for rule in rules.http]
     outcomes += [grpc_outcome(rule, request) for rule in rules.grpc]
     actions = tuple(action for outcome in outcomes for action in outcome.actions)
@@ -148,23 +151,24 @@ def _join(reasons: list[str], limit: int = 5) -> str:
 
 
 def http_outcome(rule: HttpRule, request: HttpRequest) -> Outcome:
-    """Whether one http rule matches. A header match with a mismatch action holds whatever the header says."""
+    """Whether one http rule matches. A header match with a mismatch action holds whatever the header says.
+
+    The actions are those of a rule whose other conditions hold, as in the reference
+    (https://github.com/cilium/proxy/blob/main/cilium/network_policy.cc, HttpNetworkPolicyRule).
+    """
+    if rule.method is not None and not matches(rule.method, request.method):
+        return Outcome(False, f"method {request.method} is not {rule.method}")
+    if rule.path is not None and not matches(rule.path, request.path):
+        return Outcome(False, _path_reason(rule.path, request.path))
+    if rule.host is not None and not matches(rule.host, request.host):
+        return Outcome(False, f"host '{request.host}' is not {rule.host}")
     actions: list[HeaderAction] = []
-    failures: list[str] = []
     for header in rule.headers:
         why, action = _judge_header(header, request)
+        if why:
+            return Outcome(False, why)
         if action is not None:
             actions.append(action)
-        elif why:
-            failures.append(why)
-    if rule.method is not None and not matches(rule.method, request.method):
-        return Outcome(False, f"method {request.method} is not {rule.method}", tuple(actions))
-    if rule.path is not None and not matches(rule.path, request.path):
-        return Outcome(False, _path_reason(rule.path, request.path), tuple(actions))
-    if rule.host is not None and not matches(rule.host, request.host):
-        return Outcome(False, f"host '{request.host}' is not {rule.host}", tuple(actions))
-    if failures:
-        return Outcome(False, failures[0], tuple(actions))
     return Outcome(True, f"{request} matches", tuple(actions))
 
 
@@ -181,18 +185,19 @@ def _path_reason(pattern: str, path: str) -> str:
 
 def _judge_header(header: HeaderMatch, request: HttpRequest) -> tuple[str, HeaderAction | None]:
     """Why the header does not hold ("" when it does), and the action to take instead of failing."""
+    if header.lacks:
+        return f"secret {header.lacks} gives no value for header {header.name}", None
     found = request.header(header.name)
     if (found is not None) if header.value is None else (found == header.value):
         return "", None
-    shown = None if header.secret else header.value
     if header.mismatch is not MismatchAction.DENY:
-        return "", HeaderAction(header.mismatch, header.name, shown)
+        return "", action_on(header, found)
     if found is None:
         return f"header {header.name} is missing", None
-    wanted = "the value of its secret" if header.secret else f"'{header.value}'"
-    return (
-        f"header {header.name} is not {wanted}" if header.secret else f"header {header.name} is '{found}', not {wanted}"
-    ), None
+    if header.secret:
+        return f"header {header.name} is not the value of its secret", None
+    shown = "a value from a secret" if header.name in request.hidden else f"'{found}'"
+    return f"header {header.name} is {shown}, not '{header.value}'", None
 
 
 def grpc_outcome(rule: GrpcRule, request: HttpRequest) -> Outcome:

@@ -27,7 +27,19 @@ from .endpoint_policy import (
 from .identity import IPNetwork, Reserved
 from .identity_index import IdentityIndex
 from .labels import K8S, workload_labels
-from .model import L7, Entry, HttpCondition, HttpConditions, Peers, Policy, Port, Rule, SecretRef, ServiceRef
+from .model import (
+    L7,
+    Entry,
+    HeaderCondition,
+    HttpCondition,
+    HttpConditions,
+    Peers,
+    Policy,
+    Port,
+    Rule,
+    SecretRef,
+    ServiceRef,
+)
 from .service import Service
 from .workload import IPAddress
 
@@ -41,7 +53,6 @@ LOCAL_HOST = ResolvedRule(
     peers=frozenset({int(Reserved.HOST)}),
     ports=None,
 )
-_NEVER = HttpRule(method=r"[^\x00-\x{10FFFF}]")  # a request rule that no request meets
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,7 @@ class Surroundings:
     ports_by_name: Mapping[str, Mapping[int, frozenset[int]]] = field(default_factory=lambda: MappingProxyType({}))
     services: tuple[Service, ...] = ()
     names: Mapping[str, frozenset[IPAddress]] = field(default_factory=lambda: MappingProxyType({}))
-    secrets: Mapping[SecretRef, str] = field(default_factory=lambda: MappingProxyType({}))
+    secrets: Mapping[SecretRef, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
 
 class PolicyPlan:
@@ -249,12 +260,16 @@ def resolve_l7(l7: L7 | None, secrets: Mapping[SecretRef, str], closed: bool) ->
 
 
 def _http(condition: HttpCondition, secrets: Mapping[SecretRef, str]) -> HttpRule:
-    headers: list[HeaderMatch] = []
-    for header in condition.headers:
-        if header.secret is None:
-            headers.append(HeaderMatch(header.name, header.value, header.mismatch))
-        elif (value := secrets.get(header.secret)) is not None:
-            headers.append(HeaderMatch(header.name, value, header.mismatch, secret=True))
-        else:
-            return _NEVER  # without its secret the condition cannot hold, and leaving it out would widen the rule
-    return HttpRule(condition.path, condition.method, condition.host, tuple(headers))
+    headers = tuple(_header(header, secrets) for header in condition.headers)
+    return HttpRule(condition.path, condition.method, condition.host, headers)
+
+
+def _header(header: HeaderCondition, secrets: Mapping[SecretRef, str]) -> HeaderMatch:
+    """A value written beside the secret counts where the secret gives none, as in the reference
+    (https://docs.cilium.io/en/stable/security/policy/language/, HeaderMatch)."""
+    if header.secret is None:
+        return HeaderMatch(header.name, header.value, header.mismatch)
+    if (value := secrets.get(header.secret)) is not None:
+        return HeaderMatch(header.name, value, header.mismatch, secret=True)
+    lacks = "" if header.value is not None else str(header.secret)
+    return HeaderMatch(header.name, header.value, header.mismatch, lacks=lacks)

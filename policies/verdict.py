@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from .endpoint_policy import DirectionPolicy, HttpRules, Protocol, ResolvedRule
+from .header_action import HeaderAction
 from .http_path import judged_path
-from .request import HeaderAction, HttpRequest, Request, judge_l7
+from .request import HttpRequest, Request, judge_l7
 
 
 class Verdict(StrEnum):
@@ -35,7 +36,7 @@ class Judgement:
     """A verdict with its proof. `rule` is the one that decided; None when the default did.
 
     `redirected` is true when the connection passes through Envoy. `actions` are what header matches then do to the
-    request, in the order of the rules (they are done even to a request that is denied in the end).
+    request, in the order of the rules, each once: all rules judge the request as it came, and then it is changed.
     """
 
     verdict: Verdict
@@ -87,16 +88,17 @@ def judge(
                 matched, why = False, refusal
                 refused = refusal
             else:
-                matched, why, done = judge_l7(rule.l7, rule.tls, request)
+                matched, why, acting = judge_l7(rule.l7, rule.tls, request)
                 why += as_judged
-                actions += done
+                actions += acting
                 if matched:
                     matching = matching or rule
         considered.append(Considered(rule, matched, why))
 
     def outcome(verdict: Verdict, reason: str, rule: ResolvedRule | None) -> Judgement:
         redirected = denying is None and redirecting is not None
-        return Judgement(verdict, reason, rule, tuple(considered), redirected, tuple(actions) if redirected else ())
+        done = tuple(dict.fromkeys(actions)) if redirected else ()
+        return Judgement(verdict, reason, rule, tuple(considered), redirected, done)
 
     if denying is not None:
         return outcome(Verdict.DENY, f"denied by {denying.origin}", denying)

@@ -15,10 +15,10 @@ from lockgate.policies.endpoint_policy import (
     MismatchAction,
     TlsRules,
 )
+from lockgate.policies.header_action import HeaderAction
 from lockgate.policies.kafka_api import API_KEYS, ROLE_KEYS, Role
 from lockgate.policies.request import (
     DnsRequest,
-    HeaderAction,
     HttpRequest,
     KafkaRequest,
     Request,
@@ -94,19 +94,45 @@ def test_a_mismatch_action_holds_and_acts(action: MismatchAction) -> None:
     assert judge_l7(HttpRules((holding,)), None, GET).actions == ()
 
 
-def test_actions_of_every_rule_apply_even_when_none_matches() -> None:
+def acting(name: str, value: str | None, action: MismatchAction, secret: bool = False) -> HeaderMatch:
+    return HeaderMatch(name, value, action, secret)
+
+
+def test_the_actions_of_every_rule_that_matches_apply() -> None:
+    """As in the reference: a rule acts when its other conditions hold, and all rules are looked at."""
     rules = HttpRules(
         (
-            HttpRule(path="/no", headers=(HeaderMatch("a", "1", MismatchAction.ADD),)),
-            HttpRule(method="PUT", headers=(HeaderMatch("b", "2", MismatchAction.REPLACE, secret=True),)),
+            HttpRule(path="/no", headers=(acting("a", "1", MismatchAction.ADD),)),
+            HttpRule(headers=(HeaderMatch("x-none"), acting("a", "2", MismatchAction.ADD))),
+            HttpRule(headers=(acting("a", "3", MismatchAction.ADD), HeaderMatch("x-key", "v"))),
+            HttpRule(),
+            HttpRule(headers=(acting("b", "4", MismatchAction.REPLACE, secret=True),)),
         )
     )
     found = judge_l7(rules, None, GET)
-    assert not found.matched
+    assert (found.matched, found.why) == (True, "GET /a/b?c=d matches (rule 3 of 5)")
     assert found.actions == (
-        HeaderAction(MismatchAction.ADD, "a", "1"),
-        HeaderAction(MismatchAction.REPLACE, "b", None),
+        HeaderAction(MismatchAction.ADD, "a", "3"),
+        HeaderAction(MismatchAction.REPLACE, "b", "4", secret=True),
     )
+    assert judge_l7(HttpRules(rules.http[:2]), None, GET) == (False, ANY_REASON, ())
+
+
+ANY_REASON = "path /a/b?c=d does not match /no; header x-none is missing"
+
+
+def test_a_secret_without_a_value_never_matches() -> None:
+    for action in MismatchAction:
+        lacking = HttpRule(headers=(HeaderMatch("x-key", None, action, lacks="default/token"),))
+        found = judge_l7(HttpRules((lacking,)), None, GET)
+        assert found == (False, "secret default/token gives no value for header x-key", ())
+
+
+def test_a_value_that_came_from_a_secret_is_in_no_reason() -> None:
+    changed = GET.after([HeaderAction(MismatchAction.REPLACE, "x-key", "hush", secret=True)])
+    assert changed.header("x-key") == "hush"
+    found = judge_l7(HttpRules((HttpRule(headers=(HeaderMatch("x-key", "v"),)),)), None, changed)
+    assert found.why == "header x-key is a value from a secret, not 'v'"
 
 
 @pytest.mark.parametrize(

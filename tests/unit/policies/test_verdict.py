@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lockgate.policies.endpoint_policy import (
     DirectionPolicy,
+    HeaderMatch,
     HttpRule,
     HttpRules,
     L7Rules,
+    MismatchAction,
     PortSpan,
     Protocol,
     ResolvedRule,
@@ -205,3 +207,27 @@ def test_a_redirect_is_settled_by_the_request(policy: DirectionPolicy, flow: Flo
     assert connection.redirected == request.redirected
     if connection.verdict is not Verdict.REDIRECT:
         assert request.verdict is connection.verdict
+
+
+REPLACE = HttpRules((HttpRule("/x", headers=(HeaderMatch("x-role", "user", MismatchAction.REPLACE),)),))
+ADD = HttpRules((HttpRule(headers=(HeaderMatch("x-role", "audit", MismatchAction.ADD),)),))
+
+
+def acts(*rules: ResolvedRule, default_deny: bool = True, role: str = "admin") -> list[str]:
+    request = HttpRequest("GET", "/x", headers={"x-role": role})
+    return [str(each) for each in judge(DirectionPolicy(default_deny, rules), 100, Protocol.TCP, 80, request).actions]
+
+
+def test_all_rules_act_in_their_order_on_the_request_as_it_came() -> None:
+    replace, add = rule(l7=REPLACE, name="a"), rule(l7=ADD, name="b")
+    assert acts(replace, add) == ["REPLACE x-role with 'user'", "ADD x-role with 'audit'"]
+    assert acts(add, replace, add) == ["ADD x-role with 'audit'", "REPLACE x-role with 'user'"]
+    assert acts(replace, add, role="audit") == ["REPLACE x-role with 'user'"]
+    assert acts(replace, add, role="user") == ["ADD x-role with 'audit'"]
+
+
+def test_rules_act_however_the_request_came_to_be_allowed() -> None:
+    replace = rule(l7=REPLACE)
+    assert acts(rule(), replace) == acts(rule(l7=GET_X), replace) == acts(replace) == ["REPLACE x-role with 'user'"]
+    assert acts(replace, default_deny=False) == ["REPLACE x-role with 'user'"]
+    assert acts(rule({200}, l7=REPLACE), rule()) == acts(rule(deny=True), replace) == []
