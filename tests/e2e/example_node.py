@@ -130,6 +130,8 @@ class ExampleNode:
         """Each case by every address family that both ends have; none for who is not on a node."""
         found = []
         for case in cases:
+            assert case.flow.protocol in (Protocol.TCP, Protocol.UDP), f"{case.name}: no client speaks it here"
+            assert isinstance(case.flow.request, HttpRequest | None), f"{case.name}: no client speaks it here"
             clients = self._places(case.flow.source, places, world)
             servers = self._places(case.flow.destination, places, world)
             pairs = [(one, two) for one in clients for two in servers if one.address.version == two.address.version]
