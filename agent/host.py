@@ -12,6 +12,7 @@ from .errors import HostError
 from .settings import Settings
 
 OLDEST_KERNEL = (6, 6)  # tcx links
+_RIGHTS = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # the second for eBPF and for entering namespaces
 
 
 def require_host() -> None:
@@ -22,6 +23,9 @@ def require_host() -> None:
     """
     if os.geteuid() != 0:
         raise HostError("not root: eBPF, network namespaces and transparent sockets need root; run it with sudo")
+    missing = [name for name, bit in _RIGHTS.items() if not _effective_rights() >> bit & 1]
+    if missing:
+        raise HostError(f"root lacks {' and '.join(missing)} here: give the container (or service) these capabilities")
     release = platform.release()
     if _kernel(release) < OLDEST_KERNEL:
         raise HostError(f"kernel {release} is too old: tcx links need 6.6 or newer; upgrade the kernel")
@@ -66,6 +70,11 @@ def require_port(settings: Settings) -> None:
                     f"Envoy's port {address}:{port} cannot be used ({error.strerror}): find its user with "
                     f"'ss -ltnp sport = :{port}' and stop it, or set another http_port in the --config file"
                 ) from None
+
+
+def _effective_rights() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("CapEff:")[2].split(None, 1)[0], 16)
 
 
 def _kernel(release: str) -> tuple[int, int]:

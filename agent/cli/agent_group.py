@@ -38,6 +38,9 @@ def run(
     over. `lockgate agent clean` takes them away.
     """
     from ..config_file import read_config
+    from ..host import require_host
+
+    require_host()  # before the next import, which takes a second
     from ..node import NodeAgent
 
     logging.basicConfig(

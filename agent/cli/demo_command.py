@@ -28,7 +28,9 @@ def demo(
     Exits 1 when a request and its explanation disagree.
     """
     from ..demo.run import clean, demo_world, demonstration, to_json
+    from ..host import require_host
 
+    require_host()
     signal.signal(signal.SIGTERM, _interrupt)
     if remove:
         clean(_progress)

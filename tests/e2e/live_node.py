@@ -250,10 +250,10 @@ class LiveNode:
         ended = self.node.run([*inside, *self.command(*more, run_dir=run_dir)])
         return Ended(ended.returncode, ended.stdout, ended.stderr)
 
-    def clean(self) -> Ended:
+    def clean(self, inside: tuple[str, ...] = ()) -> Ended:
         """`lockgate agent clean`."""
         command = [sys.executable, "-P", "-m", "lockgate", "agent", "clean", "--run-dir", str(self.run_dir)]
-        ended = self.node.run(command)
+        ended = self.node.run([*inside, *command])
         return Ended(ended.returncode, ended.stdout, ended.stderr)
 
     def lockgate(self, *arguments: object) -> Ended:
