@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ..policies import ParsedPolicies, ParsedWorkloads, Policy, PolicyKey, Problem, parse_policies, parse_workloads
+from ..policies.service import Service
 from ..policies.workload import Workload
 from ..store import Document, StoreContent
 
@@ -20,6 +21,7 @@ class Memory(Protocol):
 
     def policies(self, source: str) -> tuple[Policy, ...]: ...
     def workloads(self, source: str) -> tuple[Workload, ...]: ...
+    def services(self, source: str) -> tuple[Service, ...]: ...
 
 
 class NoMemory:
@@ -30,6 +32,10 @@ class NoMemory:
         return ()
 
     def workloads(self, source: str) -> tuple[Workload, ...]:
+        """Nothing."""
+        return ()
+
+    def services(self, source: str) -> tuple[Service, ...]:
         """Nothing."""
         return ()
 
@@ -50,16 +56,22 @@ class PolicyFile:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadFile:
-    """The same for a document of workloads."""
+    """The same for a document of workloads and services."""
 
     document: Document
     parsed: ParsedWorkloads
     kept: tuple[Workload, ...] = ()
+    kept_services: tuple[Service, ...] = ()
 
     @property
     def accepted(self) -> tuple[Workload, ...]:
         """The workloads this file stands for."""
         return self.parsed.workloads + self.kept
+
+    @property
+    def accepted_services(self) -> tuple[Service, ...]:
+        """The services that toServices may name."""
+        return self.parsed.services + self.kept_services
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,7 @@ class Intake:
 
     policies: tuple[Policy, ...] = ()
     workloads: tuple[Workload, ...] = ()
+    services: tuple[Service, ...] = ()
     stale: frozenset[PolicyKey] = frozenset()  # enforced in an older version than the file holds
     problems: tuple[Problem, ...] = ()
     files: Mapping[str, PolicyFile] = field(default_factory=lambda: MappingProxyType({}))
@@ -89,6 +102,7 @@ def admit(before: Intake, content: StoreContent, memory: Memory) -> Intake:
                 problems.append(_twice(policy.source, policy.line, f"policy {policy.key}", first.source, first.line))
 
     workloads: dict[str, Workload] = {}
+    services: dict[str, Service] = {}
     for workload_file in workload_files.values():
         problems.extend(workload_file.parsed.problems)
         for workload in workload_file.accepted:
@@ -96,10 +110,16 @@ def admit(before: Intake, content: StoreContent, memory: Memory) -> Intake:
             if first_workload is not workload:
                 where = (first_workload.source, first_workload.line)
                 problems.append(_twice(workload.source, workload.line, f"workload {workload.key}", *where))
+        for service in workload_file.accepted_services:
+            first_service = services.setdefault(service.key, service)
+            if first_service is not service:
+                where = (first_service.source, first_service.line)
+                problems.append(_twice(service.source, service.line, f"service {service.key}", *where))
 
     return Intake(
         policies=tuple(policies.values()),
         workloads=tuple(workloads.values()),
+        services=tuple(services.values()),
         stale=frozenset(policy.key for file in files.values() for policy in file.kept),
         problems=tuple(problems),
         files=MappingProxyType(files),
@@ -133,16 +153,26 @@ def _workload_file(before: Intake, document: Document, memory: Memory) -> Worklo
         parsed = ParsedWorkloads((), (_failure(document),), unreadable=True)
     else:
         parsed = parse_workloads(document.data, document.source)
-    if not parsed.unreadable and not parsed.broken:
+    if not parsed.unreadable and not parsed.broken and not parsed.broken_services:
         return WorkloadFile(document, parsed)
     last = known.accepted if known is not None else memory.workloads(document.source)
+    last_services = known.accepted_services if known is not None else memory.services(document.source)
     good = {workload.key for workload in parsed.workloads}
-    kept = tuple(
-        workload
-        for workload in last
-        if workload.key not in good and (parsed.unreadable or workload.key in parsed.broken)
+    good_services = {service.key for service in parsed.services}
+    return WorkloadFile(
+        document,
+        parsed,
+        tuple(
+            workload
+            for workload in last
+            if workload.key not in good and (parsed.unreadable or workload.key in parsed.broken)
+        ),
+        tuple(
+            service
+            for service in last_services
+            if service.key not in good_services and (parsed.unreadable or service.key in parsed.broken_services)
+        ),
     )
-    return WorkloadFile(document, parsed, kept)
 
 
 def _failure(document: Document) -> Problem:

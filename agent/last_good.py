@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ..policies import Policy, parse_policies, parse_workloads
+from ..policies.service import Service
 from ..policies.workload import Workload
 from ..store import Document
 from .errors import StateError
@@ -24,7 +25,7 @@ CREATE TABLE IF NOT EXISTS accepted_entry (
 ) WITHOUT ROWID;
 """
 
-_Kind: TypeAlias = Literal["policy", "workload"]
+_Kind: TypeAlias = Literal["policy", "workload", "service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,13 @@ class LastGood:
         found: list[Workload] = []
         for data, names in self._recall("workload", source):
             found += [workload for workload in parse_workloads(data, source).workloads if workload.key in names]
+        return tuple(found)
+
+    def services(self, source: str) -> tuple[Service, ...]:
+        """The same for services."""
+        found: list[Service] = []
+        for data, names in self._recall("service", source):
+            found += [service for service in parse_workloads(data, source).services if service.key in names]
         return tuple(found)
 
     def remember(self, intake: Intake) -> None:
@@ -135,6 +143,8 @@ def _accepted(intake: Intake) -> Iterable[tuple[_Kind, _Accepted]]:
     for listed in intake.workload_files.values():
         fresh = tuple(workload.key for workload in listed.parsed.workloads)
         yield "workload", _Accepted(listed.document, fresh, tuple(workload.key for workload in listed.kept))
+        fresh = tuple(service.key for service in listed.parsed.services)
+        yield "service", _Accepted(listed.document, fresh, tuple(service.key for service in listed.kept_services))
 
 
 @contextmanager

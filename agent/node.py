@@ -146,9 +146,14 @@ class NodeAgent:
             state.intake = self._intake = intake
             hosts = await asyncio.to_thread(node_addresses)
             wanted = await asyncio.to_thread(
-                World.of, intake.policies, state.discovery.endpoints, previous=world, hosts=hosts
+                World.of,
+                intake.policies,
+                state.discovery.endpoints,
+                previous=world,
+                hosts=hosts,
+                services=intake.services,
             )
-            if world is None or not state.settled or not _same(world, wanted):
+            if world is None or not state.settled or not world.tells_the_same(wanted):
                 try:
                     applied = await applier.apply(wanted)
                 except RedirectError as error:
@@ -198,11 +203,6 @@ def _stop_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
-
-
-def _same(before: World, now: World) -> bool:
-    """True when nothing changed that Envoy or the kernel would have to know."""
-    return (before.endpoints, before.policies, before.ipcache) == (now.endpoints, now.policies, now.ipcache)
 
 
 def _tell_new(now: tuple[str, ...], before: tuple[str, ...]) -> None:

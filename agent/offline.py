@@ -34,7 +34,9 @@ async def read_world(policies: Path, workloads: Path) -> Offline:
     errors = [str(problem) for problem in intake.problems if problem.is_error]
     if errors:
         raise InputError("\n".join(errors))
-    world = World.of(intake.policies, [endpoint_of(workload) for workload in intake.workloads])
+    world = World.of(
+        intake.policies, [endpoint_of(workload) for workload in intake.workloads], services=intake.services
+    )
     return Offline(world, intake.problems)
 
 
@@ -46,5 +48,7 @@ def check(policies: Iterable[Document], workloads: Iterable[Document] = ()) -> t
     intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory())
     if not intake.workloads:
         return intake.problems
-    world = World.of(intake.policies, [endpoint_of(workload) for workload in intake.workloads])
+    world = World.of(
+        intake.policies, [endpoint_of(workload) for workload in intake.workloads], services=intake.services
+    )
     return (*intake.problems, *lint(world))

@@ -61,11 +61,10 @@ def load_test(document: Document) -> LoadedTest:
     problems = (*test.problems, *missing, *intake.problems)
     if any(problem.is_error for problem in problems):
         return LoadedTest(test, problems, None)
-    services = [service for file in intake.workload_files.values() for service in file.parsed.services]
     world = World.of(
         intake.policies,
         [endpoint_of(workload) for workload in (*intake.workloads, *test.workloads)],
-        services=(*services, *test.services),
+        services=(*intake.services, *test.services),
         names=dict(test.names),
     )
     return LoadedTest(test, problems, world)

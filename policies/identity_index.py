@@ -6,8 +6,10 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from .endpoint_policy import DnsRule
+from .fqdn import fqdn_label
 from .identity import IPNetwork, Reserved
-from .labels import ANY, CLUSTER, CLUSTER_LABEL, K8S, Labels
+from .labels import ANY, CLUSTER, CLUSTER_LABEL, FQDN, K8S, Labels
 from .model import Block, Entity
 from .selector import Operator, Requirement, Selector
 
@@ -28,10 +30,16 @@ _CLUSTER_RESERVED = frozenset(
 class IdentityIndex:
     """All identities of a world by their labels. Answers are remembered, so equal selectors share one set.
 
-    `labels` is number -> labels for every identity, `cidrs` prefix -> number for the CIDR identities among them.
+    `labels` is number -> labels for every identity, `cidrs` prefix -> number for the CIDR identities among them, and
+    `learned` has the numbers of the addresses in a prefix that are known by name.
     """
 
-    def __init__(self, labels: Mapping[int, Labels], cidrs: Mapping[IPNetwork, int]) -> None:
+    def __init__(
+        self,
+        labels: Mapping[int, Labels],
+        cidrs: Mapping[IPNetwork, int],
+        learned: Iterable[tuple[IPNetwork, int]] = (),
+    ) -> None:
         self.labels = labels
         self.cidrs = cidrs
         self._everybody = frozenset(labels)
@@ -39,13 +47,14 @@ class IdentityIndex:
         keys: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
         for number, items in labels.items():
             for source, key, value in items:
-                for name in (source, ANY):
+                for name in (source, ANY) if source != FQDN else (source,):
                     pairs[name, key, value].add(number)
                     keys[name, key].add(number)
         self._pairs = {key: frozenset(numbers) for key, numbers in pairs.items()}
         self._keys = {key: frozenset(numbers) for key, numbers in keys.items()}
         self._networks = sorted(
-            (prefix.version, int(prefix.network_address), prefix.prefixlen, number) for prefix, number in cidrs.items()
+            (prefix.version, int(prefix.network_address), prefix.prefixlen, number)
+            for prefix, number in (*cidrs.items(), *learned)
         )
         self._selected: dict[Selector, frozenset[int]] = {}
         self._blocks: dict[Block, frozenset[int]] = {}
@@ -120,6 +129,6 @@ class IdentityIndex:
     def _reserved(self, name: str) -> frozenset[int]:
         return self._keys.get(("reserved", name), _NOBODY)
 
-    def addresses(self, prefixes: Iterable[IPNetwork]) -> frozenset[int]:
-        """The CIDR identities of exactly these prefixes."""
-        return frozenset(self.cidrs[prefix] for prefix in prefixes if prefix in self.cidrs)
+    def fqdn(self, selector: DnsRule) -> frozenset[int]:
+        """The identities of addresses that are known by a name which the selector of a toFQDNs means."""
+        return self._pairs.get(fqdn_label(selector), _NOBODY)

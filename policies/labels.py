@@ -13,6 +13,7 @@ ANY = "any"  # in a selector: a label of whatever source
 K8S = "k8s"
 RESERVED = "reserved"
 CIDR = "cidr"
+FQDN = "fqdn"
 
 NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
 NAMESPACE_LABELS_PREFIX = "io.cilium.k8s.namespace.labels."
@@ -21,7 +22,7 @@ CLUSTER_LABEL = "io.cilium.k8s.policy.cluster"
 CLUSTER = "default"
 
 # Text before a colon is a source only when it is one of these; no other key has a colon in it.
-SOURCES = frozenset({ANY, K8S, RESERVED, CIDR, "cni", "container", "containerd", "fqdn", "mesos", "node", "unspec"})
+SOURCES = frozenset({ANY, K8S, RESERVED, CIDR, FQDN, "cni", "container", "containerd", "mesos", "node", "unspec"})
 
 _KEY = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_./]*[A-Za-z0-9])?")
 _VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")

@@ -54,7 +54,6 @@ def parse_l7(field: Field, namespace: str) -> L7 | None:
             kafka = (_kafka(item) for item in items)
             return KafkaRules(tuple(rule for rule in kafka if rule is not None))
         case _:
-            fields["dns"].unsupported(Feature.DNS_RULES)
             dns = (parse_dns_name(item) for item in items)
             return DnsRules(tuple(rule for rule in dns if rule is not None))
 

@@ -127,13 +127,11 @@ def parse_cidr(field: Field) -> IPNetwork | None:
 def _fqdns(field: Field, deny: bool, namespace: str) -> Peers:
     if deny:
         field.error("toFQDNs is not possible in a deny rule", "deny the addresses with toCIDR")
-    field.unsupported(Feature.TO_FQDNS)
     names = (parse_dns_name(item) for item in field.items())
     return Peers(fqdns=tuple(name for name in names if name is not None))
 
 
 def _services(field: Field, deny: bool, namespace: str) -> Peers:
-    field.unsupported(Feature.TO_SERVICES)
     services = (_service(item, namespace) for item in field.items())
     return Peers(services=tuple(service for service in services if service is not None))
 

@@ -236,7 +236,6 @@ def _tls_context(field: Field, namespace: str) -> tuple[str, str] | None:
 
 def parse_icmps(field: Field) -> PortRule | None:
     """All of `icmps`: the message types, as ports of the protocols ICMP and ICMPv6."""
-    field.unsupported(Feature.ICMPS)
     ports: list[Port] = []
     for entry in field.items():
         fields = entry.mapping(("fields",))

@@ -8,7 +8,6 @@ from ipaddress import ip_network
 from types import MappingProxyType
 from typing import TypeAlias
 
-from .dns_name import rule_matches
 from .endpoint_policy import (
     DirectionPolicy,
     DnsRule,
@@ -24,11 +23,12 @@ from .endpoint_policy import (
     ResolvedRule,
     RuleOrigin,
 )
-from .identity import IPNetwork, Reserved
+from .identity import Reserved
 from .identity_index import IdentityIndex
-from .labels import K8S, workload_labels
+from .labels import workload_labels
 from .model import (
     L7,
+    Block,
     Entry,
     HeaderCondition,
     HttpCondition,
@@ -40,8 +40,8 @@ from .model import (
     SecretRef,
     ServiceRef,
 )
+from .selector import Operator, Requirement, Selector
 from .service import Service
-from .workload import IPAddress
 
 NamedPorts: TypeAlias = tuple[tuple[str, int], ...]  # sorted
 
@@ -59,14 +59,13 @@ LOCAL_HOST = ResolvedRule(
 class Surroundings:
     """What resolving needs to know beyond the policy.
 
-    `ports_by_name` says which identities have a port of that name, by its number. `names` are the addresses that DNS
-    answers have shown for a name, `secrets` the values that header matches may refer to.
+    `ports_by_name` says which identities have a port of that name, by its number. `secrets` are the values that header
+    matches may refer to.
     """
 
     index: IdentityIndex
     ports_by_name: Mapping[str, Mapping[int, frozenset[int]]] = field(default_factory=lambda: MappingProxyType({}))
     services: tuple[Service, ...] = ()
-    names: Mapping[str, frozenset[IPAddress]] = field(default_factory=lambda: MappingProxyType({}))
     secrets: Mapping[SecretRef, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
 
@@ -157,21 +156,9 @@ def resolve_peers(peers: Peers | None, around: Surroundings) -> frozenset[int] |
         if members is None:
             return None
         found.append(members)
-    if peers.fqdns:
-        found.append(index.addresses(fqdn_prefixes(peers.fqdns, around.names)))
+    found += [index.fqdn(rule) for rule in peers.fqdns]
     found += [_service_identities(reference, around) for reference in peers.services]
     return found[0] if len(found) == 1 else frozenset[int]().union(*found)
-
-
-def fqdn_prefixes(rules: Iterable[DnsRule], names: Mapping[str, frozenset[IPAddress]]) -> set[IPNetwork]:
-    """The addresses that DNS answers have shown for names which one of the rules matches."""
-    rules = tuple(rules)
-    return {
-        ip_network(address)
-        for name, addresses in names.items()
-        if any(rule_matches(rule, name) for rule in rules)
-        for address in addresses
-    }
 
 
 def services_meant(reference: ServiceRef, services: Iterable[Service]) -> list[Service]:
@@ -193,16 +180,12 @@ def services_meant(reference: ServiceRef, services: Iterable[Service]) -> list[S
 def _service_identities(reference: ServiceRef, around: Surroundings) -> frozenset[int]:
     found: set[int] = set()
     for service in services_meant(reference, around.services):
-        found |= around.index.addresses(ip_network(address) for address in service.ips)
+        found = found.union(*(around.index.block(Block(ip_network(address))) for address in service.ips))
         if service.selector:
-            wanted = dict(service.selector)
-            namespace = workload_labels(service.namespace, ())
-            found |= {
-                number
-                for number, labels in around.index.labels.items()
-                if set(namespace) <= set(labels)
-                and wanted.items() <= {label.key: label.value for label in labels if label.source == K8S}.items()
-            }
+            wanted = workload_labels(service.namespace, service.selector)
+            found |= around.index.select(
+                Selector(tuple(Requirement(source, key, Operator.IN, (value,)) for source, key, value in wanted))
+            )
     return frozenset(found)
 
 

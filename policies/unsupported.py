@@ -13,14 +13,10 @@ from types import MappingProxyType
 class Feature(Enum):
     """A part of the language that can be switched off."""
 
-    TO_FQDNS = auto()
-    DNS_RULES = auto()
-    TO_SERVICES = auto()
     SERVER_NAMES = auto()
     TLS_CONTEXT = auto()
     HEADER_MISMATCH = auto()
     HEADER_SECRET = auto()
-    ICMPS = auto()
     KAFKA_RULES = auto()
     GRPC_RULES = auto()
     LISTENER = auto()
@@ -34,14 +30,10 @@ class Feature(Enum):
 
 UNSUPPORTED: Mapping[Feature, str] = MappingProxyType(
     {
-        Feature.TO_FQDNS: "toFQDNs is not enforced yet: name the addresses with toCIDR",
-        Feature.DNS_RULES: "dns rules are not enforced yet: allow port 53 without rules",
-        Feature.TO_SERVICES: "toServices is not enforced yet: select the service's endpoints with toEndpoints",
         Feature.SERVER_NAMES: "serverNames is not enforced yet: remove it, or restrict the peers instead",
         Feature.TLS_CONTEXT: "TLS interception is not enforced yet: remove terminatingTLS and originatingTLS",
         Feature.HEADER_MISMATCH: "mismatch actions are not enforced yet: remove 'mismatch' to deny on a mismatch",
         Feature.HEADER_SECRET: "header values from secrets are not enforced yet: write the value, or match on presence",
-        Feature.ICMPS: "icmps is not enforced yet: allow the peer without ports, or leave ICMP out",
         Feature.KAFKA_RULES: "kafka rules are not enforced yet: allow the port without rules",
         Feature.GRPC_RULES: "grpc rules are not enforced yet: use http with POST and path /package.Service/Method",
         Feature.LISTENER: "a listener of one's own is not supported: remove it and use rules",

@@ -26,14 +26,18 @@ _WORKLOAD_FIELDS = ("name", "namespace", "labels", "netns", "pid", "interface", 
 
 @dataclass(frozen=True, slots=True)
 class ParsedWorkloads:
-    """What one file holds. `broken` are the keys (namespace/name) of the workloads that are there but have an error;
-    `unreadable` is true when a part of the file could not be read far enough to know whom it is about."""
+    """What one file holds.
+
+    `broken` and `broken_services` are the keys (namespace/name) of what is there but has an error; `unreadable` is true
+    when a part of the file could not be read far enough to know whom it is about.
+    """
 
     workloads: tuple[Workload, ...]
     problems: tuple[Problem, ...]
     services: tuple[Service, ...] = ()
     broken: frozenset[str] = frozenset()
     unreadable: bool = False
+    broken_services: frozenset[str] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -67,6 +71,7 @@ class _Reader:
         self.workloads: dict[str, Workload] = {}
         self.services: dict[str, Service] = {}
         self.broken: set[str] = set()
+        self.broken_services: set[str] = set()
         self.unreadable = False
 
     def document(self, root: Field) -> None:
@@ -84,9 +89,10 @@ class _Reader:
         return ParsedWorkloads(
             tuple(workload for key, workload in self.workloads.items() if key not in self.broken),
             self.findings.sorted(),
-            tuple(self.services.values()),
+            tuple(service for key, service in self.services.items() if key not in self.broken_services),
             frozenset(self.broken),
             self.unreadable,
+            frozenset(self.broken_services),
         )
 
     def _workload(self, item: Field) -> None:
@@ -120,6 +126,7 @@ class _Reader:
         fields = item.mapping(("name", "namespace", "labels", "selector", "ips"))
         names = _names(item, fields) if fields is not None else None
         if fields is None or names is None:
+            self.unreadable = True
             return
         name, namespace = names
         service = Service(
@@ -133,7 +140,9 @@ class _Reader:
         )
         if service.key in self.services:
             item.error(f"the service {service.key} is listed twice", "remove one of the two")
-        elif self.findings.errors == before:
+        elif self.findings.errors > before:
+            self.broken_services.add(service.key)
+        else:
             self.services[service.key] = service
 
 

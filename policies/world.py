@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from types import MappingProxyType
 
-from .endpoint_policy import EndpointPolicy
+from .endpoint_policy import DnsRule, EndpointPolicy
 from .errors import PolicyError
+from .fqdn import FqdnSelectors, LearnedIdentities, Place, learned_labels, place_of
 from .identity import (
     CIDR_IDENTITIES,
     RESERVED_LABELS,
@@ -20,9 +22,10 @@ from .identity import (
     number_labels,
 )
 from .identity_index import IdentityIndex
-from .labels import CIDR, CLUSTER_LABEL, NAMESPACE_LABEL, NAMESPACE_NAME_LABEL, Labels, workload_labels
+from .labels import CIDR, CLUSTER_LABEL, FQDN, NAMESPACE_LABEL, NAMESPACE_NAME_LABEL, Labels, workload_labels
+from .longest_prefix import LongestPrefix
 from .model import Policy, PolicyKey, SecretRef
-from .resolve import NamedPorts, PolicyPlan, RulePlan, Surroundings, assemble, fqdn_prefixes, services_meant
+from .resolve import NamedPorts, PolicyPlan, RulePlan, Surroundings, assemble, services_meant
 from .selector import Selector
 from .service import Service
 from .workload import Endpoint, IPAddress
@@ -49,6 +52,8 @@ class World:
     _selecting: Mapping[int, list[RulePlan]] = field(repr=False)
     _by_key: Mapping[str, Endpoint] = field(repr=False)
     _by_labels: Mapping[Labels, int] = field(repr=False)
+    _cidrs: Mapping[IPNetwork, int] = field(repr=False)
+    _learned: LearnedIdentities = field(repr=False)
     _previous_policies: dict[tuple[int, NamedPorts], tuple[list[RulePlan], EndpointPolicy]] = field(repr=False)
     _resolved: dict[tuple[int, NamedPorts], tuple[list[RulePlan], EndpointPolicy]] = field(
         repr=False, default_factory=dict
@@ -77,11 +82,15 @@ class World:
         _refuse_twice("policies", (f"{policy.key.kind} {policy.key}" for policy in ordered))
         numbered, by_labels = _number_endpoints(endpoints)
         _refuse_twice("endpoints", (endpoint.key for endpoint in numbered))
-        services, names = tuple(services), names or {}
-        cidrs = _number_cidrs(_prefixes(ordered, services, names))
+        services = tuple(services)
+        selectors = _selectors(ordered, previous)
+        prefixes = _prefixes(ordered, services)
+        fitting = _fitting(selectors, names or {})
+        cidrs, learned = _number_addresses(prefixes, selectors, fitting)
         identities = {**RESERVED_LABELS, **{number: labels for labels, number in by_labels.items()}}
         identities |= {number: cidr_labels(prefix) for prefix, number in cidrs.items()}
-        around = _surroundings(identities, cidrs, numbered, services, names, secrets or {}, previous)
+        identities |= {number: learned_labels(place) for place, number in learned.numbers.items()}
+        around = _surroundings(identities, cidrs, learned, numbered, services, secrets or {}, previous)
         plans = _plan(ordered, around, previous)
         selecting: defaultdict[int, list[RulePlan]] = defaultdict(list)
         for plan in plans.values():
@@ -92,13 +101,47 @@ class World:
             ordered,
             numbered,
             MappingProxyType(identities),
-            MappingProxyType(_ipcache(cidrs, numbered, hosts)),
+            MappingProxyType(_ipcache(cidrs, learned.owners(fitting), numbered, hosts)),
             around,
             plans,
             selecting,
             {endpoint.key: endpoint for endpoint in numbered},
             by_labels,
+            cidrs,
+            learned,
             previous._resolved if previous is not None else {},
+        )
+
+    def with_addresses(self, changes: Mapping[IPAddress, frozenset[str]]) -> World | None:
+        """This world when DNS answers have shown these names, and no others, for each of these addresses.
+
+        An address without names is forgotten. Everything but `ipcache` stays the same.
+
+        Returns None when an address would need an identity that does not exist yet; then `World.of` makes one.
+        """
+        ipcache = dict(self.ipcache)
+        for address, names in changes.items():
+            network = ip_network(address)
+            held = ipcache.get(network)
+            if held is not None and held not in CIDR_IDENTITIES:
+                continue  # an endpoint or the host
+            rules = self._learned.selectors.fitting(names)
+            number = self._learned.number(address, rules) if rules else self._cidrs.get(network)
+            if number is not None:
+                ipcache[network] = number
+            elif rules:
+                return None
+            else:
+                ipcache.pop(network, None)
+        return self if ipcache == self.ipcache else replace(self, ipcache=MappingProxyType(ipcache))
+
+    def tells_the_same(self, other: World) -> bool:
+        """False when Envoy or the kernel must know of the difference between this world and one made from it."""
+        return (self.policies, self.endpoints, self.ipcache, self._around) == (
+            other.policies,
+            other.endpoints,
+            other.ipcache,
+            other._around,
         )
 
     def endpoint(self, key: str) -> Endpoint | None:
@@ -111,11 +154,12 @@ class World:
 
     def identity_at(self, address: IPAddress) -> int:
         """The identity behind an address: that of the longest prefix in `ipcache` that holds it."""
-        for length in range(address.max_prefixlen, -1, -1):
-            number = self.ipcache.get(ip_network((address, length), strict=False))
-            if number is not None:
-                return number
-        return int(Reserved.WORLD)
+        prefix = self._longest_prefix.find(address)
+        return int(Reserved.WORLD) if prefix is None else self.ipcache[prefix]
+
+    @cached_property
+    def _longest_prefix(self) -> LongestPrefix:
+        return LongestPrefix(self.ipcache)
 
     def select(self, selector: Selector) -> frozenset[int]:
         """The identities that a selector means."""
@@ -147,7 +191,7 @@ class World:
         if number in RESERVED_LABELS:
             return f"reserved:{Reserved(number).label}"
         if number in CIDR_IDENTITIES:
-            return next(str(label) for label in labels if label.source == CIDR)
+            return ",".join(str(label) for label in labels if label.source in (CIDR, FQDN))
         namespace = next((label.value for label in labels if label.key == NAMESPACE_LABEL), "")
         implicit = (NAMESPACE_LABEL, NAMESPACE_NAME_LABEL, CLUSTER_LABEL)
         own = ",".join(f"{label.key}={label.value}" for label in labels if label.key not in implicit)
@@ -175,9 +219,7 @@ def _number_endpoints(endpoints: Iterable[Endpoint]) -> tuple[tuple[Endpoint, ..
     return numbered, by_labels
 
 
-def _prefixes(
-    policies: Iterable[Policy], services: tuple[Service, ...], names: Mapping[str, frozenset[IPAddress]]
-) -> set[IPNetwork]:
+def _prefixes(policies: Iterable[Policy], services: tuple[Service, ...]) -> set[IPNetwork]:
     """Every prefix that a policy tells apart; each gets an identity of its own."""
     found: set[IPNetwork] = set()
     for policy in policies:
@@ -188,17 +230,54 @@ def _prefixes(
                 for block in entry.peers.blocks:
                     found.add(block.cidr)
                     found.update(block.exceptions)
-                if entry.peers.fqdns:
-                    found |= fqdn_prefixes(entry.peers.fqdns, names)
                 for reference in entry.peers.services:
                     for service in services_meant(reference, services):
                         found.update(ip_network(address) for address in service.ips)
     return found - _WORLDS.keys()
 
 
-def _number_cidrs(prefixes: set[IPNetwork]) -> dict[IPNetwork, int]:
-    by_labels = {cidr_labels(prefix): prefix for prefix in prefixes}
-    return {by_labels[labels]: number for labels, number in number_labels(by_labels, CIDR_IDENTITIES).items()}
+def _selectors(policies: Iterable[Policy], previous: World | None) -> FqdnSelectors:
+    """Of all toFQDNs; the previous object, which knows the answers, when they are the same."""
+    rules = {
+        selector
+        for policy in policies
+        for rule in policy.rules
+        for entry in rule.egress
+        if entry.peers is not None
+        for selector in entry.peers.fqdns
+    }
+    old = previous._learned.selectors if previous is not None else None
+    return old if old is not None and old.rules == rules else FqdnSelectors(rules)
+
+
+def _fitting(
+    selectors: FqdnSelectors, names: Mapping[str, frozenset[IPAddress]]
+) -> dict[IPAddress, frozenset[DnsRule]]:
+    """The addresses that have a name which a selector means, with the selectors of all their names."""
+    found: dict[IPAddress, frozenset[DnsRule]] = {}
+    if selectors.rules:
+        for name, addresses in names.items():
+            if rules := selectors.fitting((name,)):
+                for address in addresses:
+                    found[address] = found.get(address, frozenset()) | rules
+    return found
+
+
+def _number_addresses(
+    prefixes: set[IPNetwork], selectors: FqdnSelectors, fitting: Mapping[IPAddress, frozenset[DnsRule]]
+) -> tuple[dict[IPNetwork, int], LearnedIdentities]:
+    """Numbers for prefixes and for learned addresses. What selectors will mean outside all prefixes is numbered in
+    advance, so that names can be learned without a new world."""
+    around = LongestPrefix(dict.fromkeys((*prefixes, *_WORLDS)))
+    places = {Place(world, rules) for world in _WORLDS for rules in selectors.expected()}
+    places |= {place_of(address, rules, around) for address, rules in fitting.items()}
+    labelled = {cidr_labels(prefix): prefix for prefix in prefixes}
+    learned = {learned_labels(place): place for place in places}
+    numbers = number_labels((*labelled, *learned), CIDR_IDENTITIES)
+    return (
+        {prefix: numbers[labels] for labels, prefix in labelled.items()},
+        LearnedIdentities(selectors, around, {place: numbers[learned_labels(place)] for place in places}),
+    )
 
 
 def _ports_by_name(endpoints: Iterable[Endpoint]) -> dict[str, dict[int, frozenset[int]]]:
@@ -212,9 +291,9 @@ def _ports_by_name(endpoints: Iterable[Endpoint]) -> dict[str, dict[int, frozens
 def _surroundings(
     identities: dict[int, Labels],
     cidrs: dict[IPNetwork, int],
+    learned: LearnedIdentities,
     endpoints: tuple[Endpoint, ...],
     services: tuple[Service, ...],
-    names: Mapping[str, frozenset[IPAddress]],
     secrets: Mapping[SecretRef, str],
     previous: World | None,
 ) -> Surroundings:
@@ -223,8 +302,8 @@ def _surroundings(
     if old is not None and old.index.labels == identities and old.index.cidrs == cidrs:
         index = old.index
     else:
-        index = IdentityIndex(identities, cidrs)
-    around = Surroundings(index, _ports_by_name(endpoints), services, names, secrets)
+        index = IdentityIndex(identities, cidrs, ((prefix, number) for (prefix, _), number in learned.numbers.items()))
+    around = Surroundings(index, _ports_by_name(endpoints), services, secrets)
     return old if old is not None and old == around else around
 
 
@@ -245,11 +324,15 @@ def _plan(policies: Iterable[Policy], around: Surroundings, previous: World | No
 
 
 def _ipcache(
-    cidrs: Mapping[IPNetwork, int], endpoints: Iterable[Endpoint], hosts: Iterable[IPAddress]
+    cidrs: Mapping[IPNetwork, int],
+    learned: Mapping[IPNetwork, int],
+    endpoints: Iterable[Endpoint],
+    hosts: Iterable[IPAddress],
 ) -> dict[IPNetwork, int]:
     """Endpoints and the host win over a CIDR of the same length; a shorter CIDR loses by being shorter."""
     found = {prefix: int(number) for prefix, number in _WORLDS.items()}
     found.update(cidrs)
+    found.update(learned)
     for address in hosts:
         found[ip_network(address)] = int(Reserved.HOST)
     for endpoint in endpoints:

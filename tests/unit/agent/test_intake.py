@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lockgate.agent.intake import Intake, NoMemory, admit
 from lockgate.policies import Policy
+from lockgate.policies.service import Service
 from lockgate.policies.workload import Workload
 from lockgate.store import Document, StoreContent
 
@@ -177,6 +178,9 @@ class Remembered:
     def policies(self, source: str) -> tuple[Policy, ...]:
         return self._accepted.policies
 
+    def services(self, source: str) -> tuple[Service, ...]:
+        return ()
+
     def workloads(self, source: str) -> tuple[Workload, ...]:
         return self._accepted.workloads
 
@@ -195,3 +199,36 @@ def test_memory_is_not_asked_about_files_that_are_good_or_known() -> None:
     good = admit(Intake(), content(document(policy("one", "2"))), memory)
     assert ports(good) == {"one": 2}
     assert ports(admit(good, content(UNREADABLE), memory)) == {"one": 2}
+
+
+def services(*entries: str, source: str = "w.yaml") -> Document:
+    return Document(source, "\n- ".join(("services:", *entries)).encode())
+
+
+def addresses(intake: Intake) -> dict[str, str]:
+    return {service.name: str(service.ips[0]) for service in intake.services}
+
+
+def test_a_broken_service_stays_in_its_last_good_version() -> None:
+    good = services("{name: a, ips: [192.0.2.1]}", "{name: b, ips: [192.0.2.2]}")
+    assert addresses(after(content(workloads=(good,)))) == {"a": "192.0.2.1", "b": "192.0.2.2"}
+    broken = services("{name: a, ips: [nowhere]}", "{name: b, ips: [192.0.2.3]}")
+    assert addresses(after(content(workloads=(good,)), content(workloads=(broken,)))) == {
+        "a": "192.0.2.1",
+        "b": "192.0.2.3",
+    }
+    unreadable = Document("w.yaml", b"a: b: c\n")
+    assert addresses(after(content(workloads=(good,)), content(workloads=(unreadable,)))) == {
+        "a": "192.0.2.1",
+        "b": "192.0.2.2",
+    }
+    assert addresses(after(content(workloads=(good,)), content())) == {}
+    nameless = services("{ips: [192.0.2.1]}")
+    assert len(addresses(after(content(workloads=(good,)), content(workloads=(nameless,))))) == 2
+
+
+def test_a_service_listed_in_two_files_is_the_first_files() -> None:
+    files = (services("{name: a, ips: [192.0.2.1]}"), services("{name: a, ips: [192.0.2.2]}", source="x.yaml"))
+    intake = after(content(workloads=files))
+    assert addresses(intake) == {"a": "192.0.2.1"}
+    assert "service default/a is already defined at w.yaml:2; this one is ignored" in errors(intake)[0]

@@ -166,3 +166,12 @@ def test_a_memory_that_fails_says_so_and_stores_the_next_time(agents: Agents) ->
     agents.sees(a=policies(one=2))
     agents.restart()
     assert agents.sees(a=UNREADABLE).enforced == {"one": 2}
+
+
+def test_services_are_remembered_too(agents: Agents) -> None:
+    agents.sees(w=b"services:\n- {name: a, ips: [192.0.2.1]}\n- {name: b, ips: [192.0.2.2]}\n").restart()
+    agents.sees(w=b"services:\n- {name: a, ips: [nowhere]}\n")
+    assert [(service.key, str(service.ips[0])) for service in agents.intake.services] == [("default/a", "192.0.2.1")]
+    agents.restart()
+    agents.sees(w=UNREADABLE)
+    assert [service.key for service in agents.intake.services] == ["default/a"]

@@ -9,12 +9,6 @@ from lockgate.policies.unsupported import UNSUPPORTED, Feature
 TCP = 'ports: [{port: "80", protocol: TCP}]'
 SECRET = "{name: a, secret: {name: b}}"
 USES: dict[Feature, tuple[str, str]] = {
-    Feature.TO_FQDNS: ("egress: [{toFQDNs: [{matchName: a.example}]}]", "egress[0].toFQDNs"),
-    Feature.DNS_RULES: (
-        'egress: [{toPorts: [{ports: [{port: "53"}], rules: {dns: [{matchPattern: "*"}]}}]}]',
-        "egress[0].toPorts[0].rules.dns",
-    ),
-    Feature.TO_SERVICES: ("egress: [{toServices: [{k8sService: {serviceName: a}}]}]", "egress[0].toServices"),
     Feature.SERVER_NAMES: (
         f"egress: [{{toPorts: [{{{TCP}, serverNames: [a.b]}}]}}]",
         "egress[0].toPorts[0].serverNames",
@@ -31,7 +25,6 @@ USES: dict[Feature, tuple[str, str]] = {
         f"ingress: [{{toPorts: [{{{TCP}, rules: {{http: [{{headerMatches: [{SECRET}]}}]}}}}]}}]",
         "ingress[0].toPorts[0].rules.http[0].headerMatches[0].secret",
     ),
-    Feature.ICMPS: ("ingress: [{icmps: [{fields: [{type: 8}]}]}]", "ingress[0].icmps"),
     Feature.KAFKA_RULES: (
         f"ingress: [{{toPorts: [{{{TCP}, rules: {{kafka: [{{}}]}}}}]}}]",
         "ingress[0].toPorts[0].rules.kafka",
