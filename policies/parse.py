@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .document import read_documents
 from .errors import UnreadableError
 from .fields import Field, Findings, shorten, suggest
-from .model import Policy, PolicyKey, PolicyKind
+from .metadata import read_metadata, read_namespace
+from .model import Policy, PolicyKey, PolicyKind, SecretRef
 from .parse_network_policy import parse_network_policy
 from .parse_rule import parse_rule
+from .parse_secret import is_secret, looks_like_secret, parse_secret
 from .problem import Problem
+from .secret import Secret
 from .unsupported import UNSUPPORTED, Feature
 
 API_VERSIONS: Mapping[PolicyKind, str] = {
@@ -20,42 +22,24 @@ API_VERSIONS: Mapping[PolicyKind, str] = {
     PolicyKind.CLUSTERWIDE: "cilium.io/v2",
     PolicyKind.KUBERNETES: "networking.k8s.io/v1",
 }
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/
-_METADATA = (
-    "name",
-    "namespace",
-    "labels",
-    "annotations",
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "finalizers",
-    "generateName",
-    "generation",
-    "managedFields",
-    "ownerReferences",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-)
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
-_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-DEFAULT_NAMESPACE = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedPolicies:
-    """What one file holds.
+    """What one file holds: policies, and secrets that header matches may name.
 
     `broken` are the policies that are there but have an error; whoever enforces keeps the last good version of exactly
     those. `unreadable` is true when a part of the file could not be read far enough to know which policy it is; then
-    every policy that the file held before and that is in neither list is to be kept as well.
+    every policy that the file held before and that is in neither list is to be kept as well. `broken_secrets` are the
+    same for secrets.
     """
 
     policies: tuple[Policy, ...]
     problems: tuple[Problem, ...]
     broken: frozenset[PolicyKey] = frozenset()
     unreadable: bool = False
+    secrets: tuple[Secret, ...] = ()
+    broken_secrets: frozenset[SecretRef] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -72,14 +56,19 @@ def parse_policies(data: bytes, source: str, refuse: Mapping[Feature, str] = UNS
     findings = Findings(source, refuse)
     policies: dict[PolicyKey, Policy] = {}
     broken: set[PolicyKey] = set()
+    secrets: dict[SecretRef, Secret | None] = {}
     unreadable = False
     for root in read_documents(data):
         if isinstance(root, UnreadableError):
-            findings.add(root.line, "", root.message)
+            hidden = looks_like_secret(data)
+            findings.add(root.line, "", "not readable as YAML (not quoted: a Secret)" if hidden else root.message)
             unreadable = True
             continue
         for item in _objects(Field(root, findings)):
             before = findings.errors
+            if is_secret(item):
+                unreadable |= not _take_secret(item, secrets)
+                continue
             parsed = _policy(item)
             if parsed is None:
                 unreadable = True
@@ -94,7 +83,27 @@ def parse_policies(data: bytes, source: str, refuse: Mapping[Feature, str] = UNS
                 policies[key] = policy
     for key in broken:
         policies.pop(key, None)
-    return ParsedPolicies(tuple(policies.values()), findings.sorted(), frozenset(broken), unreadable)
+    return ParsedPolicies(
+        tuple(policies.values()),
+        findings.sorted(),
+        frozenset(broken),
+        unreadable,
+        tuple(secret for secret in secrets.values() if secret is not None),
+        frozenset(ref for ref, secret in secrets.items() if secret is None),
+    )
+
+
+def _take_secret(field: Field, secrets: dict[SecretRef, Secret | None]) -> bool:
+    """Add the secret, or None in its place when it has an error; False when it cannot be told which one it is."""
+    parsed = parse_secret(field)
+    if parsed is None:
+        return False
+    ref, secret = parsed
+    if ref in secrets:
+        field.error(f"Secret {ref} is written twice in this file", "remove one of the two")
+        secret = None
+    secrets[ref] = secret
+    return True
 
 
 def _objects(field: Field) -> Iterator[Field]:
@@ -152,32 +161,15 @@ def _kind(field: Field, fields: dict[str, Field]) -> PolicyKind | None:
 
 
 def _key(field: Field, fields: dict[str, Field], kind: PolicyKind) -> PolicyKey | None:
-    metadata = fields["metadata"].mapping(_METADATA) if "metadata" in fields else {}
-    if metadata is None:
+    found = read_metadata(field, fields, "policy")
+    if found is None:
         return None
-    name = metadata["name"].text() if "name" in metadata else ""
-    if not name:
-        if name is not None:
-            fields.get("metadata", field).error("the policy has no name", "write metadata: {name: ...}")
-        return None
-    if not _NAME.fullmatch(name):
-        metadata["name"].error(f"'{shorten(name)}' is not a name", "use lower-case letters, digits, '-' and '.'")
-        return None
-    for holder in ("labels", "annotations"):
-        if holder in metadata:
-            metadata[holder].mapping(None)
+    metadata, name = found
     if kind is PolicyKind.CLUSTERWIDE:
         if "namespace" in metadata:
             metadata["namespace"].error(
                 "a clusterwide policy has no namespace", f"remove it, or use {PolicyKind.CILIUM}"
             )
         return PolicyKey(kind, "", name)
-    namespace = metadata["namespace"].text() if "namespace" in metadata else DEFAULT_NAMESPACE
-    if namespace is None:
-        return None
-    if not _NAMESPACE.fullmatch(namespace):
-        metadata["namespace"].error(
-            f"'{shorten(namespace)}' is not a namespace", "use lower-case letters, digits and '-'"
-        )
-        return None
-    return PolicyKey(kind, namespace, name)
+    namespace = read_namespace(metadata)
+    return None if namespace is None else PolicyKey(kind, namespace, name)

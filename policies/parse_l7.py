@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from .endpoint_policy import DnsRule, DnsRules, GrpcRule, KafkaRule, KafkaRules, MismatchAction
 from .fields import Field, shorten, suggest
+from .header_action import UNCHANGEABLE
 from .kafka_api import API_KEYS, ROLE_KEYS, Role
 from .model import L7, HeaderCondition, HttpCondition, HttpConditions, SecretRef
 from .pattern_lint import host_warning, path_warning
 from .regex import regex_error
+from .secret import value_fault
 from .unsupported import Feature
 
 KINDS = ("http", "grpc", "kafka", "dns")
@@ -19,6 +21,7 @@ _PATTERN_WARNINGS: dict[str, Callable[[str], tuple[str, str] | None]] = {
     "method": lambda _: None,
     "host": host_warning,
 }
+_CHANGING = (MismatchAction.ADD, MismatchAction.DELETE, MismatchAction.REPLACE)
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,255}")
 _GRPC_SERVICE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _GRPC_METHOD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -120,19 +123,36 @@ def _header_match(field: Field, namespace: str) -> HeaderCondition | None:
     if not _HEADER_NAME.fullmatch(name):
         fields["name"].error(f"'{shorten(name)}' is not a header name", "write the name alone, without colon or value")
         return None
-    value = fields["value"].text() if "value" in fields else None
     mismatch: MismatchAction | None = MismatchAction.DENY
     if "mismatch" in fields:
         mismatch = fields["mismatch"].choice(MismatchAction, "mismatch action")
         if mismatch not in (None, MismatchAction.DENY):
             fields["mismatch"].unsupported(Feature.HEADER_MISMATCH)
+    mismatch = mismatch or MismatchAction.DENY
+    if mismatch in _CHANGING and (name.startswith(":") or name.lower() in UNCHANGEABLE):
+        fields["name"].error(
+            f"mismatch {mismatch} cannot change the header '{name}', which the request is forwarded by",
+            "leave mismatch out, or use LOG",
+        )
+    value = _header_value(fields["value"]) if "value" in fields else None
     secret = None
     if "secret" in fields:
         secret = parse_secret_ref(fields["secret"], namespace)
         fields["secret"].unsupported(Feature.HEADER_SECRET)
-        if value:
-            field.error("the header match has both value and secret", "write one of them")
-    return HeaderCondition(name.lower(), value or None, secret, mismatch or MismatchAction.DENY)
+    if mismatch is MismatchAction.DELETE and not value and "secret" not in fields:
+        fields["mismatch"].warn("DELETE without a value deletes nothing", "write the value that the header may keep")
+    return HeaderCondition(name.lower(), value or None, secret, mismatch)
+
+
+def _header_value(field: Field) -> str | None:
+    value = field.text()
+    if value is None:
+        return None
+    if fault := value_fault(value):
+        field.error(f"the value {fault}", "write a value that a header can have")
+    elif value != value.strip():
+        field.warn("the value has a blank at one end, which no request's header has", "remove the blank")
+    return value
 
 
 def parse_secret_ref(field: Field, namespace: str) -> SecretRef | None:

@@ -552,11 +552,39 @@ REFUSALS: list[tuple[str, int, str, str, str]] = [
         "write name",
     ),
     (
-        entry(HTTP + "    - headerMatches: [{name: a, value: b, secret: {name: x}}]"),
+        entry(HTTP + '    - headerMatches: [{name: a, value: "b\\nc"}]'),
         6,
-        f"{H}.headerMatches[0]",
-        "the header match has both value and secret",
-        "write one of them",
+        f"{H}.headerMatches[0].value",
+        "the value has a line break or another control character, which no header's value has",
+        "write a value that a header can have",
+    ),
+    (
+        entry(HTTP + f"    - headerMatches: [{{name: a, value: {'b' * 16001}}}]"),
+        6,
+        f"{H}.headerMatches[0].value",
+        "the value is longer than 16000 bytes",
+        "write a value that a header can have",
+    ),
+    (
+        entry(HTTP + "    - headerMatches: [{name: Host, value: b, mismatch: REPLACE}]"),
+        6,
+        f"{H}.headerMatches[0].name",
+        "mismatch REPLACE cannot change the header 'Host', which the request is forwarded by",
+        "leave mismatch out, or use LOG",
+    ),
+    (
+        entry(HTTP + "    - headerMatches: [{name: ':path', value: /b, mismatch: DELETE}]"),
+        6,
+        f"{H}.headerMatches[0].name",
+        "mismatch DELETE cannot change the header ':path', which the request is forwarded by",
+        "leave mismatch out, or use LOG",
+    ),
+    (
+        entry(HTTP + "    - headerMatches: [{name: Content-Length, mismatch: ADD}]"),
+        6,
+        f"{H}.headerMatches[0].name",
+        "mismatch ADD cannot change the header 'Content-Length', which the request is forwarded by",
+        "leave mismatch out, or use LOG",
     ),
     (
         entry('toPorts: [{ports: [{port: "53"}], rules: {dns: [{matchPattern: "*"}]}}]'),
@@ -752,6 +780,20 @@ def test_http_under_a_node_selector() -> None:
 
 
 WARNINGS: list[tuple[str, int, str, str, str]] = [
+    (
+        entry(HTTP + "    - headerMatches: [{name: a, mismatch: DELETE}]"),
+        6,
+        f"{H}.headerMatches[0].mismatch",
+        "DELETE without a value deletes nothing",
+        "write the value that the header may keep",
+    ),
+    (
+        entry(HTTP + "    - headerMatches: [{name: a, value: 'b '}]"),
+        6,
+        f"{H}.headerMatches[0].value",
+        "the value has a blank at one end, which no request's header has",
+        "remove the blank",
+    ),
     (
         entry(HTTP + "    - headers: ['X-Key:true']"),
         6,
