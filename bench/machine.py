@@ -31,6 +31,15 @@ class Machine:
     nft: str
     compiler: str
 
+    def __str__(self) -> str:
+        """The end of a report's head: when, what and on what."""
+        return (
+            f"{self.date}, commit {self.commit}.\n"
+            f"{self.cores} cores ({self.processor}), {self.memory_gib:g} GiB, "
+            f"Linux {self.kernel} (TCP {self.congestion_control}), {self.system}; "
+            f"Envoy {self.envoy}, wrk {self.wrk}, nftables {self.nft}, gcc {self.compiler}."
+        )
+
 
 def machine(envoy: EnvoyBinary) -> Machine:
     """This machine, now."""

@@ -9,31 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
-from lockgate.agent.playground import Playground
-from lockgate.agent.settings import Settings
 from lockgate.envoy.binary import find_binary
-from lockgate.redirect import netns
 
 from . import load
 from .cpu import Stopwatch
 from .direct import Direct
-from .errors import BenchError, StartError
+from .errors import BenchError
 from .figures import Aim, Cell, Figures, Metric, outcomes
 from .machine import machine
 from .mode import Ground, Mode
 from .policed import PolicedL4, PolicedL7
 from .report import DISTURBED, Report
 from .sidecar import SidecarPair
+from .workplace import RESULTS, compiled_origin, interruptible, positive, prefix, uninterrupted, workplace
 
 MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, SidecarPair)
 BASE = SidecarPair.key
@@ -43,17 +36,12 @@ AIMS = (
     Aim(PolicedL7.key, SidecarPair.key, Metric.CPU, 0.5, at_least=False),
 )
 CONCURRENCIES = (1, 16)
-RESULTS = Path(__file__).parent / "results"
-
-_RUN = Path("/run")
-_DIRECTORY = "lockgate-bench-"  # and our pid
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interruptible()
     try:
         report = measure(options)
     except BenchError as error:
@@ -78,12 +66,9 @@ def measure(options: argparse.Namespace) -> Report:
     envoy = find_binary()
     kinds = [kind for kind in MODES if kind.key in options.modes]
     threads = os.sysconf("SC_NPROCESSORS_ONLN")
-    sweep()
     with ExitStack() as stack:
-        directory = _RUN / f"{_DIRECTORY}{os.getpid()}"
-        stack.callback(_clean, directory)
-        directory.mkdir(mode=0o700)
-        ground = Ground(f"bench{os.getpid()}", directory, _compiled(directory), envoy.path, threads)
+        directory = stack.enter_context(workplace())
+        ground = Ground(prefix(), directory, compiled_origin(directory), envoy.path, threads)
         modes = [kind(ground) for kind in kinds]
         stack.callback(_close, modes)
         for mode in modes:
@@ -146,43 +131,10 @@ def _cell(mode: Mode, concurrency: int, number: int, seconds: int, threads: int)
     )
 
 
-def sweep() -> None:
-    """Remove what runs left that were killed and could not clean up: namespaces, directories, pinned maps."""
-    for path in netns.NETNS_DIR.glob("lg-bench*_*"):
-        found = re.fullmatch(r"lg-(bench(\d+)_[a-z0-9]+)", path.name)
-        if found and not Path("/proc", found[2]).exists():
-            Playground.sweep(found[1])
-    for directory in _RUN.glob(f"{_DIRECTORY}*"):
-        if not Path("/proc", directory.name.removeprefix(_DIRECTORY)).exists():
-            _clean(directory)
-
-
-def _clean(directory: Path) -> None:
-    for run_dir in directory.glob("*/run"):
-        shutil.rmtree(Settings(run_dir, run_dir, run_dir=run_dir).pin_dir, ignore_errors=True)
-    shutil.rmtree(directory, ignore_errors=True)
-
-
 def _close(modes: Sequence[Mode]) -> None:
-    """A second Ctrl-C must not leave half of it behind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for mode in modes:
-        mode.close()
-    signal.signal(signal.SIGINT, _interrupt)
-
-
-def _compiled(directory: Path) -> Path:
-    binary = directory / "origin"
-    source = Path(__file__).with_name("origin.c")
-    command = ["gcc", "-O2", "-Wall", "-pthread", "-o", str(binary), str(source)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise StartError(f"gcc did not compile {source}: {made.stderr.strip()}")
-    return binary
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    with uninterrupted():
+        for mode in modes:
+            mode.close()
 
 
 def _say(text: str) -> None:
@@ -192,8 +144,8 @@ def _say(text: str) -> None:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     keys = [kind.key for kind in MODES]
     parser = argparse.ArgumentParser(prog="bench/overhead", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=_positive, help="rounds to measure (12; with --quick 2)")
-    parser.add_argument("--seconds", type=_positive, help="seconds for each mode and concurrency (3; with --quick 1)")
+    parser.add_argument("--rounds", type=positive, help="rounds to measure (12; with --quick 2)")
+    parser.add_argument("--seconds", type=positive, help="seconds for each mode and concurrency (3; with --quick 1)")
     parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
     parser.add_argument("--modes", type=_keys, default=keys, help=f"only these, with commas between: {','.join(keys)}")
     parser.add_argument(
@@ -205,13 +157,6 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.output is None and not options.quick and options.modes == keys:
         options.output = RESULTS
     return options
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 def _keys(text: str) -> list[str]:

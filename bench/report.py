@@ -8,6 +8,7 @@ from typing import Any
 
 from .figures import Figures, Metric, Outcome
 from .machine import Machine
+from .table import table
 
 _METHOD = """\
 * Pods are network namespaces on routed veths, each mode with a node, a client, a server and an intruder of its own.
@@ -119,7 +120,7 @@ class Report:
             for mode, title in self.titles.items()
             if mode != self.base
         ]
-        return _table(["", "", *Metric], rows)
+        return table(["", "", *Metric], rows)
 
     def _absolute(self) -> str:
         rows = []
@@ -127,7 +128,7 @@ class Report:
             for mode, title in self.titles.items():
                 rps, *times = (self.figures.typical(mode, level, metric) for metric in Metric)
                 rows.append([f"c={level}", title, f"{rps:,.0f}/s", *(f"{value:.0f} us" for value in times)])
-        return _table(["", "", *Metric], rows)
+        return table(["", "", *Metric], rows)
 
     def _parts(self) -> str:
         parts = {
@@ -138,7 +139,7 @@ class Report:
             [f"c={level}", self.titles[mode], *(f"{part[name]:.1f}" if name in part else "" for name in names)]
             for (level, mode), part in parts.items()
         ]
-        return _table(["", "", *names], rows)
+        return table(["", "", *names], rows)
 
     def _aims(self) -> str:
         rows = [
@@ -150,16 +151,10 @@ class Report:
             ]
             for each in self.aims
         ]
-        return _table(["aim", "", "measured", ""], rows)
+        return table(["aim", "", "measured", ""], rows)
 
     def _head(self) -> str:
-        at = self.machine
-        return (
-            f"`bench/overhead --rounds {self.rounds} --seconds {self.seconds}`, {at.date}, commit {at.commit}.\n"
-            f"{at.cores} cores ({at.processor}), {at.memory_gib:g} GiB, "
-            f"Linux {at.kernel} (TCP {at.congestion_control}), {at.system}; "
-            f"Envoy {at.envoy}, wrk {at.wrk}, nftables {at.nft}, gcc {at.compiler}."
-        )
+        return f"`bench/overhead --rounds {self.rounds} --seconds {self.seconds}`, {self.machine}"
 
     def _disturbance(self) -> str:
         share = self.figures.foreign_share()
@@ -168,10 +163,3 @@ class Report:
             f"median {share.median:.2f} cores, at most {share.high:.2f}."
         )
         return f"{text} **{DISTURBED}**" if self.disturbed else text
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
-    lines = [columns, ["-" * width for width in widths], *rows]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
