@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,17 +17,13 @@ from ...policies import Flow, World, explain
 from ..client import ask
 from ..errors import DemoError, UnreachableError
 from ..offline import read_world
-from ..playground import Playground, Pod
+from ..playground import Namespace, Playground, Pod
 from .scenario import PODS, POLICIES, REQUESTS, DemoRequest
+from .site import Progress, Site
 
-NAME = "demo"
-RUN_DIR = Path("/run/lockgate-demo")
 _READY_SECONDS = 60.0
 _CONNECT_SECONDS = 1.0  # a SYN that the kernel drops is sent again after a second: no answer by then is "dropped"
-_STOP_SECONDS = 10.0
 _EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +70,8 @@ class Demo:
             pod = self.pods[spec.name] = self.playground.pod(spec.name, labels=spec.labels)
             if spec.port:
                 arguments = ["--port", str(spec.port), "--name", spec.name, "--log", str(self._log(spec.name))]
-                pod.popen([sys.executable, "-P", "-m", "lockgate.agent.demo.server", *arguments])
+                command = [sys.executable, "-P", "-m", "lockgate.agent.demo.server", *arguments]
+                self._detached(pod, command, self.directory / f"{spec.name}.log")
         self.workloads.write_text(self.playground.workloads_yaml())
 
     def start_agent(self) -> None:
@@ -90,8 +84,7 @@ class Demo:
         command += ["--policies", str(self.policies), "--workloads", str(self.workloads)]
         command += ["--run-dir", str(self.directory), "--state-dir", str(self.directory / "state")]
         log = self.directory / "agent.log"
-        with log.open("w") as file:
-            agent = self.playground.node.popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        agent = self._detached(self.playground.node, command, log)
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
             if agent.poll() is not None:
@@ -103,6 +96,15 @@ class Demo:
                 pass
             time.sleep(0.05)
         raise DemoError(f"the agent was not ready within {_READY_SECONDS:.0f} s:\n{_tail(log)}")
+
+    @staticmethod
+    def _detached(where: Namespace, command: list[str], log: Path) -> subprocess.Popen[Any]:
+        """With --keep it stays when the demonstration ends, so it holds on to none of its pipes; nor does Ctrl-C reach
+        it, which is for the demonstration alone."""
+        with log.open("w") as file:
+            return where.popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     def ask_all(self, world: World) -> Iterator[Row]:
         """Every request of the scenario, really made."""
@@ -146,7 +148,7 @@ class Demo:
         if client is None:
             command = [sys.executable, "-P", "-m", "lockgate.agent.demo.client"]
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            client = self._clients[name] = self.pods[name].popen(command, **pipes)
+            client = self._clients[name] = self.pods[name].popen(command, start_new_session=True, **pipes)
         assert client.stdin is not None and client.stdout is not None
         client.stdin.write(json.dumps(request) + "\n")
         client.stdin.flush()
@@ -161,62 +163,38 @@ class Demo:
 
 
 @contextmanager
-def demonstration(progress: Progress, keep: bool) -> Iterator[Demo]:
-    """Builds it and takes it away again, whatever happens; with `keep` only if it failed."""
-    clean(progress)
-    kept = False
-    playground = Playground(NAME)
-    try:
-        progress("making pods: " + ", ".join(pod.name for pod in PODS))
-        RUN_DIR.mkdir(mode=0o700)
-        demo = Demo(playground, RUN_DIR)
-        demo.build()
-        progress("starting the agent: it loads eBPF, starts Envoy and applies " + ", ".join(POLICIES))
-        demo.start_agent()
-        yield demo
-        kept = keep
-    finally:
-        if not kept:
-            progress("cleaning up")
-            clean(lambda _: None, playground)
+def demonstration(site: Site, progress: Progress, keep: bool) -> Iterator[Demo]:
+    """Builds it and takes it away again, whatever happens; with `keep` only if it failed.
 
-
-def clean(progress: Progress, playground: Playground | None = None) -> None:
-    """Removes everything a demonstration makes: of this run, of a kept one, or of one that crashed."""
-    if RUN_DIR.exists():
-        if playground is None:
+    Raises:
+        AlreadyRunningError: another one is at work there.
+        DemoError: it cannot be built.
+    """
+    with site.taken():
+        if site.directory.exists():
             progress("removing what an earlier demonstration left")
-        _stop_agent()
-        command = [sys.executable, "-P", "-m", "lockgate", "agent", "clean", "--run-dir", str(RUN_DIR)]
-        namespace = Path("/run/netns", f"lg-{NAME}")
-        # Never in the machine's own network, where an agent of the user's may have the same routes and rules.
-        inside = ["nsenter", f"--net={namespace}"] if namespace.exists() else ["unshare", "--net"]
-        cleaned = subprocess.run([*inside, "--", *command], capture_output=True, text=True, check=False)
-        if cleaned.returncode != 0:
-            progress(f"could not clean everything: {cleaned.stderr.strip()}")
-    if playground is not None:
-        playground.close()
-    else:
-        Playground.sweep(NAME)
-    shutil.rmtree(RUN_DIR, ignore_errors=True)
-
-
-def _stop_agent() -> None:
-    """Ends the demonstration's agent, if it still runs, and waits for its end."""
-    try:
-        pid = int((RUN_DIR / "agent.lock").read_text())
-        handle = os.pidfd_open(pid)
-    except (OSError, ValueError):
-        return
-    try:
-        if str(RUN_DIR).encode() not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-            return  # the number belongs to another process by now
-        signal.pidfd_send_signal(handle, signal.SIGTERM)
-        select.select([handle], [], [], _STOP_SECONDS)
-    except OSError:
-        return
-    finally:
-        os.close(handle)
+        site.clean(progress)
+        kept = False
+        playground: Playground | None = None
+        try:
+            progress("making pods: " + ", ".join(pod.name for pod in PODS))
+            try:
+                playground = Playground(site.name)
+                site.directory.mkdir(mode=0o700)
+                demo = Demo(playground, site.directory)
+                demo.build()
+            except (OSError, RuntimeError) as error:
+                raise DemoError(f"cannot make the pods: {error}") from error
+            progress("starting the agent: it loads eBPF, starts Envoy and applies " + ", ".join(POLICIES))
+            demo.start_agent()
+            yield demo
+            kept = keep
+        finally:
+            if not kept:
+                progress("cleaning up")
+                site.clean(progress)
+                if playground is not None:
+                    playground.close()
 
 
 async def demo_world(demo: Demo) -> World:
