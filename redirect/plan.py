@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import blake2b
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -194,6 +194,9 @@ class MapChanges:
 
 # Loopback is never a pod's business: Envoy's listeners, its admin and the xDS server live there.
 _CLOSED = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+# In the maps an IPv4 address stands here. A policy or a DNS answer that writes one so means an IPv6 address, which no
+# packet has (bpf/packet.h drops them); as an entry it would give an IPv4 address another owner.
+_MAPPED_IPV4 = IPv6Network("::ffff:0:0/96")
 
 
 def plan(
@@ -206,7 +209,7 @@ def plan(
     `ipcache` should own 0.0.0.0/0 and ::/0 (an address without owner is dropped) and the node's own addresses.
     L7 rules of a kind that no proxy serves are drops.
     """
-    owners = {network: Owner(identity) for network, identity in ipcache.items() if not network.is_loopback}
+    owners = {network: Owner(identity) for network, identity in ipcache.items() if _can_own(network)}
     local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]
     numbers = _Numbers(proxies)
     numbers.add(policy.direction(direction) for _, policy in local for direction in Direction)
@@ -224,6 +227,13 @@ def plan(
         ),
         ipcache=MappingProxyType(owners),
     )
+
+
+def _can_own(network: IPNetwork) -> bool:
+    """False for prefixes whose addresses are nobody's on the wire."""
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED_IPV4):
+        return False
+    return not network.is_loopback
 
 
 def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:

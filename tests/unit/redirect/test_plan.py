@@ -27,6 +27,7 @@ from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.verdict import Verdict as Judged
 from lockgate.policies.verdict import judge
 from lockgate.policies.workload import Endpoint, Workload
+from lockgate.redirect import layout
 from lockgate.redirect.plan import (
     ALLOW,
     ANYONE,
@@ -172,6 +173,25 @@ def test_only_the_longest_prefix_counts_and_loopback_is_closed() -> None:
     for closed in ("127.0.0.1", "127.9.9.9", "::1"):
         assert made.owner(ip_address(closed)) == Owner(0)
         assert made.judge(IPv4Address("10.0.0.1"), ip_address(closed), Protocol.TCP, 15001) == DENY
+
+
+def test_ipv4_written_as_ipv6_takes_nobodys_address() -> None:
+    made = plan(
+        [(endpoint("a", 1, 70001, "10.0.0.1"), EndpointPolicy())],
+        {
+            ip_network("0.0.0.0/0"): 9,
+            ip_network("::/0"): 10,
+            ip_network("::ffff:10.0.0.1/128"): 1 << 31,
+            ip_network("::ffff:127.0.0.0/104"): (1 << 31) + 1,
+        },
+    )
+    keys = [layout.IPCACHE.encode_key(network) for network in made.ipcache]
+    assert len(keys) == len(set(keys))
+    held = {
+        layout.IPCACHE.decode_key(key): made.ipcache[network] for key, network in zip(keys, made.ipcache, strict=True)
+    }
+    assert held[ip_network("10.0.0.1/32")] == Owner(70001, 1)
+    assert held[ip_network("127.0.0.0/8")] == Owner(0)
 
 
 def test_both_ends_must_agree_and_the_host_reaches_its_endpoints() -> None:
