@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import socket
 import subprocess
 import tempfile
@@ -107,14 +108,14 @@ def running_envoy(xds: Path, addresses: tuple[str, ...] = ("127.0.0.1",), ports:
     """Start Envoy with ADS from the socket `xds`, listening on each address at as many ports as asked for."""
     with tempfile.TemporaryDirectory(prefix="lockgate-xds-") as name:
         folder = Path(name)
-        listen = [(address, _free_port()) for address in addresses[:1] for _ in range(ports)]
-        listen += [(address, port) for address in addresses[1:] for _, port in listen[:ports]]
+        free = _free_ports(addresses, ports)
+        listen = [(address, port) for address in addresses for port in free]
         config = folder / "envoy.json"
         config.write_text(json.dumps(_bootstrap(folder, xds, listen)))
         with (folder / "envoy.log").open("wb") as log:
             process = subprocess.Popen(
                 [
-                    *(find_binary().path, "-c", config, "--use-dynamic-base-id", "--concurrency", "1"),
+                    *(find_binary().path, "-c", config, "--disable-hot-restart", "--concurrency", "1"),
                     *("--log-level", "warning", "--component-log-level", "config:info"),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -122,18 +123,33 @@ def running_envoy(xds: Path, addresses: tuple[str, ...] = ("127.0.0.1",), ports:
                 stderr=log,
                 env={**os.environ, "LC_ALL": "C"},
             )
+        running = LoopbackEnvoy(folder, listen, process)
         try:
-            yield LoopbackEnvoy(folder, listen, process)
+            yield running
         finally:
+            ended = process.poll()
             process.kill()
             process.wait()
+            print(f"Envoy ended by itself: {ended}\n{running.log}")  # shown when the test fails
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(addresses: tuple[str, ...], count: int) -> list[int]:
+    """Ports that are free on all the addresses, from below the range that outgoing connections take theirs from."""
+    free: list[int] = []
+    while len(free) < count:
+        port = random.randrange(12_000, 32_000)
+        if port not in free and all(_is_free(address, port) for address in addresses):
+            free.append(port)
+    return free
+
+
+def _is_free(address: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+        return True
 
 
 def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]]) -> dict[str, object]:

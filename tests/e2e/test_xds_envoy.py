@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -70,12 +70,20 @@ async def enforce(server: XdsServer, snapshot: Snapshot) -> None:
     assert settled.acked, settled
 
 
+@asynccontextmanager
+async def serving(socket: Path) -> AsyncIterator[XdsServer]:
+    running = XdsServer(socket)
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[XdsServer]:
-    running = XdsServer(tmp_path / "xds.sock")
-    await running.start()
-    yield running
-    await running.stop()
+    async with serving(tmp_path / "xds.sock") as running:
+        yield running
 
 
 @pytest.fixture
@@ -222,20 +230,16 @@ async def test_a_restarted_server_sends_nothing_needless(tmp_path: Path, envoy: 
     snapshot = server_policy(allowing(HttpRule("/a"))).snapshot()
     stat = "extension_config_discovery.http_filter.lockgate.http.ingress.config_reload"
     for _ in range(3):
-        server = XdsServer(tmp_path / "xds.sock")
-        await server.start()
-        await enforce(server, snapshot)
-        envoy.wait_until_listening()
-        assert envoy.get(FRONTEND, "/a").status == 200
-        assert envoy.stat(stat) == 1
-        await server.stop()
+        async with serving(tmp_path / "xds.sock") as server:
+            await enforce(server, snapshot)
+            envoy.wait_until_listening()
+            assert envoy.get(FRONTEND, "/a").status == 200
+            assert envoy.stat(stat) == 1
         assert envoy.get(FRONTEND, "/a").status == 200  # Envoy goes on with what it has
-    server = XdsServer(tmp_path / "xds.sock")
-    await server.start()
-    await enforce(server, server_policy(allowing(HttpRule("/b"))).snapshot())
-    assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [403, 200]
-    assert envoy.stat(stat) == 2
-    await server.stop()
+    async with serving(tmp_path / "xds.sock") as server:
+        await enforce(server, server_policy(allowing(HttpRule("/b"))).snapshot())
+        assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [403, 200]
+        assert envoy.stat(stat) == 2
 
 
 async def test_what_is_not_published_is_denied(server: XdsServer, envoy: LoopbackEnvoy) -> None:
