@@ -1,0 +1,232 @@
+"""The order in which a world comes into force. Envoy and the kernel are recorded here: the real ones cannot be stopped
+between two steps (that each step works is tested end to end)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any, cast
+
+import pytest
+from lockgate.agent import applier as module
+from lockgate.agent.applier import Applied, Applier
+from lockgate.policies import World, parse_policies
+from lockgate.policies.identity import endpoint_of
+from lockgate.policies.workload import Endpoint, Workload
+from lockgate.redirect.datapath import Datapath
+from lockgate.redirect.errors import EndpointUnreachableError, MapFullError
+from lockgate.redirect.plan import DatapathPlan, Verdict
+from lockgate.xds import Outcome, Settled, XdsServer
+
+L4 = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: policy, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress: [{toPorts: [{ports: [{port: "80", protocol: TCP}]}]}]
+"""
+L7 = L4.replace("protocol: TCP}]", "protocol: TCP}], rules: {http: [{path: /}]}")
+HTTP_PORT = 15001
+
+
+class Recorded:
+    """Both halves of the data plane: `events` is what was done to them, `answers` Envoy's (the last one stays)."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.revision = 0
+        self.answers = [Settled(Outcome.ACKED)]
+        self.envoy_runs = True
+        self.interfaces: set[int] = set()
+        self.unreachable: set[int] = set()
+        self.full = False
+        self.plan = DatapathPlan({}, {}, {})
+        self._busy = threading.Lock()
+
+    async def publish(self, snapshot: object) -> int:
+        self.events.append("publish")
+        self.revision += 1
+        return self.revision
+
+    async def settled(self, revision: int, _: float) -> Settled:
+        await asyncio.sleep(0)
+        assert revision == self.revision
+        self.events.append("wait")
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def apply(self, plan: DatapathPlan) -> None:
+        assert self._busy.acquire(blocking=False), "two at once"
+        if self.full:
+            raise MapFullError("the policy map is full")
+        self.events.append("maps")
+        self.plan = plan
+        self._busy.release()
+
+    def attach(self, endpoint: Endpoint) -> None:
+        if endpoint.ifindex in self.unreachable:
+            raise EndpointUnreachableError(f"interface {endpoint.ifindex} does not exist")
+        self.events.append(f"attach {endpoint.ifindex}")
+        self.interfaces.add(endpoint.ifindex)
+
+    def detach(self, ifindex: int) -> None:
+        self.events.append(f"detach {ifindex}")
+        self.interfaces.discard(ifindex)
+
+    def attached(self) -> frozenset[int]:
+        return frozenset(self.interfaces)
+
+    def sizes(self) -> dict[str, int]:
+        return {"policy": len(self.plan.policy)}
+
+    def counters(self) -> tuple[()]:
+        return ()
+
+    def proxy_ports(self) -> set[int]:
+        """Where the kernel sends what it redirects."""
+        return {effect.proxy_port for effect in self.plan.policy.values() if effect.verdict is Verdict.REDIRECT}
+
+
+@pytest.fixture
+def node() -> Recorded:
+    return Recorded()
+
+
+@pytest.fixture
+def applier(node: Recorded, monkeypatch: pytest.MonkeyPatch) -> Applier:
+    monkeypatch.setattr(module, "ACK_SECONDS", 0.0)
+    return Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: node.envoy_runs)
+
+
+def world(policy: str = "", local: Iterable[int] = (7, 8)) -> World:
+    """A client and a server, at these interfaces."""
+    endpoints = []
+    for number, (name, ifindex) in enumerate(zip(("client", "server"), local, strict=False), start=1):
+        workload = Workload(name, "default", (("app", name),), ips=(ip_address(f"10.0.0.{number}"),))
+        endpoints.append(replace(endpoint_of(workload), ifindex=ifindex, interface=f"veth{ifindex}"))
+    return World.of(parse_policies(policy.encode(), "p.yaml").policies if policy else (), endpoints)
+
+
+async def test_envoy_first_then_maps_then_programs_then_what_envoy_no_longer_needs(
+    node: Recorded, applier: Applier
+) -> None:
+    assert await applier.apply(world(L7)) == Applied()
+    assert node.events == ["publish", "wait", "maps", "attach 7", "attach 8", "publish"]
+    assert node.proxy_ports() == {HTTP_PORT}
+
+
+async def test_nothing_is_trimmed_when_nothing_can_be(node: Recorded, applier: Applier) -> None:
+    await applier.apply(world(L7))
+    node.events.clear()
+    await applier.apply(world(L7))
+    assert node.events == ["publish", "wait", "maps"]
+
+
+async def test_the_last_l7_rule_leaves_the_kernel_before_it_leaves_envoy(node: Recorded, applier: Applier) -> None:
+    await applier.apply(world(L7))
+    node.events.clear()
+    await applier.apply(world(L4))
+    assert node.events == ["publish", "wait", "maps", "publish"]
+    assert node.proxy_ports() == set()
+
+
+async def test_what_envoy_refuses_never_reaches_the_kernel(node: Recorded, applier: Applier) -> None:
+    node.answers = [Settled(Outcome.NACKED, ((("type", "lockgate.http.ingress"), "no such matcher"),))]
+    applied = await applier.apply(world(L7))
+    assert applied.nack == "lockgate.http.ingress: no such matcher"
+    assert node.events == ["publish", "wait"]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.NO_CLIENT])
+async def test_what_a_living_envoy_has_not_confirmed_never_reaches_the_kernel(
+    node: Recorded, applier: Applier, outcome: Outcome
+) -> None:
+    node.answers = [Settled(outcome)]
+    applied = await applier.apply(world(L7))
+    assert applied.unconfirmed
+    assert applied.problems == ("Envoy runs, but has not answered to the last change yet",)
+    assert "maps" not in node.events
+
+
+async def test_a_slow_envoy_is_waited_for(node: Recorded, applier: Applier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ACK_SECONDS", 60.0)
+    node.answers = [Settled(Outcome.NO_CLIENT), Settled(Outcome.TIMEOUT), Settled(Outcome.ACKED)]
+    assert await applier.apply(world(L7)) == Applied()
+    assert node.events[:5] == ["publish", "wait", "wait", "wait", "maps"]
+
+
+async def test_without_envoy_l4_comes_into_force_and_l7_is_dropped(node: Recorded, applier: Applier) -> None:
+    node.envoy_runs, node.answers = False, [Settled(Outcome.NO_CLIENT)]
+    applied = await applier.apply(world(L7))
+    assert applied.unconfirmed, "it is tried again"
+    assert applied.problems == ("Envoy is down: L7 is dropped",)
+    assert node.proxy_ports() == {0}
+    node.envoy_runs, node.answers = True, [Settled(Outcome.ACKED)]
+    assert await applier.apply(world(L7)) == Applied()
+    assert node.proxy_ports() == {HTTP_PORT}
+
+
+async def test_an_endpoint_that_cannot_be_policed_does_not_hold_up_the_others(node: Recorded, applier: Applier) -> None:
+    node.unreachable = {7}
+    applied = await applier.apply(world(L4))
+    assert applied.problems == ("endpoint default/client is not enforced: interface 7 does not exist",)
+    assert node.interfaces == {8}
+
+
+async def test_endpoints_that_are_gone_are_let_go_of_last(node: Recorded, applier: Applier) -> None:
+    await applier.apply(world(L4, local=(7, 8)))
+    node.events.clear()
+    await applier.apply(world(L4, local=(9,)))
+    assert node.events[:4] == ["publish", "wait", "maps", "attach 9"]
+    assert sorted(node.events[4:]) == ["detach 7", "detach 8"]
+
+
+async def test_a_refusal_of_the_kernel_reaches_the_caller(node: Recorded, applier: Applier) -> None:
+    node.full = True
+    with pytest.raises(MapFullError):
+        await applier.apply(world(L4))
+
+
+async def test_looks_into_the_kernel_wait_for_their_turn(node: Recorded, applier: Applier) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    apply = node.apply
+
+    def slow(plan: DatapathPlan) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        apply(plan)
+
+    cast(Any, node).apply = slow
+    applying = asyncio.create_task(applier.apply(world(L4)))
+    await asyncio.to_thread(entered.wait, 10)
+    look = asyncio.create_task(applier.kernel())
+    await asyncio.sleep(0)
+    assert not look.done()
+    go_on.set()
+    await applying
+    assert (await look).attached == {7, 8}
+
+
+async def test_an_agent_that_ends_waits_for_the_kernel(node: Recorded, applier: Applier) -> None:
+    """Nothing is closed under a thread that still writes."""
+    entered, go_on = threading.Event(), threading.Event()
+    apply = node.apply
+
+    def slow(plan: DatapathPlan) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        apply(plan)
+
+    cast(Any, node).apply = slow
+    applying = asyncio.create_task(applier.apply(world(L4)))
+    await asyncio.to_thread(entered.wait, 10)
+    applying.cancel()
+    await asyncio.sleep(0)
+    assert not applying.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await applying
+    assert node.events[-1] == "attach 8", "it was done to its end"

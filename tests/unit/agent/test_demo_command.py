@@ -1,0 +1,79 @@
+"""How `lockgate demo` judges and reports: above all that a disagreement is not overlooked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lockgate.agent.demo import run
+from lockgate.agent.demo.client import request
+from lockgate.agent.demo.run import Row
+from lockgate.agent.demo.scenario import REQUESTS
+from lockgate.policies import Flow
+from lockgate.tests.command_line import Ended, lockgate
+
+ROW = Row("frontend", "backend", 4, "GET :8080/", "200", "allow", "p:spec", "matches", "10.200.0.2", agrees=True)
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, rows: list[Row], *arguments: str) -> Ended:
+    """The command, with a demonstration in which this happened."""
+
+    @contextmanager
+    def demonstration(*_: object) -> Iterator[Any]:
+        yield SimpleNamespace(ask_all=lambda _: iter(rows))
+
+    async def no_world(_: object) -> None:
+        return None
+
+    monkeypatch.setattr(run, "demonstration", demonstration)
+    monkeypatch.setattr(run, "demo_world", no_world)
+    return lockgate("demo", *arguments)
+
+
+def test_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = shown(monkeypatch, [ROW])
+    assert ended.status == 0
+    assert ended.out.endswith("1 requests, 0 disagreements between the wire and the explanation\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("-o", "json"), ("-o", "yaml")])
+def test_a_disagreement_ends_with_1(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    ended = shown(monkeypatch, [ROW, replace(ROW, verdict="deny", agrees=False)], *arguments)
+    assert ended.status == 1
+    if not arguments:
+        assert "deny: DISAGREES" in ended.out
+        assert ended.out.endswith("2 requests, 1 disagreements between the wire and the explanation\n")
+    if "json" in arguments:
+        assert ended.data["agree"] is False
+
+
+@pytest.mark.parametrize(
+    ("result", "passed", "words"),
+    [
+        ({"outcome": "answered", "status": 200, "body": "x"}, True, "200"),
+        ({"outcome": "answered", "status": 403, "body": "Access denied\r\n"}, False, "403 Access denied"),
+        ({"outcome": "answered", "status": 403, "body": "the server's own\n"}, True, "403 the server's own"),
+        ({"outcome": "dropped"}, False, "dropped"),
+        ({"outcome": "refused"}, True, "refused"),
+        ({"outcome": "closed"}, False, "closed"),
+    ],
+)
+def test_what_a_client_met_is_judged(result: dict[str, Any], passed: bool, words: str) -> None:
+    assert run._passed(result) is passed
+    assert run._words(result) == words
+
+
+def test_a_client_that_nobody_answers() -> None:
+    assert request("http://127.0.0.1:1/", "GET", 5.0, {})["outcome"] == "refused"
+
+
+@pytest.mark.parametrize("wanted", REQUESTS, ids=str)
+def test_every_request_is_a_flow(wanted: Any) -> None:
+    address = "fd00:200::3" if wanted.family == 6 else "10.200.0.3"
+    flow = Flow.from_json(wanted.flow(address))
+    assert (flow.source, flow.destination) == (f"default/{wanted.client}", f"default/{wanted.server}")
+    assert wanted.url(address).startswith("http://[fd00" if wanted.family == 6 else "http://10.")
