@@ -217,15 +217,12 @@ class TestBrokenFiles:
         assert fetch(node.frontend, node.api.ipv4, 80, ADMIN) == DENIED
         assert fetch(node.intruder, node.backend.ipv4, 8080, patience=GLANCE) == DROPPED
 
-    def test_a_policy_that_is_refused_for_what_is_not_enforced_yet(self, node: LiveNode) -> None:
-        path = node.write(
-            "egress",
-            API.replace("name: api-access-control", "name: egress").split("  ingress:")[0]
-            + "  egress:\n  - toFQDNs:\n    - matchName: example.org\n",
-        )
-        node.until("it is reported", lambda: any("toFQDNs is not enforced yet" in each for each in node.problems()))
+    def test_a_policy_that_is_refused_for_what_is_not_supported(self, node: LiveNode) -> None:
+        text = API.replace("name: api-access-control", "name: refused")
+        path = node.write("refused", text.partition("        http:")[0] + "        l7proto: memcache\n")
+        node.until("it is reported", lambda: any("proxylib parsers" in each for each in node.problems()))
         listed = {each["policy"]: each for each in node.lockgate("policy", "list", "-o", "json").data}
-        assert (listed["default/egress"]["state"], listed["default/egress"]["source"]) == ("refused", str(path))
+        assert (listed["default/refused"]["state"], listed["default/refused"]["source"]) == ("refused", str(path))
 
     def test_broken_workloads_let_go_of_nobody(self, node: LiveNode) -> None:
         text = node.workloads.read_text()
