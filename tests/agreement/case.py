@@ -1,0 +1,104 @@
+"""A case: everything that decides about one flow, as the data that users write. Read from and written to YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+from lockgate.policies import Flow, World, endpoint_of, parse_policies, parse_workloads
+from lockgate.policies.secret import header_values
+
+# The node's own addresses.
+HOSTS = (ip_address("10.200.0.1"), ip_address("fd00:200::1"))
+
+
+Document: TypeAlias = dict[str, Any]
+
+
+class InvalidCase(Exception):  # noqa: N818  a case that the readers refuse is no error when shrinking
+    """The documents have problems, which are the message."""
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def dump(data: object) -> str:
+    """YAML without anchors, in the order in which it was made."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is in force. `policies` are documents, Secrets among them; `workloads` and `services` are entries of a
+    workloads file, `names` what DNS has answered (name -> addresses)."""
+
+    policies: list[Document] = field(default_factory=list)
+    workloads: list[Document] = field(default_factory=list)
+    services: list[Document] = field(default_factory=list)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    def world(self, devices: Mapping[str, int]) -> World:
+        """The world that the documents describe; `devices` are interface -> ifindex. Raises InvalidCase."""
+        policies = parse_policies(yaml.dump_all(self.policies, Dumper=_Dumper, sort_keys=False).encode(), "policies")
+        workloads = parse_workloads(
+            dump({"workloads": self.workloads, "services": self.services}).encode(), "workloads"
+        )
+        if not policies.ok or not workloads.ok:
+            raise InvalidCase("\n".join(str(each) for each in (*policies.problems, *workloads.problems)))
+        endpoints = [
+            endpoint_of(each, devices[each.interface], each.interface) if each.interface else endpoint_of(each)
+            for each in workloads.workloads
+        ]
+        return World.of(
+            policies.policies,
+            endpoints,
+            hosts=HOSTS,
+            services=workloads.services,
+            names={name: frozenset(map(ip_address, found)) for name, found in self.names.items()},
+            secrets=header_values(policies.secrets).values,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A setting and one flow, which is written as `policy explain --flows` takes it. `note` is for people."""
+
+    setting: Setting
+    flow: dict[str, Any]
+    note: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Case:
+        """The case in a file."""
+        data = yaml.safe_load(path.read_text())
+        setting = Setting(
+            data["policies"],
+            data["workloads"],
+            data.get("services", []),
+            data.get("names", {}),
+        )
+        return cls(setting, data["flow"], data.get("note", ""))
+
+    def text(self) -> str:
+        """What `read` reads."""
+        setting = self.setting
+        data: dict[str, Any] = {"note": self.note} if self.note else {}
+        data |= {"flow": self.flow, "policies": setting.policies, "workloads": setting.workloads}
+        for name in ("services", "names"):
+            if value := getattr(setting, name):
+                data[name] = value
+        return dump(data)
+
+    def parsed_flow(self) -> Flow:
+        """The flow. Raises FlowError."""
+        return Flow.from_json(self.flow)
+
+    def noted(self, note: str) -> Case:
+        """The same with another note."""
+        return replace(self, note=note)

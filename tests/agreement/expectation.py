@@ -1,0 +1,118 @@
+"""What the verdict function says about a flow, put as what this node must do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from lockgate.policies import Direction, Flow, HttpRequest, Judgement, Reserved, Verdict, World, explain
+from lockgate.policies.http_path import judged_path
+from lockgate.policies.workload import Endpoint, IPAddress
+from lockgate.redirect.plan import DEFAULT_PORTS
+
+ACCEPTED, REFUSED_PATH, DENIED = 200, 400, 403
+
+Sides = Mapping[Direction, Judgement]
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """The node enforces the directions of its own endpoints only: `sides` are those.
+
+    `client` and `server` are the flow's ends when they are on this node. `connection` is what is said without a
+    request, `request` with it (the same when the flow has none).
+    """
+
+    flow: Flow
+    source: IPAddress
+    destination: IPAddress
+    client: Endpoint | None
+    server: Endpoint | None
+    from_host: bool
+    connection: Sides
+    request: Sides
+
+    @classmethod
+    def of(cls, world: World, flow: Flow) -> Expectation:
+        """Asks `explain`, once about the connection and once about the request."""
+        first = explain(world, Flow(flow.source, flow.destination, flow.port, flow.protocol))
+        whole = explain(world, flow) if flow.request is not None else first
+        client, server = _on_this_node(first.source.endpoint), _on_this_node(first.destination.endpoint)
+        here = [
+            direction
+            for direction, endpoint in ((Direction.EGRESS, client), (Direction.INGRESS, server))
+            if endpoint is not None
+        ]
+        return cls(
+            flow,
+            ip_address(flow.source),
+            ip_address(flow.destination),
+            client,
+            server,
+            first.source.identity == Reserved.HOST,
+            _sides(first.egress, first.ingress, here),
+            _sides(whole.egress, whole.ingress, here),
+        )
+
+    @property
+    def denied(self) -> bool:
+        """True when the connection is refused whatever is asked on it."""
+        return any(side.verdict is Verdict.DENY for side in self.connection.values())
+
+    @property
+    def redirected(self) -> bool:
+        """True when a proxy carries the connection. The node's own is never redirected: policies let it in."""
+        return not self.denied and not self.from_host and any(side.redirected for side in self.connection.values())
+
+    @property
+    def listener(self) -> int:
+        """The port of the proxy that a redirected connection is for; 0 when no proxy serves all of its rules, and then
+        it is dropped."""
+        ports = {
+            DEFAULT_PORTS.serving(each.rule, self.flow.protocol)
+            for side in self.connection.values()
+            for each in side.considered
+            if each.matched and each.rule.redirects
+        }
+        return ports.pop() if len(ports) == 1 else 0
+
+    @property
+    def word(self) -> str:
+        """allowed, denied or redirected."""
+        return "denied" if self.denied else "redirected" if self.redirected else "allowed"
+
+    @property
+    def status(self) -> int:
+        """What HTTP answers to the request."""
+        if all(side.verdict is Verdict.ALLOW for side in self.request.values()):
+            return ACCEPTED
+        return REFUSED_PATH if self.refused_path else DENIED
+
+    @property
+    def refused_path(self) -> bool:
+        """True when Envoy refuses the request's path whatever the policies say."""
+        return isinstance(self.flow.request, HttpRequest) and bool(judged_path(self.flow.request.path).refusal)
+
+    @property
+    def arriving(self) -> HttpRequest:
+        """The request as the server gets it when it is accepted."""
+        request = self.flow.request
+        assert isinstance(request, HttpRequest)
+        for direction in (Direction.EGRESS, Direction.INGRESS):
+            if direction in self.request:
+                request = request.after(self.request[direction].actions)
+        return request
+
+    def reasons(self) -> str:
+        """Why, for people."""
+        return "; ".join(f"{direction}: {side.reason}" for direction, side in self.request.items())
+
+
+def _on_this_node(endpoint: Endpoint | None) -> Endpoint | None:
+    return endpoint if endpoint is not None and endpoint.local else None
+
+
+def _sides(egress: Judgement | None, ingress: Judgement | None, here: list[Direction]) -> dict[Direction, Judgement]:
+    both = {Direction.EGRESS: egress, Direction.INGRESS: ingress}
+    return {direction: side for direction, side in both.items() if side is not None and direction in here}

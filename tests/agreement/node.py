@@ -1,0 +1,218 @@
+"""The three that must agree about a flow: the verdict function, the kernel's programs and Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from lockgate.agent.applier import Applier
+from lockgate.policies import Direction, Flow, HttpRequest, Protocol, Verdict, World
+from lockgate.policies.http_path import judged_path
+from lockgate.redirect import Reason
+from lockgate.tests.agreement.case import HOSTS, Setting
+from lockgate.tests.agreement.envoy import Arrived, Envoy, Sent, running_envoy
+from lockgate.tests.agreement.expectation import Expectation
+from lockgate.tests.agreement.ground import ENVOY_MARK, ENVOY_PORT, ground
+from lockgate.tests.agreement.kernel import UPLINK, Kernel, Outcome, source_ports
+from lockgate.tests.agreement.packets import Packet
+
+_JUDGED = 0x400  # the mark of what from_pod has allowed; the server's interface is in the upper half
+
+
+@dataclass
+class Tally:
+    """What was compared."""
+
+    flows: Counter[str] = field(default_factory=Counter)  # by what the verdict function says
+    protocols: Counter[str] = field(default_factory=Counter)
+    packets: int = 0  # run through the programs
+    requests: Counter[str] = field(default_factory=Counter)  # by Envoy's answer
+    changed: int = 0  # requests whose headers a policy changed on the way
+
+
+class Node:
+    """A node without pods. `enforce` a setting, then `compare` flows under it."""
+
+    def __init__(self, devices: Mapping[str, int], kernel: Kernel, envoy: Envoy) -> None:
+        self.devices = devices
+        self.tally = Tally()
+        self._kernel = kernel
+        self._envoy = envoy
+        self._applier = Applier(kernel.datapath, envoy.xds, ENVOY_PORT, envoy.runs)
+
+    async def enforce(self, setting: Setting) -> tuple[World, list[str]]:
+        """Brings the setting into force as the agent does; what is not applied is a disagreement.
+
+        Raises InvalidCase, and RuntimeError when Envoy does not answer.
+        """
+        world = setting.world(self.devices)
+        applied = await self._applier.apply(world)
+        if applied.unconfirmed:
+            raise RuntimeError(f"{'; '.join(applied.problems)}; its log ends:\n{self._envoy.log}")
+        wrong = [f"Envoy: refuses the compiled policies: {applied.nack}"] if applied.nack else []
+        wrong += [f"Envoy: cannot carry out {origin}: {why}" for origin, why in applied.unexpressed]
+        wrong += [f"agent: {problem}" for problem in applied.problems]
+        return world, wrong
+
+    async def compare(self, world: World, data: dict[str, Any]) -> list[str]:
+        """What disagrees about one flow: a sentence for each, with the disagreeing one in front."""
+        expected = Expectation.of(world, Flow.from_json(data))
+        self.tally.flows[expected.word] += 1
+        self.tally.protocols[expected.flow.protocol] += 1
+        found = [*self._leaving(expected), *self._arriving(expected)]
+        if isinstance(expected.flow.request, HttpRequest) and self._envoy_decides(world, expected):
+            found += await self._asked(expected, data["http"].get("headers", {}))
+        return found
+
+    def _leaving(self, expected: Expectation) -> list[str]:
+        """The first packet as the client's pod sends it, then as the server's pod gets it, then the reply."""
+        if expected.client is None:
+            return []
+        client, server = expected.client.ifindex, expected.server.ifindex if expected.server else 0
+        packet = self._packet(expected)
+        seen = self._kernel.leave(client, packet)
+        what = "the client's first packet"
+        if expected.denied:
+            return _differ(what, seen, Outcome(False, Reason.POLICY))
+        if expected.redirected:
+            return _differ(what, seen, _handed_over(expected)) + self._handed_over_for_real(client, expected)
+        found = _differ(what, seen, Outcome(True, Reason.ALLOWED, _judged_mark(server)))
+        if server:
+            passed = self._kernel.arrive(server, packet, mark=seen.mark, came_from=client)
+            found += _differ("its arrival at the server", passed, Outcome(True, Reason.ALLOWED, seen.mark))
+        if packet.has_reply:
+            self.tally.packets += 1
+            if server:
+                replied, mark = self._kernel.leave(server, packet.reply), _judged_mark(client)
+            else:
+                came_from = 0 if expected.destination in HOSTS else UPLINK
+                replied, mark = self._kernel.arrive(client, packet.reply, came_from=came_from), 0
+            found += _differ("the reply", replied, Outcome(True, Reason.ALLOWED, mark))
+        return found
+
+    def _handed_over_for_real(self, client: int, expected: Expectation) -> list[str]:
+        """The one thing that a test run cannot do is to assign a socket: for that a packet really arrives."""
+        if not expected.listener:
+            return []
+        reason = self._kernel.send(client, self._packet(expected))
+        if reason is Reason.REDIRECTED:
+            return []
+        return [f"kernel: a packet really sent was counted as {reason.name if reason else 'nothing'}, not REDIRECTED"]
+
+    def _arriving(self, expected: Expectation) -> list[str]:
+        """The first packet as it reaches the server's pod from elsewhere, or round from_pod, or from a proxy."""
+        if expected.server is None:
+            return []
+        server = expected.server.ifindex
+        came_from = 0 if expected.from_host else expected.client.ifindex if expected.client else UPLINK
+        seen = self._kernel.arrive(server, self._packet(expected), came_from=came_from)
+        what = "a first packet at the server that from_pod has not seen"
+        if expected.denied:
+            return _differ(what, seen, Outcome(False, Reason.POLICY))
+        if not expected.redirected:
+            return _differ(what, seen, Outcome(True, Reason.ALLOWED))
+        found = _differ(what, seen, Outcome(False, Reason.UNPROXIED))
+        passed = self._kernel.arrive(server, self._packet(expected), mark=ENVOY_MARK, came_from=0)
+        wanted = Outcome(True, Reason.ALLOWED, ENVOY_MARK, expected.listener)
+        return found + _differ("the proxy's first packet to the server", passed, wanted)
+
+    def _packet(self, expected: Expectation) -> Packet:
+        self.tally.packets += 1
+        flow = expected.flow
+        return Packet(expected.source, expected.destination, flow.protocol, next(source_ports), flow.port)
+
+    def _envoy_decides(self, world: World, expected: Expectation) -> bool:
+        """True when Envoy's answer is the verdict: where the kernel sends the connection to it, and also where every
+        direction that does not allow is one that Envoy polices, for its policy must be right on its own."""
+        if expected.redirected and expected.listener == ENVOY_PORT:
+            return True
+        ends = {Direction.EGRESS: expected.client, Direction.INGRESS: expected.server}
+        policed = {
+            direction
+            for direction, endpoint in ends.items()
+            if endpoint is not None and world.policy_of(endpoint).direction(direction).redirects
+        }
+        allowed = {direction for direction, side in expected.request.items() if side.verdict is Verdict.ALLOW}
+        return bool(policed) and not expected.refused_path and policed | allowed >= expected.request.keys()
+
+    async def _asked(self, expected: Expectation, headers: Mapping[str, str | list[str]]) -> list[str]:
+        """The request, really sent through Envoy."""
+        request = expected.flow.request
+        assert isinstance(request, HttpRequest)
+        sent = Sent(request.method, request.path, request.host, wire_headers(headers))
+        try:
+            answer = await self._envoy.ask(expected.source, expected.destination, expected.flow.port, sent)
+        except (OSError, EOFError, TimeoutError) as error:
+            return [f"Envoy: no answer to {request} ({error!r})"]
+        self.tally.requests[str(answer.status)] += 1
+        if answer.status != expected.status:
+            return [f"Envoy: {answer.status} to {request}, expected {expected.status} ({expected.reasons()})"]
+        if answer.arrived is None:
+            return []
+        self.tally.changed += expected.arriving.headers != request.headers
+        return _changed(expected.arriving, answer.arrived)
+
+
+def wire_headers(headers: Mapping[str, str | list[str]]) -> list[tuple[str, str]]:
+    """A flow's headers line by line."""
+    return [
+        (name, value)
+        for name, values in headers.items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
+
+
+def _judged_mark(server: int) -> int:
+    return server << 16 | _JUDGED if server else 0
+
+
+def _handed_over(expected: Expectation) -> Outcome:
+    """A test run of a redirect: everything is written down, and then there is no socket to be had."""
+    protocol, listener = expected.flow.protocol, expected.listener
+    if protocol not in (Protocol.TCP, Protocol.UDP) or (protocol is Protocol.UDP and not listener):
+        return Outcome(False, Reason.NOT_TCP)
+    return Outcome(False, Reason.NO_PROXY, listener=listener)
+
+
+def _changed(wanted: HttpRequest, arrived: Arrived) -> list[str]:
+    """A request that passes must arrive as it was sent, but for what the policies do to it."""
+    line, fields = arrived
+    first = f"{wanted.method} {judged_path(wanted.path).path} HTTP/1.1"
+    found = [] if line == first else [f"Envoy: '{first}' arrived as '{line}'"]
+    expected, seen = {"host": wanted.host, **wanted.headers}, _joined(fields)
+    if seen.get("content-length") == "0":
+        expected.setdefault("content-length", "0")  # Envoy says so on behalf of a POST that has no body
+    if expected != seen:
+        found.append(f"Envoy: the headers {expected} arrived as {seen}")
+    return found
+
+
+def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Repeated fields mean their values joined, https://www.rfc-editor.org/rfc/rfc9110#section-5.3."""
+    found: dict[str, list[str]] = {}
+    for name, value in fields:
+        found.setdefault(name.lower(), []).append(value)
+    return {name: ",".join(values) for name, values in found.items()}
+
+
+def _differ(what: str, seen: Outcome, expected: Outcome) -> list[str]:
+    return [] if seen == expected else [f"kernel: {what}: {seen}, expected {expected}"]
+
+
+@asynccontextmanager
+async def running_node() -> AsyncIterator[Node]:
+    """A node in a namespace of its own, which the calling thread lives in meanwhile."""
+    with ground() as devices:
+        kernel = await asyncio.to_thread(Kernel, devices)  # netlink wants a thread without a running loop
+        try:
+            async with running_envoy() as envoy:
+                node = Node(devices, kernel, envoy)
+                await node.enforce(Setting())
+                await envoy.wait_until_listening()
+                yield node
+        finally:
+            await asyncio.to_thread(kernel.close)
