@@ -1,7 +1,7 @@
-"""The log of denied requests: one JSON line each, written by Envoy into the run dir.
+"""The log of requests that a policy denied, or asked to be told of (a header match with LOG): one JSON line each.
 
-Only denials are logged, because logging every request would cost a fifth of the throughput. `FORMAT` is what the
-bootstrap asks Envoy to write and `parse` reads it back; `Rotation` keeps the file bounded.
+Written by Envoy into the run dir. No other request is logged, because that would cost a fifth of the throughput.
+`FORMAT` is what the bootstrap asks Envoy to write and `parse` reads it back; `Rotation` keeps the file bounded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from types import MappingProxyType
 
-FILE_NAME = "denied.jsonl"
+FILE_NAME = "requests.jsonl"
+MISMATCH_NAMESPACE, MISMATCH_KEY = (
+    "lockgate.mismatch",
+    "rules",
+)  # metadata in which the policy's filters leave LOG's rules
 
 # Command operators: https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage
 FORMAT: Mapping[str, str] = MappingProxyType(
@@ -29,6 +33,19 @@ FORMAT: Mapping[str, str] = MappingProxyType(
         "code": "%RESPONSE_CODE%",
         "details": "%RESPONSE_CODE_DETAILS%",
         "protocol": "%PROTOCOL%",
+        "mismatches": f"%DYNAMIC_METADATA({MISMATCH_NAMESPACE}:{MISMATCH_KEY})%",
+    }
+)
+
+# Of a connection that was refused before any request in it could be read: "host" is the server name of its greeting.
+CONNECTION_FORMAT: Mapping[str, str] = MappingProxyType(
+    {
+        **FORMAT,
+        "method": "-",
+        "path": "-",
+        "host": "%REQUESTED_SERVER_NAME%",
+        "details": "%CONNECTION_TERMINATION_DETAILS%",
+        "protocol": "TLS",
     }
 )
 
@@ -48,10 +65,12 @@ class SocketEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class DeniedRequest:
-    """A request that the policy refused. `rule` is the name of the RBAC action that did, empty when Envoy gave none.
+class LoggedRequest:
+    """A request that the policy refused, or that has a header its policy logs.
 
-    `method`, `path` and `host` are None when the request had none, and cut to 64, 1024 and 256 bytes.
+    `rule` is the name of the RBAC action that refused it, empty when it passed or Envoy gave none. `mismatches` are a
+    rule's name and a header's, with a blank between, for each header match that was logged. `method`, `path` and `host`
+    are None when the request had none, and cut to 64, 1024 and 256 bytes.
     """
 
     time: datetime
@@ -64,9 +83,10 @@ class DeniedRequest:
     rule: str
     details: str
     protocol: str
+    mismatches: tuple[str, ...] = ()
 
 
-def parse(line: str | bytes) -> DeniedRequest:
+def parse(line: str | bytes) -> LoggedRequest:
     """Read one line. Raises ValueError when it is not one of ours, for example the half line of a full disk."""
     record = json.loads(line)
     if not isinstance(record, dict):
@@ -74,7 +94,7 @@ def parse(line: str | bytes) -> DeniedRequest:
     try:
         details = str(record["details"] or "")
         rule = _DETAILS.search(details)
-        return DeniedRequest(
+        return LoggedRequest(
             time=datetime.fromisoformat(record["time"]),
             source=_socket_end(record["source"]),
             destination=_socket_end(record["destination"]),
@@ -85,6 +105,7 @@ def parse(line: str | bytes) -> DeniedRequest:
             rule="" if rule is None or rule["rule"] == "none" else rule["rule"],
             details=details,
             protocol=str(record["protocol"]),
+            mismatches=tuple(map(str, record["mismatches"] or ())),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"a line of the access log lacks or garbles {error}") from error

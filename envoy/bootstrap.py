@@ -46,7 +46,7 @@ class BootstrapSettings:
 
     @property
     def access_log(self) -> Path:
-        """Denied requests, one JSON object a line."""
+        """Requests that a policy denied or logged, one JSON object a line."""
         return self.run_dir / ACCESS_LOG
 
 

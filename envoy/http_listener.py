@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from .access_log import FORMAT
+from .access_log import FORMAT, MISMATCH_KEY, MISMATCH_NAMESPACE
 from .messages import (
     accesslog,
     cluster,
+    composite,
     core,
     direct_response,
     early_mutation,
@@ -38,12 +39,13 @@ from .messages import (
 )
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
+COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
 NOT_SYNCED = "lockgate:no-policy-received"  # names the default's denials in the access log
 DENIED_BODY = "Access denied\r\n"
 
+ABSENT_FORWARDED_PROTO = "lockgate-absent"  # what a request without X-Forwarded-Proto has there while it passes
 _FORWARDED_PROTO = "x-forwarded-proto"
-_ABSENT = "lockgate-absent"
 _NO_TIMEOUT = timedelta(0)
 _UNLIMITED = 1_000_000
 _UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -51,7 +53,8 @@ _UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 @dataclass(frozen=True, slots=True)
 class HttpListener:
-    """The HTTP listeners' settings. `egress_slot` and `ingress_slot` are ECDS resource names of type RBAC."""
+    """The HTTP listeners' settings. `egress_slot` and `ingress_slot` are ECDS resource names of type RBAC; behind each
+    stands a slot for what the policy does to headers, NAME.headers of type Composite."""
 
     port: int = 15001
     egress_slot: str = "lockgate.http.egress"
@@ -66,7 +69,7 @@ class HttpListener:
 
 
 def http_listeners(settings: HttpListener, access_log: Path) -> list[listener.Listener]:
-    """One listener for IPv4 and one for IPv6, equal but for the address; denials are logged to `access_log`."""
+    """One listener for IPv4 and one for IPv6, equal but for the address; what `access_log.py` says is logged."""
     manager = protobuf.Any.pack(_connection_manager(settings, access_log))
     return [
         listener.Listener(
@@ -93,14 +96,14 @@ def http_listeners(settings: HttpListener, access_log: Path) -> list[listener.Li
                         listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager)
                     ],
                 ),
-                _refuse_own_address(address, bits, settings.port),
+                refuse_own_address(address, bits, settings.port),
             ],
         )
         for family, address, bits in (("ipv4", "127.0.0.1", 32), ("ipv6", "::1", 128))
     ]
 
 
-def _refuse_own_address(address: str, bits: int, port: int) -> listener.FilterChain:
+def refuse_own_address(address: str, bits: int, port: int) -> listener.FilterChain:
     """Closes a connection that was made to the listener itself: its original destination would be this listener again,
     and one request would connect to itself until the descriptors run out."""
     return listener.FilterChain(
@@ -165,8 +168,8 @@ def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpCon
         codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
         route_config=_routes(),
         http_filters=[
-            _policy_slot(settings.egress_slot, settings.first_policy_timeout),
-            _policy_slot(settings.ingress_slot, settings.first_policy_timeout),
+            *_policy_slots(settings.egress_slot, settings.first_policy_timeout),
+            *_policy_slots(settings.ingress_slot, settings.first_policy_timeout),
             # suppress_envoy_headers: neither adds x-envoy-* nor obeys what a client writes into them.
             hcm.HttpFilter(
                 name="envoy.filters.http.router",
@@ -201,7 +204,7 @@ def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpCon
         merge_slashes=True,
         path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         local_reply_config=_access_denied(),
-        access_log=[_denied_log(access_log)],
+        access_log=[_policy_log(access_log)],
     )
 
 
@@ -210,7 +213,7 @@ def _mark_absent_forwarded_proto() -> core.TypedExtensionConfig:
     # gets a value that only we write, by which the route knows to take it away again.
     absent = mutation_rules.HeaderMutation(
         append=core.HeaderValueOption(
-            header=core.HeaderValue(key=_FORWARDED_PROTO, value=_ABSENT),
+            header=core.HeaderValue(key=_FORWARDED_PROTO, value=ABSENT_FORWARDED_PROTO),
             append_action=core.HeaderValueOptionHeaderAppendAction.ADD_IF_ABSENT,
         )
     )
@@ -222,7 +225,9 @@ def _mark_absent_forwarded_proto() -> core.TypedExtensionConfig:
 
 def _routes() -> route.RouteConfiguration:
     to_original = route.RouteAction(cluster=ORIGINAL_DESTINATION, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT)
-    without = route.HeaderMatcher(name=_FORWARDED_PROTO, string_match=matcher.StringMatcher(exact=_ABSENT))
+    without = route.HeaderMatcher(
+        name=_FORWARDED_PROTO, string_match=matcher.StringMatcher(exact=ABSENT_FORWARDED_PROTO)
+    )
     return route.RouteConfiguration(
         name="lockgate.http",
         virtual_hosts=[
@@ -255,9 +260,17 @@ def _refuse_dots_with_parameters() -> route.Route:
     )
 
 
-def _policy_slot(name: str, first_policy_timeout: float) -> hcm.HttpFilter:
+def _policy_slots(name: str, first_policy_timeout: float) -> list[hcm.HttpFilter]:
+    """One direction: the verdict, then what the policy does to the headers of what it allows (until told, nothing)."""
+    return [
+        _slot(name, first_policy_timeout, RBAC_TYPE_URL, protobuf.Any.pack(deny_all())),
+        _slot(f"{name}.headers", first_policy_timeout, COMPOSITE_TYPE_URL, protobuf.Any.pack(composite.Composite())),
+    ]
+
+
+def _slot(name: str, first_policy_timeout: float, type_url: str, default: protobuf.Any) -> hcm.HttpFilter:
     # Without `apply_default_config_without_warming`: the listener waits for the policy, so that an Envoy that was just
-    # restarted never denies what the policy allows.
+    # restarted never denies what the policy allows, nor forwards a header that the policy takes away.
     return hcm.HttpFilter(
         name=name,
         config_discovery=core.ExtensionConfigSource(
@@ -266,8 +279,8 @@ def _policy_slot(name: str, first_policy_timeout: float) -> hcm.HttpFilter:
                 resource_api_version=core.ApiVersion.V3,
                 initial_fetch_timeout=timedelta(seconds=first_policy_timeout),
             ),
-            default_config=protobuf.Any.pack(deny_all()),
-            type_urls=[RBAC_TYPE_URL],
+            default_config=default,
+            type_urls=[type_url],
         ),
     )
 
@@ -301,23 +314,31 @@ def _access_denied() -> hcm.LocalReplyConfig:
     )
 
 
-def _denied_log(path: Path) -> accesslog.AccessLog:
-    # By what the policy filter concluded and not by status: a server's own 403 is no denial of ours, and a denied gRPC
+def _policy_log(path: Path) -> accesslog.AccessLog:
+    # By what the policy filters concluded and not by status: a server's own 403 is no denial of ours, and a denied gRPC
     # call is answered 200.
-    denied = matcher.MetadataMatcher(
-        filter="envoy.filters.http.rbac",
-        path=[matcher.MetadataMatcherPathSegment(key="enforced_engine_result")],
-        value=matcher.ValueMatcher(string_match=matcher.StringMatcher(exact="denied")),
+    denied = matcher.ValueMatcher(string_match=matcher.StringMatcher(exact="denied"))
+    listed = matcher.ValueMatcher(present_match=True)
+    told = accesslog.OrFilter(
+        filters=[
+            _metadata_filter("envoy.filters.http.rbac", "enforced_engine_result", denied),
+            _metadata_filter(MISMATCH_NAMESPACE, MISMATCH_KEY, listed),
+        ]
     )
     return accesslog.AccessLog(
         name="envoy.access_loggers.file",
-        filter=accesslog.AccessLogFilter(
-            metadata_filter=accesslog.MetadataFilter(matcher=denied, match_if_key_not_found=False)
-        ),
+        filter=accesslog.AccessLogFilter(or_filter=told),
         typed_config=protobuf.Any.pack(
             file_access_log.FileAccessLog(
                 path=str(path),
                 log_format=core.SubstitutionFormatString(json_format=protobuf.Struct.from_dict(dict(FORMAT))),
             )
         ),
+    )
+
+
+def _metadata_filter(namespace: str, key: str, value: matcher.ValueMatcher) -> accesslog.AccessLogFilter:
+    wanted = matcher.MetadataMatcher(filter=namespace, path=[matcher.MetadataMatcherPathSegment(key=key)], value=value)
+    return accesslog.AccessLogFilter(
+        metadata_filter=accesslog.MetadataFilter(matcher=wanted, match_if_key_not_found=False)
     )

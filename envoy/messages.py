@@ -21,12 +21,16 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.config.rbac import v3 as rbac
     from envoy_data_plane.envoy.config.route import v3 as route
     from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_access_log
+    from envoy_data_plane.envoy.extensions.filters.http.composite import v3 as composite
     from envoy_data_plane.envoy.extensions.filters.http.rbac import v3 as http_rbac
     from envoy_data_plane.envoy.extensions.filters.http.router import v3 as http_router
     from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
     from envoy_data_plane.envoy.extensions.filters.listener.original_src import v3 as original_src
+    from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 as tls_inspector
     from envoy_data_plane.envoy.extensions.filters.network.direct_response import v3 as direct_response
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+    from envoy_data_plane.envoy.extensions.filters.network.rbac import v3 as network_rbac
+    from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy import v3 as tcp_proxy
     from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_mutation
     from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case import v3 as preserve_case
     from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import v3 as connection_monitor
@@ -40,6 +44,7 @@ __all__ = [
     "accesslog",
     "boot",
     "cluster",
+    "composite",
     "connection_monitor",
     "core",
     "direct_response",
@@ -52,6 +57,7 @@ __all__ = [
     "listener",
     "matcher",
     "mutation_rules",
+    "network_rbac",
     "original_dst",
     "original_src",
     "overload",
@@ -59,6 +65,8 @@ __all__ = [
     "protobuf",
     "rbac",
     "route",
+    "tcp_proxy",
+    "tls_inspector",
     "upstream_http",
     "xds_core",
     "xds_matcher",

@@ -8,23 +8,19 @@ The fields are RE2 over the whole value, `:path` with its query string (CiliumNe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import re2
 
-from ..policies.endpoint_policy import GrpcRule, HeaderMatch, HttpRule, HttpRules
+from ..policies.endpoint_policy import GrpcRule, HeaderMatch, HttpRule, HttpRules, MismatchAction
+from .header_condition import all_hold, can_match
 from .matcher import (
     OnMatch,
-    Predicate,
-    all_of,
     descend,
-    equals,
     exact_map,
     first_of,
-    is_present,
     matches,
     prefix_map,
     request_header,
@@ -38,13 +34,10 @@ _HEADERS = len(_INPUTS)  # the depth at which only header conditions are left
 # RE2 keeps a compiled program within 8 MiB; joined expressions stay far below, and below Envoy's raised limit.
 LARGEST_PROGRAM = 20_000
 
-# https://www.rfc-editor.org/rfc/rfc9110#name-tokens
-_HEADER_NAME = re.compile(r":(?:path|method|authority)|[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """One rule in the terms of the tree: what to look for in method, path and host, and the headers.
+    """One rule in the terms of the tree: what to look for in method, path and host, and the headers that must hold.
 
     Compared by identity: equal rules share one condition (`conditions` caches them), and hashing it must be cheap.
     """
@@ -60,7 +53,8 @@ class Condition:
 
 
 def conditions(name: str, rules: HttpRules) -> list[Condition]:
-    """The conditions of one policy rule. One that no request meets (a header name HTTP does not know) is left out."""
+    """The conditions of one policy rule. One that no request meets is left out, and a header match with a mismatch
+    action is no condition: it always holds."""
     listed = (*(_of_http(name, rule) for rule in rules.http), *(_of_grpc(name, rule) for rule in rules.grpc))
     return [condition for condition in listed if condition is not None]
 
@@ -72,9 +66,10 @@ def http_tree(rules: Sequence[Condition]) -> OnMatch | None:
 
 @lru_cache(maxsize=65536)
 def _of_http(name: str, rule: HttpRule) -> Condition | None:
-    if not all(_HEADER_NAME.fullmatch(header.name) for header in rule.headers):
+    if not all(map(can_match, rule.headers)):
         return None
-    return Condition(name, (_reduced(rule.method), _reduced(rule.path), _reduced(rule.host)), rule.headers)
+    needed = tuple(header for header in rule.headers if header.mismatch is MismatchAction.DENY)
+    return Condition(name, (_reduced(rule.method), _reduced(rule.path), _reduced(rule.host)), needed)
 
 
 @lru_cache(maxsize=4096)
@@ -153,14 +148,15 @@ def _regex_list(depth: int, regexes: dict[str, list[Condition]], otherwise: OnMa
         if (on_match := _level(depth + 1, rules)) is not None:
             alike.setdefault(on_match, []).append(regex)
     entries = [
-        (matches(_INPUTS[depth], joined), on_match)
+        (matches(_INPUTS[depth], alternatives), on_match)
         for on_match, listed in alike.items()
-        for joined in _joined(sorted(listed))
+        for alternatives in joined(sorted(listed))
     ]
     return descend(first_of(entries, otherwise)) if entries else otherwise
 
 
-def _joined(regexes: Iterable[str]) -> Iterable[str]:
+def joined(regexes: Iterable[str]) -> Iterable[str]:
+    """The regexes as few alternations, none of them too large for RE2."""
     batch: list[str] = []
     size = 0
     for regex in regexes:
@@ -182,15 +178,5 @@ def _program_size(regex: str) -> int:
 
 
 def _header_list(rules: Sequence[Condition]) -> OnMatch | None:
-    entries = {_all_headers(rule.headers): allow(rule.name) for rule in reversed(rules)}
+    entries = {all_hold(rule.headers): allow(rule.name) for rule in reversed(rules)}
     return descend(first_of(list(reversed(entries.items()))))
-
-
-@lru_cache(maxsize=4096)
-def _all_headers(headers: tuple[HeaderMatch, ...]) -> Predicate:
-    return all_of([_header(header) for header in headers])
-
-
-def _header(header: HeaderMatch) -> Predicate:
-    reads = request_header(header.name)
-    return is_present(reads) if header.value is None else equals(reads, header.value)

@@ -39,9 +39,12 @@ DIRECT_SOURCE_IP = _network_input("direct-source-ip", "DirectSourceIPInput")
 
 
 @lru_cache(maxsize=4096)
-def request_header(name: str) -> Input:
-    """Reads a request header; repeated ones come joined with ",". Absent is no value, which no predicate matches."""
-    return Input(extension("header", "envoy.type.matcher.v3.HttpRequestHeaderMatchInput", text(1, name)))
+def request_header(name: str, label: str = "header") -> Input:
+    """Reads a request header; repeated ones come joined with ",". Absent is no value, which no predicate matches.
+
+    `label` is the input's own name, which means nothing to Envoy.
+    """
+    return Input(extension(label, "envoy.type.matcher.v3.HttpRequestHeaderMatchInput", text(1, name)))
 
 
 def act(action: bytes) -> OnMatch:
@@ -106,6 +109,18 @@ def all_of(predicates: Sequence[Predicate]) -> Predicate:
     if len(predicates) == 1:
         return predicates[0]
     return Predicate(frame(3, b"".join(frame(1, predicate) for predicate in predicates)))
+
+
+def any_of(predicates: Sequence[Predicate]) -> Predicate:
+    """At least one holds; one alone stays itself."""
+    if len(predicates) == 1:
+        return predicates[0]
+    return Predicate(frame(2, b"".join(frame(1, predicate) for predicate in predicates)))
+
+
+def not_(predicate: Predicate) -> Predicate:
+    """It does not hold."""
+    return Predicate(frame(4, predicate))
 
 
 def _map_tree(kind: int, reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch | None) -> Matcher:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look inside the node's Envoy.", no_args_is_help=True)
 
+_DEFAULTS = {"RBAC": "default: deny all", "Composite": "default: change nothing"}
+
 T = TypeVar("T")
 
 
@@ -187,7 +189,13 @@ def _filters(config: EnvoyConfig, pattern: re.Pattern[str]) -> None:
     table(
         ("FILTER", "KIND", "VERSION", "UPDATED", "ERROR"),
         (
-            (record.name, record.kind, record.version or "default: deny all", record.updated, record.error or "-")
+            (
+                record.name,
+                record.kind,
+                record.version or _DEFAULTS.get(record.kind, "default"),
+                record.updated,
+                record.error or "-",
+            )
             for record in config.filters
             if pattern.search(record.name)
         ),

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from lockgate.envoy.access_log import DeniedRequest, Rotation, parse
+from lockgate.envoy.access_log import LoggedRequest, Rotation, parse
 from lockgate.envoy.admin import Admin
 from lockgate.envoy.bootstrap import bootstrap
 from lockgate.envoy.errors import AdminUnreachableError
 from lockgate.envoy.http_listener import NOT_SYNCED, RBAC_TYPE_URL
 from lockgate.envoy.inspect import read_config
-from lockgate.envoy.messages import core, http_rbac, matcher, protobuf, rbac
+from lockgate.envoy.messages import composite, core, http_rbac, matcher, protobuf, rbac
 from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
     CLIENT,
     CLIENT6,
@@ -59,15 +59,15 @@ class PolicyServer:
         self._changed.set()
 
     def _response(self) -> bytes:
+        nothing = composite.Composite()
         resources = [
             discovery.Resource(
                 name=name,
                 version=str(self.version),
-                resource=protobuf.Any.pack(
-                    core.TypedExtensionConfig(name=name, typed_config=protobuf.Any.pack(self._policy))
-                ),
+                resource=protobuf.Any.pack(core.TypedExtensionConfig(name=name, typed_config=protobuf.Any.pack(body))),
             )
-            for name in ("lockgate.http.egress", "lockgate.http.ingress")
+            for slot in ("lockgate.http.egress", "lockgate.http.ingress")
+            for name, body in ((slot, self._policy), (f"{slot}.headers", nothing))
         ]
         return bytes(
             discovery.DeltaDiscoveryResponse(
@@ -198,8 +198,8 @@ def get(path: str, *headers: str) -> bytes:
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: Api", *headers, "", ""]).encode()
 
 
-async def denials(run_dir: Path, count: int) -> list[DeniedRequest]:
-    log = run_dir / "denied.jsonl"
+async def denials(run_dir: Path, count: int) -> list[LoggedRequest]:
+    log = run_dir / "requests.jsonl"
 
     async def written() -> bool:
         return log.read_text().count("\n") >= count
@@ -339,7 +339,7 @@ async def test_a_rejected_policy_shows_and_the_last_good_one_stays(run_dir: Path
 
         await until("Envoy rejects the policy", rejected)
         stats = await admin.stats(r"^extension_config_discovery\..*\.update_rejected$")
-        assert sorted(stats.values()) == [1, 1]
+        assert sorted(stats.values()) == [1, 1, 1, 1]  # a response is taken or refused as a whole
         for record in read_config(await admin.config_dump()).filters:
             assert (record.version, record.default) == ("1", False)
         assert (await client.ask(get("/secret")))[1] == DENIED
@@ -398,7 +398,7 @@ async def test_a_connection_to_the_listener_itself_leads_nowhere(run_dir: Path, 
 
 
 async def test_the_access_log_rotates_without_losing_a_line(run_dir: Path) -> None:
-    log = run_dir / "denied.jsonl"
+    log = run_dir / "requests.jsonl"
     async with policed(run_dir) as (_, admin, _), connected(CLIENT, SERVER) as client:
         await client.ask(get("/secret/1"))
         await denials(run_dir, 1)
@@ -420,7 +420,7 @@ async def test_the_access_log_rotates_without_losing_a_line(run_dir: Path) -> No
 
 
 def _paths(run_dir: Path) -> list[str]:
-    files = [run_dir / "denied.jsonl.1", run_dir / "denied.jsonl"]
+    files = [run_dir / "requests.jsonl.1", run_dir / "requests.jsonl"]
     return [json.loads(line)["path"] for file in files for line in file.read_text().splitlines()]
 
 

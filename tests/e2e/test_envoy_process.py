@@ -260,7 +260,9 @@ async def test_admin(run_dir: Path) -> None:
         assert [record.address for record in config.listeners] == ["127.0.0.1:15001", "[::1]:15001"]
         assert [(record.name, record.default) for record in config.filters] == [
             ("lockgate.http.egress", True),
+            ("lockgate.http.egress.headers", True),
             ("lockgate.http.ingress", True),
+            ("lockgate.http.ingress.headers", True),
         ]
     assert not await admin.ready()
     with pytest.raises(AdminUnreachableError, match="is it running"):

@@ -1,4 +1,4 @@
-"""Reading and rotating the log of denied requests."""
+"""Reading and rotating the log of denied and logged requests."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ LINE: dict[str, Any] = {
     "code": 403,
     "details": "rbac_access_denied_matched_policy[default/web:spec.ingress[0].toPorts[0]]",
     "protocol": "HTTP/1.1",
+    "mismatches": None,
 }
 
 
@@ -30,7 +31,12 @@ def test_a_line() -> None:
     assert (request.method, request.path, request.host) == ("GET", "/secret?a=1", "api")
     assert request.code == 403
     assert request.rule == "default/web:spec.ingress[0].toPorts[0]"
-    assert request.protocol == "HTTP/1.1"
+    assert (request.protocol, request.mismatches) == ("HTTP/1.1", ())
+
+
+def test_header_matches_that_were_logged() -> None:
+    logged = parse(json.dumps(LINE | {"mismatches": ["default/web:spec.ingress[0].toPorts[0] x-key", "b y"]}))
+    assert logged.mismatches == ("default/web:spec.ingress[0].toPorts[0] x-key", "b y")
 
 
 def test_the_format_writes_exactly_what_parse_reads() -> None:
@@ -80,19 +86,19 @@ def test_a_damaged_line_is_a_value_error(line: str) -> None:
 
 
 def test_rotation_keeps_the_newest_files(tmp_path: Path) -> None:
-    log = tmp_path / "denied.jsonl"
+    log = tmp_path / "requests.jsonl"
     rotation = Rotation(limit=10, keep=2)
     for number in range(5):
         log.write_text(f"generation {number}")
         assert rotation.rotate(log)
     assert not log.exists()
-    assert (tmp_path / "denied.jsonl.1").read_text() == "generation 4"
-    assert (tmp_path / "denied.jsonl.2").read_text() == "generation 3"
+    assert (tmp_path / "requests.jsonl.1").read_text() == "generation 4"
+    assert (tmp_path / "requests.jsonl.2").read_text() == "generation 3"
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_small_or_absent_file_is_left_alone(tmp_path: Path) -> None:
-    log = tmp_path / "denied.jsonl"
+    log = tmp_path / "requests.jsonl"
     assert not Rotation(limit=10).rotate(log)
     log.write_text("x" * 9)
     assert not Rotation(limit=10).rotate(log)

@@ -11,8 +11,8 @@ import pytest
 from lockgate.envoy.binary import find_binary
 from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.errors import BootstrapError
-from lockgate.envoy.http_listener import HttpListener
-from lockgate.envoy.messages import boot, hcm
+from lockgate.envoy.http_listener import HttpListener, deny_all
+from lockgate.envoy.messages import boot, composite, hcm, protobuf
 
 SETTINGS = BootstrapSettings(run_dir=Path("/run/lockgate"), node_id="node-1")
 
@@ -82,14 +82,16 @@ def test_nothing_listens_beyond_this_machine() -> None:
     assert (pipe.path, pipe.mode) == ("/run/lockgate/admin.sock", 0o600)
 
 
-def test_both_slots_wait_for_the_policy_and_deny_without_one() -> None:
+def test_every_slot_waits_for_the_policy() -> None:
     for manager in managers(parsed(dataclasses.replace(SETTINGS, http=HttpListener(first_policy_timeout=15.0)))):
         assert [entry.name for entry in manager.http_filters] == [
             "lockgate.http.egress",
+            "lockgate.http.egress.headers",
             "lockgate.http.ingress",
+            "lockgate.http.ingress.headers",
             "envoy.filters.http.router",
         ]
-        for slot in manager.http_filters[:2]:
+        for slot in manager.http_filters[:4]:
             source = slot.config_discovery
             assert source is not None and source.default_config is not None and source.config_source is not None
             assert not source.apply_default_config_without_warming
@@ -100,7 +102,14 @@ def test_both_slots_wait_for_the_policy_and_deny_without_one() -> None:
 def test_slots_are_named_by_the_settings() -> None:
     http = HttpListener(egress_slot="a", ingress_slot="b")
     for manager in managers(parsed(dataclasses.replace(SETTINGS, http=http))):
-        assert [entry.name for entry in manager.http_filters[:2]] == ["a", "b"]
+        assert [entry.name for entry in manager.http_filters[:4]] == ["a", "a.headers", "b", "b.headers"]
+
+
+def test_without_a_policy_a_slot_denies_and_changes_nothing() -> None:
+    for manager in managers(parsed()):
+        defaults = [slot.config_discovery.default_config for slot in manager.http_filters[:4] if slot.config_discovery]
+        assert defaults[0] == defaults[2] == protobuf.Any.pack(deny_all())
+        assert defaults[1] == defaults[3] == protobuf.Any.pack(composite.Composite())
 
 
 def test_no_route_has_a_timeout() -> None:

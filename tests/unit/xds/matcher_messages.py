@@ -12,7 +12,11 @@ from ipaddress import ip_address, ip_network
 
 import betterproto2
 import re2
+from envoy_data_plane.envoy.config.core.v3 import HeaderValueOptionHeaderAppendAction
 from envoy_data_plane.envoy.config.rbac.v3 import Action
+from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite, ExecuteFilterAction
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation
+from envoy_data_plane.envoy.extensions.filters.http.set_metadata.v3 import Config as SetMetadata
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher.v3 import (
@@ -71,6 +75,49 @@ class Seen:
 
 
 def verdict(matcher: Matcher, seen: Seen) -> Action | None:
+    """The RBAC action a tree comes to, None for a miss."""
+    found = evaluate(matcher, seen)
+    if found is None:
+        return None
+    assert found.typed_config is not None and found.typed_config.type_url.endswith("envoy.config.rbac.v3.Action")
+    return Action.parse(found.typed_config.value)
+
+
+def changed(composite: Composite, seen: Seen) -> tuple[dict[str, str], list[str]]:
+    """The request's headers behind the composite filter, and the rules that it leaves for the access log."""
+    headers, logged = dict(seen.headers), list[str]()
+    found = evaluate(composite.matcher, seen) if composite.matcher is not None else None
+    if found is None:
+        return headers, logged
+    assert found.typed_config is not None
+    run = ExecuteFilterAction.parse(found.typed_config.value)
+    chain = [run.typed_config] if run.typed_config is not None else run.filter_chain.typed_config  # type: ignore[union-attr]
+    for entry in chain:
+        assert entry.typed_config is not None
+        if entry.typed_config.type_url.endswith("header_mutation.v3.HeaderMutation"):
+            _mutate(HeaderMutation.parse(entry.typed_config.value), headers)
+        else:
+            for metadata in SetMetadata.parse(entry.typed_config.value).metadata:
+                assert metadata.metadata_namespace == "lockgate.mismatch" and metadata.allow_overwrite
+                assert metadata.value is not None
+                logged += metadata.value.to_dict()["rules"]
+    return headers, logged
+
+
+def _mutate(filter_: HeaderMutation, headers: dict[str, str]) -> None:
+    for mutation in filter_.mutations.request_mutations if filter_.mutations is not None else []:
+        if mutation.remove:
+            headers.pop(mutation.remove, None)
+            continue
+        option = mutation.append
+        assert option is not None and option.header is not None and option.keep_empty_value
+        name, value = option.header.key, option.header.value.replace("%%", "%")
+        if option.append_action == HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD and name in headers:
+            value = f"{headers[name]},{value}"
+        headers[name] = value
+
+
+def evaluate(matcher: Matcher, seen: Seen) -> TypedExtensionConfig | None:
     """The action a tree comes to, None for a miss."""
     if matcher.matcher_tree is not None:
         found = _tree(matcher, seen)
@@ -83,17 +130,16 @@ def verdict(matcher: Matcher, seen: Seen) -> Action | None:
     return found if found is not None else _follow(matcher.on_no_match, seen)
 
 
-def _follow(on_match: MatcherOnMatch | None, seen: Seen) -> Action | None:
+def _follow(on_match: MatcherOnMatch | None, seen: Seen) -> TypedExtensionConfig | None:
     if on_match is None:
         return None
     if on_match.action is not None:
-        assert on_match.action.typed_config is not None
-        return Action.parse(on_match.action.typed_config.value)
+        return on_match.action
     assert on_match.matcher is not None
-    return verdict(on_match.matcher, seen)
+    return evaluate(on_match.matcher, seen)
 
 
-def _tree(matcher: Matcher, seen: Seen) -> Action | None:
+def _tree(matcher: Matcher, seen: Seen) -> TypedExtensionConfig | None:
     tree = matcher.matcher_tree
     assert tree is not None and tree.input is not None
     value = seen.read(tree.input)
@@ -125,6 +171,10 @@ def _tree(matcher: Matcher, seen: Seen) -> Action | None:
 def _holds(predicate: MatcherMatcherListPredicate, seen: Seen) -> bool:
     if predicate.and_matcher is not None:
         return all(_holds(part, seen) for part in predicate.and_matcher.predicate)
+    if predicate.or_matcher is not None:
+        return any(_holds(part, seen) for part in predicate.or_matcher.predicate)
+    if predicate.not_matcher is not None:
+        return not _holds(predicate.not_matcher, seen)
     single = predicate.single_predicate
     assert single is not None and single.input is not None and single.value_match is not None
     value = seen.read(single.input)

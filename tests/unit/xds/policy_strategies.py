@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from lockgate.policies.endpoint_policy import (
     HttpRules,
     KafkaRule,
     KafkaRules,
+    MismatchAction,
     PortSpan,
     Protocol,
     ResolvedRule,
@@ -26,7 +28,10 @@ from lockgate.policies.workload import Endpoint, Workload
 PATHS = ("/", "/a", "/a/", "/a/1", "/a/b", "/a/b?c=1", "/b", "/b/2/x", "/pkg.Svc/Get", "/pkg.Svc/", "/ab")
 METHODS = ("GET", "POST", "PUT")
 HOSTS = ("a.example", "b.example", "api")
-HEADERS: tuple[dict[str, str], ...] = ({}, {"x-a": "1"}, {"x-a": "2", "x-b": "1"}, {"x-b": ""}, {"x-a": "1,2"})
+HEADERS: tuple[dict[str, str], ...] = (
+    *({}, {"x-a": "1"}, {"x-a": "2", "x-b": "1"}, {"x-b": ""}, {"x-a": "1,2"}),
+    *({"x-forwarded-proto": "https"}, {"x-a": "50% é", "x-forwarded-proto": "1"}),
+)
 
 _PATH_REGEXES = (
     *(None, ".*", "/", "/a", "/a/.*", "/a/b", "/(a|b)/.*", "/a/[0-9]+", "/a(/b)?", "/a/b.*", ".*/x", "/[ab]", "^/b.*$"),
@@ -41,6 +46,20 @@ _HEADER_MATCHES = (
     HeaderMatch("x-b", ""),
     HeaderMatch("x-b:1"),
     HeaderMatch("host", "api"),
+    HeaderMatch("x-a", "2", secret=True),
+    HeaderMatch("x-a", lacks="default/none"),
+    HeaderMatch("x-forwarded-proto"),
+)
+_ACTIONS = tuple(action for action in MismatchAction if action is not MismatchAction.DENY)
+_acting_matches = st.one_of(
+    st.builds(
+        HeaderMatch,
+        st.sampled_from(["x-a", "x-a", "x-b", "x-c", "x-forwarded-proto"]),
+        st.sampled_from([None, "1", "2", "50% é"]),
+        st.sampled_from(_ACTIONS),
+        secret=st.booleans(),
+    ),
+    st.sampled_from([HeaderMatch("host", "api", MismatchAction.LOG), HeaderMatch(":scheme", "x", MismatchAction.LOG)]),
 )
 
 
@@ -67,11 +86,17 @@ http_rules = st.builds(
     host=st.sampled_from(_HOST_REGEXES),
     headers=st.lists(st.sampled_from(_HEADER_MATCHES), max_size=2).map(tuple),
 )
+acting_rules = st.builds(
+    lambda rule, before, after: replace(rule, headers=(*before, *rule.headers, *after)),
+    http_rules,
+    st.lists(_acting_matches, max_size=2),
+    st.lists(_acting_matches, min_size=1, max_size=2),
+)
 grpc_rules = st.builds(GrpcRule, st.just("pkg.Svc"), st.sampled_from([None, "Get"]))
 l7_rules = st.one_of(
     st.builds(
         HttpRules,
-        st.lists(http_rules, min_size=1, max_size=4).map(tuple),
+        st.lists(st.one_of(http_rules, acting_rules), min_size=1, max_size=4).map(tuple),
         st.lists(grpc_rules, max_size=1).map(tuple),
     ),
     st.just(KafkaRules((KafkaRule(),))),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.rbac.v3 import RbacAction
+from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +25,10 @@ from lockgate.policies.endpoint_policy import (
 )
 from lockgate.policies.request import HttpRequest
 from lockgate.policies.verdict import Verdict, judge
-from lockgate.tests.unit.xds.matcher_messages import Seen, verdict
+from lockgate.tests.unit.xds.matcher_messages import Seen, changed, verdict
 from lockgate.tests.unit.xds.policy_strategies import directions, endpoint, ipcache, origin, requests
-from lockgate.xds.rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
+from lockgate.xds.header_condition import ABSENT_FORWARDED_PROTO
+from lockgate.xds.rbac import CHANGES, FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
 from lockgate.xds.rule_name import NOT_POLICED
 from lockgate.xds.snapshot import FILTER_CONFIG
 
@@ -60,6 +64,19 @@ def decide(node: NodeResources, direction: Direction, seen: Seen) -> tuple[str, 
     return ("allow" if action.action == RbacAction.ALLOW else "deny"), action.name
 
 
+def left(node: NodeResources, direction: Direction, seen: Seen) -> tuple[dict[str, str], list[str]]:
+    """The headers that go on, and what is logged. Without X-Forwarded-Proto Envoy's bootstrap writes a mark there."""
+    resource = node.changes[direction]
+    assert (resource.type_url, resource.name) == (FILTER_CONFIG, CHANGES[direction])
+    extension = TypedExtensionConfig.parse(resource.body)
+    assert extension.name == resource.name and extension.typed_config is not None
+    marked = replace(seen, headers={"x-forwarded-proto": ABSENT_FORWARDED_PROTO, **seen.headers})
+    headers, logged = changed(Composite.parse(extension.typed_config.value), marked)
+    if headers.get("x-forwarded-proto") == ABSENT_FORWARDED_PROTO:
+        del headers["x-forwarded-proto"]
+    return {name: value for name, value in headers.items() if name[0] != ":" and name != "host"}, logged
+
+
 def seen(direction: Direction, peer: str, port: int, request: HttpRequest) -> Seen:
     own = "fd00::9" if ":" in peer else "10.0.0.9"
     source, destination = (peer, own) if direction is Direction.INGRESS else (own, peer)
@@ -84,8 +101,14 @@ def test_agrees_with_the_verdict_function(
     node = compile_node([(SERVER, policy)], CACHE, EVERY)
     for peer, port, request in flows:
         expected = judge(half, PEERS[peer], Protocol.TCP, port, request)
-        found, name = decide(node, direction, seen(direction, peer, port, request))
+        arrived = seen(direction, peer, port, request)
+        found, name = decide(node, direction, arrived)
         assert found == expected.verdict, (name, expected.reason)
+        if expected.verdict is Verdict.ALLOW:
+            headers, logged = left(node, direction, arrived)
+            assert headers == request.after(expected.actions).headers
+            notes = {action.name for action in expected.actions if action.action is MismatchAction.LOG}
+            assert {note.split(" ")[1] for note in logged} == notes
         if expected.rule is not None and expected.verdict is Verdict.DENY:
             assert name == str(expected.rule.origin)
 
@@ -148,13 +171,62 @@ def test_two_endpoints_with_one_address_are_both_shut() -> None:
     assert (found, name) == ("deny", "address:10.0.0.9:claimed-by:default/api-server:and:default/twin")
 
 
-def test_a_rule_that_needs_what_is_not_there_allows_nothing_and_is_named() -> None:
-    changing = HttpRule(headers=(HeaderMatch("x-a", "1", MismatchAction.ADD),))
-    node = node_of(rule(changing, name="adds"), rule(HttpRule("/a")))
-    assert list(map(str, node.refused)) == ["default/adds:spec.ingress[0].toPorts[0]"]
-    assert "mismatch ADD" in next(iter(node.refused.values()))
-    assert ask(node, path="/b")[0] == "deny"
-    assert ask(node, path="/a")[0] == "allow"
+def acting(path: str, name: str, value: str | None, action: MismatchAction) -> HttpRule:
+    return HttpRule(path, headers=(HeaderMatch(name, value, action),))
+
+
+def sent(node: NodeResources, path: str, **headers: str) -> tuple[dict[str, str], list[str]]:
+    request = HttpRequest("GET", path, "api", {name.replace("_", "-"): value for name, value in headers.items()})
+    return left(node, Direction.INGRESS, seen(Direction.INGRESS, "10.0.0.1", 80, request))
+
+
+def test_rules_that_change_headers_allow_like_any_other() -> None:
+    node = node_of(rule(acting("/a", "x-role", "user", MismatchAction.REPLACE)), rule(HttpRule("/b")))
+    assert ask(node, path="/a")[0] == ask(node, path="/b")[0] == "allow"
+    assert sent(node, "/a", x_role="admin") == ({"x-role": "user"}, [])
+    assert sent(node, "/b", x_role="admin") == ({"x-role": "admin"}, [])
+    assert ask(node, path="/c")[0] == "deny"
+
+
+def test_what_is_logged_names_rule_and_header() -> None:
+    node = node_of(rule(acting("/a", "x-key", "1", MismatchAction.LOG), acting("/.*", "x-b", None, MismatchAction.LOG)))
+    assert sent(node, "/a")[1] == [f"{origin('p')} x-key", f"{origin('p')} x-b"]
+    assert sent(node, "/a", x_key="1")[1] == [f"{origin('p')} x-b"]
+
+
+def test_where_nothing_changes_headers_the_filter_is_empty() -> None:
+    node = node_of(rule(HttpRule("/a", headers=(HeaderMatch("x-a", "1"),))))
+    extension = TypedExtensionConfig.parse(node.changes[Direction.INGRESS].body)
+    assert extension.typed_config is not None and extension.typed_config.value == b""
+
+
+def test_many_paths_with_one_change_are_one_decision() -> None:
+    """Regexes that no map can hold, but what they lead to is the same."""
+    many = (acting(f"/a/[0-9]+/{number}/.+", "x-role", "user", MismatchAction.REPLACE) for number in range(2000))
+    node = node_of(rule(*many))
+    assert not node.refused and len(node.changes[Direction.INGRESS].body) < 200_000
+    assert sent(node, "/a/1/1999/x") == ({"x-role": "user"}, [])
+    assert sent(node, "/a/1/2000/x") == ({}, [])
+
+
+def test_exact_paths_and_prefixes_are_told_apart_by_maps() -> None:
+    rules = [acting(f"/a/{number}", "x-n", str(number), MismatchAction.REPLACE) for number in range(500)]
+    rules += [acting(f"/p{number}/.*", "x-p", str(number), MismatchAction.REPLACE) for number in range(500)]
+    node = node_of(rule(*rules), rule(acting("/.*", "x-all", "1", MismatchAction.ADD)))
+    assert not node.refused
+    assert sent(node, "/a/77")[0] == {"x-n": "77", "x-all": "1"}
+    assert sent(node, "/p99/x")[0] == {"x-p": "99", "x-all": "1"}
+    assert sent(node, "/p999/x", x_all="2")[0] == {"x-all": "2,1"}
+
+
+def test_more_changes_than_can_be_told_apart_deny_and_say_so() -> None:
+    many = [acting(f"/.*{number}.*", f"x-{number}", "1", MismatchAction.REPLACE) for number in range(20)]
+    node = node_of(rule(*many, name="many"), rule(HttpRule("/a")))
+    assert list(map(str, node.refused)) == ["default/many:spec.ingress[0].toPorts[0]"]
+    assert "more header changes" in next(iter(node.refused.values()))
+    assert ask(node, path="/a") == ("deny", "default/many:spec.ingress[0].toPorts[0]")
+    fewer = node_of(rule(*many[:9]))
+    assert not fewer.refused and sent(fewer, "/0/8/")[0] == {"x-0": "1", "x-8": "1"}
 
 
 def test_a_rule_about_tls_matches_no_plain_request() -> None:

@@ -1,0 +1,56 @@
+"""The part of a tree that tells flows apart: destination port, then peer address, then what the rules for both say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from ..policies.endpoint_policy import ResolvedRule
+from .matcher import Input, OnMatch
+from .peers import PrefixIndex, peer_tree
+from .ports import PortGroup, port_groups, port_tree
+
+# What the rules that cover a peer and a port (in policy order; maybe none) say together.
+Say: TypeAlias = Callable[[Sequence[ResolvedRule]], OnMatch]
+
+
+def flow_tree(
+    peer: Input, index: PrefixIndex, rules: Sequence[ResolvedRule], say: Say, uncovered: OnMatch, unknown: OnMatch
+) -> OnMatch:
+    """The tree of these rules for TCP. `uncovered` is for ports that no rule speaks about, `unknown` for an address
+    that no prefix holds and for a miss inside what `say` gives."""
+
+    def tree_of(group: PortGroup) -> OnMatch:
+        said: dict[tuple[int, ...], OnMatch] = {}
+
+        def verdict(identity: int | None) -> OnMatch:
+            covering = _covering(group, identity)
+            if covering not in said:
+                said[covering] = say([group.rules[at] for at in covering])
+            return said[covering]
+
+        return peer_tree(peer, index, _special(group), verdict, unknown)
+
+    return port_tree([(group, tree_of(group)) for group in port_groups(rules)], uncovered)
+
+
+def coverings(rules: Sequence[ResolvedRule]) -> Iterator[Sequence[ResolvedRule]]:
+    """Every set of rules that can come together: all that `say` can be asked, whoever the peers turn out to be."""
+    for group in port_groups(rules):
+        for covering in {_covering(group, identity) for identity in (None, *_special(group))}:
+            if covering:
+                yield [group.rules[at] for at in covering]
+
+
+def _covering(group: PortGroup, identity: int | None) -> tuple[int, ...]:
+    """The positions of the group's rules that cover a peer; None is one that no rule names."""
+    return tuple(
+        at
+        for at, rule in enumerate(group.rules)
+        if rule.peers is None or (identity is not None and identity in rule.peers)
+    )
+
+
+def _special(group: PortGroup) -> frozenset[int]:
+    """The identities that some rule names."""
+    return frozenset[int]().union(*(rule.peers for rule in group.rules if rule.peers is not None))
