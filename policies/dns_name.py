@@ -13,8 +13,8 @@ from .endpoint_policy import DnsRule
 _CHARACTERS = "[-a-z0-9_]"
 
 
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
+def pattern_regex(pattern: str) -> str:
+    """The pattern as a regular expression over the whole name, which RE2 and Python read alike."""
     parts = []
     rest = pattern
     if rest.startswith("**."):
@@ -23,7 +23,12 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     parts += [
         f"{_CHARACTERS}*" if part == "*" else re.escape(part) for part in re.split(r"(\*)", re.sub(r"\*+", "*", rest))
     ]
-    return re.compile("".join(parts))
+    return "".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern_regex(pattern))
 
 
 def pattern_matches(pattern: str, name: str) -> bool:
@@ -31,6 +36,12 @@ def pattern_matches(pattern: str, name: str) -> bool:
     and `**.` in front for one or more whole labels."""
     name = name.lower().removesuffix(".")
     return pattern == "*" or _compiled(pattern).fullmatch(name) is not None
+
+
+def server_name_matches(pattern: str, name: str) -> bool:
+    """The same for the server name in a TLS greeting, which has no final dot
+    (https://www.rfc-editor.org/rfc/rfc6066#section-3) and, to match anything, is not empty."""
+    return bool(name) and (pattern == "*" or _compiled(pattern).fullmatch(name.lower()) is not None)
 
 
 def rule_matches(rule: DnsRule, name: str) -> bool:

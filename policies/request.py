@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
-from .dns_name import pattern_matches, rule_matches
+from .dns_name import rule_matches, server_name_matches
 from .endpoint_policy import (
     DnsRules,
     GrpcRule,
@@ -110,12 +110,12 @@ class Outcome(NamedTuple):
 
 def judge_l7(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> Outcome:
     """Whether the request rules of one resolved rule let the request pass."""
-    if (
-        tls is not None
-        and tls.server_names
-        and not any(pattern_matches(name, request.server_name) for name in tls.server_names)
-    ):
-        return Outcome(False, f"server name '{request.server_name}' is not {' or '.join(tls.server_names)}")
+    if tls is not None and tls.server_names:
+        names = " or ".join(tls.server_names)
+        if not request.server_name:
+            return Outcome(False, f"the connection names no server, and the rule is for {names}")
+        if not any(server_name_matches(name, request.server_name) for name in tls.server_names):
+            return Outcome(False, f"server name '{request.server_name}' is not {names}")
     match l7, request:
         case None, _:
             return Outcome(True, "the connection is allowed with every request")

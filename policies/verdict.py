@@ -11,6 +11,8 @@ from enum import StrEnum
 from .endpoint_policy import DirectionPolicy, HttpRules, Protocol, ResolvedRule
 from .header_action import HeaderAction
 from .http_path import judged_path
+from .identity import Reserved
+from .proxy_kind import clash
 from .request import HttpRequest, Request, judge_l7
 
 
@@ -69,12 +71,14 @@ def judge(
     plain: ResolvedRule | None = None
     matching: ResolvedRule | None = None
     redirecting: ResolvedRule | None = None
+    covering: list[ResolvedRule] = []
     request, as_judged, refusal = _as_envoy_sees(request)
     refused = ""
     for rule in policy.rules:
         if (why := _why_not_covered(rule, peer, peer_name, protocol, port)) is not None:
             considered.append(Considered(rule, False, why))
             continue
+        covering.append(rule)
         matched, why = True, f"{peer_name} and {protocol} port {port} match"
         if rule.deny:
             denying = denying or rule
@@ -95,13 +99,18 @@ def judge(
                     matching = matching or rule
         considered.append(Considered(rule, matched, why))
 
+    # Not for the local host, which is let in past every proxy.
+    clashing = "" if plain is not None and peer == Reserved.HOST else clash(covering, protocol)
+
     def outcome(verdict: Verdict, reason: str, rule: ResolvedRule | None) -> Judgement:
-        redirected = denying is None and redirecting is not None
+        redirected = denying is None and redirecting is not None and not clashing
         done = tuple(dict.fromkeys(actions)) if redirected else ()
         return Judgement(verdict, reason, rule, tuple(considered), redirected, done)
 
     if denying is not None:
         return outcome(Verdict.DENY, f"denied by {denying.origin}", denying)
+    if clashing:
+        return outcome(Verdict.DENY, clashing, None)
     if refused:
         return outcome(Verdict.DENY, refused, None)
     if plain is not None:

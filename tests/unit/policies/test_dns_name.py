@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lockgate.policies.dns_name import pattern_matches, rule_matches
+import re2
+from lockgate.policies.dns_name import pattern_matches, pattern_regex, rule_matches, server_name_matches
 from lockgate.policies.endpoint_policy import DnsRule
 
 
@@ -34,3 +35,18 @@ def test_rules() -> None:
     assert rule_matches(DnsRule(match_name="a.example"), "A.example.")
     assert not rule_matches(DnsRule(match_name="a.example"), "b.example")
     assert rule_matches(DnsRule(match_pattern="*.example"), "b.example")
+
+
+@pytest.mark.parametrize("pattern", ["a.example", "*.example", "a*b.*", "**.example", "x-y_z.*"])
+def test_the_expression_means_the_same_to_re2(pattern: str) -> None:
+    for name in ("a.example", "x.y.example", "example", "ab.c", "a1b.c", "x-y_z.q", "axexample", "a.example.example"):
+        assert bool(re2.fullmatch(pattern_regex(pattern), name)) is pattern_matches(pattern, name), name
+        assert server_name_matches(pattern, name) is pattern_matches(pattern, name)
+
+
+def test_server_names() -> None:
+    assert server_name_matches("*", "any.name.at-all")
+    assert server_name_matches("a.example", "A.Example")
+    assert not server_name_matches("a.example", "a.example.")
+    assert not server_name_matches("*", "")
+    assert not server_name_matches("*.example", "")

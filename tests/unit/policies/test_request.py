@@ -211,7 +211,11 @@ def test_server_names() -> None:
     tls = TlsRules(("*.example", "exact.test"))
     assert judge_l7(None, tls, TlsRequest("a.example")).matched
     assert judge_l7(None, tls, TlsRequest("exact.test")).matched
-    assert judge_l7(None, tls, TlsRequest()).why == "server name '' is not *.example or exact.test"
+    assert judge_l7(None, tls, TlsRequest("b.test")).why == "server name 'b.test' is not *.example or exact.test"
+    unnamed = "the connection names no server, and the rule is for *.example or exact.test"
+    assert judge_l7(None, tls, TlsRequest()).why == unnamed
+    assert judge_l7(None, TlsRules(("*",)), TlsRequest("a.b.c")).matched
+    assert not judge_l7(None, TlsRules(("*",)), TlsRequest()).matched
     inside = HttpRequest("GET", "/", server_name="a.example")
     assert judge_l7(HttpRules((HttpRule(),)), tls, inside).matched
     assert not judge_l7(HttpRules((HttpRule(path="/x"),)), tls, inside).matched
