@@ -127,7 +127,7 @@ class Datapath:
     def detach(self, ifindex: int) -> None:
         """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
         for hook in Hook:
-            self._link(ifindex, hook).unlink(missing_ok=True)
+            tcx.remove(self._link(ifindex, hook))
 
     def attached(self) -> frozenset[int]:
         """Interfaces that both programs police. Links of interfaces that are gone are taken away."""

@@ -30,6 +30,7 @@ class Command(IntEnum):
     MAP_UPDATE_BATCH = 26
     LINK_CREATE = 28
     LINK_UPDATE = 29
+    LINK_DETACH = 34
 
 
 def bpf(command: Command, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:

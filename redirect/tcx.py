@@ -62,6 +62,25 @@ def swap(path: Path, program_fd: int) -> int:
         os.close(fd)
 
 
+def remove(path: Path) -> None:
+    """Take the program off the interface, and the pin with it. A link that is not there is fine.
+
+    Without the pin alone the kernel takes the program off a little later, and until then refuses it a second time.
+    """
+    try:
+        fd = syscall.get(path)
+    except FileNotFoundError:
+        return
+    try:
+        syscall.bpf(Command.LINK_DETACH, struct.pack("=I", fd))
+    except OSError as error:
+        if error.errno != errno.ENOLINK:  # the interface is gone
+            raise
+    finally:
+        os.close(fd)
+    path.unlink(missing_ok=True)
+
+
 def interface_of(path: Path) -> int:
     """The interface of the pinned link, 0 when it is gone."""
     fd = syscall.get(path)

@@ -146,6 +146,19 @@ def test_attaching_is_idempotent_and_survives_the_agent(node: Node) -> None:
     datapath.close()
 
 
+def test_an_endpoint_that_goes_and_comes_back_at_once_is_policed(node: Node) -> None:
+    datapath = node.open()
+
+    def go_and_come_back() -> None:
+        for _ in range(10):
+            datapath.attach(node.endpoint())
+            datapath.detach(node.pod.ifindex)
+
+    node.inside(go_and_come_back)
+    assert datapath.attached() == frozenset()
+    datapath.close()
+
+
 def test_links_of_vanished_interfaces_are_taken_away(node: Node) -> None:
     datapath = node.open()
     pod = node.ground.pod("brief")
