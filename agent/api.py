@@ -19,6 +19,7 @@ class View(Protocol):
     async def policy(self, name: str) -> Any: ...
     async def xds(self) -> Any: ...
     async def datapath(self) -> Any: ...
+    async def dns(self) -> Any: ...
 
 
 class NoSuchPolicyError(LookupError):
@@ -38,6 +39,7 @@ class LocalApi:
             ("/v1/policies", view.policies),
             ("/v1/xds", view.xds),
             ("/v1/datapath", view.datapath),
+            ("/v1/dns", view.dns),
         ):
             application.router.add_get(path, _handler(answer))
         application.router.add_get("/v1/policies/{name:.+}", _policy_handler(view))

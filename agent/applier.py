@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
 from typing import TypeAlias, TypeVar
 
 from ..policies import World
 from ..policies.endpoint_policy import Direction, EndpointPolicy, RuleOrigin
-from ..policies.workload import Endpoint
+from ..policies.identity import IPNetwork
+from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
-from ..redirect.plan import DatapathPlan, ProxyPorts, plan
+from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, ProxyPorts, plan, readdressed
 from ..xds import NodeCompiler, Outcome, Policed, Settled, XdsServer, policed_by
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
@@ -52,14 +54,27 @@ class Kernel:
 class Applier:
     """Applies one world after the other; the caller never starts two at once."""
 
-    def __init__(self, datapath: Datapath, xds: XdsServer, http_port: int, envoy_runs: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        datapath: Datapath,
+        xds: XdsServer,
+        http_port: int,
+        envoy_runs: Callable[[], bool],
+        *,
+        dns_port: int = DEFAULT_DNS_PORT,
+        dns_uses: Callable[[World], None] = lambda _: None,
+    ) -> None:
+        """`dns_uses` tells the DNS proxy what to judge by."""
         self._datapath = datapath
         self._xds = xds
         self._envoy_runs = envoy_runs
-        self._http_port = http_port
+        self._dns_uses = dns_uses
+        self._ports = ProxyPorts(http_port, dns_port)
         self._compiler = NodeCompiler()
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         self._policed: Policed | None = None  # of the world in force; None: not known, an earlier agent's
+        self._late: dict[IPAddress, frozenset[str]] = {}
+        self.world: World | None = None  # what the kernel has
 
     async def apply(self, world: World) -> Applied:
         """Brings `world` into force.
@@ -84,8 +99,12 @@ class Applier:
         if unconfirmed and self._envoy_runs():
             # It still judges by what it had, so the kernel must not send it anything new.
             return Applied(unconfirmed=True, problems=("Envoy runs, but has not answered to the last change yet",))
-        ports = ProxyPorts(http=_CLOSED if unconfirmed else self._http_port)
-        problems = await self._in_kernel(lambda: self._sync_kernel(enforced, plan(enforced, world.ipcache, ports)))
+        ports = replace(self._ports, http=_CLOSED) if unconfirmed else self._ports
+        async with self._turn:
+            world = world.with_addresses(self._late) or world
+            self._dns_uses(world)
+            problems = await self._in_thread(lambda: self._sync_kernel(enforced, plan(enforced, world.ipcache, ports)))
+            self.world = world
         if unconfirmed:
             return Applied(
                 unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")
@@ -95,20 +114,79 @@ class Applier:
             await self._xds.publish(self._compiler.compile(enforced, world.ipcache, wanted).snapshot())
         return Applied(unexpressed=unexpressed, problems=problems)
 
+    def names_taken(self) -> None:
+        """The names of the next world to `apply` are those of this moment: only what is learned from now on is late."""
+        self._late = {}
+
+    @property
+    def late(self) -> bool:
+        """True when addresses were learned after `names_taken`."""
+        return bool(self._late)
+
+    async def readdress(self, names: Mapping[IPAddress, frozenset[str]]) -> bool:
+        """Brings addresses with their names into force, also while `apply` waits for Envoy.
+
+        False when that takes more than the kernel's ipcache: an identity that does not exist yet, or Envoy.
+
+        Raises:
+            RedirectError: the kernel refused it.
+        """
+        async with self._turn:
+            self._late |= names
+            before = self.world
+            after = before.with_addresses(names) if before is not None else None
+            if before is None or after is None:
+                return False
+            changes = readdressed(before.ipcache, after.ipcache, map(ip_network, names))
+            if self._envoy_tells_apart(before, after, changes.put.keys() | changes.gone):
+                return False
+            if changes:
+                await self._in_thread(lambda: self._datapath.readdress(changes))
+                self.world = after
+                self._dns_uses(after)
+            return True
+
+    async def busy(self, addresses: Set[IPAddress]) -> frozenset[IPAddress]:
+        """Those of the addresses that an endpoint has a live connection with."""
+        async with self._turn:
+            return await self._in_thread(lambda: self._datapath.busy(addresses))
+
     async def kernel(self) -> Kernel:
         """A look into the kernel, between two changes."""
-        return await self._in_kernel(
-            lambda: Kernel(self._datapath.attached(), self._datapath.sizes(), self._datapath.counters())
-        )
-
-    async def _in_kernel(self, work: Callable[[], T]) -> T:
-        """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it."""
         async with self._turn:
-            running = asyncio.ensure_future(asyncio.to_thread(work))
-            try:
-                return await asyncio.shield(running)
-            finally:
-                await asyncio.wait([running])
+            return await self._in_thread(
+                lambda: Kernel(self._datapath.attached(), self._datapath.sizes(), self._datapath.counters())
+            )
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it."""
+        running = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(running)
+        finally:
+            await asyncio.wait([running])
+
+    def _envoy_tells_apart(self, before: World, after: World, networks: Iterable[IPNetwork]) -> bool:
+        """True when Envoy would judge some of these addresses otherwise than before."""
+        moves = {
+            (before.identity_at(network.network_address), after.identity_at(network.network_address))
+            for network in networks
+        }
+        halves = {
+            id(half): half
+            for endpoint in after.endpoints
+            if endpoint.local
+            for direction in Direction
+            if (endpoint.key, direction) in (self._policed or ())
+            for half in (after.policy_of(endpoint).direction(direction),)
+        }
+        return any(
+            (old in rule.peers) is not (new in rule.peers)
+            for half in halves.values()
+            for rule in half.rules
+            if rule.peers is not None
+            for old, new in moves
+        )
 
     async def _answer(self, revision: int) -> Settled:
         """Envoy's answer, or what is known when it is dead or has had its time."""

@@ -14,10 +14,17 @@ class ConfigFile(TypedDict, total=False):
     """Keys of the file."""
 
     http_port: int
+    dns_port: int
+    dns_min_ttl: int
     concurrency: int
 
 
-_LIMITS = {"http_port": range(1, 65536), "concurrency": range(1025)}
+_LIMITS = {
+    "http_port": range(1, 65536),
+    "dns_port": range(1, 65536),
+    "dns_min_ttl": range(86401),
+    "concurrency": range(1025),
+}
 
 
 def read_config(path: Path | None) -> ConfigFile:

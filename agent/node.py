@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 from ..envoy.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.access_log import Rotation
@@ -26,6 +27,11 @@ from ..store import DirectoryStore, Store, StoreContent
 from ..xds import XdsServer
 from .api import LocalApi
 from .applier import Applied, Applier
+from .dns.learner import Learner, Names
+from .dns.memory import NameMemory
+from .dns.names import Bounds, NameCache
+from .dns.proxy import DnsProxy
+from .dns.view import dns_view
 from .endpoints import discover
 from .errors import StateError
 from .host import make_run_dir, require_host, require_port
@@ -54,6 +60,8 @@ class NodeAgent:
         self._changed = asyncio.Event()
         self._look_again = True  # the node's interfaces may be others than in `_state.discovery`
         self._state = NodeState(settings=settings)
+        self._names = NameCache(Bounds(shortest_ttl=settings.dns_min_ttl))
+        self._rounds: list[asyncio.Event] = []  # set after a round of `_reconcile` that began later
 
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT.
@@ -68,8 +76,14 @@ class NodeAgent:
         async with AsyncExitStack() as stack:
             stack.enter_context(AgentLock(settings.run_dir))
             require_port(settings)
+            dns = DnsProxy(settings.dns_port, lambda *learned: learner.learn(*learned))
+            await dns.open()
+            stack.push_async_callback(dns.close)
             last_good = LastGood.open(settings.state_dir)
             stack.callback(last_good.close)
+            name_memory = NameMemory.open(settings.state_dir)
+            stack.callback(name_memory.close)
+            name_memory.recall(self._names, time.monotonic(), time.time())
             self._content = await self._store.read()
             stop = _stop_signal()
 
@@ -80,7 +94,23 @@ class NodeAgent:
             stack.push_async_callback(xds.stop)
             envoy = EnvoyProcess(settings.run_dir, binary, startup, concurrency=settings.concurrency or None)
             self._state.envoy = await envoy.ensure()
-            applier = Applier(datapath, xds, settings.http_port, self._envoy_runs)
+            applier = Applier(
+                datapath,
+                xds,
+                settings.http_port,
+                self._envoy_runs,
+                dns_port=settings.dns_port,
+                dns_uses=dns.use,
+            )
+            learner = Learner(
+                self._names,
+                name_memory,
+                bring=partial(self._bring, applier),
+                busy=applier.busy,
+                matters=lambda name: applier.world is not None and applier.world.asks_for(name),
+            )
+            self._state.dns = partial(dns_view, dns, self._names)
+            self._state.names_problem = lambda: learner.problem
             api = LocalApi(settings.api_socket, NodeView(self._state, applier.kernel, xds))
             await api.start()
             stack.push_async_callback(api.stop)
@@ -91,6 +121,7 @@ class NodeAgent:
                 asyncio.create_task(self._follow_links(), name="links"),
                 asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
                 asyncio.create_task(self._reconcile(applier, last_good), name="reconcile"),
+                asyncio.create_task(learner.run(), name="names"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
             try:
@@ -136,6 +167,7 @@ class NodeAgent:
         while True:
             await self._until_changed()
             started = time.monotonic()
+            waiting, self._rounds = self._rounds, []
             intake = await asyncio.to_thread(admit, self._intake, self._content, last_good)
             self._tell_problems(self._intake, intake)
             if self._look_again or intake.workloads != self._intake.workloads:
@@ -145,6 +177,7 @@ class NodeAgent:
                 state.discovery = found
             state.intake = self._intake = intake
             hosts = await asyncio.to_thread(node_addresses)
+            applier.names_taken()
             wanted = await asyncio.to_thread(
                 World.of,
                 intake.policies,
@@ -152,6 +185,7 @@ class NodeAgent:
                 previous=world,
                 hosts=hosts,
                 services=intake.services,
+                names=self._names.by_name(),
             )
             if world is None or not state.settled or not world.tells_the_same(wanted):
                 try:
@@ -160,9 +194,24 @@ class NodeAgent:
                     applied = Applied(problems=(str(error),))
                 _tell_applied(state, applied, wanted, time.monotonic() - started)
                 world = wanted
-                state.finish(wanted, applied)
+                state.finish(applier.world or wanted, applied)
+                if applier.late:
+                    self._changed.set()  # Envoy may have to know
+            for event in waiting:
+                event.set()
             if state.settled:
                 state.memory_problem = await _remember(last_good, intake, state.memory_problem)
+
+    async def _bring(self, applier: Applier, names: Names) -> None:
+        """Learned addresses into force: straight into the kernel where that is enough."""
+        if await applier.readdress(names):
+            if applier.world is not None and self._state.world is not None:
+                self._state.world = applier.world
+            return
+        done = asyncio.Event()
+        self._rounds.append(done)
+        self._changed.set()
+        await done.wait()
 
     async def _until_changed(self) -> None:
         """Waits for news, or until what went wrong is worth another try."""

@@ -32,6 +32,8 @@ class NodeState:
     revision: int = 0
     envoy: EnvoyStatus | None = None
     memory_problem: str = ""
+    dns: Callable[[], dict[str, Any]] = dict
+    names_problem: Callable[[], str] = str
     started: float = field(default_factory=time.monotonic)
     enforced_on: dict[PolicyKey, tuple[str, ...]] = field(default_factory=dict)
 
@@ -196,6 +198,10 @@ class NodeView:
             for entry in client.types
         ]
 
+    async def dns(self) -> dict[str, Any]:
+        """What the DNS proxy did, and the names it has seen."""
+        return self._state.dns()
+
     async def datapath(self) -> dict[str, Any]:
         """Interfaces, map sizes, counters."""
         interfaces = self._state.world.endpoints if self._state.world else ()
@@ -245,6 +251,8 @@ class NodeView:
         problems += state.applied.problems
         if state.memory_problem:
             problems.append(state.memory_problem)
+        if problem := state.names_problem():
+            problems.append(problem)
         problems += [f"{origin}: {reason}" for origin, reason in state.applied.unexpressed]
         if state.applied.nack:
             problems.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from types import MappingProxyType
 
@@ -135,6 +134,10 @@ class World:
                 ipcache.pop(network, None)
         return self if ipcache == self.ipcache else replace(self, ipcache=MappingProxyType(ipcache))
 
+    def asks_for(self, name: str) -> bool:
+        """True when a toFQDNs means this name (lower-case, without the final dot)."""
+        return bool(self._learned.selectors.fitting((name,)))
+
     def tells_the_same(self, other: World) -> bool:
         """False when Envoy or the kernel must know of the difference between this world and one made from it."""
         return (self.policies, self.endpoints, self.ipcache, self._around) == (
@@ -154,12 +157,12 @@ class World:
 
     def identity_at(self, address: IPAddress) -> int:
         """The identity behind an address: that of the longest prefix in `ipcache` that holds it."""
-        prefix = self._longest_prefix.find(address)
-        return int(Reserved.WORLD) if prefix is None else self.ipcache[prefix]
-
-    @cached_property
-    def _longest_prefix(self) -> LongestPrefix:
-        return LongestPrefix(self.ipcache)
+        number = self.ipcache.get(ip_network(address))
+        if number is None:
+            # Other than whole addresses the ipcache holds the prefixes of the policies and the worlds.
+            prefix = self._learned.prefixes.find(address)
+            return int(Reserved.WORLD) if prefix is None else self.ipcache[prefix]
+        return number
 
     def select(self, selector: Selector) -> frozenset[int]:
         """The identities that a selector means."""

@@ -236,6 +236,17 @@ def _can_own(network: IPNetwork) -> bool:
     return not network.is_loopback
 
 
+def readdressed(
+    before: Mapping[IPNetwork, int], after: Mapping[IPNetwork, int], networks: Iterable[IPNetwork]
+) -> MapDelta[IPNetwork, Owner]:
+    """From one ipcache to another that differs in some of `networks`, none of which is an endpoint's."""
+    networks = [network for network in networks if _can_own(network) and before.get(network) != after.get(network)]
+    return MapDelta(
+        put={network: Owner(after[network]) for network in networks if network in after},
+        gone=frozenset(network for network in networks if network not in after),
+    )
+
+
 def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:
     """What to do to get from one to the other."""
     return MapChanges(

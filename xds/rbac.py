@@ -22,6 +22,7 @@ from typing import TypeAlias
 from ..policies.endpoint_policy import (
     Direction,
     DirectionPolicy,
+    DnsRules,
     EndpointPolicy,
     HttpRules,
     ResolvedRule,
@@ -71,12 +72,12 @@ class NodeResources:
 
 
 def policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
-    """The (endpoint key, direction) pairs with at least one rule that needs Envoy."""
+    """The (endpoint key, direction) pairs with at least one rule that needs Envoy; dns rules do not."""
     return frozenset(
         (endpoint.key, direction)
         for endpoint, policy in endpoints
         for direction in Direction
-        if policy.direction(direction).redirects
+        if any(rule.redirects and not isinstance(rule.l7, DnsRules) for rule in policy.direction(direction).rules)
     )
 
 

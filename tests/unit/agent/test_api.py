@@ -40,6 +40,9 @@ class Answers:
     async def datapath(self) -> Any:
         return {"asked": "datapath"}
 
+    async def dns(self) -> Any:
+        return {"asked": "dns"}
+
 
 @pytest.fixture
 async def run_dir(tmp_path: Path) -> AsyncIterator[Path]:
@@ -57,6 +60,7 @@ async def asked(run_dir: Path, path: str) -> Any:
 async def test_every_question_reaches_the_view(run_dir: Path) -> None:
     assert await asked(run_dir, "/v1/status") == {"asked": "status"}
     assert await asked(run_dir, "/v1/datapath") == {"asked": "datapath"}
+    assert await asked(run_dir, "/v1/dns") == {"asked": "dns"}
     for name in ("endpoints", "identities", "policies"):
         assert await asked(run_dir, f"/v1/{name}") == [name]
     assert await asked(run_dir, "/v1/policies/default/api") == {"asked": "default/api"}

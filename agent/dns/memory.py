@@ -1,0 +1,89 @@
+"""Names that outlive the agent: what was learned stays allowed across a restart for as long as it would have been."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from ..errors import StateError
+from .names import Learned, NameCache
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS learned (
+    client TEXT NOT NULL, name TEXT NOT NULL, address TEXT NOT NULL, noted REAL NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (client, name, address)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(slots=True)
+class NameMemory:
+    """A table in the state directory. Times are wall-clock seconds there; `seconds` is how long each is good for.
+
+    Every method may raise StateError. Not for two threads at once.
+    """
+
+    path: Path
+    _database: sqlite3.Connection
+
+    @classmethod
+    def open(cls, state_dir: Path) -> NameMemory:
+        """Opens or makes it."""
+        path = state_dir / "names.db"
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise _told(path, error) from error
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            database.close()
+            raise _told(path, error) from error
+        return cls(path, database)
+
+    def recall(self, cache: NameCache, now: float, wall: float) -> None:
+        """Puts everything into `cache`. `now` is the cache's clock, `wall` the wall clock.
+
+        Should the wall clock have stepped back, nothing is good for longer than it was at first.
+        """
+        try:
+            rows = self._database.execute("SELECT client, name, address, noted, seconds FROM learned").fetchall()
+        except sqlite3.Error as error:
+            raise _told(self.path, error) from error
+        for client, name, address, noted, seconds in rows:
+            left = min(seconds - (wall - noted), seconds)
+            cache.restore(Learned(client, name, ip_address(address)), now + left)
+
+    def note(self, touched: Iterable[tuple[Learned, float | None]], now: float, wall: float) -> None:
+        """Writes down until when each is known; None is forgotten."""
+        kept, gone = [], []
+        for learned, expires in touched:
+            key = (learned.client, learned.name, str(learned.address))
+            if expires is None:
+                gone.append(key)
+            else:
+                kept.append((*key, wall, expires - now))
+        try:
+            self._database.execute("BEGIN")
+            self._database.executemany("DELETE FROM learned WHERE (client, name, address) = (?, ?, ?)", gone)
+            self._database.executemany("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?)", kept)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise _told(self.path, error) from error
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._database.close()
+
+
+def _told(path: Path, error: OSError | sqlite3.Error) -> StateError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return StateError(f"{path}: {reason}; make the directory writable, or move the file away to start afresh")

@@ -1,0 +1,23 @@
+"""The DNS proxy as the local API shows it. JSON types throughout."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .names import NameCache
+from .proxy import DnsProxy
+
+
+def dns_view(proxy: DnsProxy, names: NameCache) -> dict[str, Any]:
+    """{"counters": {event: number}, "names": [{"name", "address", "client", "seconds"}]}."""
+    now = time.monotonic()
+    return {
+        "counters": {str(event): number for event, number in proxy.counters().items()},
+        "names": [
+            {"name": name, "address": str(address), "client": client, "seconds": round(expires - now)}
+            for (client, name, address), expires in sorted(
+                names.entries(), key=lambda entry: (entry[0].name, entry[0].client, str(entry[0].address))
+            )
+        ],
+    }
