@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from ..policies.workload import IPAddress, Workload
 from . import netns
@@ -18,7 +19,10 @@ from .errors import EndpointUnreachableError, NamespaceGoneError
 
 _MAIN_TABLE = 254
 _OWN = Path("/proc/thread-self/ns/net")
+_LOOKS = 5  # at a list that keeps changing
 _WHOLE_ADDRESS = {socket.AF_INET: 32, socket.AF_INET6: 128}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,14 @@ def find_device(workload: Workload) -> Device:
         NamespaceGoneError: its namespace, process or interface does not exist.
         EndpointUnreachableError: it exists, but no veth of it leads here.
     """
+    try:
+        return _undisturbed(lambda: _find(workload))
+    except (OSError, NetlinkError) as error:
+        # It comes or goes in this moment: its files and links vanish between two looks.
+        raise NamespaceGoneError(f"it cannot be looked at ({error}); start the workload again if it is gone") from error
+
+
+def _find(workload: Workload) -> Device:
     if workload.interface is not None:
         return _by_interface(workload.interface)
     if workload.netns is not None:
@@ -51,9 +63,16 @@ def find_device(workload: Workload) -> Device:
 def node_addresses() -> tuple[IPAddress, ...]:
     """Every address of the current network namespace: they belong to the host."""
     with IPRoute() as routes:
-        return tuple(
-            dict.fromkeys(ip_address(item.get("address")) for item in routes.get_addr() if item.get("address"))
-        )
+        addresses = _undisturbed(lambda: list(routes.get_addr()))
+    return tuple(dict.fromkeys(ip_address(item.get("address")) for item in addresses if item.get("address")))
+
+
+def _undisturbed(look: Callable[[], T]) -> T:
+    """The kernel tells when its list changed while it was read: then it is read again."""
+    for _ in range(_LOOKS):
+        with suppress(NetlinkDumpInterrupted):
+            return look()
+    return look()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import TypeVar
 import pytest
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Playground
 from lockgate.policies.workload import Workload
-from lockgate.redirect import Device, find_device, netns, node_addresses
+from lockgate.redirect import Device, device, find_device, netns, node_addresses
 from lockgate.redirect.errors import EndpointUnreachableError, NamespaceGoneError
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 T = TypeVar("T")
 
@@ -63,6 +64,32 @@ def test_what_cannot_be_policed_is_named(ground: Playground) -> None:
         find_device(Workload("a", "default", ()))
     with pytest.raises(EndpointUnreachableError, match="does not end in this node's"):
         find_device(Workload("a", "default", (), netns=ground.pods[0].netns))  # from the machine's own namespace
+
+
+def test_a_namespace_that_goes_while_it_is_looked_at(ground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = ground.pod("goes")
+    look_around = device._look_around
+
+    def look_and_go() -> object:
+        seen = look_around()
+        ground.remove(pod)
+        return seen
+
+    monkeypatch.setattr(device, "_look_around", look_and_go)
+    with pytest.raises(NamespaceGoneError, match="it cannot be looked at"):
+        inside(ground, lambda: find_device(Workload("goes", "default", (), netns=pod.netns)))
+
+
+def test_a_list_that_changes_while_it_is_read_is_read_again() -> None:
+    """The kernel says so by an error, and nothing but a storm of changes brings one about."""
+    disturbances = [NetlinkDumpInterrupted(), NetlinkDumpInterrupted()]
+
+    def look() -> str:
+        if disturbances:
+            raise disturbances.pop()
+        return "seen"
+
+    assert device._undisturbed(look) == "seen"
 
 
 def test_a_namespace_without_veth(ground: Playground) -> None:
