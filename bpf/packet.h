@@ -55,6 +55,9 @@ static __always_inline int same_address(const struct address *one, const struct 
            one->word[3] == other->word[3];
 }
 
+/* Of a message without a question. Not 0: type 0 of ICMPv6, which nobody has assigned, would be its own answer. */
+#define NO_IDENTIFIER BE16(0xffff)
+
 /* A question names its sender by the identifier and what it asks for by the type, as if these were ports, and an answer
  * turns them round: it belongs to the connection of its question, and nothing else does. */
 static __always_inline void icmp_ports(__u8 v6, __u8 type, __be16 identifier, __be16 *sport, __be16 *dport)
@@ -70,7 +73,7 @@ static __always_inline void icmp_ports(__u8 v6, __u8 type, __be16 identifier, __
         *dport = identifier;
         return;
     }
-    *sport = (v6 ? type == 128 || type == 160 : type == 8 || type == 13 || type == 42) ? identifier : 0;
+    *sport = (v6 ? type == 128 || type == 160 : type == 8 || type == 13 || type == 42) ? identifier : NO_IDENTIFIER;
     *dport = BE16(type);
 }
 
@@ -145,7 +148,7 @@ static __always_inline void forget_quoted(struct packet *p)
 {
     p->protocol = p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
     p->src = p->sender;
-    p->sport = 0;
+    p->sport = NO_IDENTIFIER;
     p->dport = p->service;
     p->error = NO_ERROR;
 }

@@ -438,6 +438,15 @@ def test_icmp_is_judged_by_its_type(kernel: Kernel, version: int) -> None:
     assert ask(unreachable + 1 if version == 6 else 11, 0, quoted[:48]) is Reason.POLICY
 
 
+def test_no_message_without_a_question_answers_another(kernel: Kernel) -> None:
+    for version, number, protocol, kind in ((4, 1, Protocol.ICMP, 5), (6, 58, Protocol.ICMPV6, 0)):
+        kernel.enforce(client=ingress(), server=ingress(rule(CLIENT, kind, protocol=protocol)))
+        source, destination = both(kernel, version)
+        assert kernel.send(frame(ip(source, destination, number, icmp(kind)))).reason is Reason.ALLOWED
+        back = frame(ip(destination, source, number, icmp(kind)))
+        assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, back).reason is Reason.POLICY
+
+
 def test_every_kind_of_question_has_its_answer(kernel: Kernel) -> None:
     for version, number, pairs in ((4, 1, ((8, 0), (13, 14), (42, 43))), (6, 58, ((128, 129), (160, 161)))):
         protocol = Protocol.ICMP if version == 4 else Protocol.ICMPV6
