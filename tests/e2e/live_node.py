@@ -204,16 +204,17 @@ class LiveNode:
 
     def list_pods(self) -> None:
         """Writes the workloads file."""
-        self._replace(self.workloads, self.ground.workloads_yaml())
+        self.replace(self.workloads, self.ground.workloads_yaml())
 
     def write(self, name: str, text: str) -> Path:
         """Writes a policy file, as an editor does."""
         path = self.policies / f"{name}.yaml"
-        self._replace(path, text)
+        self.replace(path, text)
         return path
 
     @staticmethod
-    def _replace(path: Path, text: str) -> None:
+    def replace(path: Path, text: str) -> None:
+        """Puts a whole new file into place."""
         new = path.with_name(f".{path.name}.new")
         new.write_text(text)
         new.replace(path)

@@ -8,26 +8,20 @@ from functools import partial
 import pytest
 import yaml
 from lockgate.agent.playground import Pod
-from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, LiveNode, fetch, live_node
+from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, LiveNode, fetch
 
 USERS, ADMIN = "/api/v1/users", "/api/v1/admin"
 
 
-@pytest.fixture(scope="module")
-def module_node() -> Iterator[LiveNode]:
-    with live_node() as node:
-        yield node
-
-
 @pytest.fixture
-def node(module_node: LiveNode) -> Iterator[LiveNode]:
+def node(shared_node: LiveNode) -> Iterator[LiveNode]:
     """With the four usual pods and nothing else."""
-    usual = list(module_node.ground.pods)
-    yield module_node
-    for pod in [each for each in module_node.ground.pods if each not in usual]:
-        module_node.remove(pod)
-    module_node.list_pods()
-    module_node.until("all is as it was", lambda: module_node.ok() and attached(module_node) == len(usual))
+    usual = list(shared_node.ground.pods)
+    yield shared_node
+    for pod in [each for each in shared_node.ground.pods if each not in usual]:
+        shared_node.remove(pod)
+    shared_node.list_pods()
+    shared_node.until("all is as it was", lambda: shared_node.ok() and attached(shared_node) == len(usual))
 
 
 def attached(node: LiveNode) -> int:

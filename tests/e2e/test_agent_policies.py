@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, EXAMPLES, GLANCE, OK, Line, LiveNode, fetch, live_node
+from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, EXAMPLES, GLANCE, OK, Line, LiveNode, fetch
 
 API = (EXAMPLES / "api-access-control.yaml").read_text()
 BACKEND = (EXAMPLES / "allow-frontend-to-backend.yaml").read_text()
@@ -14,24 +14,21 @@ ADMIN_TOO = API + "        - method: GET\n          path: /api/v1/admin\n"
 USERS, ADMIN = "/api/v1/users", "/api/v1/admin"
 
 
-@pytest.fixture(scope="module")
-def module_node() -> Iterator[LiveNode]:
-    with live_node() as node:
-        yield node
-
-
 @pytest.fixture
-def node(module_node: LiveNode) -> Iterator[LiveNode]:
+def node(shared_node: LiveNode) -> Iterator[LiveNode]:
     """With the article's policies in force and nothing else, and empty logs."""
-    yield module_node
-    for path in module_node.policies.iterdir():
-        if path.name not in ("allow-frontend-to-backend.yaml", "api-access-control.yaml"):
-            path.unlink()
-    module_node.write("allow-frontend-to-backend", BACKEND)
-    module_node.write("api-access-control", API)
-    module_node.until("all is as it was", lambda: usual(module_node))
-    for web in module_node.webs.values():
+    files = {path: path.read_text() for path in (*shared_node.policies.iterdir(), shared_node.workloads)}
+    for web in shared_node.webs.values():
         web.seen.clear()
+    yield shared_node
+    found = {path: path.read_bytes() for path in (*shared_node.policies.iterdir(), shared_node.workloads)}
+    for path in found.keys() - files.keys():
+        path.unlink()
+    for path, text in files.items():
+        if found.get(path) != text.encode():
+            shared_node.replace(path, text)
+    if {path: text.encode() for path, text in files.items()} != found or not shared_node.ok():
+        shared_node.until("all is as it was", lambda: usual(shared_node))
 
 
 def usual(node: LiveNode) -> bool:

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from lockgate.redirect import netns
@@ -95,14 +94,12 @@ def test_another_port(node: LiveNode) -> None:
     assert node.clean().status == 0
 
 
-@pytest.mark.parametrize("what", ["policies", "workloads"])
-def test_files_that_are_not_there(node: LiveNode, what: str) -> None:
-    path = getattr(node, what)
-    path.rename(f"{path}.away")
+def test_files_that_are_not_there(node: LiveNode) -> None:
+    away = node.workloads.rename(f"{node.workloads}.away")
     try:
-        assert refused(node.try_agent()).startswith(f"{path}: no such file or directory")
+        assert refused(node.try_agent()).startswith(f"{node.workloads}: no such file or directory")
     finally:
-        Path(f"{path}.away").rename(path)
+        away.rename(node.workloads)
 
 
 def test_a_state_directory_of_somebody_else(node: LiveNode) -> None:
@@ -116,17 +113,13 @@ def test_a_state_directory_of_somebody_else(node: LiveNode) -> None:
     (state / "accepted.db").unlink()
 
 
-def test_a_run_dir_that_cannot_be(node: LiveNode) -> None:
-    (node.folder / "file").touch()
-    sentence = refused(node.try_agent(run_dir=node.folder / "file" / "run"))
-    assert sentence == f"--run-dir {node.folder}/file/run: Not a directory; give a folder that root can write"
-    long = node.folder / ("x" * 100)
-    assert "107 bytes" in refused(node.try_agent(run_dir=long))
+def test_a_run_dir_with_a_long_name(node: LiveNode) -> None:
+    """Unix sockets have no room for it."""
+    assert "107 bytes" in refused(node.try_agent(run_dir=node.folder / ("x" * 100)))
 
 
 def test_an_envoy_that_is_none(node: LiveNode) -> None:
     assert "is not an ELF program" in refused(node.try_agent("--envoy", "/etc/passwd"))
-    assert "does not answer like Envoy" in refused(node.try_agent("--envoy", "/bin/true"))
 
 
 def test_pins_of_another_layout(node: LiveNode) -> None:
