@@ -6,6 +6,7 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import dns.flags
 import dns.message
@@ -39,7 +40,7 @@ class NameServer:
         self.asked: list[Asked] = []
         self._sockets: list[socket.socket] = []
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-            made = netns.run_in(where.path, lambda kind=kind: _bind(kind, address, port))
+            made = netns.run_in(where.path, partial(_bind, kind, address, port))
             self._sockets.append(made)
             serve = self._datagrams if kind == socket.SOCK_DGRAM else self._accept
             threading.Thread(target=serve, args=(made,), daemon=True).start()
