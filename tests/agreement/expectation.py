@@ -57,13 +57,16 @@ class Expectation:
 
     @property
     def denied(self) -> bool:
-        """True when the connection is refused whatever is asked on it."""
-        return any(side.verdict is Verdict.DENY for side in self.connection.values())
+        """True when a rule or a default refuses the connection, whatever is asked on it."""
+        return any(side.verdict is Verdict.DENY and not _clashes(side) for side in self.connection.values())
 
     @property
     def redirected(self) -> bool:
-        """True when a proxy carries the connection. The node's own is never redirected: policies let it in."""
-        return not self.denied and not self.from_host and any(side.redirected for side in self.connection.values())
+        """True when a proxy carries the connection, or would if there was one for all of the rules. The node's own is
+        never redirected: policies let it in."""
+        if self.denied or self.from_host:
+            return False
+        return any(side.redirected or _clashes(side) for side in self.connection.values())
 
     @property
     def listener(self) -> int:
@@ -79,8 +82,12 @@ class Expectation:
 
     @property
     def word(self) -> str:
-        """allowed, denied or redirected."""
-        return "denied" if self.denied else "redirected" if self.redirected else "allowed"
+        """For statistics: allowed, denied, redirected, or unserved (redirected to no proxy)."""
+        if self.denied:
+            return "denied"
+        if not self.redirected:
+            return "allowed"
+        return "redirected" if self.listener else "unserved"
 
     @property
     def status(self) -> int:
@@ -107,6 +114,12 @@ class Expectation:
     def reasons(self) -> str:
         """Why, for people."""
         return "; ".join(f"{direction}: {side.reason}" for direction, side in self.request.items())
+
+
+def _clashes(side: Judgement) -> bool:
+    """True when rules of this direction need different proxies. No rule has denied it then."""
+    redirects = any(each.matched and each.rule.redirects for each in side.considered)
+    return side.verdict is Verdict.DENY and side.rule is None and redirects
 
 
 def _on_this_node(endpoint: Endpoint | None) -> Endpoint | None:
