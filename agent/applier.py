@@ -21,8 +21,9 @@ from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
-from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, ProxyPorts, plan, readdressed
-from ..xds import NodeCompiler, Outcome, Policed, Settled, XdsServer, policed_by
+from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts, readdressed
+from ..xds import NodeCompiler, Outcome, Policed, Settled, Snapshot, XdsServer, policed_by, tls_policed_by
+from .tls_side import TlsSide
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
 _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
@@ -85,6 +86,7 @@ class Applier:
         enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
         wanted = policed_by(enforced)
         before = self._policed
+        self._planner = Planner()
         if before is None:
             # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
             before = frozenset((endpoint.key, direction) for endpoint, _ in enforced for direction in Direction)
@@ -103,7 +105,9 @@ class Applier:
         async with self._turn:
             world = world.with_addresses(self._late) or world
             self._dns_uses(world)
-            problems = await self._in_thread(lambda: self._sync_kernel(enforced, plan(enforced, world.ipcache, ports)))
+            problems = await self._in_thread(
+                lambda: self._sync_kernel(enforced, self._planner.plan(enforced, world.ipcache, ports))
+            )
             self.world = world
         if unconfirmed:
             return Applied(

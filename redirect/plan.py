@@ -16,7 +16,7 @@ from enum import IntEnum
 from hashlib import blake2b
 from ipaddress import IPv6Network, ip_network
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..policies.endpoint_policy import (
     LAST_PORT,
@@ -68,8 +68,7 @@ ALLOW = Effect(Verdict.ALLOW)
 DENY = Effect(Verdict.DENY)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PolicyKey:
+class PolicyKey(NamedTuple):
     """One port prefix for one peer identity (0 is anyone) in one numbered policy."""
 
     policy: int
@@ -204,29 +203,57 @@ def plan(
     ipcache: Mapping[IPNetwork, int],
     proxies: ProxyPorts = DEFAULT_PORTS,
 ) -> DatapathPlan:
-    """The maps' content for these endpoints (those that are not local are left out) and this ipcache.
+    """Plan once. A node that plans again and again keeps a Planner, which remembers the unchanged policies."""
+    return Planner().plan(endpoints, ipcache, proxies)
 
-    `ipcache` should own 0.0.0.0/0 and ::/0 (an address without owner is dropped) and the node's own addresses.
-    L7 rules of a kind that no proxy serves are drops.
-    """
-    owners = {network: Owner(identity) for network, identity in ipcache.items() if _can_own(network)}
-    local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]
-    numbers = _Numbers(proxies)
-    numbers.add(policy.direction(direction) for _, policy in local for direction in Direction)
-    for endpoint, _ in local:
-        for ip in endpoint.ips:
-            owners[ip_network(ip)] = Owner(endpoint.identity, endpoint.ifindex)
-    owners |= {network: Owner(0) for network in _CLOSED}
-    return DatapathPlan(
-        policy=MappingProxyType(numbers.entries()),
-        endpoints=MappingProxyType(
-            {
-                endpoint.ifindex: EndpointPolicies(numbers.of(policy.ingress), numbers.of(policy.egress))
-                for endpoint, policy in local
-            }
-        ),
-        ipcache=MappingProxyType(owners),
-    )
+
+class Planner:
+    """`plan` is a pure function of its arguments; the object only remembers the policies of the last plan."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[tuple[int, ProxyPorts], _Compiled] = {}  # by the id() of the policy that it holds
+
+    def plan(
+        self,
+        endpoints: Sequence[tuple[Endpoint, EndpointPolicy]],
+        ipcache: Mapping[IPNetwork, int],
+        proxies: ProxyPorts = DEFAULT_PORTS,
+    ) -> DatapathPlan:
+        """The maps' content for these endpoints (those that are not local are left out) and this ipcache.
+
+        `ipcache` should own 0.0.0.0/0 and ::/0 (an address without owner is dropped) and the node's own addresses.
+        L7 rules of a kind that no proxy serves are drops.
+        """
+        owners = {network: Owner(identity) for network, identity in ipcache.items() if _can_own(network)}
+        local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]
+        known, self._compiled = self._compiled, {}
+        for _, policy in local:
+            for direction in Direction:
+                half = policy.direction(direction)
+                key = (id(half), proxies)
+                self._compiled[key] = known.get(key) or self._compiled.get(key) or _Compiled(half, proxies)
+        numbers = _numbers(compiled.digest for compiled in self._compiled.values())
+        for endpoint, _ in local:
+            for ip in endpoint.ips:
+                owners[ip_network(ip)] = Owner(endpoint.identity, endpoint.ifindex)
+        owners |= {network: Owner(0) for network in _CLOSED}
+
+        def number(half: DirectionPolicy) -> int:
+            return numbers[self._compiled[id(half), proxies].digest]
+
+        entries: dict[PolicyKey, Effect] = {}
+        for compiled in self._compiled.values():
+            entries |= compiled.numbered(numbers[compiled.digest])
+        return DatapathPlan(
+            policy=MappingProxyType(entries),
+            endpoints=MappingProxyType(
+                {
+                    endpoint.ifindex: EndpointPolicies(number(policy.ingress), number(policy.egress))
+                    for endpoint, policy in local
+                }
+            ),
+            ipcache=MappingProxyType(owners),
+        )
 
 
 def _can_own(network: IPNetwork) -> bool:
@@ -279,40 +306,34 @@ def compile_direction(policy: DirectionPolicy, proxies: ProxyPorts) -> dict[tupl
     return entries
 
 
-class _Numbers:
-    """Numbers for direction policies, by what their entries are."""
+class _Compiled:
+    """One direction's policy as entries, with their digest."""
 
-    def __init__(self, proxies: ProxyPorts) -> None:
-        self._proxies = proxies
-        self._compiled: dict[int, tuple[DirectionPolicy, bytes]] = {}  # by id(); holds the policy so that ids stay
-        self._contents: dict[bytes, dict[tuple[int, PortPrefix], Effect]] = {}
-        self._numbers: dict[bytes, int] = {}
+    def __init__(self, policy: DirectionPolicy, proxies: ProxyPorts) -> None:
+        self._policy = policy  # kept alive, so that its id stays its own
+        self._entries = compile_direction(policy, proxies)
+        self._numbered: tuple[int, dict[PolicyKey, Effect]] = (0, {})
+        self.digest = _digest(self._entries)
 
-    def add(self, policies: Iterable[DirectionPolicy]) -> None:
-        """Take all policies before asking for numbers: numbers that clash are told apart in the order of digests."""
-        for policy in policies:
-            if id(policy) not in self._compiled:
-                entries = compile_direction(policy, self._proxies)
-                digest = _digest(entries)
-                self._compiled[id(policy)] = (policy, digest)
-                self._contents[digest] = entries
-        taken: set[int] = set()
-        for digest in sorted(self._contents):
-            number = int.from_bytes(digest[:4], "big") or 1
-            while number in taken:
-                number = number % 0xFFFFFFFF + 1
-            taken.add(number)
-            self._numbers[digest] = number
+    def numbered(self, number: int) -> Mapping[PolicyKey, Effect]:
+        """The entries under the policy's number; no policy has 0."""
+        if self._numbered[0] != number:
+            found = {PolicyKey(number, who, ports): effect for (who, ports), effect in self._entries.items()}
+            self._numbered = (number, found)
+        return self._numbered[1]
 
-    def of(self, policy: DirectionPolicy) -> int:
-        return self._numbers[self._compiled[id(policy)][1]]
 
-    def entries(self) -> dict[PolicyKey, Effect]:
-        return {
-            PolicyKey(self._numbers[digest], identity, ports): effect
-            for digest, entries in self._contents.items()
-            for (identity, ports), effect in entries.items()
-        }
+def _numbers(digests: Iterable[bytes]) -> dict[bytes, int]:
+    """A number for each digest; those that clash are told apart in the order of digests."""
+    numbers: dict[bytes, int] = {}
+    taken: set[int] = set()
+    for digest in sorted(set(digests)):
+        number = int.from_bytes(digest[:4], "big") or 1
+        while number in taken:
+            number = number % 0xFFFFFFFF + 1
+        taken.add(number)
+        numbers[digest] = number
+    return numbers
 
 
 def _digest(entries: Mapping[tuple[int, PortPrefix], Effect]) -> bytes:
@@ -356,6 +377,7 @@ def _close(rules: Sequence[Mapping[PortPrefix, Effect]]) -> dict[PortPrefix, Eff
 
 def _delta(current: Mapping[K, V], wanted: Mapping[K, V]) -> MapDelta[K, V]:
     return MapDelta(
-        put={key: value for key, value in wanted.items() if current.get(key) != value},
+        # Plans share the values that have not changed, and asking for identity first spares a slow comparison.
+        put={key: value for key, value in wanted.items() if (old := current.get(key)) is not value and old != value},
         gone=frozenset(key for key in current if key not in wanted),
     )

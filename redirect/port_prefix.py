@@ -6,7 +6,7 @@ A prefix covers the 24 bits protocol (8) and port (16). Length 0 is everything, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..policies.endpoint_policy import PortSpan, Protocol
 
@@ -22,8 +22,7 @@ _PORT_BITS = 16
 WHOLE = _PROTOCOL_BITS + _PORT_BITS
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PortPrefix:
+class PortPrefix(NamedTuple):
     """`length` leading bits of `bits` (protocol << 16 | port) count; the others are zero."""
 
     length: int
