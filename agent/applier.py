@@ -31,6 +31,18 @@ _CLOSED = 0  # a redirect to this port is a drop
 
 Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]
 T = TypeVar("T")
+_Unexpressed: TypeAlias = tuple[tuple[RuleOrigin, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """Who needs a subtree in Envoy: in the filters for HTTP, and in those for TLS."""
+
+    envoy: Policed  # all that have a rule for Envoy
+    tls: Policed  # those of them that have one about TLS
+
+    def __or__(self, other: _Needs) -> _Needs:
+        return _Needs(self.envoy | other.envoy, self.tls | other.tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,7 @@ class Applier:
         xds: XdsServer,
         http_port: int,
         envoy_runs: Callable[[], bool],
+        tls: TlsSide,
         *,
         dns_port: int = DEFAULT_DNS_PORT,
         dns_uses: Callable[[World], None] = lambda _: None,
@@ -70,10 +83,12 @@ class Applier:
         self._xds = xds
         self._envoy_runs = envoy_runs
         self._dns_uses = dns_uses
-        self._ports = ProxyPorts(http_port, dns_port)
+        self._ports = ProxyPorts(http_port, dns_port, tls.port)
+        self._tls = tls
         self._compiler = NodeCompiler()
+        self._planner = Planner()
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
-        self._policed: Policed | None = None  # of the world in force; None: not known, an earlier agent's
+        self._policed: _Needs | None = None  # of the world in force; None: not known, an earlier agent's
         self._late: dict[IPAddress, frozenset[str]] = {}
         self.world: World | None = None  # what the kernel has
 
@@ -84,24 +99,23 @@ class Applier:
             RedirectError: the kernel refused something. What was applied before it stays, and a retry converges.
         """
         enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
-        wanted = policed_by(enforced)
+        wanted = _Needs(policed_by(enforced), tls_policed_by(enforced))
         before = self._policed
-        self._planner = Planner()
         if before is None:
             # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
-            before = frozenset((endpoint.key, direction) for endpoint, _ in enforced for direction in Direction)
+            everyone = frozenset((endpoint.key, direction) for endpoint, _ in enforced for direction in Direction)
+            before = _Needs(everyone, everyone)
 
-        resources = self._compiler.compile(enforced, world.ipcache, wanted | before)
-        revision = await self._xds.publish(resources.snapshot())
+        snapshot, unexpressed = self._compile(enforced, world, wanted | before)
+        revision = await self._xds.publish(snapshot)
         answer = await self._answer(revision)
-        unexpressed = tuple(resources.refused.items())
         if answer.outcome is Outcome.NACKED:
             return Applied(nack=answer.text, unexpressed=unexpressed)
         unconfirmed = not answer.acked
         if unconfirmed and self._envoy_runs():
             # It still judges by what it had, so the kernel must not send it anything new.
             return Applied(unconfirmed=True, problems=("Envoy runs, but has not answered to the last change yet",))
-        ports = replace(self._ports, http=_CLOSED) if unconfirmed else self._ports
+        ports = replace(self._ports, http=_CLOSED, tls=_CLOSED) if unconfirmed else self._ports
         async with self._turn:
             world = world.with_addresses(self._late) or world
             self._dns_uses(world)
@@ -114,9 +128,15 @@ class Applier:
                 unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")
             )
         self._policed = wanted
-        if before - wanted:
-            await self._xds.publish(self._compiler.compile(enforced, world.ipcache, wanted).snapshot())
+        if wanted | before != wanted:
+            await self._xds.publish(self._compile(enforced, world, wanted)[0])
         return Applied(unexpressed=unexpressed, problems=problems)
+
+    def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> tuple[Snapshot, _Unexpressed]:
+        """What Envoy is to have, and the rules that cannot be told to it."""
+        resources = self._compiler.compile(enforced, world.ipcache, needs.envoy)
+        tls = self._tls.resources(enforced, world.ipcache, needs.tls)
+        return resources.snapshot().joined(tls), tuple(resources.refused.items())
 
     def names_taken(self) -> None:
         """The names of the next world to `apply` are those of this moment: only what is learned from now on is late."""
@@ -176,12 +196,13 @@ class Applier:
             (before.identity_at(network.network_address), after.identity_at(network.network_address))
             for network in networks
         }
+        policed: Policed = self._policed.envoy if self._policed is not None else frozenset()
         halves = {
             id(half): half
             for endpoint in after.endpoints
             if endpoint.local
             for direction in Direction
-            if (endpoint.key, direction) in (self._policed or ())
+            if (endpoint.key, direction) in policed
             for half in (after.policy_of(endpoint).direction(direction),)
         }
         return any(

@@ -14,6 +14,7 @@ class ConfigFile(TypedDict, total=False):
     """Keys of the file."""
 
     http_port: int
+    tls_port: int
     dns_port: int
     dns_min_ttl: int
     concurrency: int
@@ -21,6 +22,7 @@ class ConfigFile(TypedDict, total=False):
 
 _LIMITS = {
     "http_port": range(1, 65536),
+    "tls_port": range(1, 65536),
     "dns_port": range(1, 65536),
     "dns_min_ttl": range(86401),
     "concurrency": range(1025),

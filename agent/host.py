@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+from itertools import product
 from pathlib import Path
 
 from ..envoy.run_files import lock_holder
@@ -52,15 +53,16 @@ def make_run_dir(path: Path) -> None:
 
 
 def require_port(settings: Settings) -> None:
-    """Envoy's port must be free, or already be our own Envoy's (adoption after an agent's restart).
+    """Envoy's ports must be free, or already be our own Envoy's (adoption after an agent's restart).
 
     Raises:
-        HostError: another program has it.
+        HostError: another program has one.
     """
     if lock_holder(settings.run_dir) is not None:
         return
-    port = settings.http_port
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    ports = (("http_port", settings.http_port), ("tls_port", settings.tls_port))
+    loopback = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+    for (key, port), (family, address) in product(ports, loopback):
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -68,7 +70,7 @@ def require_port(settings: Settings) -> None:
             except OSError as error:
                 raise HostError(
                     f"Envoy's port {address}:{port} cannot be used ({error.strerror}): find its user with "
-                    f"'ss -ltnp sport = :{port}' and stop it, or set another http_port in the --config file"
+                    f"'ss -ltnp sport = :{port}' and stop it, or set another {key} in the --config file"
                 ) from None
 
 

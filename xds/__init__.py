@@ -4,12 +4,16 @@ from .errors import SocketError, UnknownRevision, WireError, XdsError
 from .rbac import FILTERS, NodeCompiler, NodeResources, Policed, compile_node, policed_by
 from .rule_name import denied_by, names_a_rule
 from .server import Outcome, Settled, XdsServer
-from .snapshot import FILTER_CONFIG, Resource, Snapshot
+from .snapshot import CLUSTER, FILTER_CONFIG, LISTENER, SECRET, Resource, Snapshot
 from .status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
+from .tls_rbac import TlsCompiler, tls_policed_by
 
 __all__ = [
+    "CLUSTER",
     "FILTERS",
     "FILTER_CONFIG",
+    "LISTENER",
+    "SECRET",
     "ClientStatus",
     "NodeCompiler",
     "NodeResources",
@@ -21,6 +25,7 @@ __all__ = [
     "Snapshot",
     "SocketError",
     "SyncState",
+    "TlsCompiler",
     "TypeStatus",
     "UnknownRevision",
     "WireError",
@@ -31,4 +36,5 @@ __all__ = [
     "denied_by",
     "names_a_rule",
     "policed_by",
+    "tls_policed_by",
 ]

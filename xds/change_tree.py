@@ -9,7 +9,7 @@ one after the other at the leaves. No tree here misses: a miss would fall back t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import TypeAlias
@@ -20,8 +20,6 @@ from ..policies.endpoint_policy import HeaderMatch, HttpRule, HttpRules, Mismatc
 from ..policies.header_action import HeaderAction
 from .header_change import NOTHING, Change, changes
 from .header_condition import (
-    ABSENT_FORWARDED_PROTO,
-    FORWARDED_PROTO,
     can_match,
     holds,
     is_known,
@@ -32,7 +30,6 @@ from .matcher import (
     Predicate,
     any_of,
     descend,
-    equals,
     exact_map,
     first_of,
     matches,
@@ -43,7 +40,6 @@ from .regex import ANY, Reduction, reduce
 
 _INPUTS = (request_header(":method"), request_header(":path"), request_header(":authority"))
 _LEAVES = len(_INPUTS)
-_IS_ABSENT_FORWARDED_PROTO = equals(request_header(FORWARDED_PROTO), ABSENT_FORWARDED_PROTO)
 
 # A leaf decides at most so many things that hold together (Envoy parses 100 nested messages at most, and each takes
 # four), and has at most so many outcomes.
@@ -203,11 +199,9 @@ class _Leaf:
         self._rules = rules
         names = [header.name for each in rules for header in each.rule.acting]
         self._shared = {name for name in names if names.count(name) > 1}
-        self._tests = {
-            holds(header): (header.name, header.value)
-            for each in rules
-            for header in (*each.rule.needed, *each.rule.acting)
-        }
+        tested = [header for each in rules for header in (*each.rule.needed, *each.rule.acting)]
+        tested += [HeaderMatch(name) for name in self._shared]
+        self._tests = {holds(header): (header.name, header.value) for header in tested}
         self._outcomes = 0
 
     def tree(self) -> OnMatch:
@@ -255,30 +249,26 @@ class _Leaf:
             if not verdict:
                 continue
             for header in rule.acting:
-                change = self._decided(rule.rule, header, known, done)
+                change = self._decided(rule.rule, header, known)
                 if isinstance(change, bytes):
                     return change
                 if change is not None:
                     done[change] = None
         return list(done)
 
-    def _decided(
-        self, rule: str, header: HeaderMatch, known: _Known, done: Iterable[Change]
-    ) -> Predicate | Change | None:
+    def _decided(self, rule: str, header: HeaderMatch, known: _Known) -> Predicate | Change | None:
         """What the header match does, None when it holds; or the predicate to be decided first."""
-        if header.mismatch is MismatchAction.DELETE and header.value is None:
-            return None
+        if header.mismatch is MismatchAction.DELETE:
+            if header.value is None:
+                return None
+            if header.name in self._shared:  # what another change has put there is not to be deleted
+                there = holds(HeaderMatch(header.name))
+                if not known.get(there):
+                    return there if there not in known else None
         if is_known(header.name) and not self._needs_no_look(header):
             verdict = known.get(holds(header))
             if verdict is not False:
                 return holds(header) if verdict is None else None
-        adding_first = header.mismatch is MismatchAction.ADD and all(each.action.name != header.name for each in done)
-        if header.name == FORWARDED_PROTO and adding_first:
-            absent = known.get(_IS_ABSENT_FORWARDED_PROTO)
-            if absent is None:
-                return _IS_ABSENT_FORWARDED_PROTO
-            if absent:  # there is a value to be appended to, but only for us
-                return _change(rule, replace(header, mismatch=MismatchAction.REPLACE))
         return _change(rule, header)
 
     def _needs_no_look(self, header: HeaderMatch) -> bool:

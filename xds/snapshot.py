@@ -57,6 +57,10 @@ class Snapshot:
             types.setdefault(resource.type_url, {})[resource.name] = resource
         return cls(MappingProxyType({type_url: MappingProxyType(named) for type_url, named in types.items()}))
 
+    def joined(self, resources: Iterable[Resource]) -> Snapshot:
+        """This snapshot with more resources."""
+        return Snapshot.of((*(each for named in self.types.values() for each in named.values()), *resources))
+
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         """The resources of one type by name; empty when there are none."""
         return self.types.get(type_url, _NOTHING)

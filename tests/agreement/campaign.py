@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from lockgate.policies.errors import FlowError
 from lockgate.tests.agreement.author import Hints
 from lockgate.tests.agreement.case import Case, InvalidCase, Setting
-from lockgate.tests.agreement.documents import settings_with_hints
+from lockgate.tests.agreement.documents import setting_with_hints
 from lockgate.tests.agreement.flows import flows
 from lockgate.tests.agreement.node import Node, running_node
 from lockgate.tests.agreement.shrink import shrink
@@ -88,12 +88,12 @@ class Lab:
             database=None,
             suppress_health_check=list(HealthCheck),
         )
-        @given(settings_with_hints(), st.integers(0, 2**32))
-        def one_setting(made: tuple[Setting, Hints], flow_seed: int) -> None:
+        @given(st.randoms(use_true_random=True))
+        def one_setting(random: Random) -> None:
             if len(result.disagreements) >= ENOUGH:
                 return
-            setting, hints = made
-            self._runner.run(self._try(setting, hints, Random(flow_seed), flows_each, result))
+            setting, hints = setting_with_hints(random)
+            self._runner.run(self._try(setting, hints, random, flows_each, result))
             if show and result.policy_sets % 25 == 0:
                 print(self.progress(result, time.monotonic() - started), flush=True)
 

@@ -43,8 +43,11 @@ class Setting:
     services: list[Document] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
 
-    def world(self, devices: Mapping[str, int]) -> World:
-        """The world that the documents describe; `devices` are interface -> ifindex. Raises InvalidCase."""
+    def world(
+        self, devices: Mapping[str, int], *, previous: World | None = None, names: dict[str, list[str]] | None = None
+    ) -> World:
+        """The world that the documents describe; `devices` are interface -> ifindex. `previous` as for `World.of`, and
+        `names` in place of the setting's own. Raises InvalidCase."""
         policies = parse_policies(yaml.dump_all(self.policies, Dumper=_Dumper, sort_keys=False).encode(), "policies")
         workloads = parse_workloads(
             dump({"workloads": self.workloads, "services": self.services}).encode(), "workloads"
@@ -58,9 +61,13 @@ class Setting:
         return World.of(
             policies.policies,
             endpoints,
+            previous=previous,
             hosts=HOSTS,
             services=workloads.services,
-            names={name: frozenset(map(ip_address, found)) for name, found in self.names.items()},
+            names={
+                name: frozenset(map(ip_address, found))
+                for name, found in (self.names if names is None else names).items()
+            },
             secrets=header_values(policies.secrets).values,
         )
 

@@ -7,8 +7,8 @@ accepted. On the way hints are noted down: values at which a policy changes its 
 from __future__ import annotations
 
 from ipaddress import ip_network
+from random import Random
 
-from hypothesis import strategies as st
 from lockgate.tests.agreement.author import Author, Hints, enforced
 from lockgate.tests.agreement.case import Document, Setting
 from lockgate.tests.agreement.ground import interface
@@ -33,10 +33,9 @@ _SECTIONS = {"ingress": 65, "egress": 45, "ingressDeny": 15, "egressDeny": 15}  
 _POLICY_TYPES = (["Ingress"], ["Egress"], ["Ingress", "Egress"])
 
 
-@st.composite
-def settings_with_hints(draw: st.DrawFn) -> tuple[Setting, Hints]:
+def setting_with_hints(random: Random) -> tuple[Setting, Hints]:
     """A setting with one to four policies, and the hints to it."""
-    author = Author(draw)
+    author = Author(random)
     for addresses in (*ADDRESSES.values(), *ELSEWHERE):
         author.workloads.append(_workload(author, addresses))
     services = [_service(author, name) for name in SERVICES] if enforced("TO_SERVICES") else []

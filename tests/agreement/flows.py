@@ -24,7 +24,7 @@ _PATHS = ("/", "/a", "/api/v1/users", "/x?q=1")
 _HOSTS = ("api", "example.com", "a.example.org:8080")
 _PROTOCOLS = (*[Protocol.TCP] * 7, Protocol.UDP, Protocol.SCTP, Protocol.ICMP)
 _CANDIDATES = 3  # flows to choose each one from
-_SHARES = {"redirected": 0.5, "denied": 0.25, "allowed": 0.25}
+_SHARES = {"redirected": 0.5, "denied": 0.23, "allowed": 0.23, "unserved": 0.04}
 _PATH = re.compile(r"/[!-\"$-~]*")  # what can be written into the first line of a request
 _TWISTS = ("/./", "/x/../", "//", "/%2e/", "%41", "%2F", "/..;a/", "\\")  # what Envoy makes plain, or refuses
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
@@ -45,7 +45,7 @@ def flows(random: Random, world: World, hints: Hints, number: int) -> list[dict[
         chosen += found[: round(number * share)]
         by_word[word] = found[round(number * share) :]
     rest = [target for found in by_word.values() for target in found]
-    chosen += random.sample(rest, number - len(chosen))
+    chosen = chosen[:number] + random.sample(rest, max(0, number - len(chosen)))
     return [
         _with_request(random, target.flow, target.wish or _any_wish(random, hints))
         if target.flow["protocol"] == "TCP"
@@ -117,7 +117,8 @@ class _Targets:
             others = [ip for number in listed for ip in self._by_identity[number] if ip.version == own.version]
         if not others:
             return None
-        other = self._random.choice(others)
+        hosts = [ip for ip in others if ip in HOSTS]
+        other = self._random.choice(hosts if hosts and self._random.random() < 0.1 else others)
         source, destination = (own, other) if direction is Direction.EGRESS else (other, own)
         if not rule.ports:
             return self._at(source, destination)
@@ -135,8 +136,11 @@ class _Targets:
 
     def _any(self) -> _Target:
         one = self._random.choice(self._random.choice(self._local).ips)
-        others = self._managed if self._random.random() < 0.6 else self._addresses
-        other = self._random.choice(others[one.version])
+        kind = self._random.random()
+        if kind < 0.1:
+            other = next(ip for ip in HOSTS if ip.version == one.version)
+        else:
+            other = self._random.choice((self._managed if kind < 0.6 else self._addresses)[one.version])
         return self._at(*((one, other) if self._random.random() < 0.6 else (other, one)))
 
     def _at(
@@ -182,13 +186,16 @@ def _usable(address: IPAddress) -> bool:
 
 
 def _with_request(random: Random, flow: dict[str, Any], wish: Wish) -> dict[str, Any]:
-    spoilt = random.choice(("", "", "method", "path", "path", "host", "headers", "headers"))
+    spoilt = random.choice(("", "", "method", "path", "path", "path", "host", "headers", "headers"))
 
     def value(name: str, wanted: Pattern | None, others: Sequence[str]) -> str:
         if wanted is None or not wanted.samples:
             return random.choice(others)
-        sample = random.choice(wanted.samples)
-        return _mutated(random, sample) if spoilt == name else sample
+        if spoilt != name:
+            return random.choice(wanted.samples)
+        if wanted.misses and random.random() < 0.7:
+            return random.choice(wanted.misses)
+        return _mutated(random, random.choice(wanted.samples))
 
     method = value("method", wish.method, HTTP_METHODS)
     path = value("path", wish.path, _PATHS)
@@ -212,7 +219,7 @@ def _with_request(random: Random, flow: dict[str, Any], wish: Wish) -> dict[str,
             if name in (":authority", "host") and _PLAIN_HOST.fullmatch(wanted):
                 request["host"] = wanted
     if headers:
-        request["headers"] = headers
+        request["headers"] = {name: value for name, value in headers.items() if not _has_no_route(name, value)}
     return {**flow, "http": request}
 
 
@@ -224,7 +231,6 @@ def _add_header(
     written = random.choice((name, name.upper(), name.lower()))
     if any(each.lower() == name.lower() for each in headers):
         return
-    empty = [] if name == "x-forwarded-proto" else [""]  # Envoy finds no route for a request that has it and empty
     if spoilt:
         kind = random.randrange(4)
         if kind == 0:
@@ -237,7 +243,12 @@ def _add_header(
     if wanted is not None and "," in wanted and random.random() < 0.5:
         headers[written] = wanted.split(",")
     else:
-        headers[written] = wanted if wanted is not None else random.choice((*VALUES, *empty))
+        headers[written] = wanted if wanted is not None else random.choice((*VALUES, ""))
+
+
+def _has_no_route(name: str, value: str | list[str]) -> bool:
+    """Envoy answers 404 to a request with an empty X-Forwarded-Proto, before any policy is asked."""
+    return name.lower() == "x-forwarded-proto" and not "".join(value)
 
 
 def _twisted(random: Random, path: str) -> str:

@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
-from lockgate.agent.applier import Applier
+from lockgate.agent.applier import Applied, Applier
+from lockgate.agent.tls_side import TlsSide
+from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import Direction, Flow, HttpRequest, Protocol, Verdict, World
 from lockgate.policies.http_path import judged_path
+from lockgate.policies.workload import IPAddress
 from lockgate.redirect import Reason
 from lockgate.tests.agreement.case import HOSTS, Setting
 from lockgate.tests.agreement.envoy import Arrived, Envoy, Sent, running_envoy
@@ -19,6 +23,7 @@ from lockgate.tests.agreement.expectation import Expectation
 from lockgate.tests.agreement.ground import ENVOY_MARK, ENVOY_PORT, ground
 from lockgate.tests.agreement.kernel import UPLINK, Kernel, Outcome, source_ports
 from lockgate.tests.agreement.packets import Packet
+from lockgate.xds import policed_by
 
 _JUDGED = 0x400  # the mark of what from_pod has allowed; the server's interface is in the upper half
 
@@ -42,7 +47,9 @@ class Node:
         self.tally = Tally()
         self._kernel = kernel
         self._envoy = envoy
-        self._applier = Applier(kernel.datapath, envoy.xds, ENVOY_PORT, envoy.runs)
+        self._applier = Applier(
+            kernel.datapath, envoy.xds, ENVOY_PORT, envoy.runs, TlsSide(TlsListener(), envoy.folder / "requests.jsonl")
+        )
 
     async def enforce(self, setting: Setting) -> tuple[World, list[str]]:
         """Brings the setting into force as the agent does; what is not applied is a disagreement.
@@ -50,13 +57,27 @@ class Node:
         Raises InvalidCase, and RuntimeError when Envoy does not answer.
         """
         world = setting.world(self.devices)
-        applied = await self._applier.apply(world)
-        if applied.unconfirmed:
-            raise RuntimeError(f"{'; '.join(applied.problems)}; its log ends:\n{self._envoy.log}")
+        applied = await self._apply(setting)
         wrong = [f"Envoy: refuses the compiled policies: {applied.nack}"] if applied.nack else []
         wrong += [f"Envoy: cannot carry out {origin}: {why}" for origin, why in applied.unexpressed]
         wrong += [f"agent: {problem}" for problem in applied.problems]
         return world, wrong
+
+    async def _apply(self, setting: Setting) -> Applied:
+        """As the agent does: each world is made from the one before, and names are learned when everything else is in
+        force. What is judged by is made at once and from nothing."""
+        self._applier.names_taken()
+        applied = await self._applier.apply(setting.world(self.devices, previous=self._applier.world, names={}))
+        learned: dict[IPAddress, frozenset[str]] = {}
+        for name, addresses in setting.names.items():
+            for address in map(ip_address, addresses):
+                learned[address] = learned.get(address, frozenset()) | {name}
+        if learned and not applied.nack and not await self._applier.readdress(learned):
+            self._applier.names_taken()
+            applied = await self._applier.apply(setting.world(self.devices, previous=self._applier.world))
+        if applied.unconfirmed:
+            raise RuntimeError(f"{'; '.join(applied.problems)}; its log ends:\n{self._envoy.log}")
+        return applied
 
     async def compare(self, world: World, data: dict[str, Any]) -> list[str]:
         """What disagrees about one flow: a sentence for each, with the disagreeing one in front."""
@@ -128,14 +149,12 @@ class Node:
     def _envoy_decides(self, world: World, expected: Expectation) -> bool:
         """True when Envoy's answer is the verdict: where the kernel sends the connection to it, and also where every
         direction that does not allow is one that Envoy polices, for its policy must be right on its own."""
-        if expected.redirected and expected.listener == ENVOY_PORT:
-            return True
+        if expected.redirected:
+            return expected.listener == ENVOY_PORT
+        here = [end for end in (expected.client, expected.server) if end is not None]
+        pairs = policed_by((end, world.policy_of(end)) for end in here)
         ends = {Direction.EGRESS: expected.client, Direction.INGRESS: expected.server}
-        policed = {
-            direction
-            for direction, endpoint in ends.items()
-            if endpoint is not None and world.policy_of(endpoint).direction(direction).redirects
-        }
+        policed = {direction for direction, end in ends.items() if end is not None and (end.key, direction) in pairs}
         allowed = {direction for direction, side in expected.request.items() if side.verdict is Verdict.ALLOW}
         return bool(policed) and not expected.refused_path and policed | allowed >= expected.request.keys()
 

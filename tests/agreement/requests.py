@@ -30,9 +30,9 @@ def _http(author: Author) -> Document:
     if author.chance(6):
         return {}
     rule: Document = {}
-    path = author.draw(pattern(PATH_PARTS)) if author.chance(75) else None
-    method = author.draw(METHODS) if author.chance(50) else None
-    host = author.draw(pattern(HOST_PARTS)) if author.chance(20) else None
+    path = pattern(author.random, PATH_PARTS) if author.chance(75) else None
+    method = author.pick(METHODS) if author.chance(50) else None
+    host = pattern(author.random, HOST_PARTS) if author.chance(20) else None
     for name, each in (("path", path), ("method", method), ("host", host)):
         if each is not None:
             rule[name] = each.text

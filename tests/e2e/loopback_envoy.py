@@ -1,4 +1,4 @@
-"""A real Envoy on loopback with the two policy slots, and no datapath around it.
+"""A real Envoy on loopback with the policy's slots, and no datapath around it.
 
 The kernel's part is played by addresses: a client binds 127.0.0.x before it connects, and that is its identity; the
 listener's own address is the server's. A 200 carries the deciding rule's name in `x-rule`, a 403 in its body.
@@ -24,6 +24,7 @@ from lockgate.envoy.binary import find_binary
 SLOTS = ("lockgate.http.egress", "lockgate.http.ingress")
 HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
+COMPOSITE = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,17 @@ def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]]) -> dict[s
                     },
                 },
                 "type_urls": [RBAC],
+            },
+        }
+        for slot in SLOTS
+    ]
+    slots += [
+        {
+            "name": f"{slot}.headers",
+            "config_discovery": {
+                "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"},
+                "default_config": {"@type": COMPOSITE},
+                "type_urls": [COMPOSITE],
             },
         }
         for slot in SLOTS

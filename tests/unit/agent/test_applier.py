@@ -8,11 +8,14 @@ import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from lockgate.agent import applier as module
 from lockgate.agent.applier import Applied, Applier
+from lockgate.agent.tls_side import TlsSide
+from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import World, parse_policies
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Endpoint, Workload
@@ -31,6 +34,7 @@ spec:
 """
 L7 = L4.replace("protocol: TCP}]", "protocol: TCP}], rules: {http: [{path: /}]}")
 HTTP_PORT = 15001
+TLS = TlsSide(TlsListener(), Path("/run/lockgate/requests.jsonl"))
 
 
 class Recorded:
@@ -98,7 +102,7 @@ def node() -> Recorded:
 @pytest.fixture
 def applier(node: Recorded, monkeypatch: pytest.MonkeyPatch) -> Applier:
     monkeypatch.setattr(module, "ACK_SECONDS", 0.0)
-    return Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: node.envoy_runs)
+    return Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: node.envoy_runs, TLS)
 
 
 def world(policy: str = "", local: Iterable[int] = (7, 8)) -> World:

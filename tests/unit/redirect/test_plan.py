@@ -96,7 +96,10 @@ def test_the_kernel_finds_what_judge_says(policy: DirectionPolicy, peer: int, pr
     made = plan([(endpoint("a", 7, 70009, "10.0.0.7"), EndpointPolicy(ingress=policy))], {}, PORTS)
     judgement = judge(policy, peer, protocol, port)
     redirect = REDIRECT if protocol is Protocol.TCP else NOWHERE
-    expected = redirect if judgement.redirected else DENY if judgement.verdict is Judged.DENY else ALLOW
+    covering = [rule for rule in policy.rules if rule.covers(peer, protocol, port)]
+    proxied = any(rule.redirects for rule in covering) and not any(rule.deny for rule in covering)
+    assert not judgement.redirected or proxied
+    expected = redirect if proxied else DENY if judgement.verdict is Judged.DENY else ALLOW
     assert made.lookup(7, Direction.INGRESS, peer, protocol, port) == expected
 
 
@@ -121,13 +124,22 @@ def test_a_longer_prefix_holds_the_effect_of_the_shorter_ones() -> None:
 
 def test_what_no_listener_serves_is_redirected_nowhere() -> None:
     kafka = KafkaRules((KafkaRule(),))
-    for each in (rule(None, tcp(9092), l7=kafka), rule(None, tcp(9092), tls=TlsRules(("a.example",)))):
+    for each in (rule(None, tcp(9092), l7=kafka), rule(None, udp(443), tls=TlsRules(("a.example",)))):
         entries = compile_direction(DirectionPolicy(True, (each,)), PORTS)
         assert list(entries.values()) == [NOWHERE]
     sctp = rule(None, PortSpan(Protocol.SCTP, 53, 53), l7=DNS)
     assert list(compile_direction(DirectionPolicy(True, (sctp,)), PORTS).values()) == [NOWHERE]
     both = DirectionPolicy(True, (rule(None, tcp(9092), l7=kafka), rule(None, tcp(9092), l7=HTTP)))
     assert list(compile_direction(both, PORTS).values()) == [NOWHERE]
+
+
+def test_tls_has_a_listener_of_its_own() -> None:
+    named, opened = TlsRules(("a.example",)), TlsRules((), ("default", "certificate"))
+    rules = (rule({9}, tcp(443), tls=named), rule({9}, tcp(443), l7=HTTP, tls=opened))
+    entries = compile_direction(DirectionPolicy(True, rules), PORTS)
+    assert entries == {(9, exact(Protocol.TCP, 443)): Effect(Verdict.REDIRECT, 15002)}
+    plain = rule({9}, tcp(443), l7=HTTP)
+    assert list(compile_direction(DirectionPolicy(True, (*rules, plain)), PORTS).values()) == [NOWHERE]
 
 
 def test_dns_has_a_proxy_of_its_own() -> None:

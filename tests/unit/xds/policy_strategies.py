@@ -54,12 +54,19 @@ _ACTIONS = tuple(action for action in MismatchAction if action is not MismatchAc
 _acting_matches = st.one_of(
     st.builds(
         HeaderMatch,
-        st.sampled_from(["x-a", "x-a", "x-b", "x-c", "x-forwarded-proto"]),
+        st.sampled_from(["x-a", "x-a", "x-b", "x-c"]),
         st.sampled_from([None, "1", "2", "50% é"]),
         st.sampled_from(_ACTIONS),
         secret=st.booleans(),
     ),
-    st.sampled_from([HeaderMatch("host", "api", MismatchAction.LOG), HeaderMatch(":scheme", "x", MismatchAction.LOG)]),
+    st.sampled_from(
+        [
+            HeaderMatch("host", "api", MismatchAction.LOG),
+            HeaderMatch(":scheme", "x", MismatchAction.LOG),
+            HeaderMatch("x-forwarded-proto", None, MismatchAction.LOG),
+            HeaderMatch("x-forwarded-proto", "https", MismatchAction.LOG),
+        ]
+    ),
 )
 
 
@@ -86,9 +93,17 @@ http_rules = st.builds(
     host=st.sampled_from(_HOST_REGEXES),
     headers=st.lists(st.sampled_from(_HEADER_MATCHES), max_size=2).map(tuple),
 )
+# Conditions that most requests meet, so that rules act often and together.
+_wide_rules = st.builds(
+    HttpRule,
+    path=st.sampled_from([None, None, "/a.*", "/.*", ".*b.*", "/(a|b)/.*", "/[ab].*", "/a|/a/b|/b", ".*[0-9]?", "/"]),
+    method=st.sampled_from([None, None, "GET|POST", "P.*"]),
+    host=st.sampled_from([None, None, ".*example", "a.*"]),
+    headers=st.lists(st.sampled_from(_HEADER_MATCHES), max_size=1).map(tuple),
+)
 acting_rules = st.builds(
     lambda rule, before, after: replace(rule, headers=(*before, *rule.headers, *after)),
-    http_rules,
+    st.one_of(_wide_rules, _wide_rules, http_rules),
     st.lists(_acting_matches, max_size=2),
     st.lists(_acting_matches, min_size=1, max_size=2),
 )
@@ -162,3 +177,23 @@ def directions(ports: Sequence[int], identities: Sequence[int]) -> st.SearchStra
             rules=st.lists(l7_rules_only(), min_size=1, max_size=2).map(tuple),
         ),
     )
+
+
+@st.composite
+def changing_directions(draw: st.DrawFn, port: int, identities: Sequence[int]) -> DirectionPolicy:
+    """Rules that change headers, several for one request, and sometimes what stands beside them."""
+    acting = st.builds(
+        ResolvedRule,
+        st.sampled_from([origin(name) for name in ("p", "q", "r")]),
+        st.just(False),
+        st.one_of(st.none(), st.none(), st.frozensets(st.sampled_from(identities), min_size=1)),
+        st.just((PortSpan(Protocol.TCP, port, port),)),
+        st.builds(
+            HttpRules, st.lists(st.one_of(acting_rules, acting_rules, http_rules), min_size=1, max_size=2).map(tuple)
+        ),
+    )
+    beside = draw(
+        st.lists(rules([port], identities).filter(lambda rule: not isinstance(rule.l7, KafkaRules)), max_size=1)
+    )
+    listed = (*draw(st.lists(acting, min_size=1, max_size=2)), *beside)
+    return DirectionPolicy(draw(st.sampled_from([True, True, False])), listed)

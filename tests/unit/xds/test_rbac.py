@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.rbac.v3 import RbacAction
@@ -26,11 +27,18 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.request import HttpRequest
 from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.unit.xds.matcher_messages import Seen, changed, verdict
-from lockgate.tests.unit.xds.policy_strategies import directions, endpoint, ipcache, origin, requests
+from lockgate.tests.unit.xds.policy_strategies import (
+    changing_directions,
+    directions,
+    endpoint,
+    ipcache,
+    origin,
+    requests,
+)
 from lockgate.xds.header_condition import ABSENT_FORWARDED_PROTO
 from lockgate.xds.rbac import CHANGES, FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
 from lockgate.xds.rule_name import NOT_POLICED
-from lockgate.xds.snapshot import FILTER_CONFIG
+from lockgate.xds.snapshot import FILTER_CONFIG, Resource
 
 PORTS = (80, 443, 8080)
 PEERS = {"10.0.0.1": 300, "10.0.0.2": 301, "10.1.2.3": 302, "10.9.9.9": 9, "fd00::2": 301, "fd01::1": 10}
@@ -51,12 +59,26 @@ EVERY = frozenset({(SERVER.key, Direction.INGRESS), (SERVER.key, Direction.EGRES
 PORT_80 = (PortSpan(Protocol.TCP, 80, 80),)
 
 
+def unpacked(resource: Resource) -> bytes:
+    extension = TypedExtensionConfig.parse(resource.body)
+    assert extension.name == resource.name and extension.typed_config is not None
+    return extension.typed_config.value
+
+
+@lru_cache(maxsize=4)
+def parsed_rbac(resource: Resource) -> Rbac:
+    return Rbac.parse(unpacked(resource))
+
+
+@lru_cache(maxsize=4)
+def parsed_composite(resource: Resource) -> Composite:
+    return Composite.parse(unpacked(resource))
+
+
 def decide(node: NodeResources, direction: Direction, seen: Seen) -> tuple[str, str]:
     resource = node.filters[direction]
     assert (resource.type_url, resource.name) == (FILTER_CONFIG, FILTERS[direction])
-    extension = TypedExtensionConfig.parse(resource.body)
-    assert extension.name == resource.name and extension.typed_config is not None
-    rbac = Rbac.parse(extension.typed_config.value)
+    rbac = parsed_rbac(resource)
     if rbac.matcher is None:  # an empty filter, by which everything passes
         return "allow", NOT_POLICED
     action = verdict(rbac.matcher, seen)
@@ -68,10 +90,8 @@ def left(node: NodeResources, direction: Direction, seen: Seen) -> tuple[dict[st
     """The headers that go on, and what is logged. Without X-Forwarded-Proto Envoy's bootstrap writes a mark there."""
     resource = node.changes[direction]
     assert (resource.type_url, resource.name) == (FILTER_CONFIG, CHANGES[direction])
-    extension = TypedExtensionConfig.parse(resource.body)
-    assert extension.name == resource.name and extension.typed_config is not None
     marked = replace(seen, headers={"x-forwarded-proto": ABSENT_FORWARDED_PROTO, **seen.headers})
-    headers, logged = changed(Composite.parse(extension.typed_config.value), marked)
+    headers, logged = changed(parsed_composite(resource), marked)
     if headers.get("x-forwarded-proto") == ABSENT_FORWARDED_PROTO:
         del headers["x-forwarded-proto"]
     return {name: value for name, value in headers.items() if name[0] != ":" and name != "host"}, logged
@@ -97,6 +117,22 @@ def seen(direction: Direction, peer: str, port: int, request: HttpRequest) -> Se
 def test_agrees_with_the_verdict_function(
     half: DirectionPolicy, direction: Direction, flows: list[tuple[str, int, HttpRequest]]
 ) -> None:
+    agrees(half, direction, flows)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    changing_directions(80, sorted(set(PEERS.values()))),
+    st.sampled_from(Direction),
+    st.lists(st.tuples(st.sampled_from(sorted(PEERS)), st.just(80), requests), min_size=6, max_size=12),
+)
+def test_headers_are_changed_as_the_verdict_function_says(
+    half: DirectionPolicy, direction: Direction, flows: list[tuple[str, int, HttpRequest]]
+) -> None:
+    agrees(half, direction, flows)
+
+
+def agrees(half: DirectionPolicy, direction: Direction, flows: list[tuple[str, int, HttpRequest]]) -> None:
     policy = EndpointPolicy(**{direction: half})
     node = compile_node([(SERVER, policy)], CACHE, EVERY)
     for peer, port, request in flows:
@@ -196,8 +232,7 @@ def test_what_is_logged_names_rule_and_header() -> None:
 
 def test_where_nothing_changes_headers_the_filter_is_empty() -> None:
     node = node_of(rule(HttpRule("/a", headers=(HeaderMatch("x-a", "1"),))))
-    extension = TypedExtensionConfig.parse(node.changes[Direction.INGRESS].body)
-    assert extension.typed_config is not None and extension.typed_config.value == b""
+    assert unpacked(node.changes[Direction.INGRESS]) == b""
 
 
 def test_many_paths_with_one_change_are_one_decision() -> None:
