@@ -25,10 +25,12 @@ from ..policies.endpoint_policy import (
     DnsRules,
     EndpointPolicy,
     HttpRules,
+    Protocol,
     ResolvedRule,
     RuleOrigin,
 )
 from ..policies.identity import IPNetwork
+from ..policies.proxy_kind import clash
 from ..policies.workload import Endpoint, IPAddress
 from .change_tree import Acting, TooManyChanges, acting_rules, change_tree
 from .flow_tree import coverings, flow_tree
@@ -217,6 +219,8 @@ class NodeCompiler:
                 return deny(str(rule.origin))
         if not covering:
             return uncovered
+        if clash(covering, Protocol.TCP):
+            return unmatched
         for rule in covering:
             if not rule.redirects:
                 return allow(str(rule.origin))

@@ -41,22 +41,26 @@ with warnings.catch_warnings():
 DENIED = b"Access denied\r\n"
 
 
+LISTENERS = "type.googleapis.com/envoy.config.listener.v3.Listener"
+
+
 class PolicyServer:
-    """A delta xDS server that gives every subscriber of a filter the same policy. Serves until its block ends."""
+    """A delta xDS server that gives every subscriber of a filter the same policy, and no listeners. Serves until its
+    block ends."""
 
     METHOD = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
     def __init__(self, run_dir: Path, policy: http_rbac.Rbac) -> None:
         self._socket = run_dir / "xds.sock"
         self._policy = policy
-        self._changed = asyncio.Event()
+        self._due: asyncio.Queue[bytes] = asyncio.Queue()
         self.version = 1
         self.rejections: list[str] = []
 
     def change(self, policy: http_rbac.Rbac) -> None:
         self._policy = policy
         self.version += 1
-        self._changed.set()
+        self._due.put_nowait(self._response())
 
     def _response(self) -> bytes:
         nothing = composite.Composite()
@@ -82,9 +86,7 @@ class PolicyServer:
         listening = asyncio.create_task(self._listen(context))
         try:
             while True:
-                await self._changed.wait()
-                self._changed.clear()
-                await context.write(self._response())
+                await context.write(await self._due.get())
         finally:
             listening.cancel()
 
@@ -93,8 +95,10 @@ class PolicyServer:
             request = discovery.DeltaDiscoveryRequest.parse(raw)
             if request.error_detail is not None:
                 self.rejections.append(request.error_detail.message)
-            if request.resource_names_subscribe:
-                self._changed.set()
+            if request.type_url == LISTENERS and not request.response_nonce:
+                self._due.put_nowait(bytes(discovery.DeltaDiscoveryResponse(type_url=LISTENERS, nonce="0")))
+            elif request.resource_names_subscribe:
+                self._due.put_nowait(self._response())
 
     async def __aenter__(self) -> PolicyServer:
         async def stream(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:

@@ -21,6 +21,7 @@ from lockgate.policies.endpoint_policy import (
     ResolvedRule,
     RuleOrigin,
 )
+from lockgate.policies.proxy_kind import clash
 from lockgate.policies.request import HttpRequest, Request
 from lockgate.policies.verdict import Verdict, judge
 
@@ -148,10 +149,13 @@ Flow = tuple[int, Protocol, int, Request | None]
 @given(POLICIES, RULES, FLOWS)
 def test_an_allow_never_turns_allow_into_deny(policy: DirectionPolicy, extra: ResolvedRule, flow: Flow) -> None:
     before = judge(policy, *flow).verdict
-    after = judge(replace(policy, rules=(*policy.rules, replace(extra, deny=False))), *flow).verdict
-    if before is Verdict.ALLOW:
+    rules = (*policy.rules, replace(extra, deny=False))
+    after = judge(replace(policy, rules=rules), *flow).verdict
+    if clash([each for each in rules if each.covers(*flow[:3])], flow[1]):
+        assert after is Verdict.DENY
+    elif before is Verdict.ALLOW:
         assert after is Verdict.ALLOW
-    if before is Verdict.REDIRECT:
+    elif before is Verdict.REDIRECT:
         assert after is not Verdict.DENY
 
 
@@ -191,7 +195,7 @@ def test_the_verdict_follows_from_the_proof(policy: DirectionPolicy, flow: Flow)
     denied = any(rule.deny for rule in matched)
     allowed = any(not rule.deny and (not rule.redirects or flow[3] is not None) for rule in matched)
     waiting = any(rule.redirects for rule in matched) and flow[3] is None
-    if denied:
+    if denied or clash([rule for rule in policy.rules if rule.covers(*flow[:3])], flow[1]):
         assert found.verdict is Verdict.DENY
     elif allowed or not policy.default_deny:
         assert found.verdict is Verdict.ALLOW
