@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -29,10 +30,11 @@ from lockgate.agent.client import ask
 from lockgate.agent.errors import UnreachableError
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace, Playground, Pod
 from lockgate.agent.policy_tests import LoadedTest
-from lockgate.policies import Flow, HttpRequest, Protocol, World
+from lockgate.policies import Flow, HttpRequest, Protocol, TlsRequest, World
 from lockgate.policies.policy_test import Case
 from lockgate.policies.workload import IPAddress, Workload
 from lockgate.redirect import netns
+from lockgate.tests.e2e.tls_pods import Authority
 
 PATIENCE = 15.0  # for what must come
 GLANCE = 0.5  # for what must not come; less than the second after which a SYN is sent again
@@ -64,6 +66,17 @@ class Attempt:
     case: Case
     client: Place
     server: Place
+
+    @property
+    def encrypted(self) -> bool:
+        """True when it speaks TLS."""
+        return isinstance(self.case.flow.request, TlsRequest)
+
+    @property
+    def server_name(self) -> str:
+        """What a TLS client calls the server; empty when it does not."""
+        request = self.case.flow.request
+        return request.server_name if isinstance(request, TlsRequest) else ""
 
     def __str__(self) -> str:
         return f"{self.case.name} ({self.client.address} -> {self.server.address} port {self.case.flow.port})"
@@ -131,7 +144,9 @@ class ExampleNode:
         found = []
         for case in cases:
             assert case.flow.protocol in (Protocol.TCP, Protocol.UDP), f"{case.name}: no client speaks it here"
-            assert isinstance(case.flow.request, HttpRequest | None), f"{case.name}: no client speaks it here"
+            assert isinstance(case.flow.request, HttpRequest | TlsRequest | None), (
+                f"{case.name}: no client speaks it here"
+            )
             clients = self._places(case.flow.source, places, world)
             servers = self._places(case.flow.destination, places, world)
             pairs = [(one, two) for one in clients for two in servers if one.address.version == two.address.version]
@@ -222,16 +237,25 @@ def _entry(workload: Workload, pod: Pod, addresses: Iterable[IPAddress]) -> dict
 
 
 class Servers:
-    """Something that answers at every address and port the attempts go to; `seen` is who got there, by (ip, port)."""
+    """Something that answers at every address and port the attempts go to; `seen` is who got there, by (ip, port).
 
-    def __init__(self) -> None:
+    Where an attempt speaks TLS the server does, with a certificate for every name that it is called by; `client` trusts
+    it.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self.seen: set[tuple[str, int]] = set()
+        self.client = ssl.create_default_context()
+        self._folder = folder
         self._stack = ExitStack()
         self._answering: set[asyncio.Task[Any]] = set()
 
     async def open(self, attempts: Iterable[Attempt]) -> None:
+        attempts = tuple(attempts)
         loop = asyncio.get_running_loop()
         wanted = {(each.server, each.case.flow.port, each.case.flow.protocol) for each in attempts}
+        encrypted = {(each.server, each.case.flow.port) for each in attempts if each.encrypted}
+        shown = self._certificate(attempts) if encrypted else None
         for place, port, protocol in wanted:
             kind = socket.SOCK_DGRAM if protocol is Protocol.UDP else socket.SOCK_STREAM
             bound = netns.run_in(place.where.path, partial(_bound, place.address, port, kind))
@@ -239,8 +263,20 @@ class Servers:
                 transport, _ = await loop.create_datagram_endpoint(partial(_Echo, place.name, self.seen), sock=bound)
                 self._stack.callback(transport.close)
             else:
-                server = await asyncio.start_server(partial(self._answer, place.name), sock=bound)
+                context = shown if (place, port) in encrypted else None
+                server = await asyncio.start_server(partial(self._answer, place.name), sock=bound, ssl=context)
                 self._stack.callback(server.close)
+
+    def _certificate(self, attempts: Iterable[Attempt]) -> ssl.SSLContext:
+        authority = Authority("example")
+        names = {name for each in attempts for name in (each.server_name, str(each.server.address)) if name}
+        file = self._folder / "server.pem"
+        file.touch(0o600)
+        file.write_bytes(b"".join(authority.issue(*sorted(names))))
+        self.client.load_verify_locations(cadata=authority.pem.decode())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context
 
     async def close(self) -> None:
         self._stack.close()
@@ -307,6 +343,8 @@ async def attempt(each: Attempt, servers: Servers, patience: float, connect_only
             return _answered(each, answer.decode())
         if connect_only:
             return Outcome("connected")
+        if each.encrypted:
+            return await asyncio.wait_for(_encrypted(each, connection, servers.client), patience)
         await loop.sock_sendall(connection, _request(flow, each.server.address))
         return _outcome(each, await asyncio.wait_for(_receive(loop, connection, _method(flow)), patience))
     except TimeoutError:
@@ -317,6 +355,20 @@ async def attempt(each: Attempt, servers: Servers, patience: float, connect_only
         return Outcome("closed", str(error))
     finally:
         connection.close()
+
+
+async def _encrypted(each: Attempt, connection: socket.socket, context: ssl.SSLContext) -> Outcome:
+    """The same in TLS. A client that has only an address sends no server name."""
+    flow, called = each.case.flow, each.server_name or str(each.server.address)
+    reader, writer = await asyncio.open_connection(sock=connection, ssl=context, server_hostname=called)
+    try:
+        writer.write(_request(flow, each.server.address))
+        head = await reader.readuntil(b"\r\n\r\n")
+        return _outcome(each, head + await reader.readexactly(_length(head) - len(head)))
+    except asyncio.IncompleteReadError as error:
+        return Outcome("closed", str(error))
+    finally:
+        writer.transport.abort()
 
 
 async def _receive(loop: asyncio.AbstractEventLoop, connection: socket.socket, method: str) -> bytes:

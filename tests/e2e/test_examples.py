@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lockgate.agent.policy_tests import LoadedTest, load_test
-from lockgate.policies import Explanation, Verdict, explain
+from lockgate.policies import Flow, Verdict, World, explain
 from lockgate.store import read_policy_tests
 from lockgate.tests.e2e.example_node import (
     GLANCE,
@@ -47,11 +48,11 @@ async def test_an_example_is_enforced_as_its_tests_say(node: ExampleNode, name: 
         ends = {case.flow.source, case.flow.destination}
         assert ends & ELSEWHERE, case.name
         print(f"{case.name}: explained only, nobody on one node is {ends & ELSEWHERE}")
-    expected = {each: on_the_wire(explain(world, each.case.flow)) for each in attempts}
+    expected = {each: on_the_wire(world, each.case.flow) for each in attempts}
     # What cannot be tried is too little to be all that shows one of the two.
-    assert {"dropped", "denied"} & set(expected.values())
+    assert {"dropped", "denied", "closed"} & set(expected.values())
     assert {"answered", "connected"} & set(expected.values())
-    servers = Servers()
+    servers = Servers(node.folder)
     await servers.open(attempts)
     try:
         outcomes = await asyncio.gather(*(try_it(each, expected[each], servers) for each in attempts))
@@ -70,14 +71,26 @@ def policy_files(loaded: LoadedTest) -> list[Path]:
     return sorted({Path(policy.source) for policy in loaded.world.policies})
 
 
-def on_the_wire(explanation: Explanation) -> str:
-    """What a client sees of a verdict: the kernel drops, Envoy denies requests of connections that it got."""
+def on_the_wire(world: World, flow: Flow) -> str:
+    """What a client sees of a verdict: the kernel drops, Envoy denies requests of connections that it got, or closes a
+    connection when it reads no requests in it."""
+    explanation = explain(world, flow)
     if explanation.verdict is Verdict.ALLOW:
         return "answered"
     if explanation.verdict is Verdict.REDIRECT:
         return "connected"
     sides = [side for side in (explanation.egress, explanation.ingress) if side is not None]
-    return "dropped" if any(side.verdict is Verdict.DENY and not side.redirected for side in sides) else "denied"
+    if any(side.verdict is Verdict.DENY and not side.redirected for side in sides):
+        return "dropped"
+    connection = explain(world, replace(flow, request=None))
+    covering = [
+        item.rule
+        for side in (connection.egress, connection.ingress)
+        if side
+        for item in side.considered
+        if item.matched
+    ]
+    return "closed" if any(rule.tls is not None for rule in covering) else "denied"
 
 
 async def try_it(each: Attempt, expected: str, servers: Servers) -> Outcome:

@@ -7,6 +7,7 @@ import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
 
@@ -33,11 +34,11 @@ class Authority:
         self.pem = _pem(made.add_extension(usage, critical=True).sign(self._key, hashes.SHA256()))
 
     def issue(self, *names: str) -> tuple[bytes, bytes]:
-        """A certificate for these DNS names and its key, both PEM."""
+        """A certificate for these DNS names and addresses and its key, both PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         made = self._certificate(subject, key.public_key())
-        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        made = made.add_extension(x509.SubjectAlternativeName(list(map(_general_name, names))), critical=False)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -48,6 +49,13 @@ class Authority:
         builder = x509.CertificateBuilder(issuer_name=self._name, subject_name=subject, public_key=key)
         builder = builder.serial_number(x509.random_serial_number())
         return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -57,6 +57,7 @@ class Seen:
     destination: str
     port: int
     headers: Mapping[str, str] = field(default_factory=dict)
+    server_name: str = ""  # of the TLS greeting; there is no value when it is empty
 
     def read(self, reads: TypedExtensionConfig) -> str | None:
         assert reads.typed_config is not None
@@ -67,6 +68,8 @@ class Seen:
                 return self.destination
             case "DestinationPortInput":
                 return str(self.port)
+            case "ServerNameInput":
+                return self.server_name or None
             case "HttpRequestHeaderMatchInput":
                 name = HttpRequestHeaderMatchInput.parse(reads.typed_config.value).header_name
                 return self.headers.get(name)
