@@ -17,6 +17,7 @@ from ..envoy.binary import find_binary
 from ..envoy.bootstrap import BootstrapSettings, bootstrap
 from ..envoy.errors import EnvoyError
 from ..envoy.http_listener import HttpListener
+from ..envoy.module_file import find_module
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
 from ..envoy.tls_listener import TlsListener
 from ..policies import World
@@ -74,6 +75,7 @@ class NodeAgent:
         settings = self._settings
         require_host()
         binary, startup = find_binary(settings.envoy), _bootstrap(settings)
+        module = find_module(binary)
         make_run_dir(settings.run_dir)
         async with AsyncExitStack() as stack:
             stack.enter_context(AgentLock(settings.run_dir))
@@ -94,7 +96,9 @@ class NodeAgent:
             xds = XdsServer(settings.xds_socket)
             await xds.start()
             stack.push_async_callback(xds.stop)
-            envoy = EnvoyProcess(settings.run_dir, binary, startup, concurrency=settings.concurrency or None)
+            envoy = EnvoyProcess(
+                settings.run_dir, binary, startup, module=module, concurrency=settings.concurrency or None
+            )
             self._state.envoy = await envoy.ensure()
             applier = Applier(
                 datapath,

@@ -2,6 +2,7 @@
 
 EnvoyError                  everything below
 ├── BinaryError             no Envoy binary, or not the pinned version
+├── ModuleError             no dynamic module for Envoy, or one for another Envoy
 ├── BootstrapError          settings that Envoy could never start with
 ├── SupervisorError         the supervisor did not start, stop or answer
 └── AdminError              the admin interface did not answer, or answered with an error
@@ -17,6 +18,10 @@ class EnvoyError(Exception):
 
 class BinaryError(EnvoyError):
     """There is no usable Envoy binary."""
+
+
+class ModuleError(EnvoyError):
+    """There is no dynamic module that fits Envoy."""
 
 
 class BootstrapError(EnvoyError):

@@ -21,6 +21,7 @@ from pathlib import Path
 from . import run_files
 from .binary import EnvoyBinary
 from .errors import SupervisorError
+from .module_file import SEARCH_PATH, ModuleFile
 from .run_files import Launch
 
 _START_TIMEOUT = 30.0
@@ -63,7 +64,8 @@ class EnvoyStatus:
 class EnvoyProcess:
     """The Envoy of one run dir.
 
-    `concurrency` is the number of worker threads, None for one per CPU. Two agents must not share a run dir.
+    `module` is what the bootstrap's dynamic modules come from. `concurrency` is the number of worker threads, None for
+    one per CPU. Two agents must not share a run dir.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class EnvoyProcess:
         binary: EnvoyBinary,
         bootstrap: bytes,
         *,
+        module: ModuleFile | None = None,
         concurrency: int | None = None,
         log_level: str = "warning",
         grace: float = 5.0,
@@ -80,6 +83,7 @@ class EnvoyProcess:
         self.run_dir = run_dir
         self._binary = binary
         self._bootstrap = bootstrap
+        self._module = module
         self._turn = asyncio.Lock()
         command = [str(binary.path), "-c", str(run_dir / run_files.BOOTSTRAP), "--log-level", log_level]
         # Hot restart would share memory and an abstract socket with every other Envoy of the network namespace.
@@ -92,13 +96,16 @@ class EnvoyProcess:
             command=tuple(command),
             version=binary.version,
             digest=self._digest(command),
+            environment=() if module is None else ((SEARCH_PATH, str(module.path.parent)),),
             grace=grace,
             healthy_after=healthy_after,
         )
 
     def _digest(self, command: list[str]) -> str:
         file = self._binary.path.stat()
-        parts = [command, file.st_ino, file.st_mtime_ns, file.st_size, hashlib.sha256(self._bootstrap).hexdigest()]
+        module = None if self._module is None else [str(self._module.path), self._module.sources]
+        bootstrap = hashlib.sha256(self._bootstrap).hexdigest()
+        parts = [command, file.st_ino, file.st_mtime_ns, file.st_size, bootstrap, module]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     async def ensure(self) -> EnvoyStatus:

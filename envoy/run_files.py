@@ -40,6 +40,7 @@ class Launch(NamedTuple):
     command: tuple[str, ...]
     version: str
     digest: str
+    environment: tuple[tuple[str, str], ...] = ()  # besides the supervisor's own
     grace: float = 5.0  # seconds from SIGTERM to SIGKILL
     first_delay: float = 0.05  # of the back-off, as the next three
     delay_factor: float = 2.0
@@ -78,8 +79,9 @@ def read_launch(directory: Path) -> Launch:
     with (directory / LAUNCH).open("rb") as file:
         record = json.load(file)
     try:
-        return Launch(**{**record, "command": tuple(record["command"])})
-    except (KeyError, TypeError) as error:
+        environment = tuple((name, value) for name, value in record["environment"])
+        return Launch(**{**record, "command": tuple(record["command"]), "environment": environment})
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{LAUNCH} is damaged ({error})") from error
 
 

@@ -240,7 +240,8 @@ class Supervisor:
             os.dup2(null, 0)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            os.execv(self._launch.command[0], self._launch.command)
+            environment = {**os.environ, **dict(self._launch.environment)}
+            os.execve(self._launch.command[0], self._launch.command, environment)
         except OSError as error:
             os.write(output, f"{self._launch.command[0]} did not start: {error.strerror}\n".encode())
         finally:

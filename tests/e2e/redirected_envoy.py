@@ -20,6 +20,7 @@ from lockgate.envoy.admin import Admin
 from lockgate.envoy.binary import find_binary
 from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.http_listener import HttpListener
+from lockgate.envoy.module_file import find_module
 from lockgate.envoy.process import EnvoyProcess
 
 PATIENCE = 30.0
@@ -83,7 +84,8 @@ def settings(run_dir: Path, *, first_policy_timeout: float = PATIENCE, **http: o
 def process(run_dir: Path, content: bytes | None = None) -> EnvoyProcess:
     if content is None:
         content = bootstrap(settings(run_dir, first_policy_timeout=0.1))
-    return EnvoyProcess(run_dir, find_binary(), content, concurrency=2)
+    binary = find_binary()
+    return EnvoyProcess(run_dir, binary, content, module=find_module(binary), concurrency=2)
 
 
 @asynccontextmanager

@@ -110,10 +110,13 @@ AGENT = """
 import asyncio, sys, time
 from pathlib import Path
 from lockgate.envoy.binary import find_binary
+from lockgate.envoy.module_file import find_module
 from lockgate.envoy.process import EnvoyProcess
 run_dir = Path(sys.argv[1])
 content = (run_dir / "wanted").read_bytes()
-status = asyncio.run(EnvoyProcess(run_dir, find_binary(), content, concurrency=2).ensure())
+binary = find_binary()
+envoy = EnvoyProcess(run_dir, binary, content, module=find_module(binary), concurrency=2)
+status = asyncio.run(envoy.ensure())
 print(status.envoy_pid, flush=True)
 time.sleep(600)
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from lockgate.envoy.binary import find_binary
+from lockgate.envoy.module_file import find_module
 
 ROOT = Path(__file__).parents[2]
 NOT_PACKAGES = {"bench", "build", "compose", "dist", "docs", "scripts", "tests"}
@@ -39,6 +42,25 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = work / "venv" / "bin" / "python"
     subprocess.run([str(uv), "pip", "install", "-q", "--python", str(python), str(wheel)], check=True)
     return python.parent
+
+
+def test_the_wheel_carries_the_module_and_is_for_this_platform(installed: Path, tmp_path: Path) -> None:
+    asked = subprocess.run(
+        [
+            installed / "python",
+            "-c",
+            "from lockgate.envoy.binary import find_binary\n"
+            "from lockgate.envoy.module_file import find_module\n"
+            "print(find_module(find_binary()).sources)",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert asked.strip() == find_module(find_binary()).sources
+    (wheel,) = (installed.parents[1] / "dist").glob("*.whl")
+    assert wheel.name.startswith("lockgate-") and wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
 
 
 def test_the_wheel_validates_a_policy_from_another_folder(installed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+//! Lockgate's module in the node's Envoy: filters that a stock Envoy lacks. Standard library only.
+//!
+//! `listener_hooks` and `network_hooks` are what Envoy calls; each filter has a file of its own and is registered by its
+//! name in `listener_config` or `network_config` below. Whatever bytes come from pods, no panic reaches Envoy (`guard`).
+
+mod abi;
+mod guard;
+// What a filter may ask of Envoy, whether one does or not.
+#[allow(dead_code)]
+mod listener_hooks;
+mod log;
+#[allow(dead_code)]
+mod network_hooks;
+
+use std::os::raw::c_char;
+
+use listener_hooks::ListenerConfig;
+use network_hooks::NetworkConfig;
+
+/// By these bytes module_file.py tells what a module on disk was built for and from, without loading it.
+#[used]
+static BUILT: &str = concat!(
+    "lockgate-module envoy=",
+    env!("LOCKGATE_ENVOY_VERSION"),
+    " abi=v0.2.0 sources=",
+    env!("LOCKGATE_MODULE_SOURCES"),
+    "\n"
+);
+
+/// The configuration of the listener filter called `name`.
+fn listener_config(name: &str, _config: &[u8]) -> Result<Box<dyn ListenerConfig>, String> {
+    Err(format!("there is no listener filter called {name:?}"))
+}
+
+/// The configuration of the network filter called `name`.
+fn network_config(name: &str, _config: &[u8]) -> Result<Box<dyn NetworkConfig>, String> {
+    Err(format!("there is no network filter called {name:?}"))
+}
+
+/// Envoy calls this once, when it loads the module.
+#[no_mangle]
+pub extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
+    guard::report_panics();
+    abi::ABI_VERSION.as_ptr() as *const c_char
+}
