@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -177,12 +178,12 @@ class Playground:
     @staticmethod
     def sweep(name: str) -> None:
         """Remove what a crashed run under `name` left: processes in its namespaces, then the namespaces."""
-        own = f"lg-{name}"
-        try:
-            found = [path.name for path in netns.NETNS_DIR.iterdir()]
-        except FileNotFoundError:
-            return
-        _remove_namespaces([each for each in found if each == own or each.startswith(f"{own}-")])
+        _remove_namespaces(_namespaces_of(name))
+
+    @staticmethod
+    def kill(name: str) -> None:
+        """Kill the processes in the namespaces of a playground, whoever made it; the namespaces stay."""
+        _kill_inside(_cookies(_namespaces_of(name)))
 
     def __enter__(self) -> Playground:
         return self
@@ -260,15 +261,26 @@ def _stop(processes: Sequence[subprocess.Popen[Any]]) -> None:
 
 
 def _remove_namespaces(names: Sequence[str]) -> None:
-    cookies = set()
-    for name in names:
-        try:
-            cookies.add(netns.cookie(netns.named(name)))
-        except NamespaceGoneError:
-            continue
-    _kill_inside(cookies)
+    _kill_inside(_cookies(names))
     for name in names:
         subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def _namespaces_of(name: str) -> list[str]:
+    own = f"lg-{name}"
+    try:
+        found = [path.name for path in netns.NETNS_DIR.iterdir()]
+    except FileNotFoundError:
+        return []
+    return [each for each in found if each == own or each.startswith(f"{own}-")]
+
+
+def _cookies(names: Sequence[str]) -> set[tuple[int, int]]:
+    found = set()
+    for name in names:
+        with suppress(NamespaceGoneError):
+            found.add(netns.cookie(netns.named(name)))
+    return found
 
 
 def _kill_inside(cookies: set[tuple[int, int]]) -> None:

@@ -58,6 +58,7 @@ class Site:
         try:
             if self.directory.exists():
                 self._stop_agent()
+                Playground.kill(self.name)  # an agent that was just starting would go on making what is taken away
                 self._clean_node(progress)
             Playground.sweep(self.name)
             shutil.rmtree(self.directory, ignore_errors=True)

@@ -161,10 +161,12 @@ def test_interrupted(site: Site, number: signal.Signals) -> None:
     """By Ctrl-C, which reaches the whole process group, or by whoever wants it to end."""
     with started(site) as process:
         read_until(process, HALF_WAY if number == signal.SIGINT else "demo: starting the agent")
+        process.send_signal(signal.SIGSTOP)  # it must not be done before the second one has looked
         second = whole(site)
         assert second.status == 1
         assert second.sentence.startswith(f"another 'lockgate demo' is at work under the name {site.name}; ")
         os.killpg(process.pid, number)
+        process.send_signal(signal.SIGCONT)
         out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert out == ""
