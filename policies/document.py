@@ -19,6 +19,7 @@ MAX_BYTES = 16 << 20
 MAX_NODES = 1_000_000  # of a whole file
 MAX_DOCUMENT_NODES = 250_000
 DOCUMENT_COST = 20  # what starting a document takes, in nodes
+MAX_BROKEN = 100  # documents of a file that cannot be read; then the rest is not looked at
 MAX_DEPTH = 64
 
 Value: TypeAlias = str | int | float | bool | None
@@ -120,14 +121,18 @@ def read_documents(data: bytes) -> Iterator[Node | UnreadableError]:
     except UnreadableError as error:
         yield error
         return
-    left = MAX_NODES
+    left, broken = MAX_NODES, 0
     for line, piece in split_documents(text):
         if left <= 0:
             yield UnreadableError(f"more than {MAX_NODES} values in one file; split it", line)
             return
+        if broken >= MAX_BROKEN:
+            yield UnreadableError(f"{broken} documents of the file cannot be read; the rest was not looked at", line)
+            return
         try:
             roots, nodes = read_document(piece, line, min(left, MAX_DOCUMENT_NODES))
         except UnreadableError as error:
+            broken += 1
             left -= DOCUMENT_COST + len(piece) // 8  # a piece that was refused has cost time too
             yield error
         else:

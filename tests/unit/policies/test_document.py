@@ -6,6 +6,7 @@ import resource
 
 import pytest
 from lockgate.policies.document import (
+    MAX_BROKEN,
     MAX_BYTES,
     MAX_DEPTH,
     MAX_DOCUMENT_NODES,
@@ -17,6 +18,7 @@ from lockgate.policies.document import (
     decode,
     is_empty,
     read_document,
+    read_documents,
     split_documents,
 )
 from lockgate.policies.errors import UnreadableError
@@ -142,6 +144,14 @@ def test_text_that_is_no_utf8() -> None:
         decode(b"a: 1\nb: \xff\xfe\n")
     assert raised.value.line == 2
     assert decode(b"\xef\xbb\xbfa: 1") == "a: 1"
+
+
+def test_a_file_of_broken_documents_is_given_up() -> None:
+    found = list(read_documents(b"---\n[\n" * (MAX_BROKEN + 50)))
+    assert len(found) == MAX_BROKEN + 1
+    assert isinstance(found[-1], UnreadableError)
+    assert found[-1].message == f"{MAX_BROKEN} documents of the file cannot be read; the rest was not looked at"
+    assert found[-1].line == 2 * MAX_BROKEN + 1
 
 
 BOMBS = {
