@@ -1,4 +1,4 @@
-"""The messages of the delta protocol, read from and written to bytes.
+"""The messages of both protocol variants, read from and written to bytes.
 
 Only the fields that the protocol needs are read: Envoy's first request carries some five hundred extensions in its
 node, which are skipped and not decoded.
@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from .snapshot import Resource
-from .wire import fields, frame, string, submessage, text
+from .wire import any_of_type, fields, frame, string, submessage, text
 
 _REQUEST = "DeltaDiscoveryRequest"
+_WHOLE_REQUEST = "DiscoveryRequest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,60 @@ class DeltaResponse:
                 text(4, self.type_url),
                 text(5, self.nonce),
                 *(frame(6, name.encode()) for name in self.removed),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRequest:
+    """State of the world: all names that the client wants, beside an ACK (`nonce`), a NACK (`nonce` and `error`) or
+    alone (the nonce of an earlier answer)."""
+
+    type_url: str
+    node: Node | None = None  # guaranteed on the first request of a stream only
+    names: tuple[str, ...] = ()
+    nonce: str = ""
+    error: str | None = None  # the client's text; None is no NACK
+
+    @classmethod
+    def decode(cls, message: bytes) -> WholeRequest:
+        """Read it off the wire. Raises WireError. `version_info` is not read: whether a response was taken is told by
+        the nonce and the error (#ack-and-nack-semantics-summary)."""
+        type_url = nonce = ""
+        node: Node | None = None
+        error: str | None = None
+        names: list[str] = []
+        for number, value in fields(message, _WHOLE_REQUEST):
+            if number == 2:
+                node = _node(submessage(value, _WHOLE_REQUEST))
+            elif number == 3:
+                names.append(string(value, _WHOLE_REQUEST))
+            elif number == 4:
+                type_url = string(value, _WHOLE_REQUEST)
+            elif number == 5:
+                nonce = string(value, _WHOLE_REQUEST)
+            elif number == 6:
+                error = _status_text(submessage(value, _WHOLE_REQUEST))
+        return cls(type_url, node, tuple(names), nonce, error)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeResponse:
+    """State of the world: all resources of a type, or those that are new or changed."""
+
+    type_url: str
+    nonce: str
+    version: str
+    resources: tuple[Resource, ...] = ()
+
+    def encode(self) -> bytes:
+        """The message for the wire."""
+        return b"".join(
+            (
+                text(1, self.version),
+                *(frame(2, any_of_type(resource.type_url, resource.body)) for resource in self.resources),
+                text(4, self.type_url),
+                text(5, self.nonce),
             )
         )
 

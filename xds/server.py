@@ -1,4 +1,4 @@
-"""The delta ADS server: grpc.aio on a Unix socket, bytes in, bytes out.
+"""The xDS server: grpc.aio on a Unix socket, bytes in, bytes out; every service in both variants of the protocol.
 
 Each client has a reader and a writer of its own and meets the others nowhere, so a slow or dead one delays nobody.
 Before the first snapshot is published nothing is answered: an Envoy that comes back after a restart of the agent must
@@ -12,23 +12,25 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from .conversation import Conversation
 from .delta import DeltaStream
-from .discovery import DeltaRequest
 from .errors import SocketError, UnknownRevision, WireError
 from .node_memory import NodeMemory
+from .service import SERVICES
 from .snapshot import Snapshot
+from .sotw import SotwStream
 from .status import ClientStatus, Moment, TypeClock, TypeStatus, XdsStatus
 
 _log = logging.getLogger(__name__)
-
-SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),  # initial_resource_versions of a big client
@@ -94,10 +96,8 @@ class XdsServer:
             raise SocketError(
                 self._path, f"the path is longer than {_LONGEST_SOCKET_PATH} bytes; use a shorter run dir"
             )
-        handler = grpc.stream_stream_rpc_method_handler(self._delta)
-        generic = grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": handler})
         server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((generic,))
+        server.add_generic_rpc_handlers(tuple(self._handlers()))
         # Bind where nobody else can look, set the mode, then move: the socket is never open to others.
         nest = self._path.with_name(f".{os.getpid():x}")
         hatching = nest / "s"
@@ -176,9 +176,23 @@ class XdsServer:
             if not watcher.done():
                 watcher.set_result(None)
 
-    async def _delta(self, _requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        """One stream, from its first request to its end."""
-        client = _Client(self._memories)
+    def _handlers(self) -> Iterator[grpc.GenericRpcHandler]:
+        for service in SERVICES:
+            methods = {
+                method: grpc.stream_stream_rpc_method_handler(partial(self._talk, variant, service.type_url))
+                for method, variant in ((service.delta, DeltaStream), (service.stream, SotwStream))
+            }
+            yield grpc.method_handlers_generic_handler(service.name, methods)
+
+    async def _talk(
+        self,
+        variant: type[Conversation[Any]],
+        type_url: str,
+        _requests: object,
+        context: grpc.aio.ServicerContext[bytes, bytes],
+    ) -> None:
+        """One stream, from its first request to its end; `type_url` is empty where requests say it."""
+        client = _Client(self._memories, variant, type_url)
         self._clients[id(client)] = client
         try:
             await self._serve(client, context)
@@ -208,7 +222,7 @@ class XdsServer:
             message = await context.read()
             if not isinstance(message, bytes):  # grpc.aio.EOF: the client has closed its side
                 return
-            nack = client.receive(DeltaRequest.decode(message))
+            nack = client.receive(message)
             if nack is not None:
                 _log.error("Envoy %s refused a resource and keeps the last good one: %s", client.node, nack)
             client.wake.set()
@@ -230,26 +244,29 @@ class XdsServer:
 class _Client:
     """One stream and what is known about it."""
 
-    def __init__(self, memories: dict[str, NodeMemory]) -> None:
+    def __init__(self, memories: dict[str, NodeMemory], variant: type[Conversation[Any]], type_url: str) -> None:
         self.node = ""
         self.wake = asyncio.Event()
+        self.stream: Conversation[Any] = variant(NodeMemory())  # until the first request tells the node
+        self._variant = variant
+        self._type_url = type_url
         self._memories = memories
-        self._stream: DeltaStream | None = None
+        self._greeted = False
         self._connected = _now()
         self._clock = TypeClock(_now)
 
-    @property
-    def stream(self) -> DeltaStream:
-        """Its subscriptions; none before the first request has told the node."""
-        return self._stream if self._stream is not None else DeltaStream(NodeMemory())
-
-    def receive(self, request: DeltaRequest) -> str | None:
-        """Take a request in; returns the text of a NACK."""
-        if self._stream is None:
+    def receive(self, message: bytes) -> str | None:
+        """Take a request in; returns the text of a NACK. Raises WireError."""
+        request = self._variant.decode(message)
+        if self._type_url:
+            # Implicit in requests to the service of one type (DiscoveryRequest.type_url).
+            request = replace(request, type_url=self._type_url)
+        if not self._greeted:
+            self._greeted = True
             self.node = request.node.id if request.node is not None else ""
-            self._stream = DeltaStream(self._memories.setdefault(self.node, NodeMemory()))
+            self.stream = self._variant(self._memories.setdefault(self.node, NodeMemory()))
             _log.info("xDS client %s connected", self.node or "without a node id")
-        return self._stream.receive(request)
+        return self.stream.receive(request)
 
     def status(self, snapshot: Snapshot) -> ClientStatus:
         """What it has now."""

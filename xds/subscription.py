@@ -1,7 +1,7 @@
 """One client's subscription to one resource type: what it wants, what it holds and what it must be told next.
 
-A state machine without I/O. The protocol variants are faces of it: delta.py turns delta requests into these calls, and
-whatever a face sends it gets from `due`. Rules and their source:
+A state machine without I/O. The protocol's variants are faces of it: delta.py and sotw.py turn requests into these
+calls, and whatever a face sends it gets from `due`. Rules and their source:
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 """
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from .node_memory import TypeMemory
 from .snapshot import FILTER_CONFIG, Resource
+from .variant import INCREMENTAL, Removals, Variant
 
 WILDCARD = "*"
 
@@ -52,14 +54,17 @@ class Subscription:
     resource, and always gets the latest version next.
     """
 
-    def __init__(self, type_url: str, memory: TypeMemory) -> None:
+    def __init__(self, type_url: str, memory: TypeMemory, variant: Variant = INCREMENTAL) -> None:
         self.type_url = type_url
+        self.variant = variant
         self._memory = memory
         self._named: set[str] = set()
         self._wildcard = False
         self._known: dict[str, str | None] = {}  # what the client holds: a version, or None = it knows of the absence
+        self._held: dict[str, Resource] = {}  # of what it holds, whatever has been seen by this server
         self._owed: set[str] = set()  # must be told even when the client seems to know
         self._greeting = False  # a wildcard is answered even when there is nothing
+        self._took_any = False
         self._sent: dict[str, _Sent] = {}
         self._on_its_way: set[str] = set()
         self._behind: dict[str, int] = {}  # name -> first revision that the client has not answered for
@@ -107,21 +112,23 @@ class Subscription:
                     self._forget(held)
             elif name in self._named:
                 self._named.discard(name)
-                if self._wildcard:
+                if not self._wildcard:
+                    self._forget(name)
+                elif self.variant.removals is Removals.NAMED:
                     self._owed.add(name)
                     self._look_at.add(name)
-                else:
-                    self._forget(name)
 
     def acknowledge(self, nonce: str) -> bool:
         """ACK. False for a stale nonce, which says nothing about what the client holds."""
         sent = self._take(nonce)
         if sent is None:
             return False
+        self._took_any = True
         for name, resource in sent.resources.items():
             self._memory.accept(resource)
             if self._wants(name):
                 self._known[name] = resource.version
+                self._held[name] = resource
         for name in sent.removed:
             self._know_absent(name)
         return True
@@ -132,6 +139,8 @@ class Subscription:
         if sent is None:
             return False
         self._memory.reject(sent.resources.values(), error)
+        if self.variant.removals is Removals.IMPLIED and not self._took_any:
+            self._greeting = True  # what it kept from an earlier stream must go even when nothing else comes
         for name in sent.resources:
             if self._wants(name):
                 self._known.setdefault(name, None)  # it has none, and knows
@@ -148,9 +157,12 @@ class Subscription:
             self._look_at |= {*self._named, *self._known}
             self._published = published
             self._look_at_all_if_wildcard()
+        if self.variant.in_turn and self._sent:
+            return []
         self._revision = revision
         changed: list[Resource] = []
-        removed: list[str] = []
+        gone: list[str] = []
+        absent: list[str] = []  # and never was there for the client
         for name in sorted(self._look_at - self._on_its_way):
             self._look_at.discard(name)
             if not self._wants(name) and name not in self._owed:
@@ -159,18 +171,23 @@ class Subscription:
             resource = self._memory.offer(published.get(name))
             if self._is_due(name, resource, published):
                 self._behind.setdefault(name, revision)
-                changed += [resource] if resource is not None else []
-                removed += [name] if resource is None else []
+                if resource is not None:
+                    changed.append(resource)
+                else:
+                    (absent if self._known.get(name) is None else gone).append(name)
             else:
+                self._owed.discard(name)
                 self._behind.pop(name, None)
-                if resource is not None:  # it came back with it from an earlier stream
+                if resource is not None and name not in self._held:  # it came back with it from an earlier stream
                     self._memory.accept(resource)
-            self._owed.discard(name)
-        return self._updates(changed, removed)
+                    self._held[name] = resource
+        return self._updates(changed, gone, absent)
 
     def _is_due(self, name: str, resource: Resource | None, published: Mapping[str, Resource]) -> bool:
         if resource is not None:
             return name in self._owed or self._known.get(name) != resource.version
+        if self.variant.removals is Removals.UNTOLD:
+            return False
         refused = name in published  # and nothing good in its place: what the client holds is better than nothing
         if self._known.get(name) is not None and not refused:
             return True
@@ -180,20 +197,26 @@ class Subscription:
         # (#knowing-when-a-requested-resource-does-not-exist).
         return (name in self._owed and not refused) or (name in self._named and name not in self._known)
 
-    def _updates(self, changed: list[Resource], removed: list[str]) -> list[Update]:
+    def _updates(self, changed: list[Resource], gone: list[str], absent: list[str]) -> list[Update]:
         alone: list[Resource] = []
         together: list[Resource] = []
         for resource in changed:
             by_itself = self.type_url in ALONE or self._memory.is_suspect(resource)
             (alone if by_itself else together).append(resource)
-        updates = [self._send((resource,), ()) for resource in alone]
-        # Removals come last and by themselves: a NACK leaves no doubt whether they were carried out.
+        parts: list[tuple[tuple[Resource, ...], tuple[str, ...]]] = [((resource,), ()) for resource in alone]
+        # Removals come last and by themselves: a NACK leaves no doubt whether they were carried out. What never was
+        # there is implied by any whole response.
+        implied = tuple(absent) if together and self.variant.removals is Removals.IMPLIED else ()
+        removed = (*gone, *(() if implied else absent))
         if together:
-            updates.append(self._send(tuple(together), ()))
-        if removed or (self._greeting and not self._sent):
-            updates.append(self._send((), tuple(removed)))
+            parts.append((tuple(together), implied))
+        if removed or (self._greeting and not self._sent and not alone and not together):
+            parts.append(((), removed))
         self._greeting = False
-        return updates
+        now = parts[:1] if self.variant.in_turn else parts
+        for resources, names in parts[len(now) :]:
+            self._look_at.update((resource.name for resource in resources), names)
+        return [self._send(*part) for part in now]
 
     def _send(self, resources: tuple[Resource, ...], removed: tuple[str, ...]) -> Update:
         self._nonces += 1
@@ -201,6 +224,7 @@ class Subscription:
         sent = _Sent(self._revision, {resource.name: resource for resource in resources}, removed)
         self._sent[update.nonce] = sent
         self._on_its_way.update(sent.names)
+        self._owed.difference_update(sent.names)
         return update
 
     # How far the client is
@@ -229,6 +253,11 @@ class Subscription:
         """The version that the client confirmed or claimed to hold."""
         return self._known.get(name)
 
+    @property
+    def held(self) -> Mapping[str, Resource]:
+        """What the client holds, as far as this server has ever sent it, by name."""
+        return MappingProxyType(self._held)
+
     def rejection(self, resource: Resource) -> str | None:
         """The client's text when it refused this version."""
         return self._memory.rejection(resource)
@@ -246,6 +275,7 @@ class Subscription:
         return sent
 
     def _know_absent(self, name: str) -> None:
+        self._held.pop(name, None)
         if name in self._named:
             self._known[name] = None
         else:
@@ -253,6 +283,7 @@ class Subscription:
 
     def _forget(self, name: str) -> None:
         self._known.pop(name, None)
+        self._held.pop(name, None)
         self._owed.discard(name)
         self._behind.pop(name, None)
 

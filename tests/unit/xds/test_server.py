@@ -15,7 +15,8 @@ from envoy_data_plane.envoy.config.core.v3 import Node
 from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from envoy_data_plane.google.rpc import Status
 from lockgate.xds.errors import SocketError, UnknownRevision
-from lockgate.xds.server import SERVICE, Outcome, XdsServer
+from lockgate.xds.server import Outcome, XdsServer
+from lockgate.xds.service import AGGREGATED
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, LISTENER, Resource, Snapshot
 from lockgate.xds.status import SyncState
 
@@ -41,7 +42,7 @@ class Client:
 
     def __init__(self, path: Path, node: str = "n1") -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.use_local_subchannel_pool", 1)])
-        self._call: Any = self._channel.stream_stream(f"/{SERVICE}/DeltaAggregatedResources")()
+        self._call: Any = self._channel.stream_stream(f"/{AGGREGATED.name}/DeltaAggregatedResources")()
         self._node: Node | None = Node(id=node)
 
     async def say(self, type_url: str = FILTER_CONFIG, **fields: Any) -> None:
@@ -217,7 +218,7 @@ async def test_a_revision_that_never_was_is_an_error(server: XdsServer) -> None:
 async def test_nonsense_ends_the_stream_and_nothing_else(server: XdsServer, client: Client, tmp_path: Path) -> None:
     await server.publish(Snapshot.of([A1]))
     channel = grpc.aio.insecure_channel(f"unix:{tmp_path / 'xds.sock'}")
-    call = channel.stream_stream(f"/{SERVICE}/DeltaAggregatedResources")()
+    call = channel.stream_stream(f"/{AGGREGATED.name}/DeltaAggregatedResources")()
     await call.write(b"\xff\xff")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()

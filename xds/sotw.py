@@ -1,0 +1,84 @@
+"""The state-of-the-world face of the protocol: each request lists all names that the client wants. No I/O.
+
+https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol-overview
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+from .conversation import Conversation
+from .discovery import WholeRequest, WholeResponse
+from .node_memory import NodeMemory
+from .snapshot import Resource, Snapshot
+from .subscription import WILDCARD, Subscription, Update
+from .variant import WHOLE_STATE, state_of_the_world
+
+
+class SotwStream(Conversation[WholeRequest]):
+    """One response of a type is on its way at a time. A request with the nonce of an earlier one is stale and void
+    (#resource-updates): the client sends all its names again when it answers the latest."""
+
+    @staticmethod
+    def decode(message: bytes) -> WholeRequest:
+        """A request off the wire. Raises WireError."""
+        return WholeRequest.decode(message)
+
+    def __init__(self, memory: NodeMemory) -> None:
+        super().__init__(memory)
+        self._wanted: dict[str, frozenset[str]] = {}  # names of the last request, by type URL
+        self._explicit: set[str] = set()  # types of which a name was ever given
+        self._nonces: dict[str, str] = {}  # of the last response, by type URL
+
+    def receive(self, request: WholeRequest) -> str | None:
+        """Take a request in; returns the text of a NACK, else None."""
+        type_url = request.type_url
+        subscription = self.subscriptions.get(type_url)
+        if subscription is None:
+            memory = self.memory.of_type(type_url)
+            subscription = self.add(Subscription(type_url, memory, state_of_the_world(type_url)))
+            subscription.begin(request.names, {})
+            self._want(request)
+            return None
+        if request.nonce != self._nonces.get(type_url, ""):
+            return None
+        nacked = False
+        if request.error is not None:
+            nacked = subscription.reject(request.nonce, request.error)
+        else:
+            subscription.acknowledge(request.nonce)
+        before = self._wanted[type_url]
+        wanted = self._want(request)
+        subscription.subscribe(sorted(wanted - before))
+        subscription.unsubscribe(sorted(before - wanted))
+        return request.error if nacked else None
+
+    def _want(self, request: WholeRequest) -> frozenset[str]:
+        """The names of a request. None at all are the wildcard as long as there never were any
+        (#how-the-client-specifies-what-resources-to-return)."""
+        if request.names:
+            self._explicit.add(request.type_url)
+        wanted = frozenset(request.names if request.type_url in self._explicit else (WILDCARD,))
+        self._wanted[request.type_url] = wanted
+        return wanted
+
+    def due(self, snapshot: Snapshot, revision: int) -> list[WholeResponse]:
+        """The responses to send now."""
+        return [self._response(*each) for each in self.updates(snapshot, revision)]
+
+    def _response(self, subscription: Subscription, update: Update) -> WholeResponse:
+        self._nonces[subscription.type_url] = update.nonce
+        changed = {resource.name: resource for resource in update.resources}
+        whole = {**subscription.held, **changed}
+        for name in update.removed:
+            whole.pop(name, None)
+        told = whole if subscription.variant is WHOLE_STATE else changed
+        resources = tuple(told[name] for name in sorted(told))
+        return WholeResponse(subscription.type_url, update.nonce, _version(whole.values()), resources)
+
+
+def _version(held: Iterable[Resource]) -> str:
+    """The version of a type is the hash of what the client holds of it: equal on every server."""
+    lines = sorted(f"{resource.name}\0{resource.version}\n" for resource in held)
+    return sha256("".join(lines).encode()).hexdigest()[:16]
