@@ -33,6 +33,7 @@ FORMAT: Mapping[str, str] = MappingProxyType(
         "code": "%RESPONSE_CODE%",
         "details": "%RESPONSE_CODE_DETAILS%",
         "protocol": "%PROTOCOL%",
+        "content_type": "%REQ(CONTENT-TYPE):64%",
         "mismatches": f"%DYNAMIC_METADATA({MISMATCH_NAMESPACE}:{MISMATCH_KEY})%",
     }
 )
@@ -46,8 +47,12 @@ CONNECTION_FORMAT: Mapping[str, str] = MappingProxyType(
         "host": "%REQUESTED_SERVER_NAME%",
         "details": "%CONNECTION_TERMINATION_DETAILS%",
         "protocol": "TLS",
+        "content_type": "-",
     }
 )
+
+# What Envoy takes for a gRPC request (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, Content-Type).
+GRPC_CONTENT_TYPE = r"application/grpc(\+.*)?"
 
 # Envoy writes spaces of the action's name as underscores.
 _DETAILS = re.compile(r"rbac_access_denied_matched_policy\[(?P<rule>.*)\]\Z", re.DOTALL)
@@ -84,6 +89,13 @@ class LoggedRequest:
     details: str
     protocol: str
     mismatches: tuple[str, ...] = ()
+    content_type: str | None = None
+
+    @property
+    def grpc_method(self) -> str:
+        """package.Service/Method of a gRPC call; empty for any other request."""
+        is_grpc = re.fullmatch(GRPC_CONTENT_TYPE, self.content_type or "") is not None
+        return (self.path or "").removeprefix("/") if is_grpc else ""
 
 
 def parse(line: str | bytes) -> LoggedRequest:
@@ -106,6 +118,7 @@ def parse(line: str | bytes) -> LoggedRequest:
             details=details,
             protocol=str(record["protocol"]),
             mismatches=tuple(map(str, record["mismatches"] or ())),
+            content_type=record.get("content_type"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"a line of the access log lacks or garbles {error}") from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from .access_log import FORMAT, MISMATCH_KEY, MISMATCH_NAMESPACE
+from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
 from .messages import (
     accesslog,
     cluster,
@@ -43,6 +43,7 @@ COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composit
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
 NOT_SYNCED = "lockgate:no-policy-received"  # names the default's denials in the access log
 DENIED_BODY = "Access denied\r\n"
+DENIED_MESSAGE = "Access denied"  # of a gRPC status, PERMISSION_DENIED
 
 ABSENT_FORWARDED_PROTO = "lockgate-absent"  # what a request without X-Forwarded-Proto has there while it passes
 _FORWARDED_PROTO = "x-forwarded-proto"
@@ -295,22 +296,33 @@ def deny_all() -> http_rbac.Rbac:
 
 
 def _access_denied() -> hcm.LocalReplyConfig:
-    return hcm.LocalReplyConfig(
-        mappers=[
-            hcm.ResponseMapper(
-                filter=accesslog.AccessLogFilter(
-                    status_code_filter=accesslog.StatusCodeFilter(
-                        comparison=accesslog.ComparisonFilter(
-                            value=core.RuntimeUInt32(default_value=403, runtime_key="lockgate.denied_status")
-                        )
-                    )
-                ),
-                body=core.DataSource(inline_string=DENIED_BODY),
-                body_format_override=core.SubstitutionFormatString(
-                    text_format_source=core.DataSource(inline_string="%LOCAL_REPLY_BODY%")
-                ),
+    # Envoy turns a 403 to a gRPC request into that status with the body as its message, where no line ends.
+    denied = accesslog.AccessLogFilter(
+        status_code_filter=accesslog.StatusCodeFilter(
+            comparison=accesslog.ComparisonFilter(
+                value=core.RuntimeUInt32(default_value=403, runtime_key="lockgate.denied_status")
             )
-        ]
+        )
+    )
+    grpc = accesslog.AccessLogFilter(
+        header_filter=accesslog.HeaderFilter(
+            header=route.HeaderMatcher(
+                name="content-type",
+                string_match=matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=GRPC_CONTENT_TYPE)),
+            )
+        )
+    )
+    both = accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=[denied, grpc]))
+    return hcm.LocalReplyConfig(mappers=[_reply(both, DENIED_MESSAGE), _reply(denied, DENIED_BODY)])
+
+
+def _reply(to: accesslog.AccessLogFilter, body: str) -> hcm.ResponseMapper:
+    return hcm.ResponseMapper(
+        filter=to,
+        body=core.DataSource(inline_string=body),
+        body_format_override=core.SubstitutionFormatString(
+            text_format_source=core.DataSource(inline_string="%LOCAL_REPLY_BODY%")
+        ),
     )
 
 

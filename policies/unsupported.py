@@ -34,7 +34,6 @@ UNSUPPORTED: Mapping[Feature, str] = MappingProxyType(
         Feature.HEADER_MISMATCH: "mismatch actions are not enforced yet: remove 'mismatch' to deny on a mismatch",
         Feature.HEADER_SECRET: "header values from secrets are not enforced yet: write the value, or match on presence",
         Feature.KAFKA_RULES: "kafka rules are not enforced yet: allow the port without rules",
-        Feature.GRPC_RULES: "grpc rules are not enforced yet: use http with POST and path /package.Service/Method",
         Feature.LISTENER: "a listener of one's own is not supported: remove it and use rules",
         Feature.AUTHENTICATION: "mutual authentication is not enforced: remove authentication, or set mode: disabled",
         Feature.NODE_SELECTOR: "policies for nodes are not enforced: select endpoints with endpointSelector",

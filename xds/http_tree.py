@@ -59,9 +59,9 @@ def conditions(name: str, rules: HttpRules) -> list[Condition]:
     return [condition for condition in listed if condition is not None]
 
 
-def http_tree(rules: Sequence[Condition]) -> OnMatch | None:
-    """The union of the rules: an allow action or a tree that misses when none matches; None when there are none."""
-    return _level(0, rules)
+def http_tree(rules: Sequence[Condition], otherwise: OnMatch | None = None) -> OnMatch | None:
+    """The union of the rules: an allow action, or a tree that gives `otherwise` (or misses) when none matches."""
+    return _level(0, rules, otherwise)
 
 
 @lru_cache(maxsize=65536)
@@ -90,31 +90,34 @@ def _reduced(regex: str | None) -> Reduction:
     return ANY if regex is None else reduce(regex)
 
 
-def _level(depth: int, rules: Sequence[Condition]) -> OnMatch | None:
+def _level(depth: int, rules: Sequence[Condition], otherwise: OnMatch | None = None) -> OnMatch | None:
     if not rules:
-        return None
+        return otherwise
     if len(rules) == 1:
-        return _level_of_one(depth, rules[0])
-    return _build_level(depth, rules)
+        return _level_of_one(depth, rules[0], otherwise)
+    return _build_level(depth, rules, otherwise)
 
 
 @lru_cache(maxsize=65536)
-def _level_of_one(depth: int, rule: Condition) -> OnMatch | None:
+def _level_of_one(depth: int, rule: Condition, otherwise: OnMatch | None) -> OnMatch | None:
     """Most keys of a big map hold one rule."""
-    return _build_level(depth, (rule,))
+    return _build_level(depth, (rule,), otherwise)
 
 
-def _build_level(depth: int, rules: Sequence[Condition]) -> OnMatch | None:
+def _build_level(depth: int, rules: Sequence[Condition], otherwise: OnMatch | None) -> OnMatch | None:
     for rule in rules:
         if rule.open_from <= depth:
             return allow(rule.name)
     if depth == _HEADERS:
-        return _header_list(rules)
-    return _field_tree(depth, rules)
+        return _header_list(rules, otherwise)
+    return _field_tree(depth, rules, otherwise)
 
 
-def _field_tree(depth: int, rules: Sequence[Condition]) -> OnMatch | None:
-    """One field: exact map, else prefix map with the regexes that share a head, else what is left."""
+def _field_tree(depth: int, rules: Sequence[Condition], otherwise: OnMatch | None) -> OnMatch | None:
+    """One field: exact map, else prefix map with the regexes that share a head, else what is left, else `otherwise`.
+
+    Only the last of them needs it: a miss within one goes on to the next.
+    """
     exact: dict[str, list[Condition]] = {}
     prefixes: dict[str, list[Condition]] = {}
     regexes: dict[str, dict[str, list[Condition]]] = {}
@@ -127,11 +130,11 @@ def _field_tree(depth: int, rules: Sequence[Condition]) -> OnMatch | None:
         for head, regex in wanted.regexes:
             regexes.setdefault(head, {}).setdefault(regex, []).append(rule)
 
-    def under(head: str) -> OnMatch | None:
-        return _regex_list(depth, regexes.get(head, {}), _level(depth + 1, prefixes.get(head, ())))
+    def under(head: str, otherwise: OnMatch | None = None) -> OnMatch | None:
+        return _regex_list(depth, regexes.get(head, {}), _level(depth + 1, prefixes.get(head, ()), otherwise))
 
     reads = _INPUTS[depth]
-    tree = under("")
+    tree = under("", otherwise)
     heads = {head: on_match for head in sorted({*prefixes, *regexes} - {""}) if (on_match := under(head)) is not None}
     if heads:
         tree = descend(prefix_map(reads, heads, tree))
@@ -177,6 +180,6 @@ def _program_size(regex: str) -> int:
     return size
 
 
-def _header_list(rules: Sequence[Condition]) -> OnMatch | None:
+def _header_list(rules: Sequence[Condition], otherwise: OnMatch | None) -> OnMatch | None:
     entries = {all_hold(rule.headers): allow(rule.name) for rule in reversed(rules)}
-    return descend(first_of(list(reversed(entries.items()))))
+    return descend(first_of(list(reversed(entries.items())), otherwise))

@@ -40,7 +40,7 @@ from .http_tree import Condition, conditions, http_tree
 from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, Input, OnMatch, exact_map, extension
 from .peers import PrefixIndex
 from .rbac_action import allow, deny
-from .rule_name import NOT_POLICED, default_allow, no_rule_matched
+from .rule_name import NOT_POLICED, default_allow, no_rule_matched, none_of_these_matched
 from .snapshot import FILTER_CONFIG, Resource, Snapshot
 from .wire import frame
 
@@ -229,11 +229,14 @@ class NodeCompiler:
         return self._union(covering) or unmatched
 
     def _union(self, covering: Sequence[ResolvedRule]) -> OnMatch | None:
-        """The HTTP rules among them as one tree."""
+        """The HTTP rules among them as one tree, which denies in their name what none of them matches."""
         return self._unions.get(
             tuple(id(rule) for rule in covering),
             tuple(covering),
-            lambda: http_tree([condition for rule in covering for condition in self._expressed(rule).conditions]),
+            lambda: http_tree(
+                [condition for rule in covering for condition in self._expressed(rule).conditions],
+                deny(none_of_these_matched([rule.origin for rule in covering])),
+            ),
         )
 
     def _expressed(self, rule: ResolvedRule) -> _Expressed:

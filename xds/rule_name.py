@@ -1,13 +1,17 @@
 """The names that Envoy's RBAC actions carry, so that every verdict in an access log names what decided.
 
-A rule's name is `str(RuleOrigin)`, e.g. `default/api-access-control:spec.ingress[0].toPorts[0]`. What no rule decided
-carries the endpoint: `endpoint:default/api-server:ingress:no-rule-matched`. No name holds a blank: Envoy would turn it
-into `_` in the response code details.
+A rule's name is `str(RuleOrigin)`, e.g. `default/api-access-control:spec.ingress[0].toPorts[0]`. A request that none of
+the rules about its peer and port matches is denied in their name: `no-rule-matched:default/api-access-control:spec...`,
+several with commas between. Where no rule speaks about peer and port at all, the endpoint stands:
+`endpoint:default/api-server:ingress:no-rule-matched`. No name holds a blank: Envoy would turn it into `_` in the
+response code details.
 """
 
 from __future__ import annotations
 
-from ..policies.endpoint_policy import Direction
+from collections.abc import Sequence
+
+from ..policies.endpoint_policy import Direction, RuleOrigin
 
 NOT_POLICED = "node:not-policed"
 
@@ -21,6 +25,14 @@ def no_rule_matched(endpoint: str, direction: Direction) -> str:
     return f"endpoint:{endpoint}:{direction}:{_NO_RULE}"
 
 
+def none_of_these_matched(rules: Sequence[RuleOrigin], limit: int = 3) -> str:
+    """The name of a denial because none of the rules about a peer and port matches the request; the first few rules'
+    names, and how many more there are."""
+    names = [str(rule) for rule in rules[:limit]]
+    more = [f"and-{len(rules) - limit}-more"] if len(rules) > limit else []
+    return f"{_NO_RULE}:{','.join([*names, *more])}"
+
+
 def default_allow(endpoint: str, direction: Direction) -> str:
     """The name of an allowance because nothing selects the endpoint for default deny."""
     return f"endpoint:{endpoint}:{direction}:{_DEFAULT_ALLOW}"
@@ -28,7 +40,11 @@ def default_allow(endpoint: str, direction: Direction) -> str:
 
 def names_a_rule(name: str) -> bool:
     """True when the name is a rule's, False when no rule decided."""
-    return name != NOT_POLICED and not name.endswith((f":{_NO_RULE}", f":{_DEFAULT_ALLOW}"))
+    return (
+        name != NOT_POLICED
+        and not name.startswith(f"{_NO_RULE}:")
+        and not name.endswith((f":{_NO_RULE}", f":{_DEFAULT_ALLOW}"))
+    )
 
 
 def denied_by(response_code_details: str) -> str | None:

@@ -381,9 +381,10 @@ async def test_grpc_passes_and_is_denied_in_its_own_terms(run_dir: Path) -> None
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await channel.unary_unary("/secret.Service/Echo")(b"", timeout=PATIENCE)
             assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-            assert refused.value.details() == DENIED.decode()
+            assert refused.value.details() == "Access denied"
             (request,) = await denials(run_dir, 1)
             assert (request.path, request.protocol, request.code) == ("/secret.Service/Echo", "HTTP/2", 200)
+            assert request.grpc_method == "secret.Service/Echo"
     finally:
         await server.stop(None)
 

@@ -168,18 +168,19 @@ async def test_both_directions_and_families_and_ports(server: XdsServer, envoy: 
     ]
     await enforce(server, NodeCompiler().compile(pairs, CACHE, policed_by(pairs)).snapshot())
     envoy.wait_until_listening()
-    denied_out = "endpoint:default/frontend:egress:no-rule-matched"
+    elsewhere = "endpoint:default/frontend:egress:no-rule-matched"
+    denied_out, denied_in = f"no-rule-matched:{origin('out')}", f"no-rule-matched:{origin('everyone')}"
     for source, target, path, expected in (
         (FRONTEND, 0, "/a", (200, str(origin("api")))),
         (FRONTEND, 0, "/open", (200, str(origin("everyone")))),
         (FRONTEND, 0, "/b", (403, denied_out)),
-        (FRONTEND, 1, "/a", (403, denied_out)),  # egress allows one port only
+        (FRONTEND, 1, "/a", (403, elsewhere)),  # egress allows one port only
         ("127.0.0.23", 1, "/a", (200, str(origin("api")))),  # same labels, but no egress policy
         (STRANGER, 1, "/open", (200, str(origin("everyone")))),
-        (STRANGER, 1, "/a", (403, NO_RULE)),
+        (STRANGER, 1, "/a", (403, denied_in)),
         (INTRUDER, 0, "/open", (403, str(origin("blocked")))),
         ("::1", 2, "/open", (200, str(origin("everyone")))),
-        ("::1", 3, "/a", (403, NO_RULE)),
+        ("::1", 3, "/a", (403, denied_in)),
     ):
         answer = envoy.get(source, path, to=envoy.listen[target])
         assert (answer.status, answer.rule) == expected, (source, target, path)

@@ -20,6 +20,7 @@ LINE: dict[str, Any] = {
     "code": 403,
     "details": "rbac_access_denied_matched_policy[default/web:spec.ingress[0].toPorts[0]]",
     "protocol": "HTTP/1.1",
+    "content_type": None,
     "mismatches": None,
 }
 
@@ -37,6 +38,21 @@ def test_a_line() -> None:
 def test_header_matches_that_were_logged() -> None:
     logged = parse(json.dumps(LINE | {"mismatches": ["default/web:spec.ingress[0].toPorts[0] x-key", "b y"]}))
     assert logged.mismatches == ("default/web:spec.ingress[0].toPorts[0] x-key", "b y")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "method"),
+    [
+        ("application/grpc", "a.B/Get"),
+        ("application/grpc+proto", "a.B/Get"),
+        ("application/grpc-web", ""),
+        ("text/plain", ""),
+        (None, ""),
+    ],
+)
+def test_a_grpc_call_has_a_method(content_type: str | None, method: str) -> None:
+    logged = parse(json.dumps(LINE | {"path": "/a.B/Get", "content_type": content_type}))
+    assert logged.grpc_method == method
 
 
 def test_the_format_writes_exactly_what_parse_reads() -> None:

@@ -168,7 +168,8 @@ def test_names_say_who_decided() -> None:
     deny = ResolvedRule(origin("blocked"), True, frozenset({301}), None)
     node = node_of(rule(HttpRule("/a"), peers=frozenset({300})), deny)
     assert ask(node, path="/a") == ("allow", "default/p:spec.ingress[0].toPorts[0]")
-    assert ask(node, path="/b") == ("deny", "endpoint:default/api-server:ingress:no-rule-matched")
+    assert ask(node, path="/b") == ("deny", "no-rule-matched:default/p:spec.ingress[0].toPorts[0]")
+    assert ask(node, "10.0.0.9") == ("deny", "endpoint:default/api-server:ingress:no-rule-matched")
     assert ask(node, "10.0.0.2") == ("deny", "default/blocked:spec.ingress[0].toPorts[0]")
     assert ask(node_of(rule(HttpRule("/a")), default_deny=False), path="/b") == (
         "allow",

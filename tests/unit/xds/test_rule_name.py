@@ -1,7 +1,14 @@
 from __future__ import annotations
 
 from lockgate.policies.endpoint_policy import Direction, RuleOrigin
-from lockgate.xds.rule_name import NOT_POLICED, default_allow, denied_by, names_a_rule, no_rule_matched
+from lockgate.xds.rule_name import (
+    NOT_POLICED,
+    default_allow,
+    denied_by,
+    names_a_rule,
+    no_rule_matched,
+    none_of_these_matched,
+)
 
 
 def test_rules_and_defaults_are_told_apart() -> None:
@@ -12,9 +19,18 @@ def test_rules_and_defaults_are_told_apart() -> None:
         NOT_POLICED,
         no_rule_matched("default/a", Direction.INGRESS),
         default_allow("default/a", Direction.EGRESS),
+        none_of_these_matched([RuleOrigin("CiliumNetworkPolicy", "default", "api", "spec.ingress[0]", "api.yaml", 3)]),
     ):
         assert not names_a_rule(name)
         assert " " not in name
+
+
+def test_a_denial_in_the_name_of_many_rules_is_short() -> None:
+    rules = [RuleOrigin("CiliumNetworkPolicy", "a", f"p{n}", "spec.ingress[0]", "p.yaml", 1) for n in range(5)]
+    assert none_of_these_matched(rules[:1]) == "no-rule-matched:a/p0:spec.ingress[0]"
+    assert none_of_these_matched(rules) == (
+        "no-rule-matched:a/p0:spec.ingress[0],a/p1:spec.ingress[0],a/p2:spec.ingress[0],and-2-more"
+    )
 
 
 def test_the_name_is_read_off_the_response_code_details() -> None:
