@@ -405,6 +405,8 @@ def _outcome(each: Attempt, received: bytes) -> Outcome:
     status = head.split(b" ", 2)[1:2]
     if status == [b"403"] and body == b"Access denied\r\n":
         return Outcome("denied")
+    if b"\r\ngrpc-status: 7\r\ngrpc-message: Access denied\r\n" in head + b"\r\n":
+        return Outcome("denied")
     if status == [b"200"]:
         return Outcome("answered") if _method(each.case.flow) == "HEAD" else _answered(each, body.decode())
     return Outcome("closed", received.decode(errors="replace"))

@@ -33,7 +33,7 @@ class GrpcServer:
 
     def __init__(self, pod: Pod, port: int, folder: Path) -> None:
         self._log = folder / f"{pod.name}.calls"
-        command = [sys.executable, "-P", "-m", "lockgate.tests.e2e.grpc_server", str(port), self._log]
+        command = [sys.executable, "-P", "-m", "lockgate.tests.e2e.grpc_server", str(port), str(self._log)]
         process = pod.popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "serving\n"
