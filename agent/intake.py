@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from ..policies import ParsedPolicies, ParsedWorkloads, Policy, PolicyKey, Problem, parse_policies, parse_workloads
+from ..policies import (
+    GrpcServices,
+    ParsedPolicies,
+    ParsedWorkloads,
+    Policy,
+    PolicyKey,
+    Problem,
+    parse_policies,
+    parse_workloads,
+)
 from ..policies.service import Service
 from ..policies.workload import Workload
 from ..store import Document, StoreContent
@@ -87,9 +96,9 @@ class Intake:
     workload_files: Mapping[str, WorkloadFile] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def admit(before: Intake, content: StoreContent, memory: Memory) -> Intake:
-    """Reads what changed since `before` and decides what is enforced now."""
-    files = {document.source: _policy_file(before, document, memory) for document in content.policies}
+def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServices | None = None) -> Intake:
+    """Reads what changed since `before` and decides what is enforced now. With `grpc` rules may name only these."""
+    files = {document.source: _policy_file(before, document, memory, grpc) for document in content.policies}
     workload_files = {document.source: _workload_file(before, document, memory) for document in content.workloads}
     problems = [Problem(source="store", line=0, path="", message=sentence, hint="") for sentence in content.problems]
 
@@ -127,14 +136,14 @@ def admit(before: Intake, content: StoreContent, memory: Memory) -> Intake:
     )
 
 
-def _policy_file(before: Intake, document: Document, memory: Memory) -> PolicyFile:
+def _policy_file(before: Intake, document: Document, memory: Memory, grpc: GrpcServices | None) -> PolicyFile:
     known = before.files.get(document.source)
     if known is not None and known.document == document:
         return known
     if document.failure:
         parsed = ParsedPolicies((), (_failure(document),), unreadable=True)
     else:
-        parsed = parse_policies(document.data, document.source)
+        parsed = parse_policies(document.data, document.source, grpc=grpc)
     if not parsed.unreadable and not parsed.broken:
         return PolicyFile(document, parsed)
     last = known.accepted if known is not None else memory.policies(document.source)

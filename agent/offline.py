@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..policies import Problem, World
+from ..policies import GrpcServices, Problem, World
 from ..policies.identity import endpoint_of
 from ..policies.lint import lint
 from ..store import DirectoryStore, Document, StoreContent
@@ -40,12 +40,15 @@ async def read_world(policies: Path, workloads: Path) -> Offline:
     return Offline(world, intake.problems)
 
 
-def check(policies: Iterable[Document], workloads: Iterable[Document] = ()) -> tuple[Problem, ...]:
+def check(
+    policies: Iterable[Document], workloads: Iterable[Document] = (), grpc: GrpcServices | None = None
+) -> tuple[Problem, ...]:
     """Every problem of these documents, in their order.
 
-    With workloads also what only they can show: selectors that nobody matches and rules without any effect.
+    With workloads also what only they can show: selectors that nobody matches and rules without any effect. With `grpc`
+    also rules about a gRPC service or method that is not among these.
     """
-    intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory())
+    intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory(), grpc)
     if not intake.workloads:
         return intake.problems
     world = World.of(

@@ -8,6 +8,7 @@ from .endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, PortSpa
 from .errors import FlowError, PolicyError
 from .explain import Explanation, explain
 from .flow import Flow, Peer, find_peer
+from .grpc_services import GrpcServices
 from .identity import Reserved, endpoint_of, workload_identity
 from .lint import find_duplicates, lint
 from .model import Policy, PolicyKey, PolicyKind
@@ -33,6 +34,7 @@ __all__ = [
     "Feature",
     "Flow",
     "FlowError",
+    "GrpcServices",
     "HttpRequest",
     "Judgement",
     "KafkaRequest",

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from . import document
 from .document import Node
+from .grpc_services import GrpcServices
 from .problem import Problem, Severity
 from .unsupported import Feature
 
@@ -24,11 +25,13 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Findings:
-    """The problems of one file, in the order found, and what the reader must refuse because nothing enforces it."""
+    """The problems of one file, in the order found, and what its reader must know: what to refuse because nothing
+    enforces it, and which gRPC services there are (None: any)."""
 
-    def __init__(self, source: str, refuse: Mapping[Feature, str]) -> None:
+    def __init__(self, source: str, refuse: Mapping[Feature, str], grpc: GrpcServices | None = None) -> None:
         self.source = source
         self.refuse = refuse
+        self.grpc = grpc
         self.problems: list[Problem] = []
         self.errors = 0
 

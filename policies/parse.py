@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .document import read_documents
 from .errors import UnreadableError
 from .fields import Field, Findings, shorten, suggest
+from .grpc_services import GrpcServices
 from .metadata import read_metadata, read_namespace
 from .model import Policy, PolicyKey, PolicyKind, SecretRef
 from .parse_network_policy import parse_network_policy
@@ -47,13 +48,16 @@ class ParsedPolicies:
         return not any(problem.is_error for problem in self.problems)
 
 
-def parse_policies(data: bytes, source: str, refuse: Mapping[Feature, str] = UNSUPPORTED) -> ParsedPolicies:
+def parse_policies(
+    data: bytes, source: str, refuse: Mapping[Feature, str] = UNSUPPORTED, grpc: GrpcServices | None = None
+) -> ParsedPolicies:
     """The policies in a YAML file of one or more documents (a `kind: List` is looked into).
 
     `source` is the file's name for problems and origins. `refuse` says which features are refused, each with its
-    sentence; pass {} for the whole language. Nothing is raised: all that is wrong is in `problems`.
+    sentence; pass {} for the whole language. With `grpc` a rule about any other service or method is an error. Nothing
+    is raised: all that is wrong is in `problems`.
     """
-    findings = Findings(source, refuse)
+    findings = Findings(source, refuse, grpc)
     policies: dict[PolicyKey, Policy] = {}
     broken: set[PolicyKey] = set()
     secrets: dict[SecretRef, Secret | None] = {}

@@ -183,6 +183,18 @@ def _grpc(field: Field) -> GrpcRule | None:
     if method and not _GRPC_METHOD.fullmatch(method):
         fields["method"].error(f"'{shorten(method)}' is not a gRPC method", "write the method's bare name")
         return None
+    if (known := field.findings.grpc) is not None:
+        if service not in known.methods:
+            fields["service"].error(
+                f"the descriptors have no service '{shorten(service)}'", suggest(service, tuple(known.methods))
+            )
+            return None
+        if method and method not in known.methods[service]:
+            names = tuple(sorted(known.methods[service]))
+            fields["method"].error(
+                f"{shorten(service)} has no method '{shorten(method)}'", suggest(method, names, always=True)
+            )
+            return None
     return GrpcRule(service, method or None)
 
 

@@ -15,6 +15,7 @@ from ...policies import Flow, Severity, World, explain
 from ...policies.errors import FlowError
 from ...store import read_documents
 from ..client import ask
+from ..descriptors import read_services
 from ..errors import InputError
 from ..offline import check, read_world
 from . import policy_test_command
@@ -35,10 +36,24 @@ def validate(
         Path | None,
         typer.Option("--workloads", help="Also warn of selectors without anybody and rules without effect."),
     ] = None,
+    descriptors: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--descriptors",
+            metavar="FILE",
+            help="gRPC rules may name only what is in here: a descriptor set of protoc's, or a .proto file; may be "
+            "repeated.",
+        ),
+    ] = None,
+    proto_path: Annotated[
+        list[Path] | None,
+        typer.Option("--proto-path", metavar="DIR", help="Where .proto files import from; may be repeated."),
+    ] = None,
 ) -> None:
     """Check policy files: file:line: path: what is wrong, and what to write instead. Exits 1 when one is not valid."""
     documents = [document for path in paths for document in read_documents(path)]
-    problems = check(documents, read_documents(workloads) if workloads is not None else ())
+    grpc = read_services(descriptors, proto_path or []) if descriptors else None
+    problems = check(documents, read_documents(workloads) if workloads is not None else (), grpc)
     failed = any(problem.severity is Severity.ERROR or strict for problem in problems)
     if output is Format.TABLE:
         for problem in problems:
