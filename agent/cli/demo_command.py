@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..demo.part import PartName
 from .output import Format, FormatOption, data, table
 
 if TYPE_CHECKING:
-    from ..demo.run import Row
+    from ..demo.run import Demo, Row
     from ..demo.site import Site
 
 
@@ -26,12 +27,16 @@ def demo(
     name: Annotated[
         str, typer.Option(help="Of its namespaces (lg-NAME) and its folder (/run/lockgate-NAME); a-z, 0-9 and _.")
     ] = "demo",
+    only: Annotated[
+        list[PartName] | None, typer.Option("--only", help="This part alone; may be repeated. Otherwise all.")
+    ] = None,
 ) -> None:
-    """Enforce the two example policies on real pods and show each request beside its explanation.
+    """Enforce example policies on real pods and show each request beside its explanation.
 
     Exits 1 when a request and its explanation disagree.
     """
     from ..demo.run import demo_world, demonstration, to_json
+    from ..demo.scenario import Scenario
     from ..demo.site import Site
     from ..host import require_host
 
@@ -45,14 +50,14 @@ def demo(
         with site.taken():
             site.clean(_progress)
         return
-    with demonstration(site, _progress, keep) as running:
+    with demonstration(site, _progress, keep, Scenario.of(only or ())) as running:
         world = asyncio.run(demo_world(running))
         rows = []
         for row in running.ask_all(world):
             _progress(f"{row.client} -> {row.server}: {row.request}: {row.happened}")
             rows.append(row)
         if keep:
-            _invite(site, running.pods["frontend"].netns, str(running.pods["api-server"].ipv4))
+            _invite(site, running)
     if output is Format.TABLE:
         _print(rows)
     else:
@@ -83,13 +88,18 @@ def _print(rows: list[Row]) -> None:
     typer.echo(f"{len(rows)} requests, {wrong} disagreements between the wire and the explanation")
 
 
-def _invite(site: Site, netns: str, address: str) -> None:
+def _invite(site: Site, running: Demo) -> None:
     again = "lockgate demo --clean" + ("" if site.name == "demo" else f" --name {site.name}")
+    pods = running.pods
+    curl = []
+    if {"frontend", "api-server"} <= pods.keys():
+        address = pods["api-server"].ipv4
+        curl = [f"nsenter --net=/run/netns/{pods['frontend'].netns} curl -i http://{address}/api/v1/users"]
     _progress("the node keeps running; try:")
     for line in (
-        f"nsenter --net=/run/netns/{netns} curl -i http://{address}/api/v1/users",
+        *curl,
         f"lockgate status --run-dir {site.directory}",
-        f"edit {site.directory}/policies/api-access-control.yaml",
+        f"edit {running.policies / running.scenario.policies[-1]}",
         again,
     ):
         _progress(f"  {line}")

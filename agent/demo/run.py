@@ -18,7 +18,8 @@ from ..client import ask
 from ..errors import DemoError, UnreachableError
 from ..offline import read_world
 from ..playground import Namespace, Playground, Pod
-from .scenario import PODS, POLICIES, REQUESTS, DemoRequest
+from .part import DemoRequest
+from .scenario import Scenario
 from .site import Progress, Site
 
 _READY_SECONDS = 60.0
@@ -45,11 +46,12 @@ class Row:
 class Demo:
     """The running demonstration. `directory` holds its policies, workloads, logs and the agent's run directory."""
 
-    def __init__(self, playground: Playground, directory: Path) -> None:
+    def __init__(self, playground: Playground, directory: Path, scenario: Scenario) -> None:
         self.playground = playground
         self.directory = directory
+        self.scenario = scenario
         self.pods: dict[str, Pod] = {}
-        self._clients: dict[str, subprocess.Popen[str]] = {}
+        self._clients: dict[tuple[str, str], subprocess.Popen[str]] = {}  # by pod and program
 
     @property
     def policies(self) -> Path:
@@ -64,13 +66,13 @@ class Demo:
     def build(self) -> None:
         """Pods with a server in each that has one, and the files the agent reads."""
         self.policies.mkdir(parents=True)
-        for name in POLICIES:
+        for name in self.scenario.policies:
             shutil.copy(_EXAMPLES / name, self.policies / name)
-        for spec in PODS:
+        for spec in self.scenario.pods:
             pod = self.pods[spec.name] = self.playground.pod(spec.name, labels=spec.labels)
             if spec.port:
                 arguments = ["--port", str(spec.port), "--name", spec.name, "--log", str(self._log(spec.name))]
-                command = [sys.executable, "-P", "-m", "lockgate.agent.demo.server", *arguments]
+                command = [sys.executable, "-P", "-m", spec.server, *arguments]
                 self._detached(pod, command, self.directory / f"{spec.name}.log")
         self.workloads.write_text(self.playground.workloads_yaml())
 
@@ -108,7 +110,7 @@ class Demo:
 
     def ask_all(self, world: World) -> Iterator[Row]:
         """Every request of the scenario, really made."""
-        for request in REQUESTS:
+        for request in self.scenario.requests:
             yield self._ask_one(request, world)
 
     def _ask_one(self, request: DemoRequest, world: World) -> Row:
@@ -116,17 +118,11 @@ class Demo:
         address = str(pod.ipv4 if request.family == 4 else pod.ipv6)
         log = self._log(request.server)
         before = log.stat().st_size if log.exists() else 0
-        wanted = {
-            "url": request.url(address),
-            "method": request.method,
-            "headers": request.headers,
-            "timeout": _CONNECT_SECONDS,
-        }
-        result = self._from(request.client, wanted)
+        result = self._from(request.client, request.program, request.order(address, _CONNECT_SECONDS))
         seen = _seen(log, before)
         explanation = explain(world, Flow.from_json(request.flow(address))).to_json()
         verdict = explanation["verdict"]
-        passed = _passed(result)
+        passed = request.passed(result)
         expected_address = str(self.pods[request.client].ips[0 if request.family == 4 else 1])
         genuine = not seen or seen == expected_address
         decider = _decider(explanation)
@@ -134,8 +130,8 @@ class Demo:
             client=request.client,
             server=request.server,
             family=request.family,
-            request=f"{request.method} :{request.port}{request.path}",
-            happened=_words(result),
+            request=str(request),
+            happened=request.words(result),
             verdict=verdict,
             decided_by=f"{decider['policy']}:{decider['rule']}" if decider["rule"] else "default",
             reason=_why(decider),
@@ -143,12 +139,13 @@ class Demo:
             agrees=genuine and passed == (verdict == "allow") and (not seen or passed),
         )
 
-    def _from(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
-        client = self._clients.get(name)
+    def _from(self, name: str, program: str, request: dict[str, Any]) -> dict[str, Any]:
+        client = self._clients.get((name, program))
         if client is None:
-            command = [sys.executable, "-P", "-m", "lockgate.agent.demo.client"]
+            command = [sys.executable, "-P", "-m", program]
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            client = self._clients[name] = self.pods[name].popen(command, start_new_session=True, **pipes)
+            client = self.pods[name].popen(command, start_new_session=True, **pipes)
+            self._clients[name, program] = client
         assert client.stdin is not None and client.stdout is not None
         client.stdin.write(json.dumps(request) + "\n")
         client.stdin.flush()
@@ -163,7 +160,7 @@ class Demo:
 
 
 @contextmanager
-def demonstration(site: Site, progress: Progress, keep: bool) -> Iterator[Demo]:
+def demonstration(site: Site, progress: Progress, keep: bool, scenario: Scenario) -> Iterator[Demo]:
     """Builds it and takes it away again, whatever happens; with `keep` only if it failed.
 
     Raises:
@@ -177,15 +174,15 @@ def demonstration(site: Site, progress: Progress, keep: bool) -> Iterator[Demo]:
         kept = False
         playground: Playground | None = None
         try:
-            progress("making pods: " + ", ".join(pod.name for pod in PODS))
+            progress("making pods: " + ", ".join(pod.name for pod in scenario.pods))
             try:
                 playground = Playground(site.name)
                 site.directory.mkdir(mode=0o700)
-                demo = Demo(playground, site.directory)
+                demo = Demo(playground, site.directory, scenario)
                 demo.build()
             except (OSError, RuntimeError) as error:
                 raise DemoError(f"cannot make the pods: {error}") from error
-            progress("starting the agent: it loads eBPF, starts Envoy and applies " + ", ".join(POLICIES))
+            progress("starting the agent: it loads eBPF, starts Envoy and applies " + ", ".join(scenario.policies))
             demo.start_agent()
             yield demo
             kept = keep
@@ -217,20 +214,6 @@ def _seen(log: Path, before: int) -> str:
     return str(json.loads(lines[-1])["client"]) if lines else ""
 
 
-def _passed(result: dict[str, Any]) -> bool:
-    """True when the request got through to the pod. A refused connection did: the pod's own kernel refused it."""
-    if result["outcome"] == "answered":
-        return not (result["status"] == 403 and result["body"] == "Access denied\r\n")
-    return bool(result["outcome"] == "refused")
-
-
-def _words(result: dict[str, Any]) -> str:
-    if result["outcome"] != "answered":
-        return str(result["outcome"])
-    first = str(result["body"]).strip()
-    return f"{result['status']} {first}" if result["status"] != 200 else "200"
-
-
 def _decider(explanation: dict[str, Any]) -> dict[str, Any]:
     """The direction that decided: the one that denies, else the one with a policy."""
     egress, ingress = explanation["egress"], explanation["ingress"]
@@ -245,7 +228,7 @@ def _why(decider: dict[str, Any]) -> str:
         found = [item["why"] for item in decider["considered"] if item["rule"] == decider["rule"] and item["matched"]]
     else:
         found = [item["why"] for item in decider["considered"] if item["policy"] != "local-host"]
-    return "; ".join(found) or str(decider["reason"])
+    return "; ".join(dict.fromkeys(found)) or str(decider["reason"])
 
 
 def _tail(log: Path) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockgate.agent.demo.scenario import REQUESTS
+from lockgate.agent.demo.http_part import HTTP
+from lockgate.agent.demo.scenario import Scenario
 from lockgate.agent.demo.site import Site
 from lockgate.redirect import netns
 from lockgate.tests.command_line import Ended, lockgate
@@ -79,7 +80,7 @@ def leftovers(site: Site) -> list[str]:
 
 def check_rows(rows: list[dict[str, Any]]) -> None:
     """What the article promises, written out: the demonstration itself only compares two columns."""
-    assert len(rows) == len(REQUESTS)
+    assert len(rows) == len(HTTP.requests)
     happened = {(row["client"], row["server"], row["family"], row["request"]): row["happened"] for row in rows}
     assert happened["frontend", "backend", 4, "GET :8080/"] == "200"
     assert happened["intruder", "backend", 4, "GET :8080/"] == "dropped"
@@ -116,10 +117,11 @@ def test_twice_in_a_row_and_after_a_crash(site: Site) -> None:
     assert leftovers(site) == []
     header, *table, last = first.out.splitlines()
     assert header.replace("SERVER SAW", "SERVER_SAW").replace("DECIDED BY", "DECIDED_BY").split() == COLUMNS.split()
-    assert len(table) == len(REQUESTS)
-    assert last == f"{len(REQUESTS)} requests, 0 disagreements between the wire and the explanation"
+    requests = Scenario.of().requests
+    assert len(table) == len(requests)
+    assert last == f"{len(requests)} requests, 0 disagreements between the wire and the explanation"
 
-    second = whole(site, "-o", "json", "--keep")
+    second = whole(site, "-o", "json", "--keep", "--only", "http")
     assert second.status == 0, second.err
     assert second.data["agree"] is True
     check_rows(second.data["requests"])
@@ -154,6 +156,32 @@ def look_around(site: Site, invitation: str) -> None:
         assert time.monotonic() < deadline, "the edited policy never took effect"
         time.sleep(0.02)
     assert f"lockgate demo --clean --name {site.name}" in invitation
+
+
+def test_grpc_alone(site: Site) -> None:
+    """By service and method, and what is not allowed never reaches the server."""
+    ended = whole(site, "--only", "grpc", "-o", "json")
+    assert ended.status == 0, ended.err
+    rows = ended.data["requests"]
+    met = {(row["client"], row["request"].partition("/")[2]): (row["happened"], row["verdict"]) for row in rows}
+    denied = ("PERMISSION_DENIED Access denied", "deny")
+    assert met == {
+        ("shop", "shop.v1.Catalog/Get"): ("OK", "allow"),
+        ("shop", "shop.v1.Catalog/Watch"): ("OK", "allow"),
+        ("shop", "shop.v1.Admin/Delete"): denied,
+        ("shop", "grpc.health.v1.Health/Watch"): denied,
+        ("back-office", "shop.v1.Admin/Delete"): ("OK", "allow"),
+        ("back-office", "shop.v1.Catalog/Get"): denied,
+        ("intruder", "shop.v1.Catalog/Get"): ("dropped", "deny"),
+    }
+    own = {(row["client"], row["family"]): row["seen_from"] for row in rows if row["happened"] == "OK"}
+    assert own == {
+        ("shop", 4): "10.200.0.3",
+        ("shop", 6): "fd00:200::3",
+        ("back-office", 6): "fd00:200::4",
+    }
+    assert all(not row["seen_from"] for row in rows if row["happened"] != "OK")
+    assert leftovers(site) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from lockgate.agent.demo import run
 from lockgate.agent.demo.client import request
+from lockgate.agent.demo.grpc_part import GRPC, GrpcCall
+from lockgate.agent.demo.http_part import HTTP, HttpRequest
+from lockgate.agent.demo.part import PartName
 from lockgate.agent.demo.run import Row
-from lockgate.agent.demo.scenario import REQUESTS
+from lockgate.agent.demo.scenario import PARTS, Scenario
 from lockgate.policies import Flow
 from lockgate.tests.command_line import Ended, lockgate
 
@@ -63,17 +66,54 @@ def test_a_disagreement_ends_with_1(monkeypatch: pytest.MonkeyPatch, arguments: 
     ],
 )
 def test_what_a_client_met_is_judged(result: dict[str, Any], passed: bool, words: str) -> None:
-    assert run._passed(result) is passed
-    assert run._words(result) == words
+    wanted = HttpRequest("frontend", "backend", 8080, "GET", "/")
+    assert wanted.passed(result) is passed
+    assert wanted.words(result) == words
+
+
+@pytest.mark.parametrize(
+    ("result", "passed", "words"),
+    [
+        ({"outcome": "answered", "code": "OK", "message": ""}, True, "OK"),
+        (
+            {"outcome": "answered", "code": "PERMISSION_DENIED", "message": "Access denied"},
+            False,
+            "PERMISSION_DENIED Access denied",
+        ),
+        (
+            {"outcome": "answered", "code": "PERMISSION_DENIED", "message": "not yours"},
+            True,
+            "PERMISSION_DENIED not yours",
+        ),
+        ({"outcome": "dropped"}, False, "dropped"),
+    ],
+)
+def test_what_a_grpc_client_met_is_judged(result: dict[str, Any], passed: bool, words: str) -> None:
+    wanted = GrpcCall("shop", "shop.v1.Catalog", "Get")
+    assert wanted.passed(result) is passed
+    assert wanted.words(result) == words
 
 
 def test_a_client_that_nobody_answers() -> None:
     assert request("http://127.0.0.1:1/", "GET", 5.0, {})["outcome"] == "refused"
 
 
-@pytest.mark.parametrize("wanted", REQUESTS, ids=str)
+@pytest.mark.parametrize("wanted", Scenario.of().requests, ids=str)
 def test_every_request_is_a_flow(wanted: Any) -> None:
     address = "fd00:200::3" if wanted.family == 6 else "10.200.0.3"
     flow = Flow.from_json(wanted.flow(address))
     assert (flow.source, flow.destination) == (f"default/{wanted.client}", f"default/{wanted.server}")
-    assert wanted.url(address).startswith("http://[fd00" if wanted.family == 6 else "http://10.")
+    order = wanted.order(address, 1.0)
+    assert (
+        order.get("target", order.get("url", ""))
+        .removeprefix("http://")
+        .startswith("[fd00:" if wanted.family == 6 else "10.")
+    )
+
+
+def test_parts_are_put_together() -> None:
+    assert set(PARTS) == set(PartName)
+    assert Scenario.of([PartName.HTTP]) == Scenario(HTTP.pods, HTTP.policies, HTTP.requests)
+    whole = Scenario.of()
+    assert whole.pods[:4] == HTTP.pods and whole.requests == HTTP.requests + GRPC.requests
+    assert len({pod.name for pod in whole.pods}) == len(whole.pods)
