@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
+from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 from ..policies import World
@@ -47,12 +48,17 @@ class _Needs:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What came of one attempt. `nack` is Envoy's text when it refused: then nothing was changed."""
+    """What came of one attempt. `nacks` are Envoy's texts by resource when it refused: then nothing was changed."""
 
-    nack: str = ""
+    nacks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     unconfirmed: bool = False  # Envoy has not answered; to be tried again
     unexpressed: tuple[tuple[RuleOrigin, str], ...] = ()  # rules that Envoy cannot carry out; they allow nothing
     problems: tuple[str, ...] = ()
+
+    @property
+    def nack(self) -> str:
+        """Envoy's texts in one line; empty when it refused nothing."""
+        return "; ".join(f"{resource}: {text}" for resource, text in self.nacks.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +104,12 @@ class Applier:
         Raises:
             RedirectError: the kernel refused something. What was applied before it stays, and a retry converges.
         """
-        enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
-        wanted = _Needs(policed_by(enforced), tls_policed_by(enforced))
-        before = self._policed
-        if before is None:
-            # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
-            everyone = frozenset((endpoint.key, direction) for endpoint, _ in enforced for direction in Direction)
-            before = _Needs(everyone, everyone)
-
-        snapshot, unexpressed = self._compile(enforced, world, wanted | before)
-        revision = await self._xds.publish(snapshot)
-        answer = await self._answer(revision)
-        if answer.outcome is Outcome.NACKED:
-            return Applied(nack=answer.text, unexpressed=unexpressed)
-        unconfirmed = not answer.acked
-        if unconfirmed and self._envoy_runs():
+        enforced, wanted, before = self._needs(world)
+        applied = await self._offer(enforced, world, wanted | before)
+        if applied.nacks or (applied.unconfirmed and self._envoy_runs()):
             # It still judges by what it had, so the kernel must not send it anything new.
-            return Applied(unconfirmed=True, problems=("Envoy runs, but has not answered to the last change yet",))
+            return applied
+        unconfirmed, unexpressed = applied.unconfirmed, applied.unexpressed
         ports = replace(self._ports, http=_CLOSED, tls=_CLOSED) if unconfirmed else self._ports
         async with self._turn:
             world = world.with_addresses(self._late) or world
@@ -131,6 +126,33 @@ class Applier:
         if wanted | before != wanted:
             await self._xds.publish(self._compile(enforced, world, wanted)[0])
         return Applied(unexpressed=unexpressed, problems=problems)
+
+    async def offer(self, world: World) -> Applied:
+        """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
+        `apply` is owed."""
+        enforced, wanted, before = self._needs(world)
+        return await self._offer(enforced, world, wanted | before)
+
+    def _needs(self, world: World) -> tuple[Enforced, _Needs, _Needs]:
+        """The endpoints to enforce for; who needs Envoy for this world, and for the one in force."""
+        enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
+        wanted = _Needs(policed_by(enforced), tls_policed_by(enforced))
+        if self._policed is not None:
+            return enforced, wanted, self._policed
+        # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
+        everyone = frozenset((endpoint.key, direction) for endpoint, _ in enforced for direction in Direction)
+        return enforced, wanted, _Needs(everyone, everyone)
+
+    async def _offer(self, enforced: Enforced, world: World, needs: _Needs) -> Applied:
+        snapshot, unexpressed = self._compile(enforced, world, needs)
+        answer = await self._answer(await self._xds.publish(snapshot))
+        if answer.outcome is Outcome.NACKED:
+            nacks = MappingProxyType({name: text for (_, name), text in answer.errors})
+            return Applied(nacks, unexpressed=unexpressed)
+        if answer.acked:
+            return Applied(unexpressed=unexpressed)
+        waiting = "Envoy runs, but has not answered to the last change yet"
+        return Applied(unconfirmed=True, unexpressed=unexpressed, problems=(waiting,))
 
     def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> tuple[Snapshot, _Unexpressed]:
         """What Envoy is to have, and the rules that cannot be told to it."""

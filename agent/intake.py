@@ -6,7 +6,7 @@ A pure function of the content before and the content now; a `Memory` supplies w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -95,6 +95,13 @@ class Intake:
     files: Mapping[str, PolicyFile] = field(default_factory=lambda: MappingProxyType({}))
     workload_files: Mapping[str, WorkloadFile] = field(default_factory=lambda: MappingProxyType({}))
 
+    def with_stand_ins(self, stand_ins: Mapping[PolicyKey, Policy | None]) -> Intake:
+        """As if these policies had been broken when they were read, and their older versions (None: there is none) had
+        stayed. What is to be remembered when Envoy refuses them."""
+        if not stand_ins:
+            return self
+        return replace(self, files={source: _without(file, stand_ins) for source, file in self.files.items()})
+
 
 def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServices | None = None) -> Intake:
     """Reads what changed since `before` and decides what is enforced now. With `grpc` rules may name only these."""
@@ -152,6 +159,15 @@ def _policy_file(before: Intake, document: Document, memory: Memory, grpc: GrpcS
         policy for policy in last if policy.key not in good and (parsed.unreadable or policy.key in parsed.broken)
     )
     return PolicyFile(document, parsed, kept)
+
+
+def _without(file: PolicyFile, stand_ins: Mapping[PolicyKey, Policy | None]) -> PolicyFile:
+    refused = [policy for policy in file.parsed.policies if policy.key in stand_ins]
+    if not refused:
+        return file
+    left = tuple(policy for policy in file.parsed.policies if policy.key not in stand_ins)
+    older = tuple(stand_in for policy in refused if (stand_in := stand_ins[policy.key]) is not None)
+    return PolicyFile(file.document, replace(file.parsed, policies=left), file.kept + older)
 
 
 def _workload_file(before: Intake, document: Document, memory: Memory) -> WorkloadFile:

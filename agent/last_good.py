@@ -36,6 +36,12 @@ class _Accepted:
     fresh: tuple[str, ...]
     kept: tuple[str, ...]
 
+    def same_as(self, other: _Accepted | None) -> bool:
+        """True when storing the one is as good as storing the other."""
+        if other is None or self.document is not other.document:
+            return False
+        return (self.fresh, self.kept) == (other.fresh, other.kept)
+
 
 @dataclass(slots=True)
 class LastGood:
@@ -46,7 +52,7 @@ class LastGood:
 
     path: Path
     _database: sqlite3.Connection
-    _written: dict[tuple[_Kind, str], Document] = field(default_factory=dict)
+    _written: dict[tuple[_Kind, str], _Accepted] = field(default_factory=dict)
 
     @classmethod
     def open(cls, state_dir: Path) -> LastGood:
@@ -88,7 +94,7 @@ class LastGood:
     def remember(self, intake: Intake) -> None:
         """Stores what `intake` accepted; only files that changed since the last call are written."""
         now = {(kind, accepted.document.source): accepted for kind, accepted in _accepted(intake)}
-        changed = {key: accepted for key, accepted in now.items() if self._written.get(key) is not accepted.document}
+        changed = {key: accepted for key, accepted in now.items() if not accepted.same_as(self._written.get(key))}
         gone = self._stored() - now.keys()
         if not changed and not gone:
             return
@@ -98,7 +104,7 @@ class LastGood:
             for (kind, source), accepted in changed.items():
                 self._write(kind, source, accepted)
             self._database.execute("DELETE FROM document WHERE digest NOT IN (SELECT digest FROM accepted_entry)")
-        self._written = {key: accepted.document for key, accepted in now.items()}
+        self._written = now
 
     def close(self) -> None:
         """Closes the database."""

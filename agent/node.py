@@ -29,6 +29,7 @@ from ..store import DirectoryStore, Store, StoreContent
 from ..xds import XdsServer
 from .api import LocalApi
 from .applier import Applied, Applier
+from .change import Changed, ChangeMaker
 from .dns.learner import Learner, Names
 from .dns.memory import NameMemory
 from .dns.names import Bounds, NameCache
@@ -171,6 +172,7 @@ class NodeAgent:
     async def _reconcile(self, applier: Applier, last_good: LastGood) -> None:
         world: World | None = None
         state = self._state
+        changes = ChangeMaker(applier, last_good)
         while True:
             await self._until_changed()
             started = time.monotonic()
@@ -185,29 +187,34 @@ class NodeAgent:
             state.intake = self._intake = intake
             hosts = await asyncio.to_thread(node_addresses)
             applier.names_taken()
-            wanted = await asyncio.to_thread(
+            world_of = partial(
                 World.of,
-                intake.policies,
-                state.discovery.endpoints,
+                endpoints=state.discovery.endpoints,
                 previous=world,
                 hosts=hosts,
                 services=intake.services,
                 names=self._names.by_name(),
             )
+            wanted = await asyncio.to_thread(world_of, changes.admitted(intake.policies))
             if world is None or not state.settled or not world.tells_the_same(wanted):
                 try:
-                    applied = await applier.apply(wanted)
+                    changed = await changes.make(wanted, intake.policies, world_of)
                 except RedirectError as error:
-                    applied = Applied(problems=(str(error),))
-                _tell_applied(state, applied, wanted, time.monotonic() - started)
-                world = wanted
-                state.finish(applier.world or wanted, applied)
+                    changed = Changed(wanted, Applied(problems=(str(error),)))
+                _tell_applied(state, changed.applied, changed.world, time.monotonic() - started)
+                world = changed.world
+                state.finish(applier.world or world, changed.applied)
                 if applier.late:
                     self._changed.set()  # Envoy may have to know
+            state.refusals = changes.refusals
             for event in waiting:
                 event.set()
             if state.settled:
-                state.memory_problem = await _remember(last_good, intake, state.memory_problem)
+                kept = {key: refusal.stand_in for key, refusal in state.refusals.items()}
+                accepted = intake.with_stand_ins(
+                    {key: each.policy if each.older else None for key, each in kept.items()}
+                )
+                state.memory_problem = await _remember(last_good, accepted, state.memory_problem)
 
     async def _bring(self, applier: Applier, names: Names) -> None:
         """Learned addresses into force: straight into the kernel where that is enough."""

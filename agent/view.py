@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from ..policies.endpoint_policy import DirectionPolicy
 from ..xds import XdsServer
 from .api import NoSuchPolicyError
 from .applier import Applied, Kernel
+from .containment import Refusal
 from .endpoints import Discovery
 from .intake import Intake
 from .settings import Settings
@@ -35,6 +36,7 @@ class NodeState:
     dns: Callable[[], dict[str, Any]] = dict
     names_problem: Callable[[], str] = str
     started: float = field(default_factory=time.monotonic)
+    refusals: Mapping[PolicyKey, Refusal] = field(default_factory=dict)
     enforced_on: dict[PolicyKey, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -91,6 +93,7 @@ class NodeView:
             "policies": {
                 "enforced": len(state.intake.policies),
                 "stale": len(state.intake.stale),
+                "nacked": len(state.refusals),
                 "problems": sum(problem.is_error for problem in state.intake.problems),
             },
             "endpoints": {
@@ -153,6 +156,7 @@ class NodeView:
                     "revision": 0,
                     "endpoints": [],
                     "problems": [str(problem) for problem in file.parsed.problems if problem.is_error],
+                    "nack": None,
                 }
                 for key in sorted(file.parsed.broken - known)
             ]
@@ -233,20 +237,26 @@ class NodeView:
         ]
         if state.applied.nack:
             problems.append(f"Envoy refused the last change: {state.applied.nack}")
+        refusal = state.refusals.get(policy.key)
+        if refusal is not None:
+            problems.append(str(refusal))
+        settled = "nack" if refusal is not None else "stale" if stale else "enforced"
         return {
             "policy": str(policy.key),
             "kind": str(policy.key.kind),
             "source": policy.source,
-            "state": "stale" if stale else "enforced" if state.settled else "pending",
+            "state": settled if state.settled or stale else "pending",
             "revision": state.revision,
             "endpoints": list(state.enforced_on.get(policy.key, ())),
             "problems": problems,
+            "nack": refusal.to_json() if refusal is not None else None,
         }
 
     def _problems(self) -> list[str]:
         state = self._state
         problems = [str(problem) for problem in state.intake.problems if problem.is_error]
         problems += [f"policy {key} stays enforced in its last good version" for key in sorted(state.intake.stale)]
+        problems += map(str, state.refusals.values())
         problems += state.discovery.problems
         problems += state.applied.problems
         if state.memory_problem:

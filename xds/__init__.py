@@ -2,6 +2,7 @@
 
 from .errors import SocketError, UnknownRevision, WireError, XdsError
 from .rbac import FILTERS, NodeCompiler, NodeResources, Policed, compile_node, policed_by
+from .regex import spoken_regexes
 from .rule_name import denied_by, names_a_rule
 from .server import Outcome, Settled, XdsServer
 from .snapshot import CLUSTER, FILTER_CONFIG, LISTENER, SECRET, Resource, Snapshot
@@ -36,5 +37,6 @@ __all__ = [
     "denied_by",
     "names_a_rule",
     "policed_by",
+    "spoken_regexes",
     "tls_policed_by",
 ]

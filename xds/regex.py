@@ -65,6 +65,11 @@ def reduce(regex: str) -> Reduction:
     return Reduction(frozenset(exact), frozenset(prefixes), tuple(left))
 
 
+def spoken_regexes(regex: str) -> tuple[str, ...]:
+    """What of a policy's expression reaches Envoy as an expression, so that Envoy may quote it."""
+    return tuple(left for _, left in reduce(regex).regexes)
+
+
 def alternation(regexes: Iterable[str]) -> str:
     """One expression that matches what any of them matches."""
     listed = list(regexes)

@@ -104,9 +104,19 @@ def get_policy(
             ("state", entry["state"]),
             ("revision", entry["revision"]),
             ("endpoints", "\n".join(entry["endpoints"]) or "none: no workload on this node is selected"),
+            *(_nack_fields(entry["nack"]) if entry["nack"] else ()),
             ("problems", "\n".join(entry["problems"]) or "none"),
         ]
     )
+
+
+def _nack_fields(nack: dict[str, Any]) -> list[tuple[str, str]]:
+    enforced = {"older": "the last version that Envoy took", "denied": "nothing of it: what only it allows is denied"}
+    return [
+        ("refused", f"{nack['path']} (line {nack['line']})"),
+        ("envoy says", f"{nack['resource']}: {nack['text']}"),
+        ("in force", enforced[nack["enforced"]]),
+    ]
 
 
 @app.command("explain")

@@ -31,6 +31,8 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     rows += [("xds", _xds(entry)) for entry in answer["xds"]] or [("xds", "no Envoy connected")]
     counts = f"{policies['enforced']} enforced, {policies['stale']} of them in an older version"
+    if policies["nacked"]:
+        counts += f", {policies['nacked']} refused by Envoy"
     rows += [
         ("policies", f"{counts}, {policies['problems']} problems"),
         ("endpoints", f"{endpoints['local']} local, {endpoints['known']} known"),

@@ -175,3 +175,19 @@ def test_services_are_remembered_too(agents: Agents) -> None:
     agents.restart()
     agents.sees(w=UNREADABLE)
     assert [service.key for service in agents.intake.services] == ["default/a"]
+
+
+def test_what_envoy_refused_is_remembered_in_the_version_before(tmp_path: Path) -> None:
+    agents = Agents(tmp_path).sees(a=policies(one=80, two=80))
+    (old, _) = agents.intake.policies
+    agents.sees(remember=False, a=policies(one=81, two=81, new=81))
+    (refused, _, new) = agents.intake.policies
+    agents.memory.remember(agents.intake.with_stand_ins({refused.key: old, new.key: None}))
+    assert agents.enforced == {"one": 81, "two": 81, "new": 81}, "what is wanted stays what the files say"
+    agents.restart()
+    agents.sees(remember=False, a=UNREADABLE)
+    assert agents.enforced == {"one": 80, "two": 81}
+    agents.restart()
+    agents.sees(a=policies(one=81, two=81, new=81)).restart()
+    agents.sees(remember=False, a=UNREADABLE)
+    assert agents.enforced == {"one": 81, "two": 81, "new": 81}, "it was taken in the end"

@@ -64,7 +64,7 @@ class Node:
 async def test_a_node_that_has_not_begun() -> None:
     status = await Node(policy("one")).status()
     assert (status["ok"], status["agent"]["state"], status["agent"]["revision"]) == (False, "starting", 0)
-    assert status["policies"] == {"enforced": 1, "stale": 0, "problems": 0}
+    assert status["policies"] == {"enforced": 1, "stale": 0, "nacked": 0, "problems": 0}
     assert status["datapath"] == {"attached": 1, "policy_entries": 3, "dropped": 0}
 
 
@@ -72,7 +72,7 @@ async def test_what_envoy_refused_is_told_and_changes_nothing() -> None:
     node = Node(policy("one"))
     node.applies()
     node.reads(policy("one"), policy("two"))
-    node.applies(Applied(nack="lockgate.http.ingress: no such matcher"))
+    node.applies(Applied({"lockgate.http.ingress": "no such matcher"}))
     status = await node.status()
     assert (status["ok"], status["agent"]["revision"]) == (False, 1)
     assert status["problems"] == [

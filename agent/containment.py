@@ -1,0 +1,115 @@
+"""What Envoy refused and what stands in its place, so that one bad policy stops no other. Pure.
+
+A policy that Envoy refused is not offered again as long as it says the same: its last version that Envoy took stays in
+force, and where there is none, what it covers is denied (see policies/withheld.py). When it changes it is offered, when
+it goes it is forgotten; either way nothing else has to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..policies import Policy, PolicyKey
+from ..policies.withheld import needs_envoy, withheld
+from .blame import Place
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """What is enforced instead of a policy: an older version of it, or itself with nothing that Envoy judges."""
+
+    policy: Policy
+    older: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One policy that Envoy refused: the resource it spoiled, Envoy's text, and where in the policy the fault is."""
+
+    policy: Policy
+    resource: str
+    text: str
+    place: Place
+    stand_in: StandIn
+    # Where Envoy's words name no place the fault may lie in how policies go together: a change of any of these gives
+    # the policy another try.
+    beside: Mapping[PolicyKey, Policy] = field(default_factory=dict)
+
+    @property
+    def consequence(self) -> str:
+        """What is enforced now, as the end of a sentence."""
+        return "its last good version stays enforced" if self.stand_in.older else "what only it allows is denied"
+
+    def to_json(self) -> dict[str, Any]:
+        """For the local API. `enforced`: "older" or "denied"."""
+        return {
+            "resource": self.resource,
+            "text": self.text,
+            "path": self.place.path,
+            "line": self.place.line,
+            "enforced": "older" if self.stand_in.older else "denied",
+        }
+
+    def __str__(self) -> str:
+        policy = self.policy
+        return (
+            f"{policy.source}:{self.place.line}: {self.place}: Envoy refuses policy {policy.key} "
+            f"({self.resource}: {self.text}); {self.consequence}"
+        )
+
+
+class Containment:
+    """The refusals of one node's Envoy, and the versions of policies that it took."""
+
+    def __init__(self) -> None:
+        self._refusals: dict[PolicyKey, Refusal] = {}
+        self._taken: dict[PolicyKey, Policy] = {}
+
+    @property
+    def refusals(self) -> Mapping[PolicyKey, Refusal]:
+        """By policy; those in force now."""
+        return self._refusals
+
+    def admitted(self, wanted: Iterable[Policy]) -> tuple[Policy, ...]:
+        """The policies to enforce when these are wanted. Forgets the refusals that no longer apply."""
+        listed = {policy.key: policy for policy in wanted}
+        self._refusals = {key: refusal for key, refusal in self._refusals.items() if _applies(refusal, listed)}
+        return tuple(
+            self._refusals[key].stand_in.policy if key in self._refusals else policy for key, policy in listed.items()
+        )
+
+    def take(self, policies: Iterable[Policy]) -> None:
+        """Envoy took all of these, and they are in force."""
+        mere = {key for key, refusal in self._refusals.items() if not refusal.stand_in.older}
+        self._taken = {policy.key: policy for policy in policies if policy.key not in mere}
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Keep the policy from Envoy from now on."""
+        self._refusals[refusal.policy.key] = refusal
+
+    def taken(self, policy: Policy) -> Policy | None:
+        """The version of the policy that Envoy took last."""
+        return self._taken.get(policy.key)
+
+    def suspects(self, policies: Iterable[Policy]) -> list[Policy]:
+        """Those of the policies that Envoy is asked to judge by and has not taken yet."""
+        return [
+            policy
+            for policy in policies
+            if policy.key not in self._refusals and self._taken.get(policy.key) != policy and needs_envoy(policy)
+        ]
+
+    def stand_in(self, policy: Policy, remembered: Policy | None) -> StandIn:
+        """What to enforce instead of a policy; `remembered` is the version that an earlier agent's Envoy took last."""
+        older = self._taken.get(policy.key) or remembered
+        if older is not None and older != policy:
+            return StandIn(older, older=True)
+        return StandIn(withheld(policy), older=False)
+
+
+def _applies(refusal: Refusal, wanted: Mapping[PolicyKey, Policy]) -> bool:
+    if wanted.get(refusal.policy.key) != refusal.policy:
+        return False
+    return all((now := wanted.get(key)) is before or now == before for key, before in refusal.beside.items())
