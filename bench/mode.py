@@ -70,8 +70,12 @@ class Mode(ABC):
         self.client = playground.pod("client", labels={"app": "client", "role": "frontend"})
         self.intruder = playground.pod("intruder", labels={"app": "intruder"})
         self.server = playground.pod("server", labels={"app": "server"}, ports={"http": PORT})
-        self._origin = spawn(self.server, [self.ground.origin, str(PORT), str(self.ground.threads)])
+        self._origin = self._serve()
         self._engage(playground)
+
+    def _serve(self) -> subprocess.Popen[bytes]:
+        """Starts the origin server in its pod."""
+        return spawn(self.server, [self.ground.origin, str(PORT), str(self.ground.threads)])
 
     @abstractmethod
     def _engage(self, playground: Playground) -> None:

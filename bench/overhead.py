@@ -17,14 +17,14 @@ from pathlib import Path
 from lockgate.envoy.binary import find_binary
 
 from . import load
-from .cpu import Stopwatch
 from .direct import Direct
 from .errors import BenchError
-from .figures import Aim, Cell, Figures, Metric, outcomes
+from .figures import Aim, Figures, Metric, outcomes
 from .machine import machine
 from .mode import Ground, Mode
 from .policed import PolicedL4, PolicedL7
 from .report import DISTURBED, Report
+from .rounds import rounds
 from .sidecar import SidecarPair
 from .workplace import RESULTS, compiled_origin, interruptible, positive, prefix, uninterrupted, workplace
 
@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace) -> Report:
             _say(f"{mode.title}: starting and checking")
             mode.start()
             mode.await_ready()
-        cells = _rounds(modes, options.rounds, options.seconds, threads)
+        cells = rounds(modes, load.run, CONCURRENCIES, options.rounds, options.seconds, threads, _say)
     figures = Figures(tuple(cells))
     return Report(
         machine=machine(envoy),
@@ -87,47 +87,6 @@ def measure(options: argparse.Namespace) -> Report:
         seconds=options.seconds,
         threads=threads,
         aims=outcomes(figures, AIMS, CONCURRENCIES),
-    )
-
-
-def _rounds(modes: Sequence[Mode], rounds: int, seconds: int, threads: int) -> list[Cell]:
-    for mode in modes:  # connection pools, caches, branch predictors
-        load.run(mode.client, mode.url, max(CONCURRENCIES), 1, threads)
-    cells = []
-    total = rounds * len(CONCURRENCIES) * len(modes)
-    for number in range(rounds):
-        shift = number % len(modes)
-        for concurrency in CONCURRENCIES:
-            for mode in (*modes[shift:], *modes[:shift]):
-                cell = _cell(mode, concurrency, number, seconds, threads)
-                cells.append(cell)
-                _say(
-                    f"[{len(cells)}/{total}] round {number + 1} c={concurrency:<2} {mode.title:<12} "
-                    f"{cell.value(Metric.RPS):>9,.0f} req/s  {cell.value(Metric.CPU):>6.1f} us CPU  "
-                    f"p50 {cell.p50:>5.0f} us  p99 {cell.p99:>6.0f} us"
-                )
-    return cells
-
-
-def _cell(mode: Mode, concurrency: int, number: int, seconds: int, threads: int) -> Cell:
-    before = mode.counted()
-    watch = Stopwatch(mode.namespaces)
-    watch.start()
-    seen = load.run(mode.client, mode.url, concurrency, seconds, threads)
-    usage = watch.stop()
-    # wrk leaves the last request of each connection uncounted.
-    mode.require_path(before, seen.requests, seen.requests + concurrency)
-    return Cell(
-        mode=mode.key,
-        concurrency=concurrency,
-        round=number,
-        requests=seen.requests,
-        seconds=seen.seconds,
-        p50=seen.p50,
-        p99=seen.p99,
-        cpu=usage.path,
-        foreign=usage.foreign,
-        processes=usage.processes,
     )
 
 

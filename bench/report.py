@@ -57,16 +57,19 @@ class Report:
     seconds: int
     threads: int
     aims: Sequence[Outcome]
+    title: str = "Overhead of enforcement"
+    command: str = "bench/overhead"
+    method: str = _METHOD  # {threads} stands for their number
 
     def markdown(self) -> str:
         """The report for people."""
         parts = [
-            "# Overhead of enforcement",
+            f"# {self.title}",
             self._head(),
             self.table(),
             f"## As measured\n\n{_AS_MEASURED}\n\n{self._absolute()}",
             f"## Where the CPU went\n\n{_CPU_PARTS}\n\n{self._parts()}",
-            f"## Method\n\n{_METHOD.format(threads=self.threads)}",
+            f"## Method\n\n{self.method.format(threads=self.threads)}",
             f"## Disturbance\n\n{self._disturbance()}",
         ]
         return "\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -154,7 +157,7 @@ class Report:
         return table(["aim", "", "measured", ""], rows)
 
     def _head(self) -> str:
-        return f"`bench/overhead --rounds {self.rounds} --seconds {self.seconds}`, {self.machine}"
+        return f"`{self.command} --rounds {self.rounds} --seconds {self.seconds}`, {self.machine}"
 
     def _disturbance(self) -> str:
         share = self.figures.foreign_share()

@@ -25,6 +25,14 @@ _OUTBOUND, _INBOUND = 15001, 15006
 _GROUP = 1337
 _UNLIMITED = 4294967295
 _NETWORK_FILTERS = "type.googleapis.com/envoy.extensions.filters.network"
+_SAME_PROTOCOL = {
+    "typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}},
+        }
+    }
+}
 
 _NFT = f"""\
 table ip sidecar {{
@@ -62,11 +70,14 @@ class SidecarPair(Mode):
 
     def _sidecar(self, pod: Pod) -> subprocess.Popen[bytes]:
         file = self.directory / f"{pod.name}.json"
-        file.write_text(json.dumps(configuration(self._admin(pod), self.client.ipv4), indent=1))
+        file.write_text(json.dumps(self._configuration(pod), indent=1))
         command: list[str | Path] = [self.ground.envoy, "-c", file, "--concurrency", str(self.ground.threads)]
         command += ["--disable-hot-restart", "--log-level", "warning"]
         with self.log_of(f"{pod.name} envoy").open("wb") as log:
             return spawn(pod, command, stdout=log, stderr=subprocess.STDOUT, group=_GROUP, extra_groups=[])
+
+    def _configuration(self, pod: Pod) -> dict[str, Any]:
+        return configuration(self._admin(pod), self.client.ipv4)
 
     def _admin(self, pod: Pod) -> Path:
         return self.directory / f"{pod.name}.sock"
@@ -79,17 +90,19 @@ class SidecarPair(Mode):
         return tuple(counter.requests(self._admin(pod), [direction]) for pod, direction in passed)
 
 
-def configuration(admin: Path, client: IPv4Address) -> dict[str, Any]:
-    """The bootstrap of one sidecar, with everything static."""
+def configuration(
+    admin: Path, client: IPv4Address, method: str = "GET", path: str = ALLOWED, http2: bool = False
+) -> dict[str, Any]:
+    """The bootstrap of one sidecar, with everything static. With `http2` it goes on in the client's own protocol."""
     return {
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "stats_flush_on_admin": True,
         "static_resources": {
             "listeners": [
                 _listener("outbound", _OUTBOUND, []),
-                _listener("inbound", _INBOUND, [_policy(client)]),
+                _listener("inbound", _INBOUND, [_policy(client, method, path)]),
             ],
-            "clusters": [_original_destination()],
+            "clusters": [_original_destination() | (_SAME_PROTOCOL if http2 else {})],
         },
     }
 
@@ -141,11 +154,11 @@ def _listener(name: str, port: int, filters: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _policy(client: IPv4Address) -> dict[str, Any]:
-    """GET of the allowed path from the client's address."""
+def _policy(client: IPv4Address, method: str, path: str) -> dict[str, Any]:
+    """One method and path from the client's address."""
     allowed = [
-        {"header": {"name": ":method", "string_match": {"exact": "GET"}}},
-        {"header": {"name": ":path", "string_match": {"exact": ALLOWED}}},
+        {"header": {"name": ":method", "string_match": {"exact": method}}},
+        {"header": {"name": ":path", "string_match": {"exact": path}}},
     ]
     policy = {
         "permissions": [{"and_rules": {"rules": allowed}}],
