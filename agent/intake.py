@@ -20,6 +20,8 @@ from ..policies import (
     parse_policies,
     parse_workloads,
 )
+from ..policies.model import SecretRef
+from ..policies.secret import HeaderValues, Secret, header_values, names_secrets, secret_problems
 from ..policies.service import Service
 from ..policies.workload import Workload
 from ..store import Document, StoreContent
@@ -29,6 +31,7 @@ class Memory(Protocol):
     """What an agent before this one accepted last from a source. `LastGood` is the one on disk."""
 
     def policies(self, source: str) -> tuple[Policy, ...]: ...
+    def secrets(self, source: str) -> tuple[Secret, ...]: ...
     def workloads(self, source: str) -> tuple[Workload, ...]: ...
     def services(self, source: str) -> tuple[Service, ...]: ...
 
@@ -37,6 +40,10 @@ class NoMemory:
     """Of a first start, and of the commands that read files without an agent."""
 
     def policies(self, source: str) -> tuple[Policy, ...]:
+        """Nothing."""
+        return ()
+
+    def secrets(self, source: str) -> tuple[Secret, ...]:
         """Nothing."""
         return ()
 
@@ -51,16 +58,27 @@ class NoMemory:
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """One document and what came of it. `kept` are policies of an older version that stay enforced."""
+    """One document and what came of it. `kept` and `kept_secrets` are those of an older version that stay in force;
+    `with_secrets` are the accepted policies that name a secret."""
 
     document: Document
     parsed: ParsedPolicies
     kept: tuple[Policy, ...] = ()
+    kept_secrets: tuple[Secret, ...] = ()
+    with_secrets: tuple[Policy, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "with_secrets", tuple(filter(names_secrets, self.accepted)))
 
     @property
     def accepted(self) -> tuple[Policy, ...]:
         """What this file contributes to enforcement."""
         return self.parsed.policies + self.kept
+
+    @property
+    def accepted_secrets(self) -> tuple[Secret, ...]:
+        """The secrets that policies may name."""
+        return self.parsed.secrets + self.kept_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +108,11 @@ class Intake:
     policies: tuple[Policy, ...] = ()
     workloads: tuple[Workload, ...] = ()
     services: tuple[Service, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    header_values: HeaderValues = field(default_factory=HeaderValues)  # what header matches get from the secrets
+    lacking: Mapping[PolicyKey, tuple[Problem, ...]] = field(default_factory=lambda: MappingProxyType({}))  # secrets
     stale: frozenset[PolicyKey] = frozenset()  # enforced in an older version than the file holds
+    stale_secrets: frozenset[SecretRef] = frozenset()
     problems: tuple[Problem, ...] = ()
     files: Mapping[str, PolicyFile] = field(default_factory=lambda: MappingProxyType({}))
     workload_files: Mapping[str, WorkloadFile] = field(default_factory=lambda: MappingProxyType({}))
@@ -117,6 +139,15 @@ def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServi
             if first is not policy:
                 problems.append(_twice(policy.source, policy.line, f"policy {policy.key}", first.source, first.line))
 
+    secrets: dict[SecretRef, Secret] = {}
+    for file in files.values():
+        for secret in file.accepted_secrets:
+            known = secrets.setdefault(secret.ref, secret)
+            if known is not secret:
+                problems.append(_twice(secret.source, secret.line, f"Secret {secret.ref}", known.source, known.line))
+    values = before.header_values if tuple(secrets.values()) == before.secrets else header_values(secrets.values())
+    with_secrets = (policy for file in files.values() for policy in file.with_secrets)
+
     workloads: dict[str, Workload] = {}
     services: dict[str, Service] = {}
     for workload_file in workload_files.values():
@@ -136,7 +167,11 @@ def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServi
         policies=tuple(policies.values()),
         workloads=tuple(workloads.values()),
         services=tuple(services.values()),
+        secrets=tuple(secrets.values()),
+        header_values=values,
+        lacking=MappingProxyType(secret_problems(with_secrets, values)),
         stale=frozenset(policy.key for file in files.values() for policy in file.kept),
+        stale_secrets=frozenset(secret.ref for file in files.values() for secret in file.kept_secrets),
         problems=tuple(problems),
         files=MappingProxyType(files),
         workload_files=MappingProxyType(workload_files),
@@ -151,14 +186,21 @@ def _policy_file(before: Intake, document: Document, memory: Memory, grpc: GrpcS
         parsed = ParsedPolicies((), (_failure(document),), unreadable=True)
     else:
         parsed = parse_policies(document.data, document.source, grpc=grpc)
-    if not parsed.unreadable and not parsed.broken:
+    if not parsed.unreadable and not parsed.broken and not parsed.broken_secrets:
         return PolicyFile(document, parsed)
     last = known.accepted if known is not None else memory.policies(document.source)
+    last_secrets = known.accepted_secrets if known is not None else memory.secrets(document.source)
     good = {policy.key for policy in parsed.policies}
+    good_secrets = {secret.ref for secret in parsed.secrets}
     kept = tuple(
         policy for policy in last if policy.key not in good and (parsed.unreadable or policy.key in parsed.broken)
     )
-    return PolicyFile(document, parsed, kept)
+    kept_secrets = tuple(
+        secret
+        for secret in last_secrets
+        if secret.ref not in good_secrets and (parsed.unreadable or secret.ref in parsed.broken_secrets)
+    )
+    return PolicyFile(document, parsed, kept, kept_secrets)
 
 
 def _without(file: PolicyFile, stand_ins: Mapping[PolicyKey, Policy | None]) -> PolicyFile:
@@ -167,7 +209,7 @@ def _without(file: PolicyFile, stand_ins: Mapping[PolicyKey, Policy | None]) -> 
         return file
     left = tuple(policy for policy in file.parsed.policies if policy.key not in stand_ins)
     older = tuple(stand_in for policy in refused if (stand_in := stand_ins[policy.key]) is not None)
-    return PolicyFile(file.document, replace(file.parsed, policies=left), file.kept + older)
+    return PolicyFile(file.document, replace(file.parsed, policies=left), file.kept + older, file.kept_secrets)
 
 
 def _workload_file(before: Intake, document: Document, memory: Memory) -> WorkloadFile:

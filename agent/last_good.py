@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ..policies import Policy, parse_policies, parse_workloads
+from ..policies.secret import Secret
 from ..policies.service import Service
 from ..policies.workload import Workload
 from ..store import Document
@@ -25,7 +26,7 @@ CREATE TABLE IF NOT EXISTS accepted_entry (
 ) WITHOUT ROWID;
 """
 
-_Kind: TypeAlias = Literal["policy", "workload", "service"]
+_Kind: TypeAlias = Literal["policy", "secret", "workload", "service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class LastGood:
             state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
+                path.chmod(0o600)  # there may be Secrets among the documents
                 database.execute("PRAGMA journal_mode=WAL")
                 database.execute("PRAGMA synchronous=NORMAL")
                 database.executescript(_SCHEMA)
@@ -75,6 +77,13 @@ class LastGood:
         found: list[Policy] = []
         for data, names in self._recall("policy", source):
             found += [policy for policy in parse_policies(data, source).policies if repr(policy.key) in names]
+        return tuple(found)
+
+    def secrets(self, source: str) -> tuple[Secret, ...]:
+        """The same for Secrets."""
+        found: list[Secret] = []
+        for data, names in self._recall("secret", source):
+            found += [secret for secret in parse_policies(data, source).secrets if str(secret.ref) in names]
         return tuple(found)
 
     def workloads(self, source: str) -> tuple[Workload, ...]:
@@ -146,6 +155,9 @@ def _accepted(intake: Intake) -> Iterable[tuple[_Kind, _Accepted]]:
     for file in intake.files.values():
         fresh = tuple(repr(policy.key) for policy in file.parsed.policies)
         yield "policy", _Accepted(file.document, fresh, tuple(repr(policy.key) for policy in file.kept))
+        if file.accepted_secrets:
+            fresh = tuple(str(secret.ref) for secret in file.parsed.secrets)
+            yield "secret", _Accepted(file.document, fresh, tuple(str(secret.ref) for secret in file.kept_secrets))
     for listed in intake.workload_files.values():
         fresh = tuple(workload.key for workload in listed.parsed.workloads)
         yield "workload", _Accepted(listed.document, fresh, tuple(workload.key for workload in listed.kept))

@@ -194,6 +194,7 @@ class NodeAgent:
                 hosts=hosts,
                 services=intake.services,
                 names=self._names.by_name(),
+                secrets=intake.header_values.values,
             )
             wanted = await asyncio.to_thread(world_of, changes.admitted(intake.policies))
             if world is None or not state.settled or not world.tells_the_same(wanted):
@@ -248,8 +249,14 @@ class NodeAgent:
         for problem in now.problems:
             if problem not in known:
                 (log.error if problem.is_error else log.warning)("%s", problem)
+        for key, lacking in now.lacking.items():
+            for problem in lacking:
+                if problem not in before.lacking.get(key, ()):
+                    log.warning("%s", problem)
         for key in sorted(now.stale - before.stale):
             log.warning("policy %s stays enforced in its last good version", key)
+        for ref in sorted(now.stale_secrets - before.stale_secrets):
+            log.warning("secret %s stays in force in its last good version", ref)
 
 
 def _bootstrap(settings: Settings) -> bytes:

@@ -34,10 +34,7 @@ async def read_world(policies: Path, workloads: Path) -> Offline:
     errors = [str(problem) for problem in intake.problems if problem.is_error]
     if errors:
         raise InputError("\n".join(errors))
-    world = World.of(
-        intake.policies, [endpoint_of(workload) for workload in intake.workloads], services=intake.services
-    )
-    return Offline(world, intake.problems)
+    return Offline(_world(intake), intake.problems)
 
 
 def check(
@@ -45,13 +42,21 @@ def check(
 ) -> tuple[Problem, ...]:
     """Every problem of these documents, in their order.
 
-    With workloads also what only they can show: selectors that nobody matches and rules without any effect. With `grpc`
-    also rules about a gRPC service or method that is not among these.
+    With workloads these are all that there is to a node, and it is told what only the whole can show: selectors that
+    nobody matches, rules without any effect and secrets that are missing. With `grpc` also rules about a gRPC service or
+    method that is not among these.
     """
     intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory(), grpc)
     if not intake.workloads:
         return intake.problems
-    world = World.of(
-        intake.policies, [endpoint_of(workload) for workload in intake.workloads], services=intake.services
+    lacking = (problem for problems in intake.lacking.values() for problem in problems)
+    return (*intake.problems, *lacking, *lint(_world(intake)))
+
+
+def _world(intake: Intake) -> World:
+    return World.of(
+        intake.policies,
+        [endpoint_of(workload) for workload in intake.workloads],
+        services=intake.services,
+        secrets=intake.header_values.values,
     )
-    return (*intake.problems, *lint(world))

@@ -66,6 +66,7 @@ def load_test(document: Document) -> LoadedTest:
         [endpoint_of(workload) for workload in (*intake.workloads, *test.workloads)],
         services=(*intake.services, *test.services),
         names=dict(test.names),
+        secrets=intake.header_values.values,
     )
     return LoadedTest(test, problems, world)
 

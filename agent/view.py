@@ -232,6 +232,7 @@ class NodeView:
         problems = [str(problem) for problem in file.parsed.problems if problem.is_error]
         stale = policy.key in state.intake.stale
         problems = problems if stale else []
+        problems += map(str, state.intake.lacking.get(policy.key, ()))
         problems += [
             reason for origin, reason in state.applied.unexpressed if _is_of(origin.policy, origin.namespace, policy)
         ]
@@ -257,6 +258,10 @@ class NodeView:
         problems = [str(problem) for problem in state.intake.problems if problem.is_error]
         problems += [f"policy {key} stays enforced in its last good version" for key in sorted(state.intake.stale)]
         problems += map(str, state.refusals.values())
+        problems += [
+            f"secret {ref} stays in force in its last good version" for ref in sorted(state.intake.stale_secrets)
+        ]
+        problems += [str(problem) for lacking in state.intake.lacking.values() for problem in lacking]
         problems += state.discovery.problems
         problems += state.applied.problems
         if state.memory_problem:

@@ -5,9 +5,11 @@ The dump's messages: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/admin/v
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
+
+from ..policies.secret import MARK
 
 REDACTED = "[redacted]"
 
@@ -85,9 +87,11 @@ def read_config(dump: Mapping[str, Any]) -> EnvoyConfig:
 
 
 def redact(value: Any, secrets: Collection[str] = ()) -> Any:
-    """A copy of decoded JSON without key material, and with every occurrence of `secrets` in a string struck out."""
+    """A copy of decoded JSON without key material and what is marked as a secret's (MARK), and with every occurrence of
+    `secrets` in a string struck out."""
     if isinstance(value, Mapping):
-        return {key: REDACTED if key in _SECRET_FIELDS else redact(child, secrets) for key, child in value.items()}
+        hidden = _SECRET_FIELDS | _marked(value)
+        return {key: REDACTED if key in hidden else redact(child, secrets) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return [redact(child, secrets) for child in value]
     if isinstance(value, str):
@@ -95,6 +99,16 @@ def redact(value: Any, secrets: Collection[str] = ()) -> Any:
             if secret:
                 value = value.replace(secret, REDACTED)
     return value
+
+
+def _marked(value: Mapping[str, Any]) -> Set[str]:
+    """The fields that hold a secret's value: what a marked input is compared with, and what a marked filter writes."""
+    compared = value.get("input")
+    if isinstance(compared, Mapping) and compared.get("name") == MARK:
+        return value.keys() - {"input", "on_no_match"}
+    if isinstance(config := value.get("typed_config"), Mapping) and value.get("name") == MARK:
+        return {"typed_config"} if "header_name" not in config else frozenset()
+    return frozenset()
 
 
 def _listeners(section: Mapping[str, Any]) -> Iterator[ListenerRecord]:

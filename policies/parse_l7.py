@@ -126,8 +126,6 @@ def _header_match(field: Field, namespace: str) -> HeaderCondition | None:
     mismatch: MismatchAction | None = MismatchAction.DENY
     if "mismatch" in fields:
         mismatch = fields["mismatch"].choice(MismatchAction, "mismatch action")
-        if mismatch not in (None, MismatchAction.DENY):
-            fields["mismatch"].unsupported(Feature.HEADER_MISMATCH)
     mismatch = mismatch or MismatchAction.DENY
     if mismatch in _CHANGING and (name.startswith(":") or name.lower() in UNCHANGEABLE):
         fields["name"].error(
@@ -138,7 +136,6 @@ def _header_match(field: Field, namespace: str) -> HeaderCondition | None:
     secret = None
     if "secret" in fields:
         secret = parse_secret_ref(fields["secret"], namespace)
-        fields["secret"].unsupported(Feature.HEADER_SECRET)
     if mismatch is MismatchAction.DELETE and not value and "secret" not in fields:
         fields["mismatch"].warn("DELETE without a value deletes nothing", "write the value that the header may keep")
     return HeaderCondition(name.lower(), value or None, secret, mismatch)

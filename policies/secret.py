@@ -66,9 +66,15 @@ def value_fault(text: str) -> str:
     """Why no header can have this value; empty when one can."""
     if not _VALUE.fullmatch(text):
         return "has a line break or another control character, which no header's value has"
-    if len(text.encode()) > LONGEST_VALUE:
-        return f"is longer than {LONGEST_VALUE} bytes"
+    if len(text.encode()) + text.count("%") > LONGEST_VALUE:
+        counted = " ('%' counts twice)" if "%" in text else ""  # Envoy is told %%
+        return f"is longer than {LONGEST_VALUE} bytes{counted}"
     return ""
+
+
+def names_secrets(policy: Policy) -> bool:
+    """True when a header match of the policy refers to a secret."""
+    return next(_uses(policy), None) is not None
 
 
 class _Use(NamedTuple):

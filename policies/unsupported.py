@@ -15,8 +15,6 @@ class Feature(Enum):
 
     SERVER_NAMES = auto()
     TLS_CONTEXT = auto()
-    HEADER_MISMATCH = auto()
-    HEADER_SECRET = auto()
     KAFKA_RULES = auto()
     GRPC_RULES = auto()
     LISTENER = auto()
@@ -31,8 +29,6 @@ class Feature(Enum):
 UNSUPPORTED: Mapping[Feature, str] = MappingProxyType(
     {
         Feature.TLS_CONTEXT: "TLS interception is not enforced yet: remove terminatingTLS and originatingTLS",
-        Feature.HEADER_MISMATCH: "mismatch actions are not enforced yet: remove 'mismatch' to deny on a mismatch",
-        Feature.HEADER_SECRET: "header values from secrets are not enforced yet: write the value, or match on presence",
         Feature.KAFKA_RULES: "kafka rules are not enforced yet: allow the port without rules",
         Feature.LISTENER: "a listener of one's own is not supported: remove it and use rules",
         Feature.AUTHENTICATION: "mutual authentication is not enforced: remove authentication, or set mode: disabled",

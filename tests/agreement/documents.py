@@ -40,8 +40,7 @@ def setting_with_hints(random: Random) -> tuple[Setting, Hints]:
         author.workloads.append(_workload(author, addresses))
     services = [_service(author, name) for name in SERVICES] if enforced("TO_SERVICES") else []
     names = {name: _answers(author) for name in NAMES} if enforced("TO_FQDNS") else {}
-    if enforced("HEADER_SECRET"):
-        author.secrets = {(namespace, "token"): author.pick(VALUES) for namespace in NAMESPACES}
+    author.secrets = {(namespace, "token"): author.pick(VALUES) for namespace in NAMESPACES}
     policies = [_policy(author, number) for number in range(author.number(1, 4))]
     secrets = [_secret(*key, value) for key, value in author.secrets.items()]
     return Setting([*policies, *secrets], author.workloads, services, names), author.hints

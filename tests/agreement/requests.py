@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lockgate.policies.header_action import UNCHANGEABLE
 from lockgate.tests.agreement.author import Author, Wish, enforced
 from lockgate.tests.agreement.case import Document
 from lockgate.tests.agreement.patterns import HOST_PARTS, METHODS, PATH_PARTS, Pattern, pattern
@@ -68,7 +69,8 @@ def _header_match(author: Author, wanted: _Wanted) -> Document:
         value = author.secrets.get((namespace, name))
     elif value is not None:
         made["value"] = value
-    if enforced("HEADER_MISMATCH") and author.chance(50):
-        made["mismatch"] = author.pick(("LOG", "ADD", "DELETE", "REPLACE"))
+    if author.chance(50):
+        fixed = made["name"].startswith(":") or made["name"].lower() in UNCHANGEABLE
+        made["mismatch"] = "LOG" if fixed else author.pick(("LOG", "ADD", "DELETE", "REPLACE"))
     wanted.append((made["name"], value))
     return made

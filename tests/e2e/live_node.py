@@ -18,12 +18,12 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
 from lockgate.agent.client import ask
@@ -60,11 +60,13 @@ CLOSED = "closed"  # the connection ended, by RST or otherwise, before an answer
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request that reached a server; `client` is the address it came from."""
+    """A request that reached a server; `client` is the address it came from. Header names are lower-case,
+    repeated headers joined."""
 
     client: str
     method: str
     path: str
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class Web(ThreadingHTTPServer):
@@ -104,7 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("content-length") or 0))
         client = self.client_address[0].removeprefix("::ffff:")
-        self.server.seen.append(Seen(client, self.command, self.path))
+        headers = {name.lower(): ",".join(self.headers.get_all(name, [])) for name in self.headers}
+        self.server.seen.append(Seen(client, self.command, self.path, headers))
         self.send_response(200)
         self.send_header("content-length", "0")
         self.end_headers()
@@ -125,12 +128,18 @@ class Line:
             where.path, lambda: socket.create_connection((str(ip), port), timeout=patience)
         )
 
-    def ask(self, path: str = "/", method: str = "GET", patience: float = PATIENCE) -> Answer:
+    def ask(
+        self,
+        path: str = "/",
+        method: str = "GET",
+        patience: float = PATIENCE,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Answer:
         """One request; after a failure the connection is of no use any more."""
         try:
             if self._connection.sock is not None:
                 self._connection.sock.settimeout(patience)
-            self._connection.request(method, path)
+            self._connection.request(method, path, headers=headers)
             response = self._connection.getresponse()
             return Answer(response.status, response.read().decode())
         except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lockgate.agent.intake import Intake, NoMemory, admit
 from lockgate.policies import Policy
+from lockgate.policies.secret import Secret
 from lockgate.policies.service import Service
 from lockgate.policies.workload import Workload
 from lockgate.store import Document, StoreContent
@@ -178,6 +179,9 @@ class Remembered:
     def policies(self, source: str) -> tuple[Policy, ...]:
         return self._accepted.policies
 
+    def secrets(self, source: str) -> tuple[Secret, ...]:
+        return self._accepted.secrets
+
     def services(self, source: str) -> tuple[Service, ...]:
         return ()
 
@@ -232,3 +236,63 @@ def test_a_service_listed_in_two_files_is_the_first_files() -> None:
     intake = after(content(workloads=files))
     assert addresses(intake) == {"a": "192.0.2.1"}
     assert "service default/a is already defined at w.yaml:2; this one is ignored" in errors(intake)[0]
+
+
+def secret(value: str, name: str = "token") -> str:
+    return f"""
+apiVersion: v1
+kind: Secret
+metadata: {{name: {name}}}
+stringData: {{token: {value}}}
+"""
+
+
+WITH_SECRET = policy("one").replace(
+    "protocol: TCP}]",
+    "protocol: TCP}], rules: {http: [{headerMatches: [{name: x-token, secret: {name: token}}]}]}",
+)
+
+
+def values(intake: Intake) -> dict[str, str]:
+    return {str(ref): value for ref, value in intake.header_values.values.items()}
+
+
+def lacking(intake: Intake) -> list[str]:
+    return [str(problem) for problems in intake.lacking.values() for problem in problems]
+
+
+def test_a_secret_stands_beside_policies_and_may_change() -> None:
+    beside = content(document(WITH_SECRET, secret("hush")))
+    apart = content(document(WITH_SECRET), document(secret("hush"), source="b.yaml"))
+    changed = content(document(WITH_SECRET), document(secret("new"), source="b.yaml"))
+    assert values(after(beside)) == values(after(apart)) == {"default/token": "hush"}
+    assert values(after(apart, changed)) == {"default/token": "new"}
+    assert lacking(after(apart, changed)) == []
+
+
+def test_a_secret_that_is_gone_or_useless_is_told_at_the_policy_that_needs_it() -> None:
+    (told,) = lacking(after(content(document(WITH_SECRET, secret("hush"))), content(document(WITH_SECRET))))
+    assert "secret default/token is missing: the rule that needs it matches no request" in told
+    (told,) = lacking(after(content(document(WITH_SECRET, secret('"hush\\n"')))))
+    assert "has a line break" in told
+    assert "hush" not in told
+    assert lacking(after(content(document(policy("one"))))) == []
+
+
+def test_a_broken_secret_keeps_its_last_good_value() -> None:
+    good, broken = document(WITH_SECRET, secret("hush")), document(WITH_SECRET, secret("[hush2]"))
+    intake = after(content(good), content(broken))
+    assert values(intake) == {"default/token": "hush"}
+    assert [str(ref) for ref in intake.stale_secrets] == ["default/token"]
+    assert values(after(content(good), content(UNREADABLE))) == {"default/token": "hush"}
+    assert "hush" not in "".join(map(str, intake.problems))
+    assert "hush" not in repr(intake).replace(repr(good.data), "").replace(repr(broken.data), "")
+
+
+def test_a_secret_in_two_files_is_the_first_ones() -> None:
+    intake = after(content(document(secret("a")), document(secret("b"), source="b.yaml")))
+    assert values(intake) == {"default/token": "a"}
+    assert errors(intake) == [
+        "b.yaml:2: metadata.name: Secret default/token is already defined at a.yaml:2; this one is ignored; "
+        "give one of them another name"
+    ]

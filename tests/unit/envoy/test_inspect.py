@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lockgate.envoy.inspect import REDACTED, ClusterRecord, read_config, redact
+from lockgate.policies.secret import MARK
 
 ADMIN = "type.googleapis.com/envoy.admin.v3."
 RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
@@ -116,3 +117,20 @@ def test_redact_strikes_out_keys_and_given_secrets_and_copies() -> None:
         "port": 80,
     }
     assert original["private_key"] == {"inline_string": "KEY"}
+
+
+def test_redact_strikes_out_what_a_secret_is_compared_with_and_what_it_writes() -> None:
+    def predicate(label: str) -> dict[str, object]:
+        reads = {"name": label, "typed_config": {"header_name": "x-token"}}
+        return {"single_predicate": {"input": reads, "value_match": {"exact": "hush"}}}
+
+    def filter_(label: str) -> dict[str, object]:
+        return {"name": label, "typed_config": {"mutations": {"append": {"value": "hush"}}}}
+
+    shown = redact({"predicate": predicate(MARK), "filter": filter_(MARK)})
+    assert shown["predicate"]["single_predicate"]["input"] == {
+        "name": MARK,
+        "typed_config": {"header_name": "x-token"},
+    }
+    assert "hush" not in str(shown)
+    assert redact([predicate("header"), filter_("headers")]) == [predicate("header"), filter_("headers")]

@@ -7,7 +7,6 @@ from lockgate.policies.parse import parse_policies
 from lockgate.policies.unsupported import UNSUPPORTED, Feature
 
 TCP = 'ports: [{port: "80", protocol: TCP}]'
-SECRET = "{name: a, secret: {name: b}}"
 USES: dict[Feature, tuple[str, str]] = {
     Feature.SERVER_NAMES: (
         f"egress: [{{toPorts: [{{{TCP}, serverNames: [a.b]}}]}}]",
@@ -16,14 +15,6 @@ USES: dict[Feature, tuple[str, str]] = {
     Feature.TLS_CONTEXT: (
         f"egress: [{{toPorts: [{{{TCP}, originatingTLS: {{secret: {{name: a}}}}}}]}}]",
         "egress[0].toPorts[0].originatingTLS",
-    ),
-    Feature.HEADER_MISMATCH: (
-        f"ingress: [{{toPorts: [{{{TCP}, rules: {{http: [{{headerMatches: [{{name: a, mismatch: LOG}}]}}]}}}}]}}]",
-        "ingress[0].toPorts[0].rules.http[0].headerMatches[0].mismatch",
-    ),
-    Feature.HEADER_SECRET: (
-        f"ingress: [{{toPorts: [{{{TCP}, rules: {{http: [{{headerMatches: [{SECRET}]}}]}}}}]}}]",
-        "ingress[0].toPorts[0].rules.http[0].headerMatches[0].secret",
     ),
     Feature.KAFKA_RULES: (
         f"ingress: [{{toPorts: [{{{TCP}, rules: {{kafka: [{{}}]}}}}]}}]",
