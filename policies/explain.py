@@ -52,6 +52,16 @@ class Explanation:
                 return side.rule
         return None
 
+    @property
+    def arriving(self) -> HttpRequest | None:
+        """The request as the header matches of both sides leave it; None when the flow is about no such request."""
+        request = self.flow.request
+        if not isinstance(request, HttpRequest):
+            return None
+        for side in (self.egress, self.ingress):
+            request = request.after(side.actions) if side is not None else request
+        return request
+
     def to_json(self) -> dict[str, Any]:
         """{"verdict", "reason", "from", "to", "egress": {...}, "ingress": {...}}; each direction has "verdict",
         "reason", "policy", "rule", "redirected" and "considered", a list of every rule in order with "matched" and

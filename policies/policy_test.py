@@ -15,6 +15,7 @@ tests:
   expect: allow                       # allow, deny or redirect
   rule: default/api-access-control:spec.ingress[0]   # who must have decided; may be left out
   direction: ingress                  # judge this direction alone; without it both must agree
+  arrives: {X-Role: guest}            # headers as the server gets them (null: it does not); may be left out
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .explain import Explanation, explain
 from .fields import Field, Findings, shorten, suggest
 from .flow import REQUEST_FIELDS, Flow, parse_port, parse_protocol, parse_request
 from .problem import Problem
-from .request import Request
+from .request import HttpRequest, Request
 from .resolve import LOCAL_HOST
 from .service import Service
 from .verdict import Judgement, Verdict
@@ -43,7 +44,7 @@ from .world import World
 T = TypeVar("T")
 
 _FIELDS = ("policies", "workloads", "services", "names", "tests")
-_CASE_FIELDS = ("name", "from", "to", "port", "protocol", *REQUEST_FIELDS, "expect", "rule", "direction")
+_CASE_FIELDS = ("name", "from", "to", "port", "protocol", *REQUEST_FIELDS, "expect", "rule", "direction", "arrives")
 _RULE = re.compile(r"(?:(?P<namespace>[-a-z0-9]+)/)?(?P<policy>[-a-z0-9.]+)(?::(?P<path>[^\s:]+))?")
 
 
@@ -76,7 +77,10 @@ class WantedRule(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One flow and what must come of it. With `direction` the other direction does not count."""
+    """One flow and what must come of it. With `direction` the other direction does not count.
+
+    `arrives` are (lower-case name, value) of headers as the server gets them, None for one that it does not get.
+    """
 
     name: str
     flow: Flow
@@ -84,6 +88,7 @@ class Case:
     rule: WantedRule | None = None
     direction: Direction | None = None
     line: int = 0
+    arrives: tuple[tuple[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,9 @@ def run_case(world: World, case: Case) -> CaseResult:
         fault = f"expected {case.expect}, got {verdict}"
     elif case.rule is not None:
         fault = _rule_fault(world, case.rule, verdict, sides.values())
+    if not fault and (request := explanation.arriving) is not None:
+        faults = (_arrival_fault(request, name, value) for name, value in case.arrives)
+        fault = "; ".join(filter(None, faults))
     return CaseResult(case, verdict, reason, fault, explanation)
 
 
@@ -173,6 +181,15 @@ def _rule_fault(world: World, wanted: WantedRule, verdict: Verdict, sides: Itera
         return f"no policy is called {wanted._replace(path='')}{'; ' + hint if hint else ''}"
     decided = f"{' and '.join(map(str, deciding))} did" if deciding else "no rule did, but the default"
     return f"expected {wanted} to decide, {decided}"
+
+
+def _arrival_fault(request: HttpRequest, name: str, wanted: str | None) -> str:
+    """What is wrong with one header as the server gets it; empty when nothing is."""
+    if (found := request.header(name)) == wanted:
+        return ""
+    shown = "a value from a secret" if name in request.hidden else f"'{found}'"
+    said = f"header {name} does not arrive" if found is None else f"header {name} arrives as {shown}"
+    return f"{said}, expected {'none' if wanted is None else repr(wanted)}"
 
 
 def _read_test(root: Field) -> PolicyTest:
@@ -264,13 +281,25 @@ def _case(field: Field) -> Case | None:
     direction = fields["direction"].choice(Direction, "direction") if "direction" in fields else None
     rule = _rule(fields["rule"]) if "rule" in fields else None
     request = _request(field, fields)
+    arrives = _arrives(fields["arrives"], request, expect) if "arrives" in fields else ()
     port = _parsed(fields["port"], parse_port) if "port" in fields else None
     protocol = _parsed(fields["protocol"], parse_protocol) if "protocol" in fields else Protocol.TCP
     if name == "":
         fields["name"].error("an empty name", _NEEDED["name"])
     if not name or source is None or destination is None or port is None or protocol is None or expect is None:
         return None
-    return Case(name, Flow(source, destination, port, protocol, request), expect, rule, direction, field.line)
+    return Case(name, Flow(source, destination, port, protocol, request), expect, rule, direction, field.line, arrives)
+
+
+def _arrives(field: Field, request: Request | None, expect: Verdict | None) -> tuple[tuple[str, str | None], ...]:
+    if not isinstance(request, HttpRequest) or expect is not Verdict.ALLOW:
+        field.error("only an HTTP request that is allowed arrives", "write it beside http or grpc and expect: allow")
+    if not isinstance(field.node, Mapping):
+        field.mapping(None)
+        return ()
+    field.mapping(None)  # for repeated names
+    entries = {name: Field(node, field.findings, field, name) for name, node in field.node.entries.items()}
+    return tuple((name.lower(), None if item.is_null else item.text()) for name, item in entries.items())
 
 
 def _parsed(field: Field, parse: Callable[[object], T]) -> T | None:

@@ -8,6 +8,7 @@ the node, which the agent does not know.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -39,6 +40,7 @@ from lockgate.tests.e2e.tls_pods import Authority
 PATIENCE = 15.0  # for what must come
 GLANCE = 0.5  # for what must not come; less than the second after which a SYN is sent again
 _STRANGERS = (ip_address("100.64.0.9"), ip_address("2001:db8:ffff::9"))  # who is meant by reserved:world
+_GOT = b"x-got"
 _POLICIES_OF_THE_NODE = "policies"
 
 
@@ -285,7 +287,8 @@ class Servers:
         await asyncio.gather(*self._answering, return_exceptions=True)
 
     async def _answer(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """HTTP without bodies: every request is answered with the server's name and the client's address."""
+        """HTTP without bodies: a request is answered with the server's name and the client's address, and in a header
+        with the headers that it got."""
         task = asyncio.current_task()
         assert task is not None
         self._answering.add(task)
@@ -295,7 +298,8 @@ class Servers:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 body = f"{name} to {address}".encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+                got = json.dumps(_headers(head)).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\n%s: %s\r\nContent-Length: %d\r\n\r\n" % (_GOT, got, len(body)))
                 writer.write(b"" if head.startswith(b"HEAD ") else body)
                 await writer.drain()
         except (OSError, EOFError, asyncio.CancelledError):
@@ -381,6 +385,17 @@ async def _receive(loop: asyncio.AbstractEventLoop, connection: socket.socket, m
     return received
 
 
+def _headers(head: bytes) -> dict[str, str]:
+    """By lower-case name, repeated ones joined."""
+    found: dict[str, str] = {}
+    for line in head.decode().split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            key, value = name.lower(), value.strip()
+            found[key] = f"{found[key]},{value}" if key in found else value
+    return found
+
+
 def _length(received: bytes) -> int:
     head, _, _ = received.partition(b"\r\n\r\n")
     lines = [line.partition(b":") for line in head.lower().split(b"\r\n")]
@@ -408,6 +423,10 @@ def _outcome(each: Attempt, received: bytes) -> Outcome:
     if b"\r\ngrpc-status: 7\r\ngrpc-message: Access denied\r\n" in head + b"\r\n":
         return Outcome("denied")
     if status == [b"200"]:
+        got: dict[str, str] = json.loads(_headers(head)[_GOT.decode()])
+        for name, value in each.case.arrives:
+            if got.get(name) != value:
+                return Outcome("answered wrongly", f"{name} arrived as {got.get(name)}")
         return Outcome("answered") if _method(each.case.flow) == "HEAD" else _answered(each, body.decode())
     return Outcome("closed", received.decode(errors="replace"))
 

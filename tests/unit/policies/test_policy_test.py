@@ -19,6 +19,8 @@ from lockgate.policies import (
     parse_policies,
 )
 from lockgate.policies.policy_test import Case, CaseResult, FileRef, PolicyTest, parse_policy_test, run_case
+from lockgate.policies.secret import header_values
+from lockgate.policies.workload import Workload
 
 HEAD = "policies: p.yaml\nworkloads: w.yaml\ntests:\n"
 CASE = "- {name: a, from: web, to: db, port: 80, expect: allow}\n"
@@ -407,3 +409,49 @@ def test_a_failure_carries_the_reason_of_the_verdict() -> None:
 def test_a_flow_that_cannot_be_judged_has_no_verdict() -> None:
     result = run("from: nobody, to: db, port: 80, expect: deny")
     assert (result.verdict, result.explanation, result.passed) == (None, None, False)
+
+
+HEADERS = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: headers}
+spec:
+  endpointSelector: {}
+  ingress:
+  - toPorts:
+    - ports: [{port: "80", protocol: TCP}]
+      rules:
+        http:
+        - headerMatches:
+          - {name: X-Role, value: guest, mismatch: REPLACE}
+          - {name: X-Token, secret: {name: token}, mismatch: REPLACE}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: token}
+stringData: {token: hush}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arrives", "fault"),
+    [
+        ("{x-role: guest, X-Token: hush, x-other: null}", ""),
+        ("{X-Role: admin}", "header x-role arrives as 'guest', expected 'admin'"),
+        ("{X-Other: a}", "header x-other does not arrive, expected 'a'"),
+        ("{X-Role: null}", "header x-role arrives as 'guest', expected none"),
+        ("{X-Token: loud}", "header x-token arrives as a value from a secret, expected 'loud'"),
+    ],
+)
+def test_headers_arrive_as_the_policy_leaves_them(arrives: str, fault: str) -> None:
+    parsed = parse_policies(HEADERS.encode(), "p.yaml")
+    endpoints = [endpoint_of(Workload(name, "default", ())) for name in ("a", "b")]
+    world = World.of(parsed.policies, endpoints, secrets=header_values(parsed.secrets).values)
+    case = only_case(f"- {{name: n, from: a, to: b, port: 80, http: {{}}, expect: allow, arrives: {arrives}}}")
+    assert run_case(world, case).fault == fault
+
+
+def test_only_what_is_allowed_arrives() -> None:
+    for rest in ("expect: deny, http: {}", "expect: allow", "expect: allow, tls: {serverName: a}"):
+        (problem,) = parse(f"{HEAD}- {{name: n, from: a, to: b, port: 80, {rest}, arrives: {{a: b}}}}").problems
+        assert (problem.path, problem.message) == ("tests[0].arrives", "only an HTTP request that is allowed arrives")
