@@ -22,12 +22,14 @@ def enforced(feature: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one http condition asks for. `headers` are (name, value), None for presence."""
+    """What one http condition asks for. `headers` are (name, value), None for presence; `changing` are the names of those
+    that it sets right instead of failing."""
 
     method: Pattern | None = None
     path: Pattern | None = None
     host: Pattern | None = None
     headers: tuple[tuple[str, str | None], ...] = ()
+    changing: frozenset[str] = frozenset()
 
     @property
     def key(self) -> tuple[str | None, ...]:

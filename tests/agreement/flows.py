@@ -204,7 +204,8 @@ def _with_request(random: Random, flow: dict[str, Any], wish: Wish) -> dict[str,
     host = value("host", wish.host, _HOSTS)
     headers: dict[str, str | list[str]] = {}
     for name, wanted in wish.headers:
-        _add_header(random, headers, name, wanted, spoilt == "headers")
+        off = spoilt == "headers" or (name in wish.changing and random.random() < 0.5)
+        _add_header(random, headers, name, wanted, off)
     if random.random() < 0.2:
         headers.setdefault(random.choice(("x-team", "X-Debug", "cookie")), random.choice(VALUES))
     request: dict[str, Any] = {

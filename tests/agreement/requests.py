@@ -6,7 +6,7 @@ from lockgate.policies.header_action import UNCHANGEABLE
 from lockgate.tests.agreement.author import Author, Wish, enforced
 from lockgate.tests.agreement.case import Document
 from lockgate.tests.agreement.patterns import HOST_PARTS, METHODS, PATH_PARTS, Pattern, pattern
-from lockgate.tests.agreement.vocabulary import HEADERS, VALUES
+from lockgate.tests.agreement.vocabulary import HEADERS, PLAIN_HEADERS, VALUES
 
 _Wanted = list[tuple[str, str | None]]
 
@@ -42,9 +42,10 @@ def _http(author: Author) -> Document:
     wanted: _Wanted = []
     if author.chance(18):
         rule["headers"] = author.some(lambda: _header(author, wanted), 1, 2)
-    if author.chance(22):
+    if author.chance(30):
         rule["headerMatches"] = author.some(lambda: _header_match(author, wanted), 1, 2)
-    author.hints.wishes.append(Wish(method, path, host, tuple(wanted)))
+    changing = frozenset(each["name"] for each in rule.get("headerMatches", ()) if "mismatch" in each)
+    author.hints.wishes.append(Wish(method, path, host, tuple(wanted), changing))
     return rule
 
 
@@ -61,7 +62,8 @@ def _header(author: Author, wanted: _Wanted) -> str:
 
 
 def _header_match(author: Author, wanted: _Wanted) -> Document:
-    made: Document = {"name": author.pick(HEADERS)}
+    changes = author.chance(60)
+    made: Document = {"name": author.pick(PLAIN_HEADERS if changes and author.chance(80) else HEADERS)}
     value = author.pick((None, *VALUES))
     if author.secrets and author.chance(25):
         namespace, name = author.pick([*author.secrets, ("default", "missing")])
@@ -69,7 +71,7 @@ def _header_match(author: Author, wanted: _Wanted) -> Document:
         value = author.secrets.get((namespace, name))
     elif value is not None:
         made["value"] = value
-    if author.chance(50):
+    if changes:
         fixed = made["name"].startswith(":") or made["name"].lower() in UNCHANGEABLE
         made["mismatch"] = "LOG" if fixed else author.pick(("LOG", "ADD", "DELETE", "REPLACE"))
     wanted.append((made["name"], value))

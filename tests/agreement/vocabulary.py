@@ -44,5 +44,6 @@ HEADERS = (
     *("x-team", "x-debug", "X-Case", "cookie", "user-agent", "host", "x-forwarded-proto", "x-forwarded-for"),
     *("x-request-id", "x-envoy-original-path", ":path", ":method", ":authority", ":scheme", "content-length"),
 )
+PLAIN_HEADERS = ("x-team", "x-debug", "X-Case", "cookie", "user-agent")
 VALUES = ("a", "a,b", "A", "1", "Bearer x y", "a b", "50% %REQ(:path)%")
 HTTP_METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
