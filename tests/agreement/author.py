@@ -22,8 +22,8 @@ def enforced(feature: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one http condition asks for. `headers` are (name, value), None for presence; `changing` are the names of those
-    that it sets right instead of failing."""
+    """What one http condition asks for. `headers` are (name, value), None for presence; `changing` names those that are
+    set right instead of failing."""
 
     method: Pattern | None = None
     path: Pattern | None = None
