@@ -23,7 +23,18 @@ from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
 from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts, readdressed
-from ..xds import NodeCompiler, Outcome, Policed, Settled, Snapshot, XdsServer, policed_by, tls_policed_by
+from ..xds import (
+    NodeCompiler,
+    NodeResources,
+    Outcome,
+    Policed,
+    Resource,
+    Settled,
+    Snapshot,
+    XdsServer,
+    policed_by,
+    tls_policed_by,
+)
 from .tls_side import TlsSide
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
@@ -32,7 +43,6 @@ _CLOSED = 0  # a redirect to this port is a drop
 
 Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]
 T = TypeVar("T")
-_Unexpressed: TypeAlias = tuple[tuple[RuleOrigin, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,18 @@ class _Needs:
 
     def __or__(self, other: _Needs) -> _Needs:
         return _Needs(self.envoy | other.envoy, self.tls | other.tls)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What Envoy is told about one world."""
+
+    http: NodeResources
+    tls: tuple[Resource, ...]
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.http.snapshot().joined(self.tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +117,7 @@ class Applier:
         self._planner = Planner()
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         self._policed: _Needs | None = None  # of the world in force; None: not known, an earlier agent's
+        self._told: _Told | None = None  # what Envoy has taken up last
         self._late: dict[IPAddress, frozenset[str]] = {}
         self.world: World | None = None  # what the kernel has
 
@@ -124,7 +147,8 @@ class Applier:
             )
         self._policed = wanted
         if wanted | before != wanted:
-            await self._xds.publish(self._compile(enforced, world, wanted)[0])
+            self._told = self._compile(enforced, world, wanted)
+            await self._xds.publish(self._told.snapshot)
         return Applied(unexpressed=unexpressed, problems=problems)
 
     async def offer(self, world: World) -> Applied:
@@ -144,8 +168,9 @@ class Applier:
         return enforced, wanted, _Needs(everyone, everyone)
 
     async def _offer(self, enforced: Enforced, world: World, needs: _Needs) -> Applied:
-        snapshot, unexpressed = self._compile(enforced, world, needs)
-        answer = await self._answer(await self._xds.publish(snapshot))
+        telling = self._compile(enforced, world, needs)
+        unexpressed = tuple(telling.http.refused.items())
+        answer = await self._tell(telling)
         if answer.outcome is Outcome.NACKED:
             nacks = MappingProxyType({name: text for (_, name), text in answer.errors})
             return Applied(nacks, unexpressed=unexpressed)
@@ -154,11 +179,25 @@ class Applier:
         waiting = "Envoy runs, but has not answered to the last change yet"
         return Applied(unconfirmed=True, unexpressed=unexpressed, problems=(waiting,))
 
-    def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> tuple[Snapshot, _Unexpressed]:
-        """What Envoy is to have, and the rules that cannot be told to it."""
-        resources = self._compiler.compile(enforced, world.ipcache, needs.envoy)
-        tls = self._tls.resources(enforced, world.ipcache, needs.tls)
-        return resources.snapshot().joined(tls), tuple(resources.refused.items())
+    def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> _Told:
+        """What Envoy is to have."""
+        http = self._compiler.compile(enforced, world.ipcache, needs.envoy)
+        return _Told(http, self._tls.resources(enforced, world.ipcache, needs.tls))
+
+    async def _tell(self, telling: _Told) -> Settled:
+        """Publishes what Envoy is to have, step by step where header changes are about to be others; its answer."""
+        told, steps = self._told, [telling.snapshot]
+        if told is not None:
+            between = self._compiler.steps(told.http, telling.http)[:-1]
+            steps = [step.joined(tls) for step, tls in zip(between, (told.tls, telling.tls), strict=False)] + steps
+        for number, step in enumerate(steps, start=1):
+            answer = await self._answer(await self._xds.publish(step))
+            if not answer.acked:
+                if number < len(steps) and not self._envoy_runs():
+                    await self._xds.publish(steps[-1])  # there is nothing to get over for an Envoy that starts
+                return answer
+        self._told = telling
+        return answer
 
     def names_taken(self) -> None:
         """The names of the next world to `apply` are those of this moment: only what is learned from now on is late."""

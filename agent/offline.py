@@ -43,8 +43,8 @@ def check(
     """Every problem of these documents, in their order.
 
     With workloads these are all that there is to a node, and it is told what only the whole can show: selectors that
-    nobody matches, rules without any effect and secrets that are missing. With `grpc` also rules about a gRPC service or
-    method that is not among these.
+    nobody matches, rules without any effect and secrets that are missing. With `grpc` also rules about a gRPC service
+    or method that is not among these.
     """
     intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory(), grpc)
     if not intake.workloads:

@@ -1,7 +1,8 @@
 """How Envoy is told: policies compiled into Envoy resources, and the server that keeps every Envoy in step."""
 
+from .change_filter import Policed
 from .errors import SocketError, UnknownRevision, WireError, XdsError
-from .rbac import FILTERS, NodeCompiler, NodeResources, Policed, compile_node, policed_by
+from .rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
 from .regex import spoken_regexes
 from .rule_name import denied_by, names_a_rule
 from .server import Outcome, Settled, XdsServer

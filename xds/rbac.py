@@ -6,18 +6,15 @@ endpoint that is policed in a direction gets the whole verdict of that direction
 right on its own whatever the kernel sends; every other address is allowed, because the kernel has judged it.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/rbac_filter
 
-What header matches do instead of failing is another tree of the same shape, in a filter behind the RBAC filter of its
-direction (see change_tree): both judge the request as it came there, and the server's policy what the client's left.
+What header matches do instead of failing is another filter behind the RBAC filter of its direction (see change_filter):
+both judge the request as it came there, and the server's policy what the client's left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from socket import AF_INET, AF_INET6, inet_ntop
 from types import MappingProxyType
-from typing import TypeAlias
 
 from ..policies.endpoint_policy import (
     Direction,
@@ -31,11 +28,11 @@ from ..policies.endpoint_policy import (
 )
 from ..policies.identity import IPNetwork
 from ..policies.proxy_kind import clash
-from ..policies.workload import Endpoint, IPAddress
-from .change_tree import Acting, TooManyChanges, acting_rules, change_tree
-from .flow_tree import coverings, flow_tree
+from ..policies.workload import Endpoint
+from .address import as_envoy_prints
+from .change_filter import ChangeCompiler, Compiled, Policed
+from .flow_tree import flow_tree
 from .fragment_cache import FragmentCache
-from .header_change import NOTHING
 from .http_tree import Condition, conditions, http_tree
 from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, Input, OnMatch, exact_map, extension
 from .peers import PrefixIndex
@@ -44,13 +41,8 @@ from .rule_name import NOT_POLICED, default_allow, no_rule_matched, none_of_thes
 from .snapshot import FILTER_CONFIG, Resource, Snapshot
 from .wire import frame
 
-Policed: TypeAlias = frozenset[tuple[str, Direction]]  # (endpoint key, direction)
-
 FILTERS: Mapping[Direction, str] = MappingProxyType(
     {Direction.EGRESS: "lockgate.http.egress", Direction.INGRESS: "lockgate.http.ingress"}
-)
-CHANGES: Mapping[Direction, str] = MappingProxyType(
-    {direction: f"{name}.headers" for direction, name in FILTERS.items()}
 )
 _OWN: Mapping[Direction, Input] = MappingProxyType(
     {Direction.EGRESS: DIRECT_SOURCE_IP, Direction.INGRESS: DESTINATION_IP}
@@ -62,11 +54,15 @@ _PEER: Mapping[Direction, Input] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class NodeResources:
-    """The filters, ready to publish, and the rules that could not be expressed: what they cover is denied meanwhile."""
+    """The filters, ready to publish, and the rules that could not be expressed: what they cover is denied meanwhile.
+
+    `made_of` is what they were compiled from.
+    """
 
     filters: Mapping[Direction, Resource]
     changes: Mapping[Direction, Resource]
     refused: Mapping[RuleOrigin, str]
+    made_of: Compiled
 
     def snapshot(self) -> Snapshot:
         """The filters as what the server publishes."""
@@ -100,10 +96,9 @@ class NodeCompiler:
         self._indexes_at = 0
         self._subtrees = FragmentCache[tuple[str, Direction, int, int, int], OnMatch]()
         self._unions = FragmentCache[tuple[int, ...], OnMatch | None]()
-        self._changing = FragmentCache[tuple[str, Direction, int, int, int], OnMatch]()
-        self._changes = FragmentCache[tuple[int, ...], OnMatch | None]()
-        self._rules = FragmentCache[int, _Expressed]()
+        self._rules = FragmentCache[int, tuple[Condition, ...]]()
         self._halves = FragmentCache[int, _Half]()
+        self._headers = ChangeCompiler()
 
     def compile(
         self,
@@ -122,26 +117,40 @@ class NodeCompiler:
             self._indexes = {version: PrefixIndex(self._ipcache, version) for version in (4, 6)}
             self._indexes_at += 1
         self._seen = ipcache
+        made_of = Compiled(endpoints, ipcache, policed)
         refused: dict[RuleOrigin, str] = {}
         filters: dict[Direction, Resource] = {}
         changes: dict[Direction, Resource] = {}
         for direction in (Direction.EGRESS, Direction.INGRESS):
-            enforced = [pair for pair in endpoints if (pair[0].key, direction) in policed]
-            filters[direction] = self._filter(direction, enforced, refused)
-            changes[direction] = self._changing_filter(direction, enforced)
-        self._forget_all_but(half for _, policy in endpoints for half in (policy.ingress, policy.egress))
-        return NodeResources(MappingProxyType(filters), MappingProxyType(changes), MappingProxyType(refused))
+            filters[direction] = self._filter(direction, made_of.halves(direction), refused)
+            changes[direction] = self._headers.filter(direction, made_of, self._indexes, self._indexes_at)
+        self._forget_all_but([half for _, policy in endpoints for half in (policy.ingress, policy.egress)])
+        return NodeResources(MappingProxyType(filters), MappingProxyType(changes), MappingProxyType(refused), made_of)
+
+    def steps(self, before: NodeResources | None, after: NodeResources) -> list[Snapshot]:
+        """What to publish, one after the other as Envoy takes each up, to get from the one to the other.
+
+        At every moment a request that either policy allows gets at least the changes to its headers that this policy
+        asks for. `before` None: it is not known what Envoy has.
+        """
+        if before is None or before.changes == after.changes:
+            return [after.snapshot()]
+        bridge = [self._headers.bridge(direction, before.made_of, after.made_of) for direction in Direction]
+        return [
+            Snapshot.of((*bridge, *before.filters.values())),
+            Snapshot.of((*bridge, *after.filters.values())),
+            after.snapshot(),
+        ]
 
     def _filter(
         self,
         direction: Direction,
-        endpoints: Sequence[tuple[Endpoint, EndpointPolicy]],
+        endpoints: Sequence[tuple[Endpoint, DirectionPolicy]],
         refused: dict[RuleOrigin, str],
     ) -> Resource:
         trees: dict[str, OnMatch] = {}
         claimed: dict[str, str] = {}
-        for endpoint, policy in sorted(endpoints, key=lambda pair: pair[0].key):
-            half = policy.direction(direction)
+        for endpoint, half in endpoints:
             refused.update(self._half(half).refused)
             for address in endpoint.ips:
                 key = as_envoy_prints(address)
@@ -169,42 +178,6 @@ class NodeCompiler:
             return self._verdict(covering, unmatched, uncovered, refused)
 
         return flow_tree(_PEER[direction], self._indexes[version], half.rules, verdict, uncovered, unmatched)
-
-    def _changing_filter(self, direction: Direction, endpoints: Sequence[tuple[Endpoint, EndpointPolicy]]) -> Resource:
-        trees: dict[str, OnMatch] = {}
-        for endpoint, policy in sorted(endpoints, key=lambda pair: pair[0].key):
-            half = policy.direction(direction)
-            if self._half(half).acting:
-                for address in endpoint.ips:
-                    key = (endpoint.key, direction, address.version, id(half), self._indexes_at)
-                    tree = self._changing.get(
-                        key, half, partial(self._build_changing, direction, half, address.version)
-                    )
-                    trees.setdefault(as_envoy_prints(address), tree)
-        name = CHANGES[direction]
-        composite = frame(2, exact_map(_OWN[direction], trees)) if trees else b""
-        body = extension(name, "envoy.extensions.filters.http.composite.v3.Composite", composite)
-        return Resource(FILTER_CONFIG, name, body)
-
-    def _build_changing(self, direction: Direction, half: DirectionPolicy, version: int) -> OnMatch:
-        """What request rules do to headers. Deny rules are not asked: a request they deny is gone before."""
-
-        def say(covering: Sequence[ResolvedRule]) -> OnMatch:
-            return self._change(covering) or NOTHING
-
-        acting = self._half(half).acting
-        return flow_tree(_PEER[direction], self._indexes[version], acting, say, NOTHING, NOTHING)
-
-    def _change(self, covering: Sequence[ResolvedRule]) -> OnMatch | None:
-        """What the rules do together; None when that is more than a filter can hold."""
-
-        def make() -> OnMatch | None:
-            try:
-                return change_tree([acting for rule in covering for acting in self._expressed(rule).acting])
-            except TooManyChanges:
-                return None
-
-        return self._changes.get(tuple(id(rule) for rule in covering), tuple(covering), make)
 
     def _verdict(
         self,
@@ -234,70 +207,40 @@ class NodeCompiler:
             tuple(id(rule) for rule in covering),
             tuple(covering),
             lambda: http_tree(
-                [condition for rule in covering for condition in self._expressed(rule).conditions],
+                [condition for rule in covering for condition in self._expressed(rule)],
                 deny(none_of_these_matched([rule.origin for rule in covering])),
             ),
         )
 
-    def _expressed(self, rule: ResolvedRule) -> _Expressed:
+    def _expressed(self, rule: ResolvedRule) -> tuple[Condition, ...]:
         return self._rules.get(id(rule), rule, lambda: _express(rule))
 
     def _half(self, half: DirectionPolicy) -> _Half:
         return self._halves.get(id(half), half, lambda: self._read_half(half))
 
     def _read_half(self, half: DirectionPolicy) -> _Half:
-        acting = tuple(rule for rule in half.rules if self._expressed(rule).acting)
-        refused = {
-            rule.origin: _TOO_MANY
-            for covering in coverings(acting)
-            if self._change(covering) is None
-            for rule in covering
-        }
-        return _Half(frozenset(id(rule) for rule in half.rules), acting, refused)
+        return _Half(frozenset(id(rule) for rule in half.rules), self._headers.impossible(half))
 
-    def _forget_all_but(self, halves: Iterable[DirectionPolicy]) -> None:
+    def _forget_all_but(self, halves: Sequence[DirectionPolicy]) -> None:
         live = {id(half): self._half(half).rules for half in halves}
         rules = frozenset[int]().union(*live.values())
         self._subtrees.keep(lambda key: key[3] in live and key[4] == self._indexes_at)
         self._unions.keep(rules.issuperset)
-        self._changing.keep(lambda key: key[3] in live and key[4] == self._indexes_at)
-        self._changes.keep(rules.issuperset)
         self._rules.keep(rules.__contains__)
         self._halves.keep(live.__contains__)
-
-
-def as_envoy_prints(address: IPAddress) -> str:
-    """The spelling of Envoy's IP inputs (inet_ntop); Python's own differs for IPv6 addresses that end in IPv4."""
-    return inet_ntop(AF_INET if address.version == 4 else AF_INET6, address.packed)
-
-
-_TOO_MANY = (
-    "more header changes can come together on one port than Envoy takes, so all requests there are denied; "
-    "write fewer rules with a mismatch action that the same request can match"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Expressed:
-    """One rule as conditions, and as what it does to headers."""
-
-    conditions: tuple[Condition, ...] = ()
-    acting: tuple[Acting, ...] = ()
+        self._headers.forget_all_but(halves, self._indexes_at)
 
 
 @dataclass(frozen=True, slots=True)
 class _Half:
-    """What is read off one direction's policy once: the ids of its rules, those that change headers, and those that
-    were refused."""
+    """What is read off one direction's policy once: the ids of its rules, and those that were refused."""
 
     rules: frozenset[int]
-    acting: tuple[ResolvedRule, ...]
     refused: Mapping[RuleOrigin, str]
 
 
-def _express(rule: ResolvedRule) -> _Expressed:
+def _express(rule: ResolvedRule) -> tuple[Condition, ...]:
     """A rule of another L7 kind, or one about TLS, matches no plain HTTP request."""
     if not isinstance(rule.l7, HttpRules) or rule.tls is not None:
-        return _Expressed()
-    name = str(rule.origin)
-    return _Expressed(tuple(conditions(name, rule.l7)), tuple(acting_rules(name, rule.l7)))
+        return ()
+    return tuple(conditions(str(rule.origin), rule.l7))

@@ -15,11 +15,12 @@ from ..policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolic
 from ..policies.identity import IPNetwork
 from ..policies.proxy_kind import clash
 from ..policies.workload import Endpoint
+from .address import as_envoy_prints
+from .change_filter import Policed
 from .flow_tree import flow_tree
 from .fragment_cache import FragmentCache
 from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, Input, OnMatch, exact_map, extension
 from .peers import PrefixIndex
-from .rbac import Policed, as_envoy_prints
 from .rbac_action import allow, deny
 from .rule_name import NOT_POLICED, default_allow, no_rule_matched
 from .server_name import server_name_tree

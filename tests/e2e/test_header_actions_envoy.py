@@ -40,7 +40,7 @@ from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
 )
 from lockgate.tests.e2e.redirected_envoy import settings as bootstrap_settings
 from lockgate.tests.unit.xds.policy_strategies import changing_directions, endpoint, ipcache, origin, requests
-from lockgate.xds import NodeCompiler, NodeResources, XdsServer, policed_by
+from lockgate.xds import NodeCompiler, NodeResources, Snapshot, XdsServer, policed_by
 
 PORT = 8080
 WAIT = 15.0
@@ -68,6 +68,7 @@ class Node:
         self.xds = XdsServer(run_dir / "xds.sock")
         self.admin: Admin | None = None
         self._compiler = NodeCompiler()
+        self._told: NodeResources | None = None
         self._streams: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,9 +89,14 @@ class Node:
     async def enforce(self, ingress: DirectionPolicy, egress: DirectionPolicy) -> NodeResources:
         pairs = [(THE_SERVER, EndpointPolicy(ingress=ingress)), (THE_CLIENT, EndpointPolicy(egress=egress))]
         resources = self._compiler.compile(pairs, CACHE, policed_by(pairs))
-        settled = await self.xds.settled(await self.xds.publish(resources.snapshot()), WAIT)
-        assert settled.acked, settled
+        for step in self._compiler.steps(self._told, resources):
+            await self.tell(step)
+        self._told = resources
         return resources
+
+    async def tell(self, snapshot: Snapshot) -> None:
+        settled = await self.xds.settled(await self.xds.publish(snapshot), WAIT)
+        assert settled.acked, settled
 
     async def ask(self, source: str, request: HttpRequest) -> Answer:
         if source not in self._streams:
@@ -251,3 +257,54 @@ async def test_a_change_of_policy_and_its_headers_reach_a_live_connection(run_di
         assert (await node.admin.stats(r"lockgate_http_ipv4\.downstream_cx_total$")) == {
             "listener.lockgate_http_ipv4.downstream_cx_total": 1
         }
+
+
+async def test_no_request_slips_through_unchanged_while_policies_change(run_dir: Path) -> None:
+    """Envoy takes up the verdicts and the changes at two moments, in whichever order."""
+    policies = {
+        path: acting(HeaderMatch("x-role", path, MismatchAction.REPLACE), path=path, name=path[1:])
+        for path in ("/a", "/b")
+    }
+    seen = Counter[tuple[str, str]]()
+    async with running(run_dir) as node:
+        await node.enforce(policies["/a"], OPEN)
+
+        async def load(source: str, path: str) -> None:
+            request = HttpRequest("GET", path, "api", {"x-role": "forged"})
+            while True:
+                answer = await node.ask(source, request)
+                seen[path, answer.headers.get("x-role", str(answer.status))] += 1
+
+        tasks = [asyncio.create_task(load(CLIENT, "/a")), asyncio.create_task(load(OTHER_CLIENT, "/b"))]
+        for number in range(60):
+            await node.enforce(policies["/b" if number % 2 == 0 else "/a"], OPEN)
+            await asyncio.sleep(0.005)
+        for task in tasks:
+            assert not task.done()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert {answer for path, answer in seen if path == "/a"} == {"/a", "403"}
+    assert {answer for path, answer in seen if path == "/b"} == {"/b", "403"}
+
+
+async def test_changes_of_two_policies_that_are_too_many_are_a_denial(run_dir: Path) -> None:
+    def many(first: int) -> DirectionPolicy:
+        headers = (HeaderMatch(f"x-{number}", "1", MismatchAction.REPLACE) for number in range(first, first + 9))
+        rules = tuple(HttpRule(f"/.*{header.name[2:]}.*", headers=(header,)) for header in headers)
+        span = (PortSpan(Protocol.TCP, PORT, PORT),)
+        return DirectionPolicy(True, (ResolvedRule(origin("many"), False, None, span, HttpRules(rules)),))
+
+    compiler = NodeCompiler()
+    pairs = [[(THE_SERVER, EndpointPolicy(ingress=many(first)))] for first in (0, 9)]
+    before, after = (compiler.compile(each, CACHE, policed_by(each)) for each in pairs)
+    async with running(run_dir) as node:
+        statuses = []
+        for step in (before.snapshot(), *compiler.steps(before, after)):
+            await node.tell(step)
+            statuses.append((await node.ask(CLIENT, HttpRequest("GET", "/0-9", "api"))).status)
+        assert statuses == [200, 403, 403, 200]
+        await until("both are logged", lambda: times_logged(run_dir, "lockgate:header-changes-of-two-policies", 2))
+
+
+async def times_logged(run_dir: Path, text: str, times: int) -> bool:
+    return (run_dir / FILE_NAME).read_text().count(text) == times

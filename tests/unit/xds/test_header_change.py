@@ -19,7 +19,7 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from lockgate.envoy import access_log, http_listener
 from lockgate.policies.endpoint_policy import HeaderMatch, MismatchAction
 from lockgate.policies.header_action import HeaderAction
-from lockgate.xds import header_change, header_condition, rbac
+from lockgate.xds import change_filter, header_change, header_condition, rbac
 from lockgate.xds.header_change import NOTHING, Change, changes
 
 ADD, DELETE, LOG, REPLACE = MismatchAction.ADD, MismatchAction.DELETE, MismatchAction.LOG, MismatchAction.REPLACE
@@ -87,4 +87,7 @@ def test_the_names_that_the_bootstrap_shares() -> None:
     assert header_condition.ABSENT_FORWARDED_PROTO == http_listener.ABSENT_FORWARDED_PROTO
     listener = http_listener.HttpListener()
     assert tuple(rbac.FILTERS.values()) == (listener.egress_slot, listener.ingress_slot)
-    assert tuple(rbac.CHANGES.values()) == (f"{listener.egress_slot}.headers", f"{listener.ingress_slot}.headers")
+    assert tuple(change_filter.CHANGES.values()) == (
+        f"{listener.egress_slot}.headers",
+        f"{listener.ingress_slot}.headers",
+    )

@@ -35,8 +35,9 @@ from lockgate.tests.unit.xds.policy_strategies import (
     origin,
     requests,
 )
+from lockgate.xds.change_filter import CHANGES
 from lockgate.xds.header_condition import ABSENT_FORWARDED_PROTO
-from lockgate.xds.rbac import CHANGES, FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
+from lockgate.xds.rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
 from lockgate.xds.rule_name import NOT_POLICED
 from lockgate.xds.snapshot import FILTER_CONFIG, Resource
 
