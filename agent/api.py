@@ -8,6 +8,10 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from ..envoy.errors import EnvoyError
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
 
 class View(Protocol):
     """What the API shows; every method returns JSON types."""
@@ -22,14 +26,21 @@ class View(Protocol):
     async def dns(self) -> Any: ...
 
 
+class Exposes(Protocol):
+    """Metrics in Prometheus' text format: the agent's with the chosen ones of Envoy, and all of Envoy's."""
+
+    async def text(self) -> bytes: ...
+    async def envoy(self) -> bytes: ...
+
+
 class NoSuchPolicyError(LookupError):
     """Raised by `View.policy`; the message is for the user."""
 
 
 class LocalApi:
-    """Serves `view` on `socket` between `start` and `stop`."""
+    """Serves `view` and `metrics` on `socket` between `start` and `stop`."""
 
-    def __init__(self, socket: Path, view: View) -> None:
+    def __init__(self, socket: Path, view: View, metrics: Exposes) -> None:
         self._socket = socket
         application = web.Application()
         for path, answer in (
@@ -43,6 +54,7 @@ class LocalApi:
         ):
             application.router.add_get(path, _handler(answer))
         application.router.add_get("/v1/policies/{name:.+}", _policy_handler(view))
+        add_metrics(application, metrics)
         self._runner = web.AppRunner(application, access_log=None)
 
     async def start(self) -> None:
@@ -71,5 +83,21 @@ def _policy_handler(view: View) -> Callable[[web.Request], Awaitable[web.Respons
             return web.json_response(await view.policy(request.match_info["name"]))
         except NoSuchPolicyError as error:
             return web.json_response({"error": str(error)}, status=404)
+
+    return handle
+
+
+def add_metrics(application: web.Application, metrics: Exposes) -> None:
+    """The two paths that a Prometheus reads."""
+    application.router.add_get("/metrics", _text_handler(metrics.text))
+    application.router.add_get("/metrics/envoy", _text_handler(metrics.envoy))
+
+
+def _text_handler(text: Callable[[], Awaitable[bytes]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(_: web.Request) -> web.Response:
+        try:
+            return web.Response(body=await text(), headers={"Content-Type": CONTENT_TYPE})
+        except EnvoyError as error:
+            return web.Response(text=f"{error}\n", status=503)
 
     return handle

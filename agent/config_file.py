@@ -17,6 +17,7 @@ class ConfigFile(TypedDict, total=False):
     tls_port: int
     dns_port: int
     dns_min_ttl: int
+    metrics_port: int
     concurrency: int
 
 
@@ -25,6 +26,7 @@ _LIMITS = {
     "tls_port": range(1, 65536),
     "dns_port": range(1, 65536),
     "dns_min_ttl": range(86401),
+    "metrics_port": range(65536),
     "concurrency": range(1025),
 }
 

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -35,12 +36,15 @@ from .dns.memory import NameMemory
 from .dns.names import Bounds, NameCache
 from .dns.proxy import DnsProxy
 from .dns.view import dns_view
+from .effect_watch import Effect, EffectWatch
 from .endpoints import discover
 from .errors import StateError
 from .host import make_run_dir, require_host, require_port
 from .intake import Intake, admit
 from .last_good import LastGood
 from .lock import AgentLock
+from .metrics import Exposition, Metrics
+from .metrics_port import MetricsPort
 from .settings import Settings
 from .tls_side import TlsSide
 from .view import NodeState, NodeView
@@ -63,7 +67,7 @@ class NodeAgent:
         self._intake = Intake()
         self._changed = asyncio.Event()
         self._look_again = True  # the node's interfaces may be others than in `_state.discovery`
-        self._state = NodeState(settings=settings)
+        self._state = NodeState(settings=settings, node=_node_id())
         self._names = NameCache(Bounds(shortest_ttl=settings.dns_min_ttl))
         self._rounds: list[asyncio.Event] = []  # set after a round of `_reconcile` that began later
 
@@ -94,7 +98,8 @@ class NodeAgent:
 
             datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir)
             stack.callback(datapath.close)
-            xds = XdsServer(settings.xds_socket)
+            metrics = Metrics()
+            xds = XdsServer(settings.xds_socket, metrics)
             await xds.start()
             stack.push_async_callback(xds.stop)
             envoy = EnvoyProcess(
@@ -119,16 +124,31 @@ class NodeAgent:
             )
             self._state.dns = partial(dns_view, dns, self._names)
             self._state.names_problem = lambda: learner.problem
-            api = LocalApi(settings.api_socket, NodeView(self._state, applier.kernel, xds))
-            await api.start()
-            stack.push_async_callback(api.stop)
+            changes = ChangeMaker(applier, last_good)
+            watch = EffectWatch(xds, _node_id(), settings.admin_socket, metrics.effect_seen)
+            self._state.effect = watch.effect
+            view = NodeView(self._state, applier.kernel, xds)
+            exposition = Exposition(
+                metrics, settings.admin_socket, view.status, view.datapath, lambda: _counts(watch.effect, changes)
+            )
+            for service in (
+                LocalApi(settings.api_socket, view, exposition),
+                MetricsPort(settings.metrics_port, exposition),
+            ):
+                await service.start()
+                stack.push_async_callback(service.stop)
+
+            def made(began: float) -> None:
+                metrics.change_made(time.monotonic() - began)
+                watch.changed(began)
 
             self._changed.set()
             tasks = [
                 asyncio.create_task(self._follow_store(), name="store"),
                 asyncio.create_task(self._follow_links(), name="links"),
                 asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
-                asyncio.create_task(self._reconcile(applier, last_good), name="reconcile"),
+                asyncio.create_task(self._reconcile(applier, last_good, changes, made), name="reconcile"),
+                asyncio.create_task(watch.run(), name="effect"),
                 asyncio.create_task(learner.run(), name="names"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
@@ -169,10 +189,12 @@ class NodeAgent:
             async with Admin(self._settings.admin_socket) as admin:
                 await admin.reopen_logs()
 
-    async def _reconcile(self, applier: Applier, last_good: LastGood) -> None:
+    async def _reconcile(
+        self, applier: Applier, last_good: LastGood, changes: ChangeMaker, made: Callable[[float], None]
+    ) -> None:
+        """`made` is told of every change that Envoy confirmed, with the time it began."""
         world: World | None = None
         state = self._state
-        changes = ChangeMaker(applier, last_good)
         while True:
             await self._until_changed()
             started = time.monotonic()
@@ -205,6 +227,8 @@ class NodeAgent:
                 _tell_applied(state, changed.applied, changed.world, time.monotonic() - started)
                 world = changed.world
                 state.finish(applier.world or world, changed.applied)
+                if state.settled:
+                    made(started)
                 if applier.late:
                     self._changed.set()  # Envoy may have to know
             state.refusals = changes.refusals
@@ -261,10 +285,23 @@ class NodeAgent:
 
 def _bootstrap(settings: Settings) -> bytes:
     return bootstrap(
-        BootstrapSettings(
-            run_dir=settings.run_dir, node_id=socket.gethostname(), http=HttpListener(port=settings.http_port)
-        )
+        BootstrapSettings(run_dir=settings.run_dir, node_id=_node_id(), http=HttpListener(port=settings.http_port))
     )
+
+
+def _node_id() -> str:
+    """How Envoy introduces itself."""
+    return socket.gethostname()
+
+
+def _counts(effect: Effect, changes: ChangeMaker) -> dict[str, int]:
+    """For `families_of`."""
+    return {
+        "looks": effect.looks,
+        "drift": len(effect.drifts),
+        "repaired": effect.repaired,
+        "searches": changes.searches,
+    }
 
 
 def _stop_signal() -> asyncio.Event:

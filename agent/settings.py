@@ -23,6 +23,7 @@ class Settings:
     tls_port: int = 15002  # of those for TLS
     dns_port: int = 15053  # of the DNS proxy in the agent, likewise, for UDP and TCP
     dns_min_ttl: int = 60  # seconds for which an address from a DNS answer is allowed at least
+    metrics_port: int = 0  # of the metrics on 127.0.0.1; 0 leaves them to the local API's socket
     concurrency: int = 0  # Envoy's worker threads; 0 is one for each core
 
     @property

@@ -16,6 +16,8 @@ from ..xds import XdsServer
 from .api import NoSuchPolicyError
 from .applier import Applied, Kernel
 from .containment import Refusal
+from .effect import Name
+from .effect_watch import Effect
 from .endpoints import Discovery
 from .intake import Intake
 from .settings import Settings
@@ -26,6 +28,7 @@ class NodeState:
     """The agent's own record of what it did; written by the agent, read by the view."""
 
     settings: Settings
+    node: str = ""  # how its Envoy introduces itself
     intake: Intake = field(default_factory=Intake)
     discovery: Discovery = field(default_factory=Discovery)
     world: World | None = None  # in force
@@ -37,6 +40,7 @@ class NodeState:
     names_problem: Callable[[], str] = str
     started: float = field(default_factory=time.monotonic)
     refusals: Mapping[PolicyKey, Refusal] = field(default_factory=dict)
+    effect: Effect = field(default_factory=Effect)
     enforced_on: dict[PolicyKey, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -193,6 +197,7 @@ class NodeView:
                         "state": str(resource.state),
                         "published": resource.published,
                         "held": resource.held,
+                        "in_force": self._in_force(client.node, entry.type_url, resource.name),
                         "error": resource.error,
                     }
                     for resource in entry.resources
@@ -201,6 +206,11 @@ class NodeView:
             for client in self._xds.status().clients
             for entry in client.types
         ]
+
+    def _in_force(self, node: str, type_url: str, name: str) -> str | None:
+        """The version that this node's Envoy said it has, when it was last asked; None for another node's."""
+        found = self._state.effect.in_force.get(Name(type_url, name))
+        return found.version if found is not None and node == self._state.node else None
 
     async def dns(self) -> dict[str, Any]:
         """What the DNS proxy did, and the names it has seen."""
@@ -264,6 +274,7 @@ class NodeView:
         problems += [str(problem) for lacking in state.intake.lacking.values() for problem in lacking]
         problems += state.discovery.problems
         problems += state.applied.problems
+        problems += map(str, state.effect.drifts)
         if state.memory_problem:
             problems.append(state.memory_problem)
         if problem := state.names_problem():

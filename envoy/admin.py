@@ -55,10 +55,11 @@ class Admin:
         """Version, state (LIVE, INITIALIZING ...), uptime and command line."""
         return await self._ask_json("/server_info")
 
-    async def config_dump(self, *, resource: str = "", name: str = "") -> dict[str, Any]:
+    async def config_dump(self, *, resource: str = "", name: str = "", mask: str = "") -> dict[str, Any]:
         """The whole configuration, or one `resource` field of it (ecds_filters, static_listeners ...); `name` is an RE2
-        over resource names."""
-        query = {key: value for key, value in (("resource", resource), ("name_regex", name)) if value}
+        over resource names, `mask` a FieldMask over each."""
+        asked = (("resource", resource), ("name_regex", name), ("mask", mask))
+        query = {key: value for key, value in asked if value}
         return await self._ask_json("/config_dump", query)
 
     async def clusters(self) -> dict[str, Any]:
@@ -79,9 +80,9 @@ class Admin:
         answer = await self._ask_json("/stats", query)
         return {entry["name"]: entry["value"] for entry in answer["stats"] if "name" in entry}
 
-    async def prometheus(self) -> str:
-        """Every statistic in Prometheus' text format."""
-        return await self._ask("GET", "/stats/prometheus")
+    async def prometheus(self, pattern: str = "") -> str:
+        """The statistics whose names match the RE2 `pattern` anywhere, in Prometheus' text format."""
+        return await self._ask("GET", "/stats/prometheus", {"filter": pattern} if pattern else {})
 
     async def logging(self, level: str = "", logger: str = "") -> dict[str, str]:
         """Level of each logger; with `level`, first set it, for `logger` or for all."""

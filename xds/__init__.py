@@ -2,23 +2,27 @@
 
 from .change_filter import Policed
 from .errors import SocketError, UnknownRevision, WireError, XdsError
+from .observer import Observer
 from .rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
 from .regex import spoken_regexes
 from .rule_name import denied_by, names_a_rule
 from .server import Outcome, Settled, XdsServer
-from .snapshot import CLUSTER, FILTER_CONFIG, LISTENER, SECRET, Resource, Snapshot
+from .snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from .status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
 from .tls_rbac import TlsCompiler, tls_policed_by
 
 __all__ = [
     "CLUSTER",
+    "ENDPOINTS",
     "FILTERS",
     "FILTER_CONFIG",
     "LISTENER",
+    "ROUTE",
     "SECRET",
     "ClientStatus",
     "NodeCompiler",
     "NodeResources",
+    "Observer",
     "Outcome",
     "Policed",
     "Resource",

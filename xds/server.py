@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -25,6 +25,7 @@ from .conversation import Conversation
 from .delta import DeltaStream
 from .errors import SocketError, UnknownRevision, WireError
 from .node_memory import NodeMemory
+from .observer import NobodyWatches, Observer
 from .service import SERVICES
 from .snapshot import Snapshot
 from .sotw import SotwStream
@@ -81,8 +82,9 @@ class _Published:
 class XdsServer:
     """Serves one snapshot to every client that connects. Use from one event loop."""
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, observer: Observer | None = None) -> None:
         self._path = socket_path
+        self._observer = observer or NobodyWatches()
         self._server: grpc.aio.Server | None = None
         self._latest = _Published(0, Snapshot())
         self._clients: dict[int, _Client] = {}
@@ -152,6 +154,15 @@ class XdsServer:
             tuple(client.status(self._latest.snapshot) for client in self._clients.values()),
         )
 
+    def send_again(self, node: str, type_url: str, names: Iterable[str]) -> None:
+        """Send what is published of these to a node's streams once more, though they confirmed it."""
+        names = tuple(names)
+        for client in self._clients.values():
+            subscription = client.stream.subscriptions.get(type_url)
+            if client.node == node and subscription is not None:
+                subscription.owe(names)
+                client.wake.set()
+
     async def stop(self) -> None:
         """Close every stream and remove the socket. Clients keep what they have."""
         if self._server is not None:
@@ -192,7 +203,7 @@ class XdsServer:
         context: grpc.aio.ServicerContext[bytes, bytes],
     ) -> None:
         """One stream, from its first request to its end; `type_url` is empty where requests say it."""
-        client = _Client(self._memories, variant, type_url)
+        client = _Client(self._memories, self._observer, variant, type_url)
         self._clients[id(client)] = client
         try:
             await self._serve(client, context)
@@ -203,6 +214,7 @@ class XdsServer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             del self._clients[id(client)]
+            self._observer.left(id(client))
             _log.info("xDS client %s left", client.node or "without a node id")
             self._tell_watchers()
 
@@ -238,14 +250,22 @@ class XdsServer:
             client.status(latest.snapshot)
             self._tell_watchers()
             for response in responses:
+                self._observer.sent(id(client), response.type_url, response.nonce)
                 await context.write(response.encode())
 
 
 class _Client:
     """One stream and what is known about it."""
 
-    def __init__(self, memories: dict[str, NodeMemory], variant: type[Conversation[Any]], type_url: str) -> None:
+    def __init__(
+        self,
+        memories: dict[str, NodeMemory],
+        observer: Observer,
+        variant: type[Conversation[Any]],
+        type_url: str,
+    ) -> None:
         self.node = ""
+        self._observer = observer
         self.wake = asyncio.Event()
         self.stream: Conversation[Any] = variant(NodeMemory())  # until the first request tells the node
         self._variant = variant
@@ -266,7 +286,10 @@ class _Client:
             self.node = request.node.id if request.node is not None else ""
             self.stream = self._variant(self._memories.setdefault(self.node, NodeMemory()))
             _log.info("xDS client %s connected", self.node or "without a node id")
-        return self.stream.receive(request)
+        nack = self.stream.receive(request)
+        if request.nonce:
+            self._observer.answered(id(self), request.type_url, request.nonce, refused=request.error is not None)
+        return nack
 
     def status(self, snapshot: Snapshot) -> ClientStatus:
         """What it has now."""

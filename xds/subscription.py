@@ -241,6 +241,13 @@ class Subscription:
         """True when a response has not been answered yet."""
         return bool(self._sent)
 
+    def owe(self, names: Iterable[str]) -> None:
+        """The client needs what it holds of these once more."""
+        for name in names:
+            if self._wants(name) and self._known.get(name) is not None:
+                self._owed.add(name)
+                self._look_at.add(name)
+
     def wants_all(self, names: Iterable[str]) -> bool:
         """True when the client asked for every one of these names."""
         return self._wildcard or self._named.issuperset(names)

@@ -43,7 +43,8 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
 
 @app.command()
 def resources(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Every resource that an Envoy asked for: the version that is published and the one it holds."""
+    """Every resource that an Envoy asked for: the version that is published, the one it confirmed, and the
+    one that it said it enforces when it was last asked."""
     rows = [
         {"node": entry["node"], "type": entry["type"], **resource}
         for entry in ask(run_dir, "/v1/xds")
@@ -53,7 +54,7 @@ def resources(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) ->
         data(rows, output)
         return
     table(
-        ("NODE", "TYPE", "NAME", "STATE", "PUBLISHED", "HELD", "ERROR"),
+        ("NODE", "TYPE", "NAME", "STATE", "PUBLISHED", "HELD", "IN FORCE", "ERROR"),
         (
             (
                 row["node"],
@@ -62,6 +63,7 @@ def resources(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) ->
                 row["state"],
                 row["published"] or "-",
                 row["held"] or "-",
+                row["in_force"] or "-",
                 row["error"] or "-",
             )
             for row in rows

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from lockgate.agent.api import LocalApi, NoSuchPolicyError
 from lockgate.agent.client import ask
-from lockgate.agent.errors import InputError, UnreachableError
+from lockgate.agent.errors import HostError, InputError, UnreachableError
+from lockgate.agent.metrics_port import MetricsPort
+from lockgate.envoy.errors import AdminUnreachableError
 
 
 class Answers:
@@ -44,9 +48,19 @@ class Answers:
         return {"asked": "dns"}
 
 
+class Numbers:
+    """Metrics, while no Envoy answers."""
+
+    async def text(self) -> bytes:
+        return b"lockgate_ready 1\n"
+
+    async def envoy(self) -> bytes:
+        raise AdminUnreachableError("Envoy does not answer")
+
+
 @pytest.fixture
 async def run_dir(tmp_path: Path) -> AsyncIterator[Path]:
-    api = LocalApi(tmp_path / "agent.sock", Answers())
+    api = LocalApi(tmp_path / "agent.sock", Answers(), Numbers())
     await api.start()
     yield tmp_path
     await api.stop()
@@ -89,7 +103,7 @@ async def test_a_socket_that_a_killed_agent_left_is_no_agent_and_is_replaced(tmp
     (tmp_path / "agent.sock").touch()
     with pytest.raises(UnreachableError, match="Connection refused"):
         await asked(tmp_path, "/v1/status")
-    api = LocalApi(tmp_path / "agent.sock", Answers())
+    api = LocalApi(tmp_path / "agent.sock", Answers(), Numbers())
     await api.start()
     assert await asked(tmp_path, "/v1/status") == {"asked": "status"}
     await api.stop()
@@ -103,3 +117,36 @@ async def test_somebody_who_does_not_speak_http(tmp_path: Path) -> None:
     async with await asyncio.start_unix_server(hang_up, tmp_path / "agent.sock"):
         with pytest.raises(UnreachableError, match="no agent answers"):
             await asked(tmp_path, "/v1/status")
+
+
+async def got(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
+    async with session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_metrics_are_on_the_socket(run_dir: Path) -> None:
+    connector = aiohttp.UnixConnector(str(run_dir / "agent.sock"))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        assert await got(session, "http://agent/metrics") == (200, "lockgate_ready 1\n")
+        assert await got(session, "http://agent/metrics/envoy") == (503, "Envoy does not answer\n")
+
+
+async def test_metrics_on_a_port_and_nothing_else_there() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        with pytest.raises(HostError, match=f"metrics_port 127.0.0.1:{port} cannot be used .another program has it"):
+            probe.listen()
+            await MetricsPort(port, Numbers()).start()
+    served = MetricsPort(port, Numbers())
+    await served.start()
+    async with aiohttp.ClientSession() as session:
+        assert await got(session, f"http://127.0.0.1:{port}/metrics") == (200, "lockgate_ready 1\n")
+        assert (await got(session, f"http://127.0.0.1:{port}/v1/status"))[0] == 404
+    await served.stop()
+
+
+async def test_no_port_is_none() -> None:
+    served = MetricsPort(0, Numbers())
+    await served.start()
+    await served.stop()

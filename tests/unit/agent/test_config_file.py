@@ -34,7 +34,10 @@ def test_no_file_is_an_empty_one() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("httpPort: 15001", "unknown key httpPort; known are concurrency, dns_min_ttl, dns_port, http_port, tls_port"),
+        (
+            "httpPort: 15001",
+            "unknown key httpPort; known are concurrency, dns_min_ttl, dns_port, http_port, metrics_port, tls_port",
+        ),
         ("http_port: 0", "http_port: write a number from 1 to 65535"),
         ("http_port: 65536", "http_port: write a number from 1 to 65535"),
         ("http_port: '15001'", "http_port: write a number from 1 to 65535"),

@@ -1,0 +1,126 @@
+"""Asks Envoy what is in force, after every change and at intervals, and sends again what it has lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..envoy.admin import Admin
+from ..envoy.errors import AdminError
+from ..envoy.in_force import InForce, named_query, read_versions, versions_query
+from ..xds import XdsServer
+from .effect import Drift, Name, confirmed, drifted
+
+log = logging.getLogger("lockgate.agent")
+
+INTERVAL = 10.0  # seconds; a look at ten thousand rules costs Envoy about a millisecond
+_PATIENCE = 0.05  # seconds until the first look is repeated after a change: Envoy's workers take it over after its ACK
+_LONGEST_PATIENCE = 1.0
+
+
+@dataclass(slots=True)
+class Effect:
+    """What the last look found; `looks` and `repaired` (resources that were sent again) count since the agent began."""
+
+    looks: int = 0
+    drifts: tuple[Drift, ...] = ()
+    repaired: int = 0
+    in_force: dict[Name, InForce] = field(default_factory=dict)
+    at: float = 0.0  # Unix time; 0 is never
+
+
+class EffectWatch:
+    """The watch over one node's Envoy, which asks for its configuration under the name `node`."""
+
+    def __init__(
+        self, xds: XdsServer, node: str, socket: Path, effective: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """`effective` is told how many seconds each change took from its beginning until Envoy had it in force."""
+        self._xds = xds
+        self._node = node
+        self._socket = socket
+        self._effective = effective
+        self._asked = asyncio.Event()
+        self._began: float | None = None  # when the oldest change began that has not been seen in force yet
+        self.effect = Effect()
+
+    def changed(self, began: float) -> None:
+        """A change that began at this monotonic time was acknowledged."""
+        self._began = began if self._began is None else min(self._began, began)
+        self._asked.set()
+
+    async def run(self) -> None:
+        """For as long as the agent lives."""
+        async with Admin(self._socket, timeout=5.0) as admin:
+            patience: float | None = None
+            while True:
+                try:
+                    async with asyncio.timeout(patience or INTERVAL):
+                        await self._asked.wait()
+                except TimeoutError:
+                    pass
+                else:
+                    patience = None
+                self._asked.clear()
+                try:
+                    drifts = await self.look(admin)
+                except AdminError as error:
+                    log.debug("Envoy was not asked what it has in force: %s", error)
+                    patience = None
+                    continue
+                if not drifts or patience == _LONGEST_PATIENCE:
+                    self._conclude(drifts)
+                    patience = None
+                else:
+                    patience = min(2 * patience, _LONGEST_PATIENCE) if patience else _PATIENCE
+
+    async def look(self, admin: Admin) -> tuple[Drift, ...]:
+        """Compares once. Raises AdminError."""
+        actual: dict[Name, InForce] = {}
+        before = self._confirmed()
+        asked = []
+        for type_url in sorted({resource.type_url for resource in before}):
+            names = {resource.name for resource in before if resource.type_url == type_url}
+            found = await self._versions(admin, type_url.rpartition(".")[2], names)
+            if found is not None:
+                actual |= {Name(type_url, name): version for name, version in found.items()}
+                asked.append(type_url)
+        # What was confirmed while we asked may or may not have been in force when the dump was made.
+        after = self._confirmed()
+        settled = {resource: version for resource, version in before.items() if after.get(resource) == version}
+        effect = self.effect
+        effect.looks += 1
+        effect.in_force, effect.at = actual, time.time()
+        return drifted(settled, actual, asked)
+
+    async def _versions(self, admin: Admin, kind: str, names: set[str]) -> dict[str, InForce] | None:
+        query = versions_query(kind)
+        if query is None:
+            return None
+        found = read_versions(await admin.config_dump(resource=query[0], mask=query[1]))
+        if kind == "TypedExtensionConfig" and (missing := names - found.keys()):
+            found |= read_versions(await admin.config_dump(name=named_query(missing), mask=query[0]))
+        return found
+
+    def _conclude(self, drifts: tuple[Drift, ...]) -> None:
+        effect = self.effect
+        for drift in drifts:
+            if drift not in effect.drifts:
+                log.error("%s", drift)
+            self._xds.send_again(self._node, drift.resource.type_url, (drift.resource.name,))
+        effect.repaired += len(drifts)
+        effect.drifts = drifts
+        if not drifts and self._began is not None and not self._asked.is_set():
+            began, self._began = self._began, None
+            self._effective(time.monotonic() - began)
+
+    def _confirmed(self) -> dict[Name, str]:
+        found: dict[Name, str] = {}
+        for client in self._xds.status().clients:
+            if client.node == self._node:
+                found |= confirmed(client)
+        return found
