@@ -23,6 +23,7 @@ from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
 from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts, readdressed
+from ..redirect.uplink import choose, interfaces
 from ..xds import (
     NodeCompiler,
     NodeResources,
@@ -88,6 +89,7 @@ class Kernel:
     """What the kernel holds at one moment: policed interfaces, entries by map, packets by what became of them."""
 
     attached: frozenset[int]
+    uplinks: frozenset[int]
     sizes: Mapping[str, int]
     counters: tuple[Counter, ...]
 
@@ -240,8 +242,33 @@ class Applier:
         """A look into the kernel, between two changes."""
         async with self._turn:
             return await self._in_thread(
-                lambda: Kernel(self._datapath.attached(), self._datapath.sizes(), self._datapath.counters())
+                lambda: Kernel(
+                    self._datapath.attached(),
+                    self._datapath.uplinks(),
+                    self._datapath.sizes(),
+                    self._datapath.counters(),
+                )
             )
+
+    async def uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
+        """Follows the node's interfaces; `named` are those the user chose. A sentence for each that failed."""
+        async with self._turn:
+            return await self._in_thread(lambda: self._sync_uplinks(named))
+
+    def _sync_uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
+        world = self.world
+        endpoints = {endpoint.ifindex for endpoint in world.endpoints} if world else set()
+        wanted = choose(interfaces(), endpoints | self._datapath.attached(), named)
+        problems = list(wanted.problems)
+        held = self._datapath.uplinks()
+        for ifindex in wanted.names.keys() - held:
+            try:
+                self._datapath.attach_uplink(ifindex)
+            except RedirectError as error:
+                problems.append(f"uplink {wanted.names[ifindex]}: {error}; requests that arrive there are dropped")
+        for ifindex in held - wanted.names.keys():
+            self._datapath.detach_uplink(ifindex)
+        return tuple(problems)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it."""

@@ -19,6 +19,7 @@ class ConfigFile(TypedDict, total=False):
     dns_min_ttl: int
     metrics_port: int
     concurrency: int
+    uplinks: tuple[str, ...]
 
 
 _LIMITS = {
@@ -50,9 +51,15 @@ def read_config(path: Path | None) -> ConfigFile:
         raise InputError(f"--config {path}: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(value, dict):
         raise InputError(f"--config {path}: write keys and values, as in 'http_port: 15001'")
+    known = ConfigFile.__annotations__
     for key, number in value.items():
-        if key not in _LIMITS:
-            raise InputError(f"--config {path}: unknown key {key}; known are {', '.join(sorted(_LIMITS))}")
+        if key not in known:
+            raise InputError(f"--config {path}: unknown key {key}; known are {', '.join(sorted(known))}")
+        if key == "uplinks":
+            if not isinstance(number, list) or not all(isinstance(name, str) for name in number):
+                raise InputError(f"--config {path}: uplinks: write a list of interfaces, as in 'uplinks: [eth0]'")
+            value[key] = tuple(number)
+            continue
         allowed = _LIMITS[key]
         if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
             raise InputError(f"--config {path}: {key}: write a number from {allowed.start} to {allowed.stop - 1}")

@@ -96,7 +96,7 @@ class NodeAgent:
             self._content = await self._store.read()
             stop = _stop_signal()
 
-            datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir)
+            datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir, settings.http_port)
             stack.callback(datapath.close)
             metrics = Metrics()
             xds = XdsServer(settings.xds_socket, metrics)
@@ -232,6 +232,7 @@ class NodeAgent:
                 if applier.late:
                     self._changed.set()  # Envoy may have to know
             state.refusals = changes.refusals
+            await self._follow_uplinks(applier)
             for event in waiting:
                 event.set()
             if state.settled:
@@ -240,6 +241,15 @@ class NodeAgent:
                     {key: each.policy if each.older else None for key, each in kept.items()}
                 )
                 state.memory_problem = await _remember(last_good, accepted, state.memory_problem)
+
+    async def _follow_uplinks(self, applier: Applier) -> None:
+        state = self._state
+        try:
+            problems = await applier.uplinks(self._settings.uplinks)
+        except RedirectError as error:
+            problems = (str(error),)
+        _tell_new(problems, state.uplink_problems)
+        state.uplink_problems = problems
 
     async def _bring(self, applier: Applier, names: Names) -> None:
         """Learned addresses into force: straight into the kernel where that is enough."""
@@ -255,7 +265,8 @@ class NodeAgent:
     async def _until_changed(self) -> None:
         """Waits for news, or until what went wrong is worth another try."""
         state = self._state
-        patience = _RETRY_SECONDS if state.applied.problems else _LOOK_SECONDS if state.discovery.problems else None
+        looks = state.discovery.problems or state.uplink_problems
+        patience = _RETRY_SECONDS if state.applied.problems else _LOOK_SECONDS if looks else None
         try:
             async with asyncio.timeout(patience):
                 await self._changed.wait()

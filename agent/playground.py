@@ -6,6 +6,10 @@ network is touched. A pod hangs on a routed veth, as with a CNI without a bridge
     lg-NAME (node)                                   lg-NAME-POD
     lo      10.200.0.1, fd00:200::1                  lo
     lgN-POD 169.254.1.1, fe80::1  ── veth ──  eth0   10.200.x.y/32, fd00:200::N/128, default via 169.254.1.1 / fe80::1
+
+If asked for, the world is behind an uplink, where it is the node's default router and may have any address:
+
+    uplink  192.0.2.1, 2001:db8::1  ── veth ──  eth0  192.0.2.9/24, 2001:db8::9/64, 10.200.0.0/16 via 192.0.2.1
 """
 
 from __future__ import annotations
@@ -31,6 +35,11 @@ from ..redirect.errors import NamespaceGoneError
 
 NODE_IPV4 = IPv4Address("10.200.0.1")
 NODE_IPV6 = IPv6Address("fd00:200::1")
+OUTSIDE_IPV4 = IPv4Address("192.0.2.9")
+OUTSIDE_IPV6 = IPv6Address("2001:db8::9")
+UPLINK = "uplink"
+_UPLINK_IPV4, _UPLINK_IPV6 = "192.0.2.1", "2001:db8::1"
+_PODS_IPV4, _PODS_IPV6 = "10.200.0.0/16", "fd00:200::/64"
 _HOP_IPV4 = "169.254.1.1"
 _HOP_IPV6 = "fe80::1"
 _FIRST_POD = 2  # .1 is the node
@@ -109,6 +118,17 @@ class Pod(Namespace):
         return entry
 
 
+@dataclass(eq=False)
+class Outside(Namespace):
+    """The world behind the node's uplink."""
+
+    ips: tuple[IPv4Address, IPv6Address] = (OUTSIDE_IPV4, OUTSIDE_IPV6)
+
+    def add_address(self, ip: IPv4Address | IPv6Address) -> None:
+        """Another host or pod elsewhere; bind to `ip` to be it. The node reaches it through its default router."""
+        netns.run_in(self.path, lambda: _add_address(str(ip), ip.max_prefixlen))
+
+
 class Playground:
     """A node (`.node`) and the pods added to it. Close it, or use it as a context manager.
 
@@ -121,6 +141,7 @@ class Playground:
             raise ValueError(f"playground name {name!r} may hold only a-z, 0-9 and _")
         self.name = name
         self.pods: list[Pod] = []
+        self._outside: Outside | None = None
         self._next = _FIRST_POD
         Playground.sweep(name)
         self.node = Namespace(f"lg-{name}")
@@ -159,6 +180,18 @@ class Playground:
         self.pods.append(pod)
         return pod
 
+    def outside(self) -> Outside:
+        """The world, which is made when it is first asked for."""
+        if self._outside is None:
+            made = Outside(netns=f"{self.node.netns}-outside")
+            _make_namespace(made.netns)
+            netns.run_in(made.path, lambda: _write_sysctls(_POD_SYSCTLS))
+            netns.run_in(self.node.path, lambda: _add_uplink(made))
+            netns.run_in(made.path, _configure_outside)
+            netns.run_in(self.node.path, _route_outside)
+            self._outside = made
+        return self._outside
+
     def remove(self, pod: Pod) -> None:
         """Take one pod away: its processes, its namespace and with it the veth."""
         _stop(pod._started)
@@ -171,7 +204,8 @@ class Playground:
 
     def close(self) -> None:
         """Stop every process in the node and its pods and remove the namespaces."""
-        _stop([process for namespace in (self.node, *self.pods) for process in namespace._started])
+        outside = (self._outside,) if self._outside else ()
+        _stop([process for namespace in (self.node, *self.pods, *outside) for process in namespace._started])
         self.pods.clear()
         Playground.sweep(self.name)
 
@@ -241,6 +275,36 @@ def _route_to(pod: Pod) -> None:
     with IPRoute() as routes:
         routes.route("add", dst=f"{pod.ipv4}/32", oif=pod.ifindex, scope=_SCOPE_LINK, prefsrc=str(NODE_IPV4))
         routes.route("add", dst=f"{pod.ipv6}/128", oif=pod.ifindex, prefsrc=str(NODE_IPV6), family=10)
+
+
+def _add_uplink(outside: Outside) -> None:
+    with IPRoute() as routes, outside.path.open("rb") as namespace:
+        routes.link("add", ifname=UPLINK, kind="veth", peer={"ifname": "eth0", "net_ns_fd": namespace.fileno()})
+        index: int = routes.link_lookup(ifname=UPLINK)[0]
+        routes.addr("add", index=index, address=_UPLINK_IPV4, prefixlen=24)
+        routes.addr("add", index=index, address=_UPLINK_IPV6, prefixlen=64, flags=_IFA_F_NODAD)
+        routes.link("set", index=index, state="up")
+
+
+def _configure_outside() -> None:
+    with IPRoute() as routes:
+        index: int = routes.link_lookup(ifname="eth0")[0]
+        routes.link("set", index=index, state="up")
+        routes.addr("add", index=index, address=str(OUTSIDE_IPV4), prefixlen=24)
+        routes.addr("add", index=index, address=str(OUTSIDE_IPV6), prefixlen=64, flags=_IFA_F_NODAD)
+        routes.route("add", dst=_PODS_IPV4, gateway=_UPLINK_IPV4, oif=index)
+        routes.route("add", dst=_PODS_IPV6, gateway=_UPLINK_IPV6, oif=index, family=10)
+
+
+def _route_outside() -> None:
+    with IPRoute() as routes:
+        routes.route("add", dst="default", gateway=str(OUTSIDE_IPV4))
+        routes.route("add", dst="default", gateway=str(OUTSIDE_IPV6), family=10)
+
+
+def _add_address(ip: str, length: int) -> None:
+    with IPRoute() as routes:
+        routes.addr("add", index=1, address=ip, prefixlen=length)
 
 
 def _stop(processes: Sequence[subprocess.Popen[Any]]) -> None:

@@ -25,6 +25,7 @@ class Settings:
     dns_min_ttl: int = 60  # seconds for which an address from a DNS answer is allowed at least
     metrics_port: int = 0  # of the metrics on 127.0.0.1; 0 leaves them to the local API's socket
     concurrency: int = 0  # Envoy's worker threads; 0 is one for each core
+    uplinks: tuple[str, ...] | None = None  # interfaces; None: all that carry a route and are no workload's
 
     @property
     def pin_dir(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class NodeState:
     revision: int = 0
     envoy: EnvoyStatus | None = None
     memory_problem: str = ""
+    uplink_problems: tuple[str, ...] = ()
     dns: Callable[[], dict[str, Any]] = dict
     names_problem: Callable[[], str] = str
     started: float = field(default_factory=time.monotonic)
@@ -106,6 +108,7 @@ class NodeView:
             },
             "datapath": {
                 "attached": len(kernel.attached),
+                "uplinks": len(kernel.uplinks),
                 "policy_entries": kernel.sizes["policy"],
                 "dropped": sum(counter.packets for counter in kernel.counters if counter.dropped),
             },
@@ -223,6 +226,7 @@ class NodeView:
         return {
             "pin_dir": str(self._state.settings.pin_dir),
             "interfaces": [each.interface for each in interfaces if each.ifindex in kernel.attached],
+            "uplinks": sorted(map(_interface, kernel.uplinks)),
             "maps": dict(kernel.sizes),
             "counters": [
                 {
@@ -275,6 +279,7 @@ class NodeView:
         problems += state.discovery.problems
         problems += state.applied.problems
         problems += map(str, state.effect.drifts)
+        problems += state.uplink_problems
         if state.memory_problem:
             problems.append(state.memory_problem)
         if problem := state.names_problem():
@@ -285,6 +290,13 @@ class NodeView:
                 f"Envoy refused the last change, the policies before it stay enforced: {state.applied.nack}"
             )
         return problems
+
+
+def _interface(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:  # it went in this moment
+        return str(ifindex)
 
 
 def _is_of(name: str, namespace: str, policy: Policy) -> bool:

@@ -1,12 +1,13 @@
-/* The two programs on the node's side of every endpoint's veth. What one decides the other relies on:
+/* The two programs on the node's side of every endpoint's veth, and the one on the node's uplinks. What one decides the
+ * others rely on:
  *
  *   pod A ──▶ from_pod(A): egress of A and ingress of B ──▶ routing ──▶ to_pod(B) ──▶ pod B
  *                   └──▶ proxy (client leg) ──▶ proxy (server leg, A's address) ──▶ to_pod(B) ──▶ pod B
+ *   outside ──▶ from_uplink: ingress of B, and then as above
  *
  * The proxy is Envoy, or the agent for DNS. A server elsewhere (outside, or on the node itself) answers to A's address;
- * to_pod(A) turns such an answer back to the proxy's socket. Other traffic that reaches an endpoint from elsewhere is
- * judged in to_pod. A program for the uplink can later steer it to Envoy first: it needs judge(), steer() and the
- * connections map, nothing else.
+ * from_uplink hands such an answer to the proxy's socket, and to_pod(A) turns back what came another way. What else
+ * reaches an endpoint past from_uplink is judged in to_pod, which cannot hand it to a proxy and drops it instead.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -19,7 +20,7 @@
 static __always_inline int done(int reason, enum hook hook)
 {
     count(reason, hook);
-    return reason <= REDIRECTED ? TC_ACT_OK : TC_ACT_SHOT;
+    return reason <= REDIRECTED || reason == REVOKED ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
 /* Judges the connection of `p` and fills `next`, what is to be remembered. Returns 0 or the reason to drop. */
@@ -57,18 +58,60 @@ static __always_inline int pass_judged(struct __sk_buff *skb, __u32 ifindex)
 static __always_inline int to_proxy(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int asks)
 {
     if (!p->error)
-        return steer(skb, p, proxy_port, 1, asks);
+        return steer(skb, p, proxy_port, asks);
     skb->mark = MARK_PROXY;
     return REDIRECTED;
+}
+
+/* True for what is left of a TCP connection that went past the proxies. */
+static __always_inline int is_direct(const struct packet *p, const struct track *t)
+{
+    return t->known && !p->syn && !p->error && !t->known->proxied && p->protocol == IPPROTO_TCP;
+}
+
+/* A live connection is no longer allowed, or not past the proxy. A listener, which knows nothing of it, resets who sent
+ * this; a reset goes on to the other end. */
+static __always_inline int revoke(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
+{
+    int reason;
+
+    if (p->reset)
+        return pass_judged(skb, ifindex);
+    reason = to_listening(skb, p, reset_port());
+    return reason == REDIRECTED ? REVOKED : reason;
+}
+
+/* Judges a packet on its way in, remembers its connection, and marks it for its way. */
+static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, const struct track *t,
+                                 const struct owner *src, const struct owner *dst, struct connection *next)
+{
+    struct verdict v = {};
+    int reason = judge_again(p, t, src, dst, next, &v);
+
+    if (reason == DROP_POLICY && is_direct(p, t))
+        return revoke(skb, p, dst->ifindex);
+    if (reason)
+        return reason;
+    if (v.verdict == REDIRECT) {
+        if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+            return DROP_NOT_TCP;
+        if (is_direct(p, t))
+            return revoke(skb, p, dst->ifindex);
+        next->proxied = 1;
+        next->proxy_port = v.proxy_port;
+    }
+    /* A connection that a proxy carries stays with it when the L7 rule goes. */
+    connections.update(&t->key, next);
+    if (next->proxied)
+        return to_proxy(skb, p, next->proxy_port, next->initiator == t->side);
+    return pass_judged(skb, dst->ifindex);
 }
 
 static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet *p)
 {
     struct connection next = {.revision = current_revision()};
     struct owner *src, *dst;
-    struct verdict v = {};
     struct track t;
-    int reason;
 
     if (p->error == FROM_PATH)
         return DROP_SPOOFED; /* a pod is an end, never a router */
@@ -91,22 +134,7 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
     dst = find_owner(&p->dst);
     if (!dst || !dst->identity)
         return DROP_ADDRESS;
-    reason = judge_again(p, &t, src, dst, &next, &v);
-    if (reason)
-        return reason;
-    if (v.verdict == REDIRECT && p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
-        return DROP_NOT_TCP;
-    if (v.verdict == REDIRECT && t.known && !p->syn && !t.known->proxied && p->protocol == IPPROTO_TCP)
-        return steer_tcp(skb, p, v.proxy_port, 0); /* was allowed past the proxy: the listener resets it */
-    if (v.verdict == REDIRECT) {
-        next.proxied = 1;
-        next.proxy_port = v.proxy_port;
-    }
-    /* A connection that a proxy carries stays with it when the L7 rule goes. */
-    connections.update(&t.key, &next);
-    if (next.proxied)
-        return to_proxy(skb, p, next.proxy_port, next.initiator == t.side);
-    return pass_judged(skb, dst->ifindex);
+    return admit(skb, p, &t, src, dst, &next);
 }
 
 /* True for an answer to a proxy's own question that comes from elsewhere: no to_pod saw the question leave, or it has the
@@ -118,6 +146,46 @@ static __always_inline int is_for_proxy(struct __sk_buff *skb, const struct pack
     if (t->known && !skb->ingress_ifindex && !p->error)
         return 0;
     return awaited(skb, p);
+}
+
+/* What is no endpoint's business is not ours: the node's own traffic, and what it routes elsewhere. */
+static __always_inline int decide_from_uplink(struct __sk_buff *skb, struct packet *p)
+{
+    struct connection next = {.revision = current_revision()};
+    struct owner *src, *dst;
+    struct track t;
+
+    track(p, &t);
+    if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, !t.side) &&
+        (!t.known->proxied || t.known->initiator == t.side)) {
+        if (ifindex_at(t.known, t.side))
+            return DROP_SPOOFED;
+        touch(p, &t);
+        if (t.known->proxied)
+            return to_proxy(skb, p, t.known->proxy_port, 1);
+        return pass_judged(skb, ifindex_at(t.known, !t.side));
+    }
+    dst = find_owner(&p->dst);
+    if (!dst || !dst->ifindex)
+        return PASS_ELSEWHERE;
+    if (is_for_proxy(skb, p, &t))
+        return to_proxy(skb, p, 0, 0);
+    if (p->error && !t.known) {
+        forget_quoted(p);
+        track(p, &t);
+    }
+    src = find_owner(&p->src);
+    if (!src || !src->identity)
+        return DROP_ADDRESS;
+    if (src->ifindex || src->identity == HOST)
+        return DROP_SPOOFED;
+    return admit(skb, p, &t, src, dst, &next);
+}
+
+/* True for a packet with the address of the endpoint at `ifindex` that neither it nor a proxy has sent. */
+static __always_inline int is_spoofed(struct __sk_buff *skb, __u32 ifindex)
+{
+    return ifindex && skb->ingress_ifindex && skb->ingress_ifindex != ifindex;
 }
 
 /* REDIRECTED here means to turn the packet back. */
@@ -137,8 +205,10 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
         forget_quoted(p);
         track(p, &t);
     }
-    if (t.known && !p->syn && t.known->revision == next.revision &&
+    if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, !t.side) == skb->ifindex &&
         (!t.known->proxied || envoy || t.known->initiator != t.side)) {
+        if (is_spoofed(skb, ifindex_at(t.known, t.side)))
+            return DROP_SPOOFED;
         touch(p, &t);
         return ALLOWED;
     }
@@ -150,7 +220,7 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
     dst = find_owner(&p->dst);
     if (!src || !src->identity || !dst || dst->ifindex != skb->ifindex)
         return DROP_ADDRESS;
-    if (src->identity == HOST && skb->ingress_ifindex)
+    if (is_spoofed(skb, src->ifindex) || (src->identity == HOST && skb->ingress_ifindex))
         return DROP_SPOOFED; /* claims to be this node, but was not sent by it */
     reason = judge_again(p, &t, src, dst, &next, &v);
     if (reason)
@@ -166,15 +236,64 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
     return ALLOWED;
 }
 
+/* ARP and neighbour discovery: a pod speaks for nobody else. 0, or the reason to drop. */
+static __always_inline int claim(struct __sk_buff *skb, const struct address *address)
+{
+    struct owner *owner = find_owner(address);
+
+    if (owner && owner->ifindex == skb->ifindex)
+        return 0;
+    if (is_unspecified(address) || (is_link_local(address) && owner && owner->identity != HOST))
+        return 0;
+    return DROP_SPOOFED;
+}
+
+static __always_inline int decide_link(struct __sk_buff *skb, const struct packet *p)
+{
+    struct address target;
+    __be32 sender;
+    int reason;
+
+    if (!p->v6) {
+        if (bpf_skb_load_bytes(skb, ETH_HLEN + ARP_SENDER, &sender, sizeof(sender)) < 0)
+            return DROP_MALFORMED;
+        map_v4(&target, sender);
+        return claim(skb, &target);
+    }
+    reason = claim(skb, &p->src);
+    if (reason || p->service != BE16(NEIGHBOUR_ADVERTISEMENT))
+        return reason;
+    if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct ipv6hdr) + ND_TARGET, &target, sizeof(target)) < 0)
+        return DROP_MALFORMED;
+    return claim(skb, &target);
+}
+
 /* tc ingress of the node's side: what the pod sends. */
 int from_pod(struct __sk_buff *skb)
 {
     struct packet p = {};
     int reason = parse(skb, &p);
 
-    if (reason == PASS_LINK)
-        return TC_ACT_OK;
+    if (reason == PASS_LINK) {
+        reason = decide_link(skb, &p);
+        return reason ? done(reason, FROM_POD) : TC_ACT_OK;
+    }
     return done(reason ? reason : decide_from_pod(skb, &p), FROM_POD);
+}
+
+/* tc ingress of an uplink: what reaches the node from elsewhere. What is not read whole is left to to_pod. */
+int from_uplink(struct __sk_buff *skb)
+{
+    struct packet p = {};
+    int reason;
+
+    /* Only this node writes marks: the packet came through from_pod, or another uplink below this one, before. */
+    if ((skb->mark & MARK_MASK) == MARK_JUDGED || (skb->mark & MARK_MASK) == MARK_PROXY || parse(skb, &p))
+        return TC_ACT_UNSPEC;
+    reason = decide_from_uplink(skb, &p);
+    if (reason == ALLOWED || reason == PASS_ELSEWHERE)
+        return TC_ACT_UNSPEC; /* to_pod counts it */
+    return done(reason, TO_POD);
 }
 
 /* tc egress of the node's side: what the pod is about to receive. */

@@ -5,7 +5,9 @@
 #define PINNED(type, key, value, name, size, flags) BPF_TABLE_PINNED(type, key, value, name, size, PIN_DIR "/" #name, flags)
 
 struct config {
-    __u32 revision; /* raised after every change; what was judged under another one is judged again */
+    __u32 revision;    /* raised after every change; what was judged under another one is judged again */
+    __be16 reset_port; /* of a listener on loopback, which resets what is given to it */
+    __be16 zero;
 };
 PINNED("array", __u32, struct config, config, 1, 0);
 
@@ -86,6 +88,13 @@ static __always_inline struct owner *find_owner(const struct address *address)
 static __always_inline int is_synced(__u32 ifindex)
 {
     return !!endpoints.lookup(&ifindex);
+}
+
+static __always_inline __be16 reset_port(void)
+{
+    __u32 zero = 0;
+    struct config *found = config.lookup(&zero);
+    return found ? found->reset_port : 0;
 }
 
 static __always_inline __u32 current_revision(void)

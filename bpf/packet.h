@@ -17,6 +17,10 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+#define ARP_SENDER 14 /* offset of the sender's IPv4 address */
+#define ND_TARGET 8   /* offset of the address that a neighbour advertisement is about */
+#define NEIGHBOUR_ADVERTISEMENT 136
+
 struct address { /* IPv6, or IPv4 mapped into it */
     __be32 word[4];
 };
@@ -47,6 +51,16 @@ static __always_inline void map_v4(struct address *address, __be32 v4)
 static __always_inline int is_mapped_v4(const struct address *address)
 {
     return !address->word[0] && !address->word[1] && address->word[2] == BE32(0xffff);
+}
+
+static __always_inline int is_unspecified(const struct address *address)
+{
+    return !address->word[0] && !address->word[1] && (!address->word[2] || is_mapped_v4(address)) && !address->word[3];
+}
+
+static __always_inline int is_link_local(const struct address *address)
+{
+    return (address->word[0] & BE32(0xffc00000)) == BE32(0xfe800000);
 }
 
 static __always_inline int same_address(const struct address *one, const struct address *other)

@@ -17,6 +17,8 @@ enum reason {
     DROP_FRAGMENT = 9,
     DROP_UNSUPPORTED = 10, /* a protocol that no policy can name, an IPv6 extension header, a VLAN tag */
     DROP_MALFORMED = 11,
-    REASONS = 12,
-    PASS_LINK, /* not a reason: ARP and neighbour discovery */
+    REVOKED = 12, /* of a live connection that is no longer allowed, or not past the proxy: its sender is reset */
+    REASONS = 13,
+    PASS_LINK,      /* not a reason: ARP and neighbour discovery */
+    PASS_ELSEWHERE, /* likewise: no endpoint's traffic */
 };

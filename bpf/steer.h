@@ -72,28 +72,32 @@ static __always_inline int give(struct __sk_buff *skb, struct bpf_sock *sk)
     return REDIRECTED;
 }
 
-/* To the socket of the packet's own connection if Envoy has one (and `known`), else to the listener, which answers a
- * packet out of nowhere with a reset. A SYN on a closed pair of ports starts afresh. */
-static __always_inline int steer_tcp(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int known)
+/* A listener answers a packet out of nowhere with a reset. */
+static __always_inline int to_listening(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port)
 {
     struct packet there = to_listener(*p, proxy_port);
-    struct bpf_sock *sk;
+    struct bpf_sock *sk = proxy_port ? find_tcp(skb, &there) : 0;
 
-    if (known) {
-        sk = find_tcp(skb, p);
-        if (sk) {
-            if (sk->state != STATE_LISTEN && !(p->syn && sk->state == STATE_TIME_WAIT))
-                return give(skb, sk);
-            bpf_sk_release(sk);
-        }
-    }
-    sk = proxy_port ? find_tcp(skb, &there) : 0;
     if (!sk)
         return DROP_NO_PROXY;
     if (sk->state == STATE_LISTEN)
         return give(skb, sk);
     bpf_sk_release(sk);
     return DROP_NO_PROXY;
+}
+
+/* To the socket of the packet's own connection if Envoy has one, else to the listener. A SYN on a closed pair of ports
+ * starts afresh. */
+static __always_inline int steer_tcp(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port)
+{
+    struct bpf_sock *sk = find_tcp(skb, p);
+
+    if (sk) {
+        if (sk->state != STATE_LISTEN && !(p->syn && sk->state == STATE_TIME_WAIT))
+            return give(skb, sk);
+        bpf_sk_release(sk);
+    }
+    return to_listening(skb, p, proxy_port);
 }
 
 /* What a client sends goes to the proxy's one socket, what a server answers to the socket that asked it. */
@@ -113,11 +117,11 @@ static __always_inline int steer_udp(struct __sk_buff *skb, const struct packet 
     return DROP_NO_PROXY;
 }
 
-/* `known`: a proxy has this connection already. `asks`: the packet comes from the end that opened it. */
-static __always_inline int steer(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int known, int asks)
+/* `asks`: the packet comes from the end that opened the connection. */
+static __always_inline int steer(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int asks)
 {
     if (p->protocol == IPPROTO_TCP)
-        return steer_tcp(skb, p, proxy_port, known);
+        return steer_tcp(skb, p, proxy_port);
     if (p->protocol == IPPROTO_UDP)
         return steer_udp(skb, p, proxy_port, asks);
     return DROP_NOT_TCP;

@@ -3,7 +3,7 @@
 Everything in the kernel hangs on pins below one folder and outlives the agent:
 
     PIN_DIR/maps/NAME                 the maps of bpf/maps.h
-    PIN_DIR/links/IFINDEX-PROGRAM     one TCX link for each program of each endpoint
+    PIN_DIR/links/IFINDEX-PROGRAM     one TCX link for each program of each endpoint, and for each uplink
     PIN_DIR/programs/NAME-DIGEST      the programs, so that the next agent need not compile
 
 An agent that starts takes over what it finds: the programs behind the links are exchanged one by one, atomically, and
@@ -23,15 +23,16 @@ from ..policies.workload import Endpoint, IPAddress
 from . import bpffs, layout, routing, tcx
 from .connections import ConnectionMap
 from .errors import RedirectError
+from .layout import Config
 from .maps import CounterMap, PinnedMap, open_map
-from .plan import NO_CHANGE, DatapathPlan, MapChanges, MapDelta, Owner, diff
+from .plan import DEFAULT_HTTP_PORT, NO_CHANGE, DatapathPlan, MapChanges, MapDelta, Owner, diff
 from .program import load_programs
 from .reason import Reason
-from .tcx import Hook
+from .tcx import POD_HOOKS, Hook
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/lockgate")
-_REVISION_KEY = 0
-_HOOK_DIRECTIONS = {Hook.FROM_POD: Direction.EGRESS, Hook.TO_POD: Direction.INGRESS}
+_CONFIG_KEY = 0
+_COUNTED = (Direction.EGRESS, Direction.INGRESS)  # enum hook in bpf/maps.h; uplinks count as to_pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,9 @@ class Datapath:
     Works in the network namespace of the calling thread, which must always be the same.
     """
 
-    def __init__(self, pin_dir: Path, lock: int, programs: Mapping[Hook, int]) -> None:
+    def __init__(self, pin_dir: Path, lock: int, programs: Mapping[Hook, int], reset_port: int) -> None:
         self._pin_dir = pin_dir
+        self._reset_port = reset_port
         self._lock = lock
         self._programs = programs
         maps = pin_dir / "maps"
@@ -78,8 +80,10 @@ class Datapath:
         self._unfinished = True  # a revision may be owed for changes of an earlier agent or a failed apply
 
     @classmethod
-    def open(cls, pin_dir: Path = DEFAULT_PIN_DIR) -> Datapath:
+    def open(cls, pin_dir: Path = DEFAULT_PIN_DIR, reset_port: int = DEFAULT_HTTP_PORT) -> Datapath:
         """Load the programs and take over the maps and links pinned in `pin_dir`, if any.
+
+        `reset_port` is one of Envoy's transparent listeners on loopback: it resets connections that are revoked.
 
         Takes about a second, or a few milliseconds when the same version ran here before.
 
@@ -97,7 +101,7 @@ class Datapath:
                 bpffs.ensure_folder(pin_dir / name)
             _check_layout(pin_dir / "maps")
             programs = load_programs(pin_dir / "maps", pin_dir / "programs")
-            datapath = cls(pin_dir, lock, programs)
+            datapath = cls(pin_dir, lock, programs, reset_port)
             datapath._take_over_links()
             routing.install()
         except BaseException:
@@ -116,29 +120,53 @@ class Datapath:
         if endpoint.interface:
             routing.install_interface(endpoint.interface)
         try:
-            for hook in (Hook.TO_POD, Hook.FROM_POD):
-                path = self._link(endpoint.ifindex, hook)
-                if not path.exists():
-                    tcx.create_pinned(hook, endpoint.ifindex, self._programs[hook], path)
+            # An unknown pod's interface may have been taken for an uplink, whose program would come first.
+            self.detach_uplink(endpoint.ifindex)
+            for hook in POD_HOOKS:
+                self._attach(endpoint.ifindex, hook)
         except RedirectError:
             self.detach(endpoint.ifindex)
             raise
 
     def detach(self, ifindex: int) -> None:
         """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
-        for hook in Hook:
+        for hook in POD_HOOKS:
             tcx.remove(self._link(ifindex, hook))
 
     def attached(self) -> frozenset[int]:
         """Interfaces that both programs police. Links of interfaces that are gone are taken away."""
-        found: dict[int, int] = {}
+        held = self._held()
+        return held[Hook.TO_POD] & held[Hook.FROM_POD]
+
+    def attach_uplink(self, ifindex: int) -> None:
+        """Hand what arrives there for endpoints to Envoy where an L7 rule says so; without it such traffic is dropped.
+
+        Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
+        """
+        self._attach(ifindex, Hook.FROM_UPLINK)
+
+    def detach_uplink(self, ifindex: int) -> None:
+        """An uplink no more. Unknown ones are fine."""
+        tcx.remove(self._link(ifindex, Hook.FROM_UPLINK))
+
+    def uplinks(self) -> frozenset[int]:
+        """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
+        return self._held()[Hook.FROM_UPLINK]
+
+    def _attach(self, ifindex: int, hook: Hook) -> None:
+        path = self._link(ifindex, hook)
+        if not path.exists():
+            tcx.create_pinned(hook, ifindex, self._programs[hook], path)
+
+    def _held(self) -> Mapping[Hook, frozenset[int]]:
+        found: dict[Hook, set[int]] = {hook: set() for hook in Hook}
         for path in (self._pin_dir / "links").iterdir():
             ifindex = tcx.interface_of(path)
             if ifindex:
-                found[ifindex] = found.get(ifindex, 0) + 1
+                found[_hook_of(path)].add(ifindex)
             else:
                 path.unlink(missing_ok=True)
-        return frozenset(ifindex for ifindex, links in found.items() if links == len(Hook))
+        return {hook: frozenset(interfaces) for hook, interfaces in found.items()}
 
     def apply(self, wanted: DatapathPlan) -> Applied:
         """Make the maps hold `wanted`: additions, then removals, then a revision that has live connections judged anew.
@@ -162,12 +190,12 @@ class Datapath:
 
     def _change(self, changes: MapChanges, wanted: DatapathPlan) -> Applied:
         """Write `changes`, which lead to `wanted`."""
-        revision = self._config.read()[_REVISION_KEY]
+        revision = self._config.read()[_CONFIG_KEY].revision
         if len(changes) or self._unfinished:
             self._current, self._unfinished = None, True
             self._write(changes)
             revision = revision % 0xFFFFFFFF + 1
-            self._config.put({_REVISION_KEY: revision})
+            self._config.put({_CONFIG_KEY: Config(revision, self._reset_port)})
         self._current, self._unfinished = wanted, False
         parts = (changes.policy, changes.endpoints, changes.ipcache)
         return Applied(sum(len(part.put) for part in parts), sum(len(part.gone) for part in parts), revision)
@@ -178,11 +206,10 @@ class Datapath:
 
     def counters(self) -> tuple[Counter, ...]:
         """Packet counts since the maps were made."""
-        kinds = [(reason, number, hook) for reason in Reason for number, hook in enumerate(Hook)]
+        kinds = [(reason, number, direction) for reason in Reason for number, direction in enumerate(_COUNTED)]
         sums = self._counters.read(2 * reason + number for reason, number, _ in kinds)
         return tuple(
-            Counter(_HOOK_DIRECTIONS[hook], reason, packets)
-            for (reason, _, hook), packets in zip(kinds, sums, strict=True)
+            Counter(direction, reason, packets) for (reason, _, direction), packets in zip(kinds, sums, strict=True)
         )
 
     def sizes(self) -> dict[str, int]:
@@ -225,8 +252,7 @@ class Datapath:
 
     def _take_over_links(self) -> None:
         for path in (self._pin_dir / "links").iterdir():
-            hook = next(hook for hook in Hook if path.name.endswith(f"-{hook.program}"))
-            if not tcx.swap(path, self._programs[hook]):
+            if not tcx.swap(path, self._programs[_hook_of(path)]):
                 path.unlink(missing_ok=True)
 
     def _read(self) -> DatapathPlan:
@@ -243,6 +269,10 @@ class Datapath:
 
     def _link(self, ifindex: int, hook: Hook) -> Path:
         return self._pin_dir / "links" / f"{ifindex}-{hook.program}"
+
+
+def _hook_of(link: Path) -> Hook:
+    return next(hook for hook in Hook if link.name.endswith(f"-{hook.program}"))
 
 
 def _check_layout(maps: Path) -> None:

@@ -42,7 +42,7 @@ def find_device(workload: Workload) -> Device:
         EndpointUnreachableError: it exists, but no veth of it leads here.
     """
     try:
-        return _undisturbed(lambda: _find(workload))
+        return undisturbed(lambda: _find(workload))
     except (OSError, NetlinkError) as error:
         # It comes or goes in this moment: its files and links vanish between two looks.
         raise NamespaceGoneError(f"it cannot be looked at ({error}); start the workload again if it is gone") from error
@@ -63,12 +63,12 @@ def _find(workload: Workload) -> Device:
 def node_addresses() -> tuple[IPAddress, ...]:
     """Every address of the current network namespace: they belong to the host."""
     with IPRoute() as routes:
-        addresses = _undisturbed(lambda: list(routes.get_addr()))
+        addresses = undisturbed(lambda: list(routes.get_addr()))
     return tuple(dict.fromkeys(ip_address(item.get("address")) for item in addresses if item.get("address")))
 
 
-def _undisturbed(look: Callable[[], T]) -> T:
-    """The kernel tells when its list changed while it was read: then it is read again."""
+def undisturbed(look: Callable[[], T]) -> T:
+    """What `look` finds. The kernel tells when its list changed while it was read: then it is read again."""
     for _ in range(_LOOKS):
         with suppress(NetlinkDumpInterrupted):
             return look()

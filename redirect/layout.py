@@ -6,11 +6,12 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ..policies.identity import IPNetwork
 from .plan import Effect, EndpointPolicies, Owner, PolicyKey, Verdict
 from .port_prefix import PortPrefix
+from .reason import Reason
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -22,6 +23,14 @@ _POLICY_VALUE = struct.Struct(">BBH")
 _PREFIX = struct.Struct("=I16s")
 _TWO_WORDS = struct.Struct("=II")
 _WORD = struct.Struct("=I")
+_CONFIG = struct.Struct("=I2s2x")
+
+
+class Config(NamedTuple):
+    """`revision` counts changes; `reset_port` is a listener's on loopback, 0 for none."""
+
+    revision: int
+    reset_port: int
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ def _decode_prefix(data: bytes) -> IPNetwork:
     return IPv6Network((address, length))
 
 
+def _decode_config(data: bytes) -> Config:
+    revision, port = _CONFIG.unpack(data)
+    return Config(revision, int.from_bytes(port, "big"))
+
+
 POLICY = Codec[PolicyKey, Effect](
     "policy",
     _POLICY_KEY.size,
@@ -99,16 +113,17 @@ ENDPOINTS = Codec[int, EndpointPolicies](
     lambda policies: _TWO_WORDS.pack(policies.ingress, policies.egress),
     lambda data: EndpointPolicies(*_TWO_WORDS.unpack(data)),
 )
-CONFIG = Codec[int, int](  # key 0 -> revision
+CONFIG = Codec[int, Config](  # the one key is 0
     "config",
     _WORD.size,
-    _WORD.size,
+    _CONFIG.size,
     _WORD.pack,
     lambda data: int(_WORD.unpack(data)[0]),
-    _WORD.pack,
-    lambda data: int(_WORD.unpack(data)[0]),
+    lambda config: _CONFIG.pack(config.revision, config.reset_port.to_bytes(2, "big")),
+    _decode_config,
 )
 COUNTERS_NAME = "counters"
+COUNTERS = 2 * len(Reason)
 CONNECTIONS_NAME = "connections"
 SIZES = {  # (key, value) in bytes, of every map of bpf/maps.h
     **{codec.name: (codec.key_size, codec.value_size) for codec in (POLICY, IPCACHE, ENDPOINTS, CONFIG)},

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from . import syscall
 from .errors import MapFullError, PinConflictError
-from .layout import SIZES, Codec
+from .layout import COUNTERS, COUNTERS_NAME, SIZES, Codec
 from .syscall import Command
 
 K = TypeVar("K")
@@ -163,7 +163,7 @@ def open_map(folder: Path, name: str) -> int:
     """A descriptor of the map pinned as `folder/name`. Raises PinConflictError when its layout is not ours."""
     fd = syscall.get(folder / name)
     info = syscall.map_info(fd)
-    if (info.key_size, info.value_size) != SIZES.get(name):
+    if (info.key_size, info.value_size) != SIZES.get(name) or (name == COUNTERS_NAME and info.max_entries != COUNTERS):
         os.close(fd)
         raise PinConflictError(
             f"the BPF map {folder / name} was made by another version of Lockgate; "

@@ -1,4 +1,4 @@
-"""The two programs in the kernel: compiled and loaded by a child process, handed over by pins."""
+"""The programs in the kernel: compiled and loaded by a child process, handed over by pins."""
 
 from __future__ import annotations
 

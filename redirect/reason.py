@@ -20,6 +20,7 @@ class Reason(IntEnum):
     FRAGMENT = 9
     UNSUPPORTED = 10
     MALFORMED = 11
+    REVOKED = 12
 
     @property
     def dropped(self) -> bool:
@@ -45,4 +46,5 @@ _TEXTS = {
     Reason.FRAGMENT: "an IP fragment",
     Reason.UNSUPPORTED: "a protocol no policy can name, an IPv6 extension header, or a VLAN tag",
     Reason.MALFORMED: "a header that cannot be read whole",
+    Reason.REVOKED: "its live connection is not allowed any more (or not past the proxy): its sender is reset",
 }

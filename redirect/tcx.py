@@ -19,6 +19,7 @@ class Hook(Enum):
 
     FROM_POD = ("from_pod", 46)  # BPF_TCX_INGRESS
     TO_POD = ("to_pod", 47)  # BPF_TCX_EGRESS
+    FROM_UPLINK = ("from_uplink", 46)
 
     @property
     def program(self) -> str:
@@ -29,6 +30,9 @@ class Hook(Enum):
     def attach_type(self) -> int:
         """The kernel's number for the side."""
         return self.value[1]
+
+
+POD_HOOKS = (Hook.TO_POD, Hook.FROM_POD)  # both sides of an endpoint's interface, in the order of attaching
 
 
 def create_pinned(hook: Hook, ifindex: int, program_fd: int, path: Path) -> None:

@@ -38,8 +38,8 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("endpoints", f"{endpoints['local']} local, {endpoints['known']} known"),
         (
             "datapath",
-            f"{datapath['attached']} interfaces, {datapath['policy_entries']} policy entries, "
-            f"{datapath['dropped']} packets dropped",
+            f"{datapath['attached']} interfaces, {datapath['uplinks']} uplinks, "
+            f"{datapath['policy_entries']} policy entries, {datapath['dropped']} packets dropped",
         ),
     ]
     return rows + [("problem", problem) for problem in answer["problems"]]

@@ -29,7 +29,7 @@ from lockgate.tests.agreement.ground import wire
 from lockgate.tests.agreement.packets import Packet
 
 _TEST_RUN = 10  # BPF_PROG_TEST_RUN
-_TC_ACT_OK = 0
+_PASSED = (0, 0xFFFFFFFF)  # TC_ACT_OK, TC_ACT_UNSPEC
 _CONNECTION = struct.Struct("=IIII2sHBBH")  # struct connection, of which proxy_port and proxied are read
 _PATIENCE = 2.0
 _DNS_ADDRESSES = ("127.0.0.1", "::1")
@@ -81,6 +81,10 @@ class Kernel:
         """What to_pod does with what is about to reach the endpoint. `came_from` 0: the node itself sent it."""
         return self._run(Hook.TO_POD, ifindex, packet, mark, came_from)
 
+    def enter(self, packet: Packet) -> Outcome:
+        """What from_uplink does with what comes from elsewhere; what it allows is counted by to_pod."""
+        return self._run(Hook.FROM_UPLINK, UPLINK, packet, 0, UPLINK)
+
     def send(self, ifindex: int, packet: Packet) -> Reason | None:
         """Sends the packet in through the endpoint's veth, where the attached program can hand it to a socket."""
         self._counts = self._read_counters()
@@ -96,7 +100,7 @@ class Kernel:
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, came_from, ifindex)
         action, mark = _test_run(self._programs[hook], packet.frame(), bytes(context))
-        return Outcome(action == _TC_ACT_OK, self._counted(), mark, self._listener_of(packet))
+        return Outcome(action in _PASSED, self._counted(), mark, self._listener_of(packet))
 
     def _counted(self) -> Reason | None:
         """The one reason that was counted since the last look."""

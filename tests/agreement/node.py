@@ -84,7 +84,7 @@ class Node:
         expected = Expectation.of(world, Flow.from_json(data))
         self.tally.flows[expected.word] += 1
         self.tally.protocols[expected.flow.protocol] += 1
-        found = [*self._leaving(expected), *self._arriving(expected)]
+        found = [*self._leaving(expected), *self._entering(expected), *self._arriving(expected)]
         if isinstance(expected.flow.request, HttpRequest) and self._envoy_decides(world, expected):
             found += await self._asked(expected, data["http"].get("headers", {}))
         return found
@@ -123,6 +123,18 @@ class Node:
         if reason is Reason.REDIRECTED:
             return []
         return [f"kernel: a packet really sent was counted as {reason.name if reason else 'nothing'}, not REDIRECTED"]
+
+    def _entering(self, expected: Expectation) -> list[str]:
+        """The first packet from elsewhere as it comes in through an uplink."""
+        if expected.server is None or expected.client is not None or expected.from_host:
+            return []
+        seen = self._kernel.enter(self._packet(expected))
+        what = "a first packet from an uplink"
+        if expected.denied:
+            return _differ(what, seen, Outcome(False, Reason.POLICY))
+        if expected.redirected:
+            return _differ(what, seen, _handed_over(expected))
+        return _differ(what, seen, Outcome(True, None, _judged_mark(expected.server.ifindex)))
 
     def _arriving(self, expected: Expectation) -> list[str]:
         """The first packet as it reaches the server's pod from elsewhere, or round from_pod, or from a proxy."""

@@ -205,6 +205,10 @@ class LiveNode:
         self.webs[pod.name] = web = Web(pod, port)
         return web
 
+    def web_at(self, where: Namespace, port: int) -> Web:
+        """Starts a web server elsewhere; whoever asks for it lists it in `webs`."""
+        return Web(where, port)
+
     def remove(self, pod: Pod) -> None:
         """Takes a pod away, and its server; the list still names it."""
         if pod.name in self.webs:

@@ -448,13 +448,9 @@ def test_a_new_policy_judges_live_connections(node: Node) -> None:
         ask(live)
         node.enforce(server=ingress(rule("client", tcp(L4)), rule(None, deny=True)))
         node.web.log.clear()
-        live.settimeout(GLANCE)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(ConnectionResetError):
             ask(live)
         assert node.web.log == []
-        node.enforce(server=USUAL)
-        live.settimeout(PATIENCE)
-        ask(live)  # the connection was only silenced
 
 
 def test_an_l7_rule_resets_connections_that_bypass_envoy_and_taking_it_away_resets_none(node: Node) -> None:

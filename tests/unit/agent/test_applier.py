@@ -83,6 +83,9 @@ class Recorded:
     def attached(self) -> frozenset[int]:
         return frozenset(self.interfaces)
 
+    def uplinks(self) -> frozenset[int]:
+        return frozenset()
+
     def sizes(self) -> dict[str, int]:
         return {"policy": len(self.plan.policy)}
 

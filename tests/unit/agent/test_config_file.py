@@ -21,9 +21,11 @@ def written(folder: Path, text: str) -> Path:
         ("", {}),
         ("http_port: 1\nconcurrency: 0\n", {"http_port": 1, "concurrency": 0}),
         ("{http_port: 65535, concurrency: 1024}", {"http_port": 65535, "concurrency": 1024}),
+        ("uplinks: [eth0, bond0.7]", {"uplinks": ("eth0", "bond0.7")}),
+        ("uplinks: []", {"uplinks": ()}),
     ],
 )
-def test_settings(tmp_path: Path, text: str, settings: dict[str, int]) -> None:
+def test_settings(tmp_path: Path, text: str, settings: dict[str, object]) -> None:
     assert read_config(written(tmp_path, text)) == settings
 
 
@@ -36,13 +38,15 @@ def test_no_file_is_an_empty_one() -> None:
     [
         (
             "httpPort: 15001",
-            "unknown key httpPort; known are concurrency, dns_min_ttl, dns_port, http_port, metrics_port, tls_port",
+            "unknown key httpPort; known are concurrency, dns_min_ttl, dns_port, http_port, metrics_port, tls_port, up",
         ),
         ("http_port: 0", "http_port: write a number from 1 to 65535"),
         ("http_port: 65536", "http_port: write a number from 1 to 65535"),
         ("http_port: '15001'", "http_port: write a number from 1 to 65535"),
         ("http_port: true", "http_port: write a number from 1 to 65535"),
         ("concurrency: 1.5", "concurrency: write a number from 0 to 1024"),
+        ("uplinks: eth0", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
+        ("uplinks: [1]", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
         ("- http_port", "write keys and values"),
         ("http_port: [", "not YAML: "),
         ("\x00", "not YAML: "),

@@ -48,7 +48,7 @@ class Node:
         self.view = NodeView(self.state, self.kernel, XdsServer(Path("/run/x/xds.sock")))
 
     async def kernel(self) -> Kernel:
-        return Kernel(frozenset({7}), {"policy": 3}, ())
+        return Kernel(frozenset({7}), frozenset({9}), {"policy": 3}, ())
 
     def reads(self, *policies: str) -> None:
         documents = (Document("p.yaml", "---".join(policies).encode()),)
@@ -65,7 +65,7 @@ async def test_a_node_that_has_not_begun() -> None:
     status = await Node(policy("one")).status()
     assert (status["ok"], status["agent"]["state"], status["agent"]["revision"]) == (False, "starting", 0)
     assert status["policies"] == {"enforced": 1, "stale": 0, "nacked": 0, "problems": 0}
-    assert status["datapath"] == {"attached": 1, "policy_entries": 3, "dropped": 0}
+    assert status["datapath"] == {"attached": 1, "uplinks": 1, "policy_entries": 3, "dropped": 0}
 
 
 async def test_what_envoy_refused_is_told_and_changes_nothing() -> None:

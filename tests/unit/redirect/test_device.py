@@ -89,7 +89,7 @@ def test_a_list_that_changes_while_it_is_read_is_read_again() -> None:
             raise disturbances.pop()
         return "seen"
 
-    assert device._undisturbed(look) == "seen"
+    assert device.undisturbed(look) == "seen"
 
 
 def test_a_namespace_without_veth(ground: Playground) -> None:

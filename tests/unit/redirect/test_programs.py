@@ -1,4 +1,4 @@
-"""The two programs, run by the kernel on packets made here (BPF_PROG_TEST_RUN): every byte under control."""
+"""The programs, run by the kernel on packets made here (BPF_PROG_TEST_RUN): every byte under control."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ CLIENT, SERVER = 70001, 70002
 OPEN = EndpointPolicy()
 WORLD = ip_address("192.0.2.9")
 HOST = ip_address("10.200.0.1")
+HOST_LINK = ip_address("fe80::99")
 PASSED = {Reason.ALLOWED, None}
 
 
@@ -88,7 +89,12 @@ class Kernel:
                 (endpoint(CLIENT, self.client.ifindex, self.client.ips), client),
                 (endpoint(SERVER, self.server.ifindex, self.server.ips), server),
             ],
-            {ip_network("0.0.0.0/0"): 9, ip_network("::/0"): 10, ip_network(HOST): 1},
+            {
+                ip_network("0.0.0.0/0"): 9,
+                ip_network("::/0"): 10,
+                ip_network(HOST): 1,
+                ip_network(HOST_LINK): 1,
+            },
         )
         self.datapath.apply(wanted)
         return wanted
@@ -327,11 +333,41 @@ def test_the_link_itself_works(kernel: Kernel) -> None:
     link_local, router = IPv6Address("fe80::2"), IPv6Address("ff02::2")
     assert kernel.send(ether(bytes(28), 0x0806)) == Outcome(OK, 0, None)
     for kind in (133, 135, 136):
-        near, far = (frame(ip(link_local, router, 58, icmp(kind), hops=hops)) for hops in (255, 254))
+        message = icmp(kind, rest=link_local.packed)
+        near, far = (frame(ip(link_local, router, 58, message, hops=hops)) for hops in (255, 254))
         assert kernel.send(near) == Outcome(OK, 0, None)
         assert kernel.send(far).reason is Reason.MALFORMED
     for kind in (134, 137):  # a pod neither advertises routes nor redirects
         assert kernel.send(frame(ip(link_local, router, 58, icmp(kind), hops=255))).action == SHOT
+
+
+def test_a_pod_speaks_for_no_other_address_on_the_link(kernel: Kernel) -> None:
+    kernel.enforce()
+
+    def arp(sender: IPAddress) -> Reason | None:
+        head = struct.pack("!HHBBH6s", 1, 0x0800, 6, 4, 2, bytes(6))
+        return kernel.send(ether(head + sender.packed + bytes(6) + kernel.client.ipv4.packed, 0x0806)).reason
+
+    assert arp(kernel.client.ipv4) is None
+    assert arp(ip_address("0.0.0.0")) is None, "a probe for a double address"
+    for sender in (kernel.server.ipv4, HOST, WORLD, ip_address("127.0.0.1")):
+        assert arp(sender) is Reason.SPOOFED
+    assert kernel.send(ether(bytes(17), 0x0806)).reason is Reason.MALFORMED
+
+    def neighbour(kind: int, source: IPAddress, target: IPAddress) -> Reason | None:
+        message = icmp(kind, rest=target.packed)
+        return kernel.send(frame(ip(source, ip_address("ff02::1"), 58, message, hops=255))).reason
+
+    own, link_local, nobody = kernel.client.ipv6, ip_address("fe80::2"), ip_address("::")
+    for kind in (133, 135, 136):
+        for source in (own, link_local, nobody):
+            assert neighbour(kind, source, own) is None
+        for source in (kernel.server.ipv6, HOST_LINK, ip_address("2001:db8::9")):
+            assert neighbour(kind, source, own) is Reason.SPOOFED
+    assert neighbour(136, own, link_local) is None
+    for target in (kernel.server.ipv6, HOST_LINK, ip_address("2001:db8::9")):
+        assert neighbour(136, own, target) is Reason.SPOOFED
+    assert kernel.send(frame(ip(own, own, 58, icmp(136), hops=255))).reason is Reason.MALFORMED
 
 
 def test_the_mark_names_the_endpoint_that_was_asked(kernel: Kernel) -> None:
@@ -342,6 +378,10 @@ def test_the_mark_names_the_endpoint_that_was_asked(kernel: Kernel) -> None:
     assert judged == Outcome(OK, server.ifindex << 16 | 0x400, Reason.ALLOWED)
     assert kernel.run(Hook.TO_POD, server.ifindex, packet, judged.mark, client.ifindex).reason is Reason.ALLOWED
     assert kernel.run(Hook.TO_POD, client.ifindex, packet, judged.mark, client.ifindex).reason is Reason.ADDRESS
+    # Also when the connection is known: somebody on a shared link pretends to be the server.
+    assert kernel.run(Hook.TO_POD, server.ifindex, packet, 0, client.ifindex).reason is Reason.ALLOWED
+    data = frame(ip(client.ipv4, server.ipv4, 6, tcp(5, 80, ACK)))
+    assert kernel.run(Hook.TO_POD, client.ifindex, data, 0, client.ifindex).reason is Reason.ADDRESS
     for there in (HOST, WORLD):
         assert kernel.send(frame(ip(client.ipv4, there, 6, tcp(next(fresh), 80)))) == Outcome(OK, 0, Reason.ALLOWED)
 
@@ -580,6 +620,95 @@ def test_what_reaches_a_pod_from_elsewhere(kernel: Kernel) -> None:
     assert arrive(kernel.client.ipv4, 443) is Reason.UNPROXIED
     assert arrive(kernel.client.ipv4, 443, ENVOY_MARK) is Reason.ALLOWED
     assert arrive(kernel.client.ipv4, 9999, ENVOY_MARK) is Reason.POLICY
+
+
+UNSPEC = 0xFFFFFFFF  # TC_ACT_UNSPEC: on to whoever else has a program there
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_uplink_hands_requests_to_the_proxy(kernel: Kernel, version: int) -> None:
+    kernel.enforce(server=ingress(rule(9, 80), rule(10, 80), rule(9, 443, http=True), rule(10, 443, http=True)))
+    client, server = both(kernel, version)
+    world, host = (WORLD, HOST) if version == 4 else (ip_address("2001:db8::9"), HOST_LINK)
+
+    def enter(
+        source: IPAddress, there: IPAddress, port: int, flags: int = SYN, sport: int = 0, mark: int = 0
+    ) -> Outcome:
+        packet = frame(ip(source, there, 6, tcp(sport or next(fresh), port, flags)))
+        return kernel.run(Hook.FROM_UPLINK, 1, packet, mark)
+
+    judged = kernel.server.ifindex << 16 | 0x400
+    port = next(fresh)
+    assert enter(world, server, 80, sport=port) == Outcome(UNSPEC, judged, None)
+    assert enter(world, server, 80, ACK, sport=port) == Outcome(UNSPEC, judged, None)
+    assert enter(world, server, 81).reason is Reason.POLICY
+    assert enter(world, server, 443).reason is Reason.NO_PROXY  # nobody listens here: not past the proxy
+    for claimed in (client, server, host):
+        assert enter(claimed, server, 80) == Outcome(SHOT, 0, Reason.SPOOFED)
+    # A known connection of two pods does not come in here either.
+    port = next(fresh)
+    assert kernel.send(frame(ip(client, server, 6, tcp(port, 8080)))).reason is Reason.POLICY
+    kernel.enforce()
+    assert kernel.send(frame(ip(client, server, 6, tcp(port, 8080)))).reason is Reason.ALLOWED
+    assert enter(client, server, 8080, ACK, sport=port).reason is Reason.SPOOFED
+    packet = frame(ip(client, server, 6, tcp(port, 8080, ACK)))
+    assert kernel.run(Hook.TO_POD, kernel.server.ifindex, packet, 0, 1).reason is Reason.SPOOFED
+    # What is no endpoint's business, or has been judged, is left alone.
+    for there in (host, world):
+        assert enter(world, there, 80) == Outcome(UNSPEC, 0, None)
+    for mark in (judged, PROXY_MARK):
+        assert enter(world, server, 81, mark=mark) == Outcome(UNSPEC, mark, None)
+    assert kernel.run(Hook.FROM_UPLINK, 1, ether(bytes(40), 0x8100)) == Outcome(UNSPEC, 0, None)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_answers_from_an_uplink_go_to_the_proxy_that_asked(kernel: Kernel, version: int) -> None:
+    kernel.enforce(client=ingress())
+    source, _ = both(kernel, version)
+    outside = kernel.outside.ipv4 if version == 4 else kernel.outside.ipv6
+    sock, own = upstream(kernel, version, outside, 53)
+    with closing(sock):
+        answer = frame(ip(outside, source, 17, udp(53, own)))
+        # A test run cannot assign a socket: it was found, and then not to be had.
+        assert kernel.run(Hook.FROM_UPLINK, 1, answer).reason is Reason.NO_PROXY
+        stray = frame(ip(outside, source, 17, udp(54, own)))
+        assert kernel.run(Hook.FROM_UPLINK, 1, stray).reason is Reason.POLICY
+
+
+def test_a_connection_that_is_no_longer_allowed_is_reset(kernel: Kernel) -> None:
+    """Envoy's listener gets the packet, and answers what it knows nothing of with a reset. A test run can find a
+    listener and not give it anything, which counts as NO_PROXY; what is merely denied counts as POLICY."""
+    usual = ingress(rule(CLIENT, 80), rule(CLIENT, 53, protocol=Protocol.UDP), rule(9, 80))
+    kernel.enforce(server=usual)
+    client, server = kernel.client, kernel.server
+    port = next(fresh)
+
+    def packets(flags: int) -> list[tuple[Hook, int, bytes]]:
+        there, back = tcp(port, 80, flags), tcp(80, port, flags | ACK)
+        return [
+            (Hook.FROM_POD, client.ifindex, frame(ip(client.ipv4, server.ipv4, 6, there))),
+            (Hook.FROM_POD, server.ifindex, frame(ip(server.ipv4, client.ipv4, 6, back))),
+            (Hook.FROM_UPLINK, 1, frame(ip(WORLD, server.ipv4, 6, there))),
+            (Hook.FROM_POD, server.ifindex, frame(ip(server.ipv4, WORLD, 6, back))),
+        ]
+
+    datagram = frame(ip(client.ipv4, server.ipv4, 17, udp(port, 53)))
+    for flags in (SYN, ACK):
+        assert {kernel.run(*each).reason for each in packets(flags)} <= {Reason.ALLOWED, None}
+    assert kernel.send(datagram).reason is Reason.ALLOWED
+    for tightened in (ingress(), ingress(rule(CLIENT, 80, http=True), rule(9, 80, http=True))):
+        kernel.enforce(server=tightened)
+        for each in packets(ACK):
+            assert kernel.run(*each) == Outcome(SHOT, 0, Reason.NO_PROXY)
+        for hook, ifindex, packet in packets(RST | ACK):
+            assert kernel.run(hook, ifindex, packet).action == (UNSPEC if hook is Hook.FROM_UPLINK else OK)
+        assert kernel.send(datagram).reason is Reason.POLICY
+        # What never was a connection is none that is reset.
+        stranger = frame(ip(client.ipv4, server.ipv4, 6, tcp(next(fresh), 80, ACK)))
+        expected = Reason.NO_PROXY if tightened.ingress.redirects else Reason.POLICY
+        assert kernel.send(stranger).reason is expected
+    kernel.enforce(server=usual)
+    assert kernel.run(*packets(ACK)[2]) == Outcome(UNSPEC, server.ifindex << 16 | 0x400, None)
 
 
 def test_replies_to_envoy_never_reach_the_client_round_it(kernel: Kernel) -> None:
