@@ -33,7 +33,7 @@ from lockgate.agent.settings import Settings
 from lockgate.redirect import netns
 from lockgate.tests.command_line import Ended, lockgate
 
-PATIENCE = 30.0  # seconds, for what must come
+PATIENCE = 90.0  # seconds, for what must come
 GLANCE = 0.4  # seconds, for what must not come
 EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
 T = TypeVar("T")
