@@ -89,9 +89,9 @@ class Kernel:
     """What the kernel holds at one moment: policed interfaces, entries by map, packets by what became of them."""
 
     attached: frozenset[int]
-    uplinks: frozenset[int]
     sizes: Mapping[str, int]
     counters: tuple[Counter, ...]
+    uplinks: frozenset[int] = frozenset()
 
 
 class Applier:
@@ -244,9 +244,9 @@ class Applier:
             return await self._in_thread(
                 lambda: Kernel(
                     self._datapath.attached(),
-                    self._datapath.uplinks(),
                     self._datapath.sizes(),
                     self._datapath.counters(),
+                    self._datapath.uplinks(),
                 )
             )
 

@@ -48,7 +48,7 @@ class Node:
         self.view = NodeView(self.state, self.kernel, XdsServer(Path("/run/x/xds.sock")))
 
     async def kernel(self) -> Kernel:
-        return Kernel(frozenset({7}), frozenset({9}), {"policy": 3}, ())
+        return Kernel(frozenset({7}), {"policy": 3}, (), frozenset({9}))
 
     def reads(self, *policies: str) -> None:
         documents = (Document("p.yaml", "---".join(policies).encode()),)
