@@ -12,7 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -20,6 +28,7 @@ from ..envoy.admin import Admin
 from ..envoy.errors import EnvoyError
 from ..xds import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, that says only when the agent began
 _TYPES = frozenset({CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 _MOST_WAITED_FOR = 1024  # responses of one client whose answer is timed

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from ..envoy.process import EnvoyStatus, Phase
@@ -194,6 +195,8 @@ class NodeView:
                 "state": str(entry.state),
                 "since": datetime.fromtimestamp(entry.since.wall, UTC).isoformat(timespec="seconds"),
                 "error": "; ".join(entry.errors),
+                "published": _digest((each.name, each.published) for each in entry.resources),
+                "held": _digest((each.name, each.held) for each in entry.resources),
                 "resources": [
                     {
                         "name": resource.name,
@@ -297,6 +300,12 @@ def _interface(ifindex: int) -> str:
         return socket.if_indextoname(ifindex)
     except OSError:  # it went in this moment
         return str(ifindex)
+
+
+def _digest(versions: Iterable[tuple[str, str | None]]) -> str:
+    """A version for many resources together: equal when all are."""
+    listed = [f"{name}={version}" for name, version in versions if version is not None]
+    return sha256("\n".join(listed).encode()).hexdigest()[:8] if listed else ""
 
 
 def _is_of(name: str, namespace: str, policy: Policy) -> bool:

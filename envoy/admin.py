@@ -57,7 +57,7 @@ class Admin:
 
     async def config_dump(self, *, resource: str = "", name: str = "", mask: str = "") -> dict[str, Any]:
         """The whole configuration, or one `resource` field of it (ecds_filters, static_listeners ...); `name` is an RE2
-        over resource names, `mask` a FieldMask over each."""
+        that must match a resource's whole name, `mask` a FieldMask over each."""
         asked = (("resource", resource), ("name_regex", name), ("mask", mask))
         query = {key: value for key, value in asked if value}
         return await self._ask_json("/config_dump", query)

@@ -5,7 +5,7 @@ The dump's messages: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/admin/v
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,22 +67,50 @@ class ClusterRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteRecord:
+    """One route of a virtual host. `name` is the route configuration's."""
+
+    name: str
+    domains: tuple[str, ...]
+    route: str
+    matches: str  # /api* begins with /api, ~x matches the RE2 x; headers behind it
+    target: str  # a cluster, or the status of a direct response
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRecord:
+    """A secret, without what is secret in it; `version` is empty for a static one."""
+
+    name: str
+    kind: str  # tls_certificate, validation_context ...
+    version: str
+    updated: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class EnvoyConfig:
     """What one Envoy has, each part sorted by name."""
 
     listeners: tuple[ListenerRecord, ...]
     filters: tuple[FilterRecord, ...]
     clusters: tuple[ClusterRecord, ...]
+    routes: tuple[RouteRecord, ...] = ()
+    secrets: tuple[SecretRecord, ...] = ()
 
 
 def read_config(dump: Mapping[str, Any]) -> EnvoyConfig:
     """The records of a whole config_dump (not of one asked for with `resource`)."""
     sections = {_kind(section): section for section in dump.get("configs", ())}
+    # One section for filters of each sort: HTTP, network, listener.
+    ecds = [entry for section in dump.get("configs", ()) for entry in section.get("ecds_filters", ())]
     listeners = tuple(sorted(_listeners(sections.get("ListenersConfigDump", {})), key=lambda record: record.name))
     return EnvoyConfig(
         listeners=listeners,
-        filters=_filters(sections, listeners),
+        filters=_filters(sections, ecds, listeners),
         clusters=tuple(sorted(_clusters(sections.get("ClustersConfigDump", {})), key=lambda record: record.name)),
+        routes=tuple(dict.fromkeys(_routes(sections.get("RoutesConfigDump", {})))),
+        secrets=tuple(sorted(_secrets(sections.get("SecretsConfigDump", {})), key=lambda record: record.name)),
     )
 
 
@@ -155,7 +183,9 @@ def _slots(listener: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _filters(
-    sections: Mapping[str, Mapping[str, Any]], listeners: tuple[ListenerRecord, ...]
+    sections: Mapping[str, Mapping[str, Any]],
+    ecds: Iterable[Mapping[str, Any]],
+    listeners: tuple[ListenerRecord, ...],
 ) -> tuple[FilterRecord, ...]:
     section = sections.get("ListenersConfigDump", {})
     known: dict[str, str] = {}
@@ -164,7 +194,7 @@ def _filters(
     for entry in section.get("dynamic_listeners", ()):
         known.update(_slots((entry.get("active_state") or entry.get("warming_state") or {}).get("listener", {})))
     arrived: dict[str, Mapping[str, Any]] = {}
-    for entry in sections.get("EcdsConfigDump", {}).get("ecds_filters", ()):
+    for entry in ecds:
         filter_ = entry.get("ecds_filter", {})
         arrived[filter_.get("name", "")] = entry
         known.setdefault(filter_.get("name", ""), _kind(filter_.get("typed_config", {})))
@@ -197,6 +227,54 @@ def _clusters(section: Mapping[str, Any]) -> Iterator[ClusterRecord]:
                 dynamic=field != "static_clusters",
                 version=entry.get("version_info", ""),
                 hosts=tuple(_hosts(cluster.get("load_assignment", {}))),
+                error=_error(entry)[0],
+            )
+
+
+def _routes(section: Mapping[str, Any]) -> Iterator[RouteRecord]:
+    """Listeners of both address families have the same ones."""
+    for field in ("static_route_configs", "dynamic_route_configs"):
+        for entry in section.get(field, ()):
+            config = entry.get("route_config", {})
+            for host in config.get("virtual_hosts", ()):
+                for route in host.get("routes", ()):
+                    yield RouteRecord(
+                        config.get("name", ""),
+                        tuple(host.get("domains", ())),
+                        route.get("name", ""),
+                        _route_match(route.get("match", {})),
+                        _route_target(route),
+                    )
+
+
+def _route_match(match: Mapping[str, Any]) -> str:
+    path = match.get("path", "")
+    if "prefix" in match:
+        path = f"{match['prefix']}*"
+    elif "safe_regex" in match:
+        path = f"~{match['safe_regex'].get('regex', '')}"
+    names = [header.get("name", "") for header in match.get("headers", ())]
+    return f"{path} with {', '.join(names)}" if names else path
+
+
+def _route_target(route: Mapping[str, Any]) -> str:
+    if "direct_response" in route:
+        return f"answers {route['direct_response'].get('status', '')}"
+    return str(route.get("route", {}).get("cluster", "-"))
+
+
+_SECRET_KINDS = ("tls_certificate", "validation_context", "session_ticket_keys", "generic_secret")
+
+
+def _secrets(section: Mapping[str, Any]) -> Iterator[SecretRecord]:
+    for field in ("static_secrets", "dynamic_active_secrets", "dynamic_warming_secrets"):
+        for entry in section.get(field, ()):
+            secret = entry.get("secret", {})
+            yield SecretRecord(
+                name=entry.get("name") or secret.get("name", ""),
+                kind=next((kind for kind in _SECRET_KINDS if kind in secret), "unknown"),
+                version=entry.get("version_info", ""),
+                updated=entry.get("last_updated", ""),
                 error=_error(entry)[0],
             )
 

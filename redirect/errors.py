@@ -6,6 +6,7 @@ RedirectError
 ├── BpfUnsupportedError       this kernel or this user cannot do what the data path needs
 ├── ProgramRejectedError      the BPF sources did not compile, or the verifier refused them
 ├── PinConflictError          something else owns the pin directory, or pins of another layout lie there
+├── NotLoadedError            no data path of ours is pinned there
 ├── MapFullError              a map has no room for what the policies need
 └── RoutingFailedError        an ip rule, route or sysctl could not be set
 """
@@ -39,6 +40,10 @@ class ProgramRejectedError(RedirectError):
 
 class PinConflictError(RedirectError):
     """The pin directory holds something that this version cannot adopt."""
+
+
+class NotLoadedError(RedirectError):
+    """Nothing of ours is in the pin directory."""
 
 
 class MapFullError(RedirectError):

@@ -13,6 +13,7 @@ from . import (
     demo_command,
     endpoint_group,
     envoy_group,
+    flows_command,
     policy_group,
     status_command,
     xds_group,
@@ -33,6 +34,7 @@ app.add_typer(envoy_group.app, name="envoy")
 app.add_typer(xds_group.app, name="xds")
 app.add_typer(datapath_group.app, name="datapath")
 app.command("status")(status_command.status)
+app.command("flows")(flows_command.flows)
 app.command("demo")(demo_command.demo)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
 from ..client import ask
+from ..errors import UnreachableError
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, fields, table
 
@@ -36,3 +41,77 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
         ("DIRECTION", "REASON", "PACKETS", "MEANING"),
         ((row["direction"], row["reason"], row["packets"], row["meaning"]) for row in rows),
     )
+
+
+class MapName(StrEnum):
+    """The maps that say what is enforced."""
+
+    ENDPOINTS = "endpoints"
+    POLICY = "policy"
+    IPCACHE = "ipcache"
+
+
+@app.command()
+def maps(
+    name: Annotated[MapName, typer.Argument(help="Which map.")] = MapName.POLICY,
+    output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
+) -> None:
+    """The entries of a kernel map, read from its pin: what is enforced, whether an agent runs or not.
+
+    endpoints: the numbers of the policies in force at each interface. policy: verdicts by policy number, peer identity
+    and port, of which the longest port prefix counts. ipcache: the identity behind each prefix.
+    """
+    from ...redirect.map_dump import read_map
+    from ..settings import Settings
+
+    settings = Settings(policies=Path(), workloads=Path(), run_dir=run_dir.absolute())
+    entries = _named(read_map(settings.pin_dir, name), run_dir)
+    if output is not Format.TABLE:
+        data(entries, output)
+        return
+    columns = list(entries[0]) if entries else []
+    table(
+        [column.replace("_", " ").upper() for column in columns],
+        ([_cell(entry[column]) for column in columns] for entry in entries),
+    )
+
+
+def _named(entries: list[dict[str, Any]], run_dir: Path) -> list[dict[str, Any]]:
+    """With the names that a running agent knows."""
+    try:
+        endpoints, identities = ask(run_dir, "/v1/endpoints"), ask(run_dir, "/v1/identities")
+    except UnreachableError:
+        return entries
+    interfaces = {entry["id"]: entry["endpoint"] for entry in endpoints if entry["id"]}
+    peers = {entry["identity"]: ",".join(entry["labels"]) for entry in identities}
+    for entry in entries:
+        if "ifindex" in entry:
+            entry["endpoint"] = interfaces.get(entry["ifindex"], "")
+        if "identity" in entry:
+            entry["peer"] = entry.get("peer") or peers.get(entry["identity"], "")
+    return entries
+
+
+def _cell(value: object) -> object:
+    return "-" if value in (None, "", 0) else value
+
+
+@app.command()
+def doctor(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+    """Whether this machine can run an agent: kernel features with the version that brings each, mounts, sysctls, marks,
+    ports, Envoy, other networks. Changes nothing. Exits 1 when something is missing."""
+    from ..doctor import State, examine
+    from ..settings import Settings
+
+    checks = examine(Settings(policies=Path(), workloads=Path(), run_dir=run_dir.absolute()))
+    failed = any(check.state is State.FAIL for check in checks)
+    if output is Format.TABLE:
+        table(
+            ("", "GROUP", "WHAT", "FOUND", "WHAT TO DO"),
+            ((check.state, check.group, check.name, check.found, check.advice or "-") for check in checks),
+        )
+    else:
+        data({"ok": not failed, "checks": [check.to_json() for check in checks]}, output)
+    if failed:
+        raise typer.Exit(1)

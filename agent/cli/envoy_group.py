@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ...envoy.inspect import EnvoyConfig, read_config, redact
+from ..client import ask
+from ..errors import InputError
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, fields, table
 
@@ -31,7 +33,18 @@ class Part(StrEnum):
     ALL = "all"
     LISTENERS = "listeners"
     CLUSTERS = "clusters"
+    ROUTES = "routes"
     FILTERS = "filters"
+    SECRETS = "secrets"
+
+
+_SECTIONS = {
+    Part.LISTENERS: "ListenersConfigDump",
+    Part.CLUSTERS: "ClustersConfigDump",
+    Part.ROUTES: "RoutesConfigDump",
+    Part.FILTERS: "EcdsConfigDump",
+    Part.SECRETS: "SecretsConfigDump",
+}
 
 
 def _ask(run_dir: Path, question: Callable[[Admin], Awaitable[T]]) -> T:
@@ -53,14 +66,52 @@ def config(
 ) -> None:
     """What Envoy really has. `-o json` prints its own dump, without secrets."""
     pattern = _pattern(name)
-    dump = _ask(run_dir, lambda admin: admin.config_dump(name=name))
     if output is not Format.TABLE:
+        dump = _ask(run_dir, lambda admin: admin.config_dump(name=f".*(?:{name}).*" if name else ""))
         data(redact(_section(dump, part)), output)
         return
     records = read_config(_ask(run_dir, lambda admin: admin.config_dump()))
-    for wanted, show in ((Part.LISTENERS, _listeners), (Part.FILTERS, _filters), (Part.CLUSTERS, _clusters)):
-        if part in (Part.ALL, wanted):
+    shown = (
+        (Part.LISTENERS, _listeners),
+        (Part.ROUTES, _routes),
+        (Part.FILTERS, _filters),
+        (Part.CLUSTERS, _clusters),
+        (Part.SECRETS, _secrets),
+    )
+    for wanted, show in shown:
+        if part is wanted or (part is Part.ALL and wanted is not Part.SECRETS):
             show(records, pattern)
+            if part is Part.ALL and wanted is not Part.CLUSTERS:
+                typer.echo()
+
+
+@app.command()
+def rbac(
+    endpoint: Annotated[str, typer.Argument(help="namespace/name or name of a workload, or an address.")],
+    output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
+) -> None:
+    """The rules that Envoy enforces for an endpoint, read back from Envoy itself, each with its policy.
+
+    Of two rules that fit a request the first one counts. `x*` begins with x, `~x` matches the regular expression x,
+    otherwise is what nothing above fitted. What the kernel alone decides is not here: see `lockgate policy explain`.
+    """
+    from ...envoy.enforced import enforced_rules
+    from ..rbac_view import prefix_names, rows
+
+    known = ask(run_dir, "/v1/endpoints")
+    found = _find_endpoint(endpoint, known)
+    dump = _ask(run_dir, lambda admin: admin.config_dump(name=r"lockgate\..*", mask="ecds_filters"))
+    own = [*found["ips"], found["endpoint"], str(found["id"]), str(found["identity"])]
+    listed = rows(enforced_rules(dump, own), prefix_names(known, ask(run_dir, "/v1/identities")))
+    if output is not Format.TABLE:
+        data([row.to_json() for row in listed], output)
+        return
+    if not listed:
+        typer.echo(f"Envoy enforces nothing for {found['endpoint']}: no rule about requests speaks about it")
+        return
+    columns = ("DIRECTION", "FILTER", "PEER", "PORT", "METHOD", "PATH", "HOST", "MORE", "VERDICT", "POLICY", "RULE")
+    table(columns, ([cell or "-" for cell in row.to_json().values()] for row in listed))
 
 
 @app.command()
@@ -168,10 +219,19 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _section(dump: dict[str, Any], part: Part) -> Any:
     if part is Part.ALL:
         return dump
-    kind = {Part.LISTENERS: "ListenersConfigDump", Part.CLUSTERS: "ClustersConfigDump", Part.FILTERS: "EcdsConfigDump"}[
-        part
-    ]
+    kind = _SECTIONS[part]
     return [section for section in dump.get("configs", ()) if section.get("@type", "").endswith(kind)]
+
+
+def _find_endpoint(wanted: str, known: list[dict[str, Any]]) -> dict[str, Any]:
+    found = [entry for entry in known if wanted in (entry["endpoint"], *entry["ips"])]
+    found = found or [entry for entry in known if entry["endpoint"].rpartition("/")[2] == wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(entry["endpoint"] for entry in found)
+        raise InputError(f"several workloads are called {wanted}: {names}; write one of these")
+    raise InputError(f"no workload is called {wanted} or has that address; 'lockgate endpoint list' shows all")
 
 
 def _listeners(config: EnvoyConfig, pattern: re.Pattern[str]) -> None:
@@ -208,6 +268,28 @@ def _clusters(config: EnvoyConfig, pattern: re.Pattern[str]) -> None:
         (
             (record.name, record.kind, ", ".join(record.hosts) or "-", record.error or "-")
             for record in config.clusters
+            if pattern.search(record.name)
+        ),
+    )
+
+
+def _routes(config: EnvoyConfig, pattern: re.Pattern[str]) -> None:
+    table(
+        ("ROUTES", "HOST", "ROUTE", "MATCHES", "GOES TO"),
+        (
+            (record.name, ", ".join(record.domains), record.route, record.matches, record.target)
+            for record in config.routes
+            if pattern.search(record.name)
+        ),
+    )
+
+
+def _secrets(config: EnvoyConfig, pattern: re.Pattern[str]) -> None:
+    table(
+        ("SECRET", "KIND", "VERSION", "UPDATED", "ERROR"),
+        (
+            (record.name, record.kind, record.version or "static", record.updated, record.error or "-")
+            for record in config.secrets
             if pattern.search(record.name)
         ),
     )

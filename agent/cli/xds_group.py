@@ -18,17 +18,20 @@ def _xds() -> None:
 
 @app.command()
 def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Per node and resource type: SYNCED, STALE or NACK, and Envoy's words. Exits 1 unless all are SYNCED."""
+    """Per node and resource type: SYNCED, STALE or NACK, versions, since when, and Envoy's words. Exits 1 unless all
+    are SYNCED. A version here stands for all resources of the type: `xds resources` has them one by one."""
     answer = ask(run_dir, "/v1/xds")
     if output is Format.TABLE:
         table(
-            ("NODE", "TYPE", "STATE", "RESOURCES", "SINCE", "ERROR"),
+            ("NODE", "TYPE", "STATE", "RESOURCES", "PUBLISHED", "HELD", "SINCE", "ERROR"),
             (
                 (
                     entry["node"],
                     entry["type"],
                     entry["state"],
                     len(entry["resources"]),
+                    entry["published"] or "-",
+                    entry["held"] or "-",
                     entry["since"],
                     entry["error"] or "-",
                 )

@@ -21,6 +21,7 @@ ASKS_AGENT = (
     ("xds", "status"),
     ("xds", "resources"),
     ("datapath", "status"),
+    ("envoy", "rbac", "x"),
 )
 ASKS_ENVOY = tuple(("envoy", name) for name in ("config", "clusters", "listeners", "stats", "certs", "server-info"))
 
@@ -37,6 +38,7 @@ COMMANDS = list(commands(get_command(app)))  # type: ignore[arg-type]
 def test_the_commands_are_those_of_the_public_surface() -> None:
     leaves = {" ".join(path) for path in COMMANDS if not any(other[:-1] == path for other in COMMANDS)}
     offline = {"agent run", "agent clean", "demo", "policy validate", "policy explain", "policy test", "envoy logging"}
+    offline |= {"flows", "datapath maps", "datapath doctor"}
     assert leaves == offline | {" ".join(command[:2]) for command in ASKS_AGENT + ASKS_ENVOY}
 
 

@@ -134,3 +134,52 @@ def test_redact_strikes_out_what_a_secret_is_compared_with_and_what_it_writes() 
     }
     assert "hush" not in str(shown)
     assert redact([predicate("header"), filter_("headers")]) == [predicate("header"), filter_("headers")]
+
+
+def test_filters_of_every_sort_are_read() -> None:
+    """A dump has a section of its own for filters of HTTP and for those of connections."""
+    sections = [
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.EcdsConfigDump",
+            "ecds_filters": [{"version_info": version, "ecds_filter": {"name": name}}],
+        }
+        for name, version in (("http", "1"), ("tls", "2"))
+    ]
+    assert [(each.name, each.version) for each in read_config({"configs": sections}).filters] == [
+        ("http", "1"),
+        ("tls", "2"),
+    ]
+
+
+def test_routes_and_secrets_are_read() -> None:
+    route = {
+        "name": "one",
+        "match": {"prefix": "/a", "headers": [{"name": "x-a"}]},
+        "route": {"cluster": "there"},
+    }
+    answer = {"match": {"safe_regex": {"regex": "/b+"}}, "direct_response": {"status": 400}}
+    hosts = [{"domains": ["*"], "routes": [route, answer]}]
+    configs = [
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
+            "static_route_configs": [{"route_config": {"name": "routes", "virtual_hosts": hosts}}] * 2,
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump",
+            "dynamic_active_secrets": [
+                {
+                    "name": "cert",
+                    "version_info": "7",
+                    "secret": {"tls_certificate": {"private_key": {"inline_bytes": "c2VjcmV0"}}},
+                }
+            ],
+        },
+    ]
+    config = read_config({"configs": configs})
+    assert [(each.name, each.matches, each.target) for each in config.routes] == [
+        ("routes", "/a* with x-a", "there"),
+        ("routes", "~/b+", "answers 400"),
+    ]
+    (secret,) = config.secrets
+    assert (secret.name, secret.kind, secret.version) == ("cert", "tls_certificate", "7")
+    assert "c2VjcmV0" not in str(config) + str(redact({"configs": configs}))

@@ -1,0 +1,255 @@
+"""What `lockgate flows` shows: requests that Envoy refused or noted, and packets that the kernel dropped. Pure.
+
+Envoy's access log has addresses and the name of what decided; here they become workloads, policies and rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+
+from ..envoy.access_log import LoggedRequest, SocketEnd
+from ..xds import names_a_rule
+
+
+class FlowVerdict(StrEnum):
+    """DENIED: Envoy refused the request. LOGGED: it passed, with a header that its policy notes (LOG). DROPPED: the
+    kernel ended packets."""
+
+    DENIED = "denied"
+    LOGGED = "logged"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEnd:
+    """One end of a flow; `endpoint` is empty for an address that is no workload's, `identity` 0 when not known."""
+
+    ip: str
+    port: int
+    endpoint: str = ""
+    identity: int = 0
+    labels: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        host = self.endpoint or next((each for each in self.labels if each.startswith("reserved:")), "") or self.ip
+        return f"[{host}]:{self.port}" if ":" in host and not host.startswith("reserved:") else f"{host}:{self.port}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field."""
+        return {
+            "ip": self.ip,
+            "port": self.port,
+            "endpoint": self.endpoint,
+            "identity": self.identity,
+            "labels": list(self.labels),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEvent:
+    """One request. `policy` and `rule` are what decided; for a denial because nothing allowed it they are empty, and
+    `considered` names the rules about this peer and port that did not match."""
+
+    time: datetime
+    verdict: FlowVerdict
+    source: FlowEnd
+    destination: FlowEnd
+    method: str
+    path: str
+    host: str
+    protocol: str
+    code: int
+    policy: str
+    rule: str
+    considered: tuple[str, ...]
+    why: str
+    mismatches: tuple[tuple[str, str], ...] = ()  # (rule, header)
+    grpc: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of `-o json`."""
+        request = {"method": self.method, "path": self.path, "host": self.host, "protocol": self.protocol}
+        return {
+            "time": self.time.isoformat(),
+            "verdict": str(self.verdict),
+            "source": self.source.to_json(),
+            "destination": self.destination.to_json(),
+            "http": {**request, "code": self.code} | ({"grpc": self.grpc} if self.grpc else {}),
+            "policy": self.policy,
+            "rule": self.rule,
+            "considered": list(self.considered),
+            "mismatches": [{"rule": rule, "header": header} for rule, header in self.mismatches],
+            "why": self.why,
+        }
+
+    def __str__(self) -> str:
+        request = f"{self.method} {self.path}" if self.protocol != "TLS" else f"TLS {self.host or 'without a name'}"
+        return (
+            f"{self.time:%H:%M:%S.%f}"[:12]
+            + f"  {self.verdict:<7}  {self.source} -> {self.destination}  {request}  {self.code or '-'}  {self.why}"
+        )
+
+
+class Directory:
+    """Who is behind an address, from what the local API says of endpoints and identities."""
+
+    def __init__(
+        self, endpoints: Iterable[Mapping[str, Any]] = (), identities: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        self._endpoints = {ip: entry for entry in endpoints for ip in entry["ips"]}
+        self._prefixes: dict[IPv4Network | IPv6Network, Mapping[str, Any]] = {
+            ip_network(prefix): identity for identity in identities for prefix in identity["prefixes"]
+        }
+        self._lengths = sorted({(network.version, network.prefixlen) for network in self._prefixes}, reverse=True)
+
+    def end(self, address: SocketEnd) -> FlowEnd:
+        """The end with its name and identity, as far as they are known."""
+        ip = str(address.ip)
+        endpoint = self._endpoints.get(ip)
+        if endpoint is not None:
+            labels = tuple(endpoint["labels"])
+            return FlowEnd(ip, address.port, endpoint["endpoint"], endpoint["identity"], labels)
+        for version, length in self._lengths:
+            if version == address.ip.version:
+                identity = self._prefixes.get(ip_network((address.ip, length), strict=False))
+                if identity is not None:
+                    return FlowEnd(ip, address.port, "", identity["identity"], tuple(identity["labels"]))
+        return FlowEnd(ip, address.port)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFilter:
+    """Which events are wanted. Ends are namespace/name, name, an address, a prefix or reserved:name; `path` is a
+    regular expression found anywhere in the path."""
+
+    verdict: FlowVerdict | None = None
+    source: str = ""
+    destination: str = ""
+    path: str = ""
+    method: str = ""
+    policy: str = ""
+
+    def wants(self, event: FlowEvent) -> bool:
+        """True when the event passes every condition."""
+        return (
+            (self.verdict is None or event.verdict is self.verdict)
+            and _is_end(event.source, self.source)
+            and _is_end(event.destination, self.destination)
+            and (not self.path or re.search(self.path, event.path) is not None)
+            and (not self.method or event.method == self.method)
+            and (not self.policy or self._is_about(event))
+        )
+
+    def _is_about(self, event: FlowEvent) -> bool:
+        names = (f"{event.policy}:", *event.considered, *(rule for rule, _ in event.mismatches))
+        policies = {name.partition(":")[0] for name in names}
+        return self.policy in policies or any(name.rpartition("/")[2] == self.policy for name in policies)
+
+
+def flow_event(request: LoggedRequest, directory: Directory) -> FlowEvent:
+    """One line of Envoy's access log in the terms of policies."""
+    policy, rule, considered, why = _decided(request.rule)
+    mismatches = tuple((name, header) for name, _, header in (each.rpartition(" ") for each in request.mismatches))
+    denied = bool(request.rule) or not mismatches
+    if not denied:
+        rules = ", ".join(f"{header} ({name})" for name, header in mismatches)
+        policy, rule, considered, why = "", "", (), f"passed with a mismatch of {rules}"
+    return FlowEvent(
+        request.time,
+        FlowVerdict.DENIED if denied else FlowVerdict.LOGGED,
+        directory.end(request.source),
+        directory.end(request.destination),
+        request.method or "",
+        request.path or "",
+        request.host or "",
+        request.protocol,
+        request.code,
+        policy,
+        rule,
+        considered,
+        why,
+        mismatches,
+        request.grpc_method,
+    )
+
+
+def _decided(name: str) -> tuple[str, str, tuple[str, ...], str]:
+    """(policy, rule, rules considered, in words) of what an action's name says; see xds/rule_name.py."""
+    if not name:
+        return "", "", (), "refused, and Envoy did not say by what"
+    kind, _, rest = name.partition(":")
+    if kind == "no-rule-matched":
+        considered = tuple(rest.split(","))
+        return "", "", considered, f"no request rule of {', '.join(considered)} matches"
+    if kind == "endpoint":
+        who, _, direction = rest.rpartition(":")[0].rpartition(":")
+        return "", "", (), f"no {direction} rule of {who} is about this peer and port"
+    if kind == "lockgate":
+        return "", "", (), "no policy has reached Envoy yet"
+    if not names_a_rule(name) or kind == "address":
+        return "", "", (), name
+    return kind, rest, (), f"denied by {name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Packets that the kernel dropped for one reason between two looks at its counters."""
+
+    time: datetime
+    direction: str
+    reason: str
+    meaning: str
+    packets: int
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of `-o json`."""
+        return {
+            "time": self.time.isoformat(),
+            "verdict": str(FlowVerdict.DROPPED),
+            "direction": self.direction,
+            "reason": self.reason,
+            "meaning": self.meaning,
+            "packets": self.packets,
+        }
+
+    def __str__(self) -> str:
+        packets = "packet" if self.packets == 1 else "packets"
+        begin = f"{self.time:%H:%M:%S.%f}"[:12] + f"  {FlowVerdict.DROPPED:<7}  {self.packets} {packets}"
+        return f"{begin}, {self.direction}, {self.reason}: {self.meaning}"
+
+
+def drops_between(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], now: datetime
+) -> list[Drops]:
+    """From two answers of the local API about the data path's counters."""
+    known = {(each["direction"], each["reason"]): each["packets"] for each in before}
+    found = []
+    for each in after:
+        more = each["packets"] - known.get((each["direction"], each["reason"]), 0)
+        if each["dropped"] and more > 0:
+            found.append(Drops(now, each["direction"], each["reason"], each["meaning"], more))
+    return found
+
+
+def _is_end(end: FlowEnd, wanted: str) -> bool:
+    if not wanted or wanted in (end.endpoint, end.ip) or wanted in end.labels:
+        return True
+    if end.endpoint and end.endpoint.rpartition("/")[2] == wanted:
+        return True
+    if "/" in wanted:
+        try:
+            network = ip_network(wanted)
+        except ValueError:
+            return False
+        return ip_network(end.ip).subnet_of(network) if _version(end.ip) == network.version else False  # type: ignore[arg-type]
+    return False
+
+
+def _version(ip: str) -> int:
+    return 6 if ":" in ip else 4

@@ -1,0 +1,145 @@
+"""Lines of Envoy's log and counters of the kernel as events with names, and the filters over them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from lockgate.agent.flow_event import Directory, FlowEvent, FlowFilter, FlowVerdict, drops_between, flow_event
+from lockgate.envoy.access_log import parse
+
+RULE = "default/api:spec.ingress[0].toPorts[0]"
+DIRECTORY = Directory(
+    [
+        {
+            "endpoint": "default/frontend",
+            "ips": ["10.0.0.2", "fd00::2"],
+            "identity": 300,
+            "labels": ["k8s:app=frontend"],
+        },
+        {"endpoint": "prod/api", "ips": ["10.0.0.3"], "identity": 301, "labels": ["k8s:app=api"]},
+    ],
+    [
+        {"identity": 9, "labels": ["reserved:world"], "prefixes": ["0.0.0.0/0"]},
+        {"identity": 500, "labels": ["cidr:192.0.2.0/24"], "prefixes": ["192.0.2.0/24"]},
+    ],
+)
+
+
+def event(rule: str = f"no-rule-matched:{RULE}", **fields: Any) -> FlowEvent:
+    details = f"rbac_access_denied_matched_policy[{rule}]" if rule else "via_upstream"
+    record = {
+        "time": "2026-01-02T03:04:05.678901+00:00",
+        "source": "10.0.0.2:40000",
+        "destination": "10.0.0.3:80",
+        "method": "POST",
+        "path": "/users?all=1",
+        "host": "api",
+        "code": 403,
+        "details": details,
+        "protocol": "HTTP/1.1",
+        "mismatches": None,
+    }
+    return flow_event(parse(json.dumps(record | fields)), DIRECTORY)
+
+
+def test_a_denial_names_the_ends_and_the_rules() -> None:
+    found = event()
+    assert str(found) == (
+        "03:04:05.678  denied   default/frontend:40000 -> prod/api:80  POST /users?all=1  403  "
+        f"no request rule of {RULE} matches"
+    )
+    shown = found.to_json()
+    assert (shown["verdict"], shown["policy"], shown["considered"]) == ("denied", "", [RULE])
+    assert shown["source"] == {
+        "ip": "10.0.0.2",
+        "port": 40000,
+        "endpoint": "default/frontend",
+        "identity": 300,
+        "labels": ["k8s:app=frontend"],
+    }
+    assert shown["http"] == {
+        "method": "POST",
+        "path": "/users?all=1",
+        "host": "api",
+        "protocol": "HTTP/1.1",
+        "code": 403,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "why"),
+    [
+        (RULE, "default/api", f"denied by {RULE}"),
+        (f"no-rule-matched:{RULE},b:c,and-2-more", "", f"no request rule of {RULE}, b:c, and-2-more matches"),
+        ("endpoint:prod/api:ingress:no-rule-matched", "", "no ingress rule of prod/api is about this peer and port"),
+        ("lockgate:no-policy-received", "", "no policy has reached Envoy yet"),
+        ("none", "", "refused, and Envoy did not say by what"),
+        ("address:10.0.0.3:claimed-by:a:and:b", "", "address:10.0.0.3:claimed-by:a:and:b"),
+    ],
+)
+def test_what_decided_in_words(name: str, policy: str, why: str) -> None:
+    found = event(name)
+    assert (found.policy, found.why, found.verdict) == (policy, why, FlowVerdict.DENIED)
+
+
+def test_a_request_that_passed_with_a_mismatch() -> None:
+    found = event("", code=200, mismatches=[f"{RULE} x-team"])
+    assert (found.verdict, found.mismatches) == (FlowVerdict.LOGGED, ((RULE, "x-team"),))
+    assert found.why == f"passed with a mismatch of x-team ({RULE})"
+    assert found.to_json()["mismatches"] == [{"rule": RULE, "header": "x-team"}]
+
+
+def test_tls_and_unknown_ends() -> None:
+    found = event(RULE, protocol="TLS", method="-", path="-", host="a.example", code=0, destination="192.0.2.7:443")
+    assert (found.destination.identity, found.destination.endpoint) == (500, "")
+    assert "default/frontend:40000 -> 192.0.2.7:443  TLS a.example  -  " in str(found)
+    assert "-> reserved:world:443" in str(event(destination="203.0.113.1:443"))
+    assert "-> [2001:db8::1]:443" in str(event(destination="[2001:db8::1]:443"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "passes"),
+    [
+        (FlowFilter(), True),
+        (FlowFilter(FlowVerdict.DENIED), True),
+        (FlowFilter(FlowVerdict.LOGGED), False),
+        (FlowFilter(source="default/frontend"), True),
+        (FlowFilter(source="frontend", destination="api"), True),
+        (FlowFilter(source="10.0.0.0/24"), True),
+        (FlowFilter(source="10.1.0.0/24"), False),
+        (FlowFilter(source="fd00::/64"), False),
+        (FlowFilter(source="k8s:app=frontend"), True),
+        (FlowFilter(destination="10.0.0.3"), True),
+        (FlowFilter(destination="default/api"), False),
+        (FlowFilter(path="^/users"), True),
+        (FlowFilter(path="admin"), False),
+        (FlowFilter(method="GET"), False),
+        (FlowFilter(policy="default/api"), True),
+        (FlowFilter(policy="api"), True),
+        (FlowFilter(policy="other"), False),
+    ],
+)
+def test_filters(wanted: FlowFilter, passes: bool) -> None:
+    assert wanted.wants(event()) is passes
+
+
+def test_drops_are_what_the_counters_grew_by() -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def counter(reason: str, packets: int, dropped: bool = True) -> dict[str, Any]:
+        return {
+            "direction": "ingress",
+            "reason": reason,
+            "meaning": "because",
+            "dropped": dropped,
+            "packets": packets,
+        }
+
+    before = [counter("policy", 3), counter("allowed", 5, False)]
+    after = [counter("policy", 5), counter("allowed", 9, False), counter("spoofed", 1), counter("fragment", 0)]
+    first, second = drops_between(before, after, now)
+    assert str(first) == "03:04:05.000  dropped  2 packets, ingress, policy: because"
+    assert (second.reason, second.packets, second.to_json()["verdict"]) == ("spoofed", 1, "dropped")
