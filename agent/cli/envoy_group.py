@@ -14,7 +14,7 @@ import typer
 from ...envoy.inspect import EnvoyConfig, read_config, redact
 from ..client import ask
 from ..errors import InputError
-from .options import RUN_DIR, RunDir
+from .options import RUN_DIR, RunDir, known_names
 from .output import Format, FormatOption, data, fields, table
 
 if TYPE_CHECKING:
@@ -87,7 +87,13 @@ def config(
 
 @app.command()
 def rbac(
-    endpoint: Annotated[str, typer.Argument(help="namespace/name or name of a workload, or an address.")],
+    endpoint: Annotated[
+        str,
+        typer.Argument(
+            help="namespace/name or name of a workload, or an address.",
+            autocompletion=known_names("/v1/endpoints", "endpoint"),
+        ),
+    ],
     output: FormatOption = Format.TABLE,
     run_dir: RunDir = RUN_DIR,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,3 +20,18 @@ Workloads = Annotated[Path, typer.Option("--workloads", help="A workloads file, 
 
 RUN_DIR = DEFAULT_RUN_DIR
 STATE_DIR = DEFAULT_STATE_DIR
+
+
+def known_names(path: str, field: str) -> Callable[[typer.Context, str], list[str]]:
+    """For shell completion: the names that a running agent answers with under `path`; none without an agent."""
+
+    def complete(context: typer.Context, incomplete: str) -> list[str]:
+        from ..client import ask
+        from ..errors import AgentError
+
+        names: list[str] = []
+        with suppress(AgentError):
+            names = [str(entry[field]) for entry in ask(Path(context.params.get("run_dir") or RUN_DIR), path)]
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete

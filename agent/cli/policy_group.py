@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..offline import check, read_world
 from . import policy_test_command
 from .explain_text import explanation_text
-from .options import RUN_DIR, Policies, RunDir, Workloads
+from .options import RUN_DIR, Policies, RunDir, Workloads, known_names
 from .output import Format, FormatOption, data, fields, table
 
 app = typer.Typer(help="Check, test, list and explain policies.", no_args_is_help=True)
@@ -87,7 +87,10 @@ def list_policies(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR
 
 @app.command("get")
 def get_policy(
-    name: Annotated[str, typer.Argument(help="namespace/name, or just the name.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="namespace/name, or just the name.", autocompletion=known_names("/v1/policies", "policy")),
+    ],
     output: FormatOption = Format.TABLE,
     run_dir: RunDir = RUN_DIR,
 ) -> None:

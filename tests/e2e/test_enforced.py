@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
+from lockgate.agent.cli.app import app
+from lockgate.agent.cli.options import known_names
 from lockgate.agent.rbac_view import Row, prefix_names, rows
 from lockgate.envoy.enforced import enforced_rules
 from lockgate.policies.endpoint_policy import HeaderMatch, HttpRule, PortSpan, Protocol, ResolvedRule
@@ -122,3 +125,12 @@ def test_the_kernels_maps_are_read_with_and_without_names(shared_node: LiveNode)
     by_prefix = {entry["prefix"]: entry["endpoint"] for entry in ipcache}
     assert by_prefix[f"{shared_node.api.ipv4}/32"] == by_prefix[f"{shared_node.api.ipv6}/128"] == "default/api-server"
     assert "VERDICT" in shared_node.lockgate("datapath", "maps").out
+
+
+def test_the_shell_completes_the_names_that_the_agent_knows(shared_node: LiveNode) -> None:
+    complete = known_names("/v1/endpoints", "endpoint")
+    context = typer.Context(typer.main.get_command(app))
+    context.params = {"run_dir": shared_node.run_dir}
+    assert complete(context, "default/a") == ["default/api-server"]
+    context.params = {"run_dir": shared_node.run_dir / "nowhere"}
+    assert complete(context, "") == []
