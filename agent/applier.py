@@ -2,29 +2,31 @@
 
 The order makes every moment safe. A redirect is written to the kernel's map only when Envoy has acknowledged the
 policy that judges it; an endpoint whose last L7 rule went away keeps its subtree in Envoy (judging by the new policy)
-until the kernel has stopped redirecting to it. When Envoy refuses a policy nothing further happens: Envoy and the
-kernel both go on with what they had.
+until the kernel has stopped redirecting to it, and an identity that leaves the node keeps its own until the kernel's
+ipcache no longer says it, for by that map Envoy tells who is who. A new address of a known identity is the ipcache's
+business alone: Envoy already knows what to say of it. When Envoy refuses a policy nothing further happens: Envoy and
+the kernel both go on with what they had.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from ..policies import World
-from ..policies.endpoint_policy import Direction, EndpointPolicy, RuleOrigin
-from ..policies.identity import IPNetwork
-from ..policies.workload import Endpoint, IPAddress
+from ..policies.endpoint_policy import Direction, RuleOrigin
+from ..policies.workload import IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
 from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts, readdressed
 from ..redirect.uplink import choose, interfaces
 from ..xds import (
+    Enforced,
     NodeCompiler,
     NodeResources,
     Outcome,
@@ -42,13 +44,12 @@ ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it
 _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
 _CLOSED = 0  # a redirect to this port is a drop
 
-Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """Who needs a subtree in Envoy: in the filters for HTTP, and in those for TLS."""
+    """Which identities need a subtree in Envoy: in the filters for HTTP, and in those for TLS."""
 
     envoy: Policed  # all that have a rule for Envoy
     tls: Policed  # those of them that have one about TLS
@@ -130,7 +131,8 @@ class Applier:
             RedirectError: the kernel refused something. What was applied before it stays, and a retry converges.
         """
         enforced, wanted, before = self._needs(world)
-        applied = await self._offer(enforced, world, wanted | before)
+        leaving = self._leaving(enforced)
+        applied = await self._offer([*enforced, *leaving], wanted | before)
         if applied.nacks or (applied.unconfirmed and self._envoy_runs()):
             # It still judges by what it had, so the kernel must not send it anything new.
             return applied
@@ -148,8 +150,8 @@ class Applier:
                 unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")
             )
         self._policed = wanted
-        if wanted | before != wanted:
-            self._told = self._compile(enforced, world, wanted)
+        if leaving or wanted | before != wanted:
+            self._told = self._compile(enforced, wanted)
             await self._xds.publish(self._told.snapshot)
         return Applied(unexpressed=unexpressed, problems=problems)
 
@@ -157,7 +159,7 @@ class Applier:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
         `apply` is owed."""
         enforced, wanted, before = self._needs(world)
-        return await self._offer(enforced, world, wanted | before)
+        return await self._offer([*enforced, *self._leaving(enforced)], wanted | before)
 
     def _needs(self, world: World) -> tuple[Enforced, _Needs, _Needs]:
         """The endpoints to enforce for; who needs Envoy for this world, and for the one in force."""
@@ -166,11 +168,22 @@ class Applier:
         if self._policed is not None:
             return enforced, wanted, self._policed
         # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
-        everyone = frozenset((endpoint.key, direction) for endpoint, _ in enforced for direction in Direction)
+        everyone = frozenset((endpoint.identity, direction) for endpoint, _ in enforced for direction in Direction)
         return enforced, wanted, _Needs(everyone, everyone)
 
-    async def _offer(self, enforced: Enforced, world: World, needs: _Needs) -> Applied:
-        telling = self._compile(enforced, world, needs)
+    def _leaving(self, enforced: Enforced) -> Enforced:
+        """The endpoints in force whose identities no endpoint will have, with the policies in force."""
+        if self.world is None:
+            return ()
+        staying = {endpoint.identity for endpoint, _ in enforced}
+        return [
+            (endpoint, self.world.policy_of(endpoint))
+            for endpoint in self.world.endpoints
+            if endpoint.local and endpoint.identity not in staying
+        ]
+
+    async def _offer(self, enforced: Enforced, needs: _Needs) -> Applied:
+        telling = self._compile(enforced, needs)
         unexpressed = tuple(telling.http.refused.items())
         answer = await self._tell(telling)
         if answer.outcome is Outcome.NACKED:
@@ -181,10 +194,9 @@ class Applier:
         waiting = "Envoy runs, but has not answered to the last change yet"
         return Applied(unconfirmed=True, unexpressed=unexpressed, problems=(waiting,))
 
-    def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> _Told:
+    def _compile(self, enforced: Enforced, needs: _Needs) -> _Told:
         """What Envoy is to have."""
-        http = self._compiler.compile(enforced, world.ipcache, needs.envoy)
-        return _Told(http, self._tls.resources(enforced, world.ipcache, needs.tls))
+        return _Told(self._compiler.compile(enforced, needs.envoy), self._tls.resources(enforced, needs.tls))
 
     async def _tell(self, telling: _Told) -> Settled:
         """Publishes what Envoy is to have, step by step where header changes are about to be others; its answer."""
@@ -213,7 +225,7 @@ class Applier:
     async def readdress(self, names: Mapping[IPAddress, frozenset[str]]) -> bool:
         """Brings addresses with their names into force, also while `apply` waits for Envoy.
 
-        False when that takes more than the kernel's ipcache: an identity that does not exist yet, or Envoy.
+        False when that takes more than the kernel's ipcache: an identity that does not exist yet.
 
         Raises:
             RedirectError: the kernel refused it.
@@ -225,8 +237,6 @@ class Applier:
             if before is None or after is None:
                 return False
             changes = readdressed(before.ipcache, after.ipcache, map(ip_network, names))
-            if self._envoy_tells_apart(before, after, changes.put.keys() | changes.gone):
-                return False
             if changes:
                 await self._in_thread(lambda: self._datapath.readdress(changes))
                 self.world = after
@@ -277,29 +287,6 @@ class Applier:
             return await asyncio.shield(running)
         finally:
             await asyncio.wait([running])
-
-    def _envoy_tells_apart(self, before: World, after: World, networks: Iterable[IPNetwork]) -> bool:
-        """True when Envoy would judge some of these addresses otherwise than before."""
-        moves = {
-            (before.identity_at(network.network_address), after.identity_at(network.network_address))
-            for network in networks
-        }
-        policed: Policed = self._policed.envoy if self._policed is not None else frozenset()
-        halves = {
-            id(half): half
-            for endpoint in after.endpoints
-            if endpoint.local
-            for direction in Direction
-            if (endpoint.key, direction) in policed
-            for half in (after.policy_of(endpoint).direction(direction),)
-        }
-        return any(
-            (old in rule.peers) is not (new in rule.peers)
-            for half in halves.values()
-            for rule in half.rules
-            if rule.peers is not None
-            for old, new in moves
-        )
 
     async def _answer(self, revision: int) -> Settled:
         """Envoy's answer, or what is known when it is dead or has had its time."""

@@ -18,6 +18,7 @@ from ..envoy.binary import find_binary
 from ..envoy.bootstrap import BootstrapSettings, bootstrap
 from ..envoy.errors import EnvoyError
 from ..envoy.http_listener import HttpListener
+from ..envoy.identity_filter import Ipcache
 from ..envoy.module_file import find_module
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
 from ..envoy.tls_listener import TlsListener
@@ -79,7 +80,7 @@ class NodeAgent:
         """
         settings = self._settings
         require_host()
-        binary, startup = find_binary(settings.envoy), _bootstrap(settings)
+        binary = find_binary(settings.envoy)
         module = find_module(binary)
         make_run_dir(settings.run_dir)
         async with AsyncExitStack() as stack:
@@ -102,6 +103,8 @@ class NodeAgent:
             xds = XdsServer(settings.xds_socket, metrics)
             await xds.start()
             stack.push_async_callback(xds.stop)
+            ipcache = Ipcache(*datapath.ipcache)
+            startup = _bootstrap(settings, ipcache)
             envoy = EnvoyProcess(
                 settings.run_dir, binary, startup, module=module, concurrency=settings.concurrency or None
             )
@@ -111,7 +114,7 @@ class NodeAgent:
                 xds,
                 settings.http_port,
                 self._envoy_runs,
-                TlsSide(TlsListener(port=settings.tls_port), settings.run_dir / ACCESS_LOG),
+                TlsSide(TlsListener(port=settings.tls_port), settings.run_dir / ACCESS_LOG, ipcache),
                 dns_port=settings.dns_port,
                 dns_uses=dns.use,
             )
@@ -294,9 +297,14 @@ class NodeAgent:
             log.warning("secret %s stays in force in its last good version", ref)
 
 
-def _bootstrap(settings: Settings) -> bytes:
+def _bootstrap(settings: Settings, ipcache: Ipcache) -> bytes:
     return bootstrap(
-        BootstrapSettings(run_dir=settings.run_dir, node_id=_node_id(), http=HttpListener(port=settings.http_port))
+        BootstrapSettings(
+            run_dir=settings.run_dir,
+            node_id=_node_id(),
+            ipcache=ipcache,
+            http=HttpListener(port=settings.http_port),
+        )
     )
 
 

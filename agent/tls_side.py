@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..envoy.identity_filter import Ipcache
 from ..envoy.tls_listener import TlsListener, tls_listeners
-from ..policies.endpoint_policy import EndpointPolicy
-from ..policies.identity import IPNetwork
-from ..policies.workload import Endpoint
-from ..xds import LISTENER, Policed, Resource, TlsCompiler
+from ..xds import LISTENER, Enforced, Policed, Resource, TlsCompiler
 
 
 class TlsSide:
@@ -18,15 +15,13 @@ class TlsSide:
     The listeners are there also while no rule is about TLS: the connections of a listener that goes away end with it.
     """
 
-    def __init__(self, settings: TlsListener, access_log: Path) -> None:
+    def __init__(self, settings: TlsListener, access_log: Path, ipcache: Ipcache) -> None:
         self.port = settings.port
         self._compiler = TlsCompiler()
         self._listeners = tuple(
-            Resource(LISTENER, name, body) for name, body in tls_listeners(settings, access_log).items()
+            Resource(LISTENER, name, body) for name, body in tls_listeners(settings, access_log, ipcache).items()
         )
 
-    def resources(
-        self, enforced: Sequence[tuple[Endpoint, EndpointPolicy]], ipcache: Mapping[IPNetwork, int], policed: Policed
-    ) -> tuple[Resource, ...]:
+    def resources(self, enforced: Enforced, policed: Policed) -> tuple[Resource, ...]:
         """All of them; `policed` as for NodeCompiler.compile, of `tls_policed_by`."""
-        return (*self._listeners, *self._compiler.compile(enforced, ipcache, policed))
+        return (*self._listeners, *self._compiler.compile(enforced, policed))

@@ -27,6 +27,8 @@ FORMAT: Mapping[str, str] = MappingProxyType(
         "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6f+00:00)%",
         "source": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
         "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
+        "source_identity": "%FILTER_STATE(lockgate.source.identity:PLAIN)%",
+        "destination_identity": "%FILTER_STATE(lockgate.destination.identity:PLAIN)%",
         "method": "%REQ(:METHOD):64%",
         "path": "%REQ(:PATH):1024%",
         "host": "%REQ(:AUTHORITY):256%",
@@ -75,7 +77,8 @@ class LoggedRequest:
 
     `rule` is the name of the RBAC action that refused it, empty when it passed or Envoy gave none. `mismatches` are a
     rule's name and a header's, with a blank between, for each header match that was logged. `method`, `path` and `host`
-    are None when the request had none, and cut to 64, 1024 and 256 bytes.
+    are None when the request had none, and cut to 64, 1024 and 256 bytes. The identities are those of the two ends when
+    the connection was made.
     """
 
     time: datetime
@@ -88,6 +91,8 @@ class LoggedRequest:
     rule: str
     details: str
     protocol: str
+    source_identity: int
+    destination_identity: int
     mismatches: tuple[str, ...] = ()
     content_type: str | None = None
 
@@ -117,6 +122,8 @@ def parse(line: str | bytes) -> LoggedRequest:
             rule="" if rule is None or rule["rule"] == "none" else rule["rule"],
             details=details,
             protocol=str(record["protocol"]),
+            source_identity=int(record["source_identity"]),
+            destination_identity=int(record["destination_identity"]),
             mismatches=tuple(map(str, record["mismatches"] or ())),
             content_type=record.get("content_type"),
         )

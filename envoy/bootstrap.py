@@ -13,6 +13,7 @@ from pathlib import Path
 from .access_log import FILE_NAME as ACCESS_LOG
 from .errors import BootstrapError
 from .http_listener import HttpListener, http_listeners, original_destination_cluster
+from .identity_filter import Ipcache
 from .messages import boot, cluster, connection_monitor, core, endpoint, overload, protobuf, upstream_http
 
 XDS_CLUSTER = "lockgate.xds"
@@ -29,6 +30,7 @@ class BootstrapSettings:
 
     run_dir: Path
     node_id: str
+    ipcache: Ipcache
     node_cluster: str = "lockgate"
     http: HttpListener = field(default_factory=HttpListener)
     max_connections: int = 100_000  # downstream, all listeners together
@@ -60,7 +62,7 @@ def bootstrap(settings: BootstrapSettings) -> bytes:
         node=core.Node(id=settings.node_id, cluster=settings.node_cluster),
         admin=boot.Admin(address=core.Address(pipe=core.Pipe(path=str(settings.admin_socket), mode=0o600))),
         static_resources=boot.BootstrapStaticResources(
-            listeners=[*http_listeners(settings.http, settings.access_log)],
+            listeners=[*http_listeners(settings.http, settings.access_log, settings.ipcache)],
             clusters=[_xds_cluster(settings.xds_socket), original_destination_cluster(settings.http)],
         ),
         dynamic_resources=boot.BootstrapDynamicResources(

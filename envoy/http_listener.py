@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
+from .identity_filter import Ipcache, identity_filter
 from .messages import (
     accesslog,
     cluster,
@@ -69,7 +70,7 @@ class HttpListener:
     backlog: int = 4096
 
 
-def http_listeners(settings: HttpListener, access_log: Path) -> list[listener.Listener]:
+def http_listeners(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> list[listener.Listener]:
     """One listener for IPv4 and one for IPv6, equal but for the address; what `access_log.py` says is logged."""
     manager = protobuf.Any.pack(_connection_manager(settings, access_log))
     return [
@@ -85,6 +86,7 @@ def http_listeners(settings: HttpListener, access_log: Path) -> list[listener.Li
                     name="envoy.filters.listener.original_dst",
                     typed_config=protobuf.Any.pack(original_dst.OriginalDst()),
                 ),
+                identity_filter(ipcache),
                 listener.ListenerFilter(
                     name="envoy.filters.listener.original_src",
                     typed_config=protobuf.Any.pack(original_src.OriginalSrc(mark=settings.mark)),
@@ -183,7 +185,7 @@ def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpCon
         max_request_headers_kb=settings.max_request_headers_kb,
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         # Not to use the remote address is what leaves X-Forwarded-* alone; that (almost) nobody is internal keeps Envoy
-        # from marking requests whose client wrote a private address there. Policies look at the direct address.
+        # from marking requests whose client wrote a private address there. Policies ask who the connection is from.
         use_remote_address=False,
         internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(
             cidr_ranges=[core.CidrRange(address_prefix="255.255.255.255", prefix_len=32)]

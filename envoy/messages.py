@@ -21,9 +21,11 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.config.rbac import v3 as rbac
     from envoy_data_plane.envoy.config.route import v3 as route
     from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_access_log
+    from envoy_data_plane.envoy.extensions.dynamic_modules import v3 as dynamic_modules
     from envoy_data_plane.envoy.extensions.filters.http.composite import v3 as composite
     from envoy_data_plane.envoy.extensions.filters.http.rbac import v3 as http_rbac
     from envoy_data_plane.envoy.extensions.filters.http.router import v3 as http_router
+    from envoy_data_plane.envoy.extensions.filters.listener.dynamic_modules import v3 as module_listener_filter
     from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
     from envoy_data_plane.envoy.extensions.filters.listener.original_src import v3 as original_src
     from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 as tls_inspector
@@ -48,6 +50,7 @@ __all__ = [
     "connection_monitor",
     "core",
     "direct_response",
+    "dynamic_modules",
     "early_mutation",
     "endpoint",
     "file_access_log",
@@ -56,6 +59,7 @@ __all__ = [
     "http_router",
     "listener",
     "matcher",
+    "module_listener_filter",
     "mutation_rules",
     "network_rbac",
     "original_dst",

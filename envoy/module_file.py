@@ -30,6 +30,11 @@ class ModuleFile:
     path: Path
     sources: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """By which Envoy finds it."""
+        return {SEARCH_PATH: str(self.path.parent)}
+
 
 def find_module(binary: EnvoyBinary, path: Path = _FILE) -> ModuleFile:
     """The module for `binary`. Raises `ModuleError` when there is none, or when it was built for another Envoy."""

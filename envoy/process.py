@@ -21,7 +21,7 @@ from pathlib import Path
 from . import run_files
 from .binary import EnvoyBinary
 from .errors import SupervisorError
-from .module_file import SEARCH_PATH, ModuleFile
+from .module_file import ModuleFile
 from .run_files import Launch
 
 _START_TIMEOUT = 30.0
@@ -96,7 +96,7 @@ class EnvoyProcess:
             command=tuple(command),
             version=binary.version,
             digest=self._digest(command),
-            environment=() if module is None else ((SEARCH_PATH, str(module.path.parent)),),
+            environment=() if module is None else tuple(module.environment.items()),
             grace=grace,
             healthy_after=healthy_after,
         )

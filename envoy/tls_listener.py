@@ -17,6 +17,7 @@ from betterproto2 import Message
 
 from .access_log import CONNECTION_FORMAT
 from .http_listener import NOT_SYNCED, ORIGINAL_DESTINATION, refuse_own_address
+from .identity_filter import Ipcache, identity_filter
 from .messages import (
     accesslog,
     core,
@@ -52,16 +53,18 @@ class TlsListener:
     backlog: int = 4096
 
 
-def tls_listeners(settings: TlsListener, access_log: Path) -> Mapping[str, bytes]:
+def tls_listeners(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> Mapping[str, bytes]:
     """One serialised Listener for each address family, by name; denials are logged to `access_log`."""
     found = {}
     for family, address, bits in (("ipv4", "127.0.0.1", 32), ("ipv6", "::1", 128)):
         name = f"lockgate.tls.{family}"
-        found[name] = bytes(_listener(settings, access_log, name, address, bits))
+        found[name] = bytes(_listener(settings, access_log, ipcache, name, address, bits))
     return found
 
 
-def _listener(settings: TlsListener, access_log: Path, name: str, address: str, bits: int) -> listener.Listener:
+def _listener(
+    settings: TlsListener, access_log: Path, ipcache: Ipcache, name: str, address: str, bits: int
+) -> listener.Listener:
     return listener.Listener(
         name=name,
         stat_prefix=name.replace(".", "_"),
@@ -72,6 +75,7 @@ def _listener(settings: TlsListener, access_log: Path, name: str, address: str, 
         listener_filters_timeout=_GREETING,
         listener_filters=[
             _listener_filter("original_dst", original_dst.OriginalDst()),
+            identity_filter(ipcache),
             _listener_filter("tls_inspector", tls_inspector.TlsInspector()),
             _listener_filter("original_src", original_src.OriginalSrc(mark=settings.mark)),
         ],

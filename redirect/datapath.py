@@ -204,6 +204,11 @@ class Datapath:
         """Those of the addresses that an endpoint has a live connection with."""
         return self._connections.busy(addresses)
 
+    @property
+    def ipcache(self) -> tuple[Path, int]:
+        """The pin of the map from addresses to identities, and the kernel's number of the map behind it."""
+        return self._pin_dir / "maps" / layout.IPCACHE.name, self._ipcache.id
+
     def counters(self) -> tuple[Counter, ...]:
         """Packet counts since the maps were made."""
         kinds = [(reason, number, direction) for reason in Reason for number, direction in enumerate(_COUNTED)]

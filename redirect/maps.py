@@ -29,6 +29,11 @@ class PinnedMap(Generic[K, V]):
         self._codec = codec
         self._fd = open_map(folder, codec.name)
 
+    @property
+    def id(self) -> int:
+        """The kernel's number of the map."""
+        return syscall.map_info(self._fd).id
+
     def close(self) -> None:
         """Forget the descriptor."""
         os.close(self._fd)

@@ -62,8 +62,9 @@ def get(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
-    """Sizes in bytes, and the room in entries."""
+    """The kernel's number for it, sizes in bytes, and the room in entries."""
 
+    id: int
     key_size: int
     value_size: int
     max_entries: int
@@ -71,8 +72,8 @@ class MapInfo:
 
 def map_info(fd: int) -> MapInfo:
     """What a map was made with."""
-    _, _, key_size, value_size, max_entries, _ = struct.unpack_from("=6I", _info(fd))
-    return MapInfo(key_size, value_size, max_entries)
+    _, number, key_size, value_size, max_entries, _ = struct.unpack_from("=6I", _info(fd))
+    return MapInfo(number, key_size, value_size, max_entries)
 
 
 def link_ifindex(fd: int) -> int:

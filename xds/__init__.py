@@ -1,6 +1,5 @@
 """How Envoy is told: policies compiled into Envoy resources, and the server that keeps every Envoy in step."""
 
-from .change_filter import Policed
 from .errors import SocketError, UnknownRevision, WireError, XdsError
 from .observer import Observer
 from .rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
@@ -9,6 +8,7 @@ from .rule_name import denied_by, names_a_rule
 from .server import Outcome, Settled, XdsServer
 from .snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from .status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
+from .subject import Enforced, Policed
 from .tls_rbac import TlsCompiler, tls_policed_by
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "ROUTE",
     "SECRET",
     "ClientStatus",
+    "Enforced",
     "NodeCompiler",
     "NodeResources",
     "Observer",

@@ -9,33 +9,22 @@ stands a bridge, a filter that does the changes of both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
 
-from ..policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, HttpRules, ResolvedRule, RuleOrigin
-from ..policies.identity import IPNetwork
+from ..policies.endpoint_policy import Direction, DirectionPolicy, HttpRules, ResolvedRule, RuleOrigin
 from ..policies.workload import Endpoint
-from .address import as_envoy_prints
 from .change_tree import Acting, TooManyChanges, acting_rules, change_tree
 from .flow_tree import coverings, flow_tree
 from .fragment_cache import FragmentCache
 from .header_change import NOTHING, refusal
-from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, Input, OnMatch, exact_map, extension
-from .peers import PrefixIndex
+from .matcher import OnMatch, exact_map, extension
 from .snapshot import FILTER_CONFIG, Resource
-from .two_ipcaches import TwoIpcaches
+from .subject import PEER, SUBJECT, Enforced, Halves, Policed, subject_trees
 from .wire import frame
 
 CHANGES: Mapping[Direction, str] = MappingProxyType(
     {Direction.EGRESS: "lockgate.http.egress.headers", Direction.INGRESS: "lockgate.http.ingress.headers"}
-)
-_OWN: Mapping[Direction, Input] = MappingProxyType(
-    {Direction.EGRESS: DIRECT_SOURCE_IP, Direction.INGRESS: DESTINATION_IP}
-)
-_PEER: Mapping[Direction, Input] = MappingProxyType(
-    {Direction.EGRESS: DESTINATION_IP, Direction.INGRESS: DIRECT_SOURCE_IP}
 )
 TOO_MANY = (
     "more header changes can come together on one port than Envoy takes, so all requests there are denied; "
@@ -43,29 +32,28 @@ TOO_MANY = (
 )
 _BETWEEN = "lockgate:header-changes-of-two-policies"  # names a denial in the access log
 
-Policed: TypeAlias = frozenset[tuple[str, Direction]]  # (endpoint key, direction)
-Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]
-
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """What a compilation was made of; see NodeCompiler.compile."""
 
     endpoints: Enforced
-    ipcache: Mapping[IPNetwork, int]
     policed: Policed
 
-    def halves(self, direction: Direction) -> list[tuple[Endpoint, DirectionPolicy]]:
-        """Who has a tree in a direction, sorted by key."""
-        found = [pair for pair in self.endpoints if (pair[0].key, direction) in self.policed]
-        return [(one, policy.direction(direction)) for one, policy in sorted(found, key=lambda pair: pair[0].key)]
+    def halves(self, direction: Direction) -> list[tuple[Endpoint, Halves]]:
+        """Who has a tree in a direction."""
+        return [
+            (endpoint, (policy.direction(direction),))
+            for endpoint, policy in self.endpoints
+            if (endpoint.identity, direction) in self.policed
+        ]
 
 
 class ChangeCompiler:
     """A pure function of its arguments; the object only remembers fragments of the last compilation."""
 
     def __init__(self) -> None:
-        self._trees = FragmentCache[tuple[str, Direction, int, int, int], OnMatch]()
+        self._trees = FragmentCache[tuple[Direction, int], OnMatch]()
         self._joint = FragmentCache[tuple[int, ...], OnMatch | None]()
         self._acting = FragmentCache[int, tuple[Acting, ...]]()
         self._halves = FragmentCache[int, tuple[ResolvedRule, ...]]()
@@ -79,68 +67,54 @@ class ChangeCompiler:
             for rule in covering
         }
 
-    def filter(
-        self, direction: Direction, compiled: Compiled, indexes: Mapping[int, PrefixIndex], indexes_at: int
-    ) -> Resource:
-        """The filter of one direction. `indexes` are of the ipcache, by family; `indexes_at` tells them from others."""
-        trees: dict[str, OnMatch] = {}
-        for endpoint, half in compiled.halves(direction):
-            if acting := self._acting_in(half):
-                for address in endpoint.ips:
-                    key = (endpoint.key, direction, address.version, id(half), indexes_at)
-                    make = partial(self._tree, direction, acting, indexes[address.version])
-                    trees.setdefault(as_envoy_prints(address), self._trees.get(key, half, make))
-        return _resource(direction, trees)
+    def filter(self, direction: Direction, compiled: Compiled) -> Resource:
+        """The filter of one direction."""
+
+        def tree(_: int, halves: Halves) -> OnMatch:
+            (half,) = halves
+            return self._trees.get((direction, id(half)), half, lambda: self._tree(direction, half))
+
+        return _resource(direction, subject_trees(direction, self._of_acting(compiled.halves(direction)), tree))
 
     def bridge(self, direction: Direction, before: Compiled, after: Compiled) -> Resource:
         """The filter that does the changes of both, those of `before` first. Where they are more than a filter can
         hold it denies."""
-        ipcaches = TwoIpcaches(before.ipcache, after.ipcache)
-        rules: dict[tuple[str, int], list[ResolvedRule]] = {}
-        acting: dict[int, tuple[Acting, ...]] = {}
-        for compiled, meant in ((before, ipcaches.before), (after, ipcaches.after)):
-            taken: set[str] = set()
-            for endpoint, half in compiled.halves(direction):
-                for address in endpoint.ips:
-                    text = as_envoy_prints(address)
-                    if text not in taken:
-                        taken.add(text)
-                        for rule in self._acting_in(half):
-                            both = replace(rule, peers=None if rule.peers is None else meant(rule.peers))
-                            acting[id(both)] = self._of(rule)
-                            rules.setdefault((text, address.version), []).append(both)
 
         def say(covering: Sequence[ResolvedRule]) -> OnMatch:
             try:
-                return change_tree(list(dict.fromkeys(each for rule in covering for each in acting[id(rule)])))
+                return change_tree(list(dict.fromkeys(each for rule in covering for each in self._of(rule))))
             except TooManyChanges:
                 return refusal(_BETWEEN)
 
-        indexes = {version: PrefixIndex(ipcaches.numbers, version) for version in (4, 6)} if rules else {}
-        return _resource(
-            direction,
-            {
-                text: flow_tree(_PEER[direction], indexes[version], listed, say, NOTHING, NOTHING)
-                for (text, version), listed in rules.items()
-            },
-        )
+        def tree(_: int, halves: Halves) -> OnMatch:
+            acting = [rule for half in halves for rule in self._acting_in(half)]
+            return flow_tree(PEER[direction], acting, say, NOTHING)
 
-    def forget_all_but(self, halves: Iterable[DirectionPolicy], indexes_at: int) -> None:
+        both = _joined(before.halves(direction), after.halves(direction))
+        return _resource(direction, subject_trees(direction, self._of_acting(both), tree))
+
+    def _of_acting(self, endpoints: Iterable[tuple[Endpoint, Halves]]) -> list[tuple[Endpoint, Halves]]:
+        """Those whose identity has rules that change headers: some endpoint of it has."""
+        listed = list(endpoints)
+        acting = {one.identity for one, halves in listed if any(self._acting_in(half) for half in halves)}
+        return [pair for pair in listed if pair[0].identity in acting]
+
+    def forget_all_but(self, halves: Iterable[DirectionPolicy]) -> None:
         """Let go of what is not about these halves."""
         live = {id(half): half for half in halves}
         rules = {id(rule) for half in live.values() for rule in half.rules}
-        self._trees.keep(lambda key: key[3] in live and key[4] == indexes_at)
+        self._trees.keep(lambda key: key[1] in live)
         self._joint.keep(rules.issuperset)
         self._acting.keep(rules.__contains__)
         self._halves.keep(live.__contains__)
 
-    def _tree(self, direction: Direction, acting: Sequence[ResolvedRule], index: PrefixIndex) -> OnMatch:
+    def _tree(self, direction: Direction, half: DirectionPolicy) -> OnMatch:
         """What request rules do to headers. Deny rules are not asked: a request they deny is gone before."""
 
         def say(covering: Sequence[ResolvedRule]) -> OnMatch:
             return self._change(covering) or NOTHING
 
-        return flow_tree(_PEER[direction], index, acting, say, NOTHING, NOTHING)
+        return flow_tree(PEER[direction], self._acting_in(half), say, NOTHING)
 
     def _change(self, covering: Sequence[ResolvedRule]) -> OnMatch | None:
         """What the rules do together; None when that is more than a filter can hold."""
@@ -166,7 +140,31 @@ def _acting(rule: ResolvedRule) -> tuple[Acting, ...]:
     return tuple(acting_rules(str(rule.origin), rule.l7))
 
 
+def _joined(
+    before: Sequence[tuple[Endpoint, Halves]], after: Sequence[tuple[Endpoint, Halves]]
+) -> Iterable[tuple[Endpoint, Halves]]:
+    """Each endpoint with what it had and what it will have. One that comes has before it what its replicas have, and
+    one that goes has behind it what they will have, if they agree."""
+    sides = [({one.key: (one, halves) for one, halves in side}, _alike(side)) for side in (before, after)]
+    for key in dict.fromkeys(one.key for side in (before, after) for one, _ in side):
+        for endpoint in {found[key][0].identity: found[key][0] for found, _ in sides if key in found}.values():
+            halves: Halves = ()
+            for found, alike in sides:
+                own = found.get(key)
+                same = own is not None and own[0].identity == endpoint.identity
+                halves += own[1] if own is not None and same else alike.get(endpoint.identity, ())
+            yield endpoint, tuple({id(half): half for half in halves}.values())
+
+
+def _alike(side: Sequence[tuple[Endpoint, Halves]]) -> dict[int, Halves]:
+    """By identity, the policy of all its endpoints; nothing where they differ."""
+    found: dict[int, dict[tuple[int, ...], Halves]] = {}
+    for endpoint, halves in side:
+        found.setdefault(endpoint.identity, {})[tuple(map(id, halves))] = halves
+    return {identity: next(iter(each.values())) for identity, each in found.items() if len(each) == 1}
+
+
 def _resource(direction: Direction, trees: Mapping[str, OnMatch]) -> Resource:
-    composite = frame(2, exact_map(_OWN[direction], trees)) if trees else b""
+    composite = frame(2, exact_map(SUBJECT[direction], trees)) if trees else b""
     body = extension(CHANGES[direction], "envoy.extensions.filters.http.composite.v3.Composite", composite)
     return Resource(FILTER_CONFIG, CHANGES[direction], body)

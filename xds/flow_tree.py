@@ -1,4 +1,9 @@
-"""The part of a tree that tells flows apart: destination port, then peer address, then what the rules for both say."""
+"""The part of a tree that tells flows apart: destination port, then the peer's identity, then what the rules say.
+
+A miss inside that goes on to what is said of peers that no rule names, and then to what is said of ports that no rule
+speaks about. Both are harmless: rules for anyone are among those for each peer, and where requests are judged at all a
+port without rules is denied.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from ..policies.endpoint_policy import ResolvedRule
-from .matcher import Input, OnMatch
-from .peers import PrefixIndex, peer_tree
+from .matcher import Input, OnMatch, descend, exact_map
 from .ports import PortGroup, port_groups, port_tree
 
 # What the rules that cover a peer and a port (in policy order; maybe none) say together.
 Say: TypeAlias = Callable[[Sequence[ResolvedRule]], OnMatch]
 
 
-def flow_tree(
-    peer: Input, index: PrefixIndex, rules: Sequence[ResolvedRule], say: Say, uncovered: OnMatch, unknown: OnMatch
-) -> OnMatch:
-    """The tree of these rules for TCP. `uncovered` is for ports that no rule speaks about, `unknown` for an address
-    that no prefix holds and for a miss inside what `say` gives."""
+def flow_tree(peer: Input, rules: Sequence[ResolvedRule], say: Say, uncovered: OnMatch) -> OnMatch:
+    """The tree of these rules for TCP; `peer` reads an identity. `uncovered` is for ports that no rule speaks about."""
 
     def tree_of(group: PortGroup) -> OnMatch:
         said: dict[tuple[int, ...], OnMatch] = {}
@@ -29,7 +30,10 @@ def flow_tree(
                 said[covering] = say([group.rules[at] for at in covering])
             return said[covering]
 
-        return peer_tree(peer, index, _special(group), verdict, unknown)
+        ordinary = verdict(None)
+        named = {str(identity): verdict(identity) for identity in sorted(_special(group))}
+        differing = {identity: on_match for identity, on_match in named.items() if on_match != ordinary}
+        return descend(exact_map(peer, differing, ordinary)) if differing else ordinary
 
     return port_tree([(group, tree_of(group)) for group in port_groups(rules)], uncovered)
 

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NewType
 
-from ..policies.identity import IPNetwork
-from .wire import any_of_type, frame, number, text
+from .wire import any_of_type, frame, text
 
 OnMatch = NewType("OnMatch", bytes)  # a serialised Matcher.OnMatch
 Matcher = NewType("Matcher", bytes)  # a serialised Matcher
@@ -36,6 +35,11 @@ DESTINATION_IP = _network_input("destination-ip", "DestinationIPInput")
 DESTINATION_PORT = _network_input("destination-port", "DestinationPortInput")
 # The connection's peer. SourceIPInput would believe X-Forwarded-For.
 DIRECT_SOURCE_IP = _network_input("direct-source-ip", "DirectSourceIPInput")
+
+
+def filter_state(key: str) -> Input:
+    """Reads what a filter before has left under `key`. Absent is no value."""
+    return Input(extension(key, _NETWORK_INPUT + "FilterStateInput", text(1, key)))
 
 
 @lru_cache(maxsize=4096)
@@ -65,22 +69,6 @@ def exact_map(reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch |
 def prefix_map(reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch | None = None) -> Matcher:
     """Look the longest prefix up, then shorter ones on a miss. Neither `entries` nor a key may be empty."""
     return _map_tree(3, reads, entries, otherwise)
-
-
-def address_trie(
-    reads: Input, ranges: Iterable[tuple[Sequence[IPNetwork], OnMatch]], otherwise: OnMatch | None = None
-) -> Matcher:
-    """Judge an address by the longest prefix that holds it, and by that one only, as the kernel's LPM map does.
-
-    `exclusive` makes shorter prefixes count only when no longer one holds the address. `ranges` must not be empty.
-    https://www.envoyproxy.io/docs/envoy/latest/xds/type/matcher/v3/ip.proto
-    """
-    trie = b"".join(
-        frame(1, b"".join(frame(1, _cidr(network)) for network in networks) + frame(2, on_match) + number(3, 1))
-        for networks, on_match in ranges
-    )
-    custom = extension("address-trie", "xds.type.matcher.v3.IPMatcher", trie)
-    return _matcher(frame(2, frame(1, reads) + frame(4, custom)), otherwise)
 
 
 def first_of(entries: Iterable[tuple[Predicate, OnMatch]], otherwise: OnMatch | None = None) -> Matcher:
@@ -140,9 +128,3 @@ def _single(reads: Input, value_match: bytes) -> Predicate:
 def _entry(key: str, on_match: OnMatch) -> bytes:
     """One entry of a MatchMap: the same rule gives the same bytes in every later compilation."""
     return frame(1, frame(1, key.encode()) + frame(2, on_match))
-
-
-@lru_cache(maxsize=65536)
-def _cidr(network: IPNetwork) -> bytes:
-    """xds.core.v3.CidrRange; the length is a wrapped value, so that a zero is written."""
-    return text(1, str(network.network_address)) + frame(2, number(1, network.prefixlen))

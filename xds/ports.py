@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from ..policies.endpoint_policy import LAST_PORT, PortSpan, Protocol, ResolvedRule
-from .matcher import DESTINATION_PORT, OnMatch, descend, exact_map, first_of, matches
+from .matcher import DESTINATION_PORT, OnMatch, descend, exact_map, first_of, is_present, matches
 
 MOST_COPIES = 8  # a group of more ports than this is matched by one regex instead of a copy of its tree per port
 
@@ -53,10 +53,10 @@ def port_groups(rules: Sequence[ResolvedRule], protocol: Protocol = Protocol.TCP
 
 
 def port_tree(groups: Sequence[tuple[PortGroup, OnMatch]], otherwise: OnMatch) -> OnMatch:
-    """The tree that sends each port to its group's tree, and every other port to `otherwise`."""
+    """The tree that sends each port to its group's tree, and every other port, as well as a miss, to `otherwise`."""
     tree = otherwise
     if len(groups) == 1 and groups[0][0].size == LAST_PORT + 1:
-        return groups[0][1]
+        return descend(first_of([(is_present(DESTINATION_PORT), groups[0][1])], otherwise))
     ranges = [
         (matches(DESTINATION_PORT, decimal_regex(group.spans)), on_match)
         for group, on_match in groups

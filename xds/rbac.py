@@ -1,9 +1,9 @@
 """Compiles the node's policies into the filters of its shared Envoy: in each direction RBAC and header changes.
 
 One pass through Envoy enforces the client's egress and then the server's ingress. Each filter is one matcher tree that
-travels by ECDS: own address -> destination port -> peer address -> the verdict, or the HTTP rules that give it. An
+travels by ECDS: own identity -> destination port -> peer identity -> the verdict, or the HTTP rules that give it. An
 endpoint that is policed in a direction gets the whole verdict of that direction for TCP there, so that the tree is
-right on its own whatever the kernel sends; every other address is allowed, because the kernel has judged it.
+right on its own whatever the kernel sends; every other end is allowed, because the kernel has judged it.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/rbac_filter
 
 What header matches do instead of failing is another filter behind the RBAC filter of its direction (see change_filter):
@@ -26,29 +26,21 @@ from ..policies.endpoint_policy import (
     ResolvedRule,
     RuleOrigin,
 )
-from ..policies.identity import IPNetwork
 from ..policies.proxy_kind import clash
 from ..policies.workload import Endpoint
-from .address import as_envoy_prints
-from .change_filter import ChangeCompiler, Compiled, Policed
+from .change_filter import ChangeCompiler, Compiled
 from .flow_tree import flow_tree
 from .fragment_cache import FragmentCache
 from .http_tree import Condition, conditions, http_tree
-from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, Input, OnMatch, exact_map, extension
-from .peers import PrefixIndex
+from .matcher import OnMatch, extension
 from .rbac_action import allow, deny
-from .rule_name import NOT_POLICED, default_allow, no_rule_matched, none_of_these_matched
+from .rule_name import default_allow, no_rule_matched, none_of_these_matched
 from .snapshot import FILTER_CONFIG, Resource, Snapshot
+from .subject import PEER, Enforced, Halves, Policed, policy_of_subjects, subject_trees
 from .wire import frame
 
 FILTERS: Mapping[Direction, str] = MappingProxyType(
     {Direction.EGRESS: "lockgate.http.egress", Direction.INGRESS: "lockgate.http.ingress"}
-)
-_OWN: Mapping[Direction, Input] = MappingProxyType(
-    {Direction.EGRESS: DIRECT_SOURCE_IP, Direction.INGRESS: DESTINATION_IP}
-)
-_PEER: Mapping[Direction, Input] = MappingProxyType(
-    {Direction.EGRESS: DESTINATION_IP, Direction.INGRESS: DIRECT_SOURCE_IP}
 )
 
 
@@ -70,60 +62,43 @@ class NodeResources:
 
 
 def policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
-    """The (endpoint key, direction) pairs with at least one rule that needs Envoy; dns rules do not."""
+    """The (identity, direction) pairs with at least one rule that needs Envoy; dns rules do not."""
     return frozenset(
-        (endpoint.key, direction)
+        (endpoint.identity, direction)
         for endpoint, policy in endpoints
         for direction in Direction
         if any(rule.redirects and not isinstance(rule.l7, DnsRules) for rule in policy.direction(direction).rules)
     )
 
 
-def compile_node(
-    endpoints: Sequence[tuple[Endpoint, EndpointPolicy]], ipcache: Mapping[IPNetwork, int], policed: Policed
-) -> NodeResources:
+def compile_node(endpoints: Enforced, policed: Policed) -> NodeResources:
     """Compile once. A node that compiles again and again keeps a NodeCompiler, which remembers the unchanged parts."""
-    return NodeCompiler().compile(endpoints, ipcache, policed)
+    return NodeCompiler().compile(endpoints, policed)
 
 
 class NodeCompiler:
     """`compile` is a pure function of its arguments; the object only remembers fragments of the last compilation."""
 
     def __init__(self) -> None:
-        self._ipcache: dict[IPNetwork, int] = {}
-        self._seen: Mapping[IPNetwork, int] = self._ipcache
-        self._indexes = {version: PrefixIndex({}, version) for version in (4, 6)}
-        self._indexes_at = 0
-        self._subtrees = FragmentCache[tuple[str, Direction, int, int, int], OnMatch]()
+        self._subtrees = FragmentCache[tuple[int, Direction, int], OnMatch]()
         self._unions = FragmentCache[tuple[int, ...], OnMatch | None]()
         self._rules = FragmentCache[int, tuple[Condition, ...]]()
         self._halves = FragmentCache[int, _Half]()
         self._headers = ChangeCompiler()
 
-    def compile(
-        self,
-        endpoints: Sequence[tuple[Endpoint, EndpointPolicy]],
-        ipcache: Mapping[IPNetwork, int],
-        policed: Policed,
-    ) -> NodeResources:
-        """Build all filters.
+    def compile(self, endpoints: Enforced, policed: Policed) -> NodeResources:
+        """Build all filters for these local endpoints.
 
-        `ipcache` maps prefixes to identities, of which the longest that holds an address counts. It must not be changed
-        afterwards: the same object is taken as unchanged, as are the same policies. `policed` names the pairs that get
-        a tree: those with a rule for Envoy now, and while a change is on its way also those that had one before.
+        `policed` names the pairs that get a tree: those with a rule for Envoy now, and while a change is on its way
+        also those that had one before. The same policy objects are taken as unchanged.
         """
-        if ipcache is not self._seen and ipcache != self._ipcache:
-            self._ipcache = dict(ipcache)
-            self._indexes = {version: PrefixIndex(self._ipcache, version) for version in (4, 6)}
-            self._indexes_at += 1
-        self._seen = ipcache
-        made_of = Compiled(endpoints, ipcache, policed)
+        made_of = Compiled(endpoints, policed)
         refused: dict[RuleOrigin, str] = {}
         filters: dict[Direction, Resource] = {}
         changes: dict[Direction, Resource] = {}
         for direction in (Direction.EGRESS, Direction.INGRESS):
-            filters[direction] = self._filter(direction, made_of.halves(direction), refused)
-            changes[direction] = self._headers.filter(direction, made_of, self._indexes, self._indexes_at)
+            filters[direction] = self._filter(direction, made_of, refused)
+            changes[direction] = self._headers.filter(direction, made_of)
         self._forget_all_but([half for _, policy in endpoints for half in (policy.ingress, policy.egress)])
         return NodeResources(MappingProxyType(filters), MappingProxyType(changes), MappingProxyType(refused), made_of)
 
@@ -142,42 +117,30 @@ class NodeCompiler:
             after.snapshot(),
         ]
 
-    def _filter(
-        self,
-        direction: Direction,
-        endpoints: Sequence[tuple[Endpoint, DirectionPolicy]],
-        refused: dict[RuleOrigin, str],
-    ) -> Resource:
-        trees: dict[str, OnMatch] = {}
-        claimed: dict[str, str] = {}
-        for endpoint, half in endpoints:
+    def _filter(self, direction: Direction, made_of: Compiled, refused: dict[RuleOrigin, str]) -> Resource:
+        def tree(identity: int, halves: Halves) -> OnMatch:
+            (half,) = halves
             refused.update(self._half(half).refused)
-            for address in endpoint.ips:
-                key = as_envoy_prints(address)
-                if claimed.setdefault(key, endpoint.key) != endpoint.key:
-                    trees[key] = deny(f"address:{key}:claimed-by:{claimed[key]}:and:{endpoint.key}")
-                else:
-                    trees[key] = self._subtree(endpoint.key, direction, half, address.version)
+            key = (identity, direction, id(half))
+            return self._subtrees.get(key, half, lambda: self._build_subtree(identity, direction, half))
+
+        trees = subject_trees(direction, made_of.halves(direction), tree)
         name = FILTERS[direction]
         # Where nobody is policed the filter is empty: it then costs a request next to nothing.
-        rbac = frame(4, exact_map(_OWN[direction], trees, allow(NOT_POLICED))) if trees else b""
+        rbac = frame(4, policy_of_subjects(direction, trees, made_of.endpoints)) if trees else b""
         body = extension(name, "envoy.extensions.filters.http.rbac.v3.RBAC", rbac)
         return Resource(FILTER_CONFIG, name, body)
 
-    def _subtree(self, endpoint: str, direction: Direction, half: DirectionPolicy, version: int) -> OnMatch:
-        """The whole verdict of one endpoint, direction and address family."""
-        key = (endpoint, direction, version, id(half), self._indexes_at)
-        return self._subtrees.get(key, half, lambda: self._build_subtree(endpoint, direction, half, version))
-
-    def _build_subtree(self, endpoint: str, direction: Direction, half: DirectionPolicy, version: int) -> OnMatch:
-        unmatched = deny(no_rule_matched(endpoint, direction))
-        uncovered = unmatched if half.default_deny else allow(default_allow(endpoint, direction))
+    def _build_subtree(self, identity: int, direction: Direction, half: DirectionPolicy) -> OnMatch:
+        """The whole verdict of one policy."""
+        unmatched = deny(no_rule_matched(identity, direction))
+        uncovered = unmatched if half.default_deny else allow(default_allow(identity, direction))
         refused = self._half(half).refused
 
         def verdict(covering: Sequence[ResolvedRule]) -> OnMatch:
             return self._verdict(covering, unmatched, uncovered, refused)
 
-        return flow_tree(_PEER[direction], self._indexes[version], half.rules, verdict, uncovered, unmatched)
+        return flow_tree(PEER[direction], half.rules, verdict, uncovered)
 
     def _verdict(
         self,
@@ -224,11 +187,11 @@ class NodeCompiler:
     def _forget_all_but(self, halves: Sequence[DirectionPolicy]) -> None:
         live = {id(half): self._half(half).rules for half in halves}
         rules = frozenset[int]().union(*live.values())
-        self._subtrees.keep(lambda key: key[3] in live and key[4] == self._indexes_at)
+        self._subtrees.keep(lambda key: key[2] in live)
         self._unions.keep(rules.issuperset)
         self._rules.keep(rules.__contains__)
         self._halves.keep(live.__contains__)
-        self._headers.forget_all_but(halves, self._indexes_at)
+        self._headers.forget_all_but(halves)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Compiles the rules about TLS connections (serverNames) into two network RBAC filters, one for each direction.
 
 They judge a connection once, by the server name in its greeting, and are trees of the same shape as those for HTTP (see
-rbac.py): own address -> destination port -> peer address -> server name. An endpoint without such rules is in neither:
-its connections come here because of the other end, and the kernel has judged its side.
+rbac.py): own identity -> destination port -> peer identity -> server name. Connections of an endpoint without such
+rules come here because of the other end, and the kernel has judged its side.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/rbac_filter
 """
 
@@ -12,29 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from ..policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, Protocol, ResolvedRule
-from ..policies.identity import IPNetwork
 from ..policies.proxy_kind import clash
 from ..policies.workload import Endpoint
-from .address import as_envoy_prints
-from .change_filter import Policed
 from .flow_tree import flow_tree
 from .fragment_cache import FragmentCache
-from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, Input, OnMatch, exact_map, extension
-from .peers import PrefixIndex
+from .matcher import OnMatch, extension
 from .rbac_action import allow, deny
-from .rule_name import NOT_POLICED, default_allow, no_rule_matched
+from .rule_name import default_allow, no_rule_matched
 from .server_name import server_name_tree
 from .snapshot import FILTER_CONFIG, Resource
+from .subject import PEER, Enforced, Halves, Policed, policy_of_subjects, subject_trees
 from .wire import frame, text
 
 TLS_FILTERS: Mapping[Direction, str] = MappingProxyType(
     {Direction.EGRESS: "lockgate.tls.egress", Direction.INGRESS: "lockgate.tls.ingress"}
-)
-OWN: Mapping[Direction, Input] = MappingProxyType(
-    {Direction.EGRESS: DIRECT_SOURCE_IP, Direction.INGRESS: DESTINATION_IP}
-)
-PEER: Mapping[Direction, Input] = MappingProxyType(
-    {Direction.EGRESS: DESTINATION_IP, Direction.INGRESS: DIRECT_SOURCE_IP}
 )
 
 
@@ -44,9 +35,9 @@ def has_tls(half: DirectionPolicy) -> bool:
 
 
 def tls_policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
-    """The (endpoint key, direction) pairs with at least one rule about TLS connections."""
+    """The (identity, direction) pairs with at least one rule about TLS connections."""
     return frozenset(
-        (endpoint.key, direction)
+        (endpoint.identity, direction)
         for endpoint, policy in endpoints
         for direction in Direction
         if has_tls(policy.direction(direction))
@@ -57,62 +48,41 @@ class TlsCompiler:
     """`compile` is a pure function of its arguments; the object only remembers fragments of the last compilation."""
 
     def __init__(self) -> None:
-        self._ipcache: Mapping[IPNetwork, int] = {}
-        self._indexes: dict[int, PrefixIndex] = {}
-        self._subtrees = FragmentCache[tuple[str, Direction, int, int], OnMatch]()
+        self._subtrees = FragmentCache[tuple[int, Direction, int], OnMatch]()
 
-    def compile(
-        self,
-        endpoints: Sequence[tuple[Endpoint, EndpointPolicy]],
-        ipcache: Mapping[IPNetwork, int],
-        policed: Policed,
-    ) -> tuple[Resource, ...]:
+    def compile(self, endpoints: Enforced, policed: Policed) -> tuple[Resource, ...]:
         """Both filters. The arguments are as for NodeCompiler.compile."""
-        if ipcache is not self._ipcache and (ipcache != self._ipcache or not self._indexes):
-            self._indexes.clear()
-            self._subtrees.keep(lambda _: False)
-        self._ipcache = ipcache
         live = {id(half) for _, policy in endpoints for half in (policy.ingress, policy.egress)}
         self._subtrees.keep(lambda key: key[2] in live)
         return tuple(self._filter(direction, endpoints, policed) for direction in TLS_FILTERS)
 
-    def _filter(
-        self, direction: Direction, endpoints: Sequence[tuple[Endpoint, EndpointPolicy]], policed: Policed
-    ) -> Resource:
-        trees: dict[str, OnMatch] = {}
-        claimed: dict[str, str] = {}
-        for endpoint, policy in sorted(endpoints, key=lambda pair: pair[0].key):
-            if (endpoint.key, direction) not in policed:
-                continue
-            half = policy.direction(direction)
-            for address in endpoint.ips:
-                key = as_envoy_prints(address)
-                if claimed.setdefault(key, endpoint.key) != endpoint.key:
-                    trees[key] = deny(f"address:{key}:claimed-by:{claimed[key]}:and:{endpoint.key}")
-                else:
-                    trees[key] = self._subtree(endpoint.key, direction, half, address.version)
+    def _filter(self, direction: Direction, endpoints: Enforced, policed: Policed) -> Resource:
+        def tree(identity: int, halves: Halves) -> OnMatch:
+            (half,) = halves
+            key = (identity, direction, id(half))
+            return self._subtrees.get(key, half, lambda: _build_subtree(identity, direction, half))
+
+        halves = [
+            (endpoint, (policy.direction(direction),))
+            for endpoint, policy in endpoints
+            if (endpoint.identity, direction) in policed
+        ]
+        trees = subject_trees(direction, halves, tree)
         name = TLS_FILTERS[direction]
         rbac = text(3, name.replace(".", "_") + ".")
         if trees:
-            rbac += frame(6, exact_map(OWN[direction], trees, allow(NOT_POLICED)))
+            rbac += frame(6, policy_of_subjects(direction, trees, endpoints))
         return Resource(FILTER_CONFIG, name, extension(name, "envoy.extensions.filters.network.rbac.v3.RBAC", rbac))
 
-    def _subtree(self, endpoint: str, direction: Direction, half: DirectionPolicy, version: int) -> OnMatch:
-        def build() -> OnMatch:
-            unmatched = deny(no_rule_matched(endpoint, direction))
-            uncovered = unmatched if half.default_deny else allow(default_allow(endpoint, direction))
 
-            def say(covering: Sequence[ResolvedRule]) -> OnMatch:
-                return _verdict(covering, unmatched, uncovered)
+def _build_subtree(identity: int, direction: Direction, half: DirectionPolicy) -> OnMatch:
+    unmatched = deny(no_rule_matched(identity, direction))
+    uncovered = unmatched if half.default_deny else allow(default_allow(identity, direction))
 
-            return flow_tree(PEER[direction], self._index(version), half.rules, say, uncovered, unmatched)
+    def say(covering: Sequence[ResolvedRule]) -> OnMatch:
+        return _verdict(covering, unmatched, uncovered)
 
-        return self._subtrees.get((endpoint, direction, id(half), version), half, build)
-
-    def _index(self, version: int) -> PrefixIndex:
-        if version not in self._indexes:
-            self._indexes[version] = PrefixIndex(self._ipcache, version)
-        return self._indexes[version]
+    return flow_tree(PEER[direction], half.rules, say, uncovered)
 
 
 def _verdict(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch:

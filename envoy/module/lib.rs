@@ -5,6 +5,8 @@
 
 mod abi;
 mod guard;
+mod identity;
+mod ipcache;
 // What a filter may ask of Envoy, whether one does or not.
 #[allow(dead_code)]
 mod listener_hooks;
@@ -28,8 +30,11 @@ static BUILT: &str = concat!(
 );
 
 /// The configuration of the listener filter called `name`.
-fn listener_config(name: &str, _config: &[u8]) -> Result<Box<dyn ListenerConfig>, String> {
-    Err(format!("there is no listener filter called {name:?}"))
+fn listener_config(name: &str, config: &[u8]) -> Result<Box<dyn ListenerConfig>, String> {
+    match name {
+        "identity" => Ok(Box::new(identity::Identity::new(config)?)),
+        _ => Err(format!("there is no listener filter called {name:?}")),
+    }
 }
 
 /// The configuration of the network filter called `name`.

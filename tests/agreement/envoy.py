@@ -20,6 +20,8 @@ from typing import TypeAlias
 
 from lockgate.envoy.binary import find_binary
 from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
+from lockgate.envoy.identity_filter import Ipcache
+from lockgate.envoy.module_file import find_module
 from lockgate.policies.workload import IPAddress
 from lockgate.tests.agreement.ground import ECHO_PORT, ENVOY_PORT
 from lockgate.xds import XdsServer
@@ -100,11 +102,12 @@ class Envoy:
 
 
 @asynccontextmanager
-async def running_envoy() -> AsyncIterator[Envoy]:
-    """Envoy, its xDS server and the echo server in the current namespace, from the start of the block to its end."""
+async def running_envoy(ipcache: Ipcache) -> AsyncIterator[Envoy]:
+    """Envoy, which goes by this ipcache, its xDS server and the echo server in the current namespace, while in the
+    block."""
     with tempfile.TemporaryDirectory(prefix="lockgate-agree-") as name:
         folder = Path(name)
-        settings = BootstrapSettings(run_dir=folder, node_id="agreement")
+        settings = BootstrapSettings(run_dir=folder, node_id="agreement", ipcache=ipcache)
         (folder / "bootstrap.pb").write_bytes(bootstrap(settings))
         xds = XdsServer(settings.xds_socket)
         await xds.start()
@@ -120,7 +123,7 @@ async def running_envoy() -> AsyncIterator[Envoy]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "LC_ALL": "C"},
+                env={**os.environ, **find_module(find_binary()).environment, "LC_ALL": "C"},
             )
         try:
             yield Envoy(folder, xds, process)

@@ -12,6 +12,7 @@ from typing import Any
 
 from lockgate.agent.applier import Applied, Applier
 from lockgate.agent.tls_side import TlsSide
+from lockgate.envoy.identity_filter import Ipcache
 from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import Direction, Flow, HttpRequest, Protocol, Verdict, World
 from lockgate.policies.http_path import judged_path
@@ -48,7 +49,11 @@ class Node:
         self._kernel = kernel
         self._envoy = envoy
         self._applier = Applier(
-            kernel.datapath, envoy.xds, ENVOY_PORT, envoy.runs, TlsSide(TlsListener(), envoy.folder / "requests.jsonl")
+            kernel.datapath,
+            envoy.xds,
+            ENVOY_PORT,
+            envoy.runs,
+            TlsSide(TlsListener(), envoy.folder / "requests.jsonl", Ipcache(*kernel.datapath.ipcache)),
         )
 
     async def enforce(self, setting: Setting) -> tuple[World, list[str]]:
@@ -166,7 +171,9 @@ class Node:
         here = [end for end in (expected.client, expected.server) if end is not None]
         pairs = policed_by((end, world.policy_of(end)) for end in here)
         ends = {Direction.EGRESS: expected.client, Direction.INGRESS: expected.server}
-        policed = {direction for direction, end in ends.items() if end is not None and (end.key, direction) in pairs}
+        policed = {
+            direction for direction, end in ends.items() if end is not None and (end.identity, direction) in pairs
+        }
         allowed = {direction for direction, side in expected.request.items() if side.verdict is Verdict.ALLOW}
         return bool(policed) and not expected.refused_path and policed | allowed >= expected.request.keys()
 
@@ -240,7 +247,7 @@ async def running_node() -> AsyncIterator[Node]:
     with ground() as devices:
         kernel = await asyncio.to_thread(Kernel, devices)  # netlink wants a thread without a running loop
         try:
-            async with running_envoy() as envoy:
+            async with running_envoy(Ipcache(*kernel.datapath.ipcache)) as envoy:
                 node = Node(devices, kernel, envoy)
                 await node.enforce(Setting())
                 await envoy.wait_until_listening()

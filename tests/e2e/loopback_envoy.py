@@ -1,7 +1,8 @@
 """A real Envoy on loopback with the policy's slots, and no datapath around it.
 
-The kernel's part is played by addresses: a client binds 127.0.0.x before it connects, and that is its identity; the
-listener's own address is the server's. A 200 carries the deciding rule's name in `x-rule`, a 403 in its body.
+The kernel's part is played by addresses: a client binds 127.0.0.x before it connects, and the ipcache says whose
+that is; the listener's own address is the server's. A 200 carries the deciding rule's name in `x-rule`, a 403 in its
+body.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lockgate.envoy.binary import find_binary
+from lockgate.envoy.identity_filter import Ipcache, identity_filter
+from lockgate.envoy.module_file import find_module
+from lockgate.policies.identity import IPNetwork
+from lockgate.policies.workload import Endpoint
+from lockgate.tests.e2e.pinned_ipcache import PinnedIpcache, pinned_ipcache
 
 SLOTS = ("lockgate.http.egress", "lockgate.http.ingress")
 HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -37,10 +43,17 @@ class Answer:
 
 
 class LoopbackEnvoy:
-    """A running Envoy. `listen` are its (address, port) pairs."""
+    """A running Envoy. `listen` are its (address, port) pairs, `ipcache` is what it goes by."""
 
-    def __init__(self, folder: Path, listen: list[tuple[str, int]], process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        listen: list[tuple[str, int]],
+        process: subprocess.Popen[bytes],
+        ipcache: PinnedIpcache,
+    ) -> None:
         self.folder = folder
+        self.ipcache = ipcache
         self.listen = listen
         self.process = process
 
@@ -105,14 +118,24 @@ def ask(
 
 
 @contextmanager
-def running_envoy(xds: Path, addresses: tuple[str, ...] = ("127.0.0.1",), ports: int = 1) -> Iterator[LoopbackEnvoy]:
-    """Start Envoy with ADS from the socket `xds`, listening on each address at as many ports as asked for."""
-    with tempfile.TemporaryDirectory(prefix="lockgate-xds-") as name:
+def running_envoy(
+    xds: Path,
+    cache: Mapping[IPNetwork, int],
+    endpoints: Iterable[Endpoint],
+    addresses: tuple[str, ...] = ("127.0.0.1",),
+    ports: int = 1,
+) -> Iterator[LoopbackEnvoy]:
+    """Start Envoy with ADS from the socket `xds`, listening on each address at as many ports as asked for. `cache` says
+    whose addresses are, `endpoints` which of them are this node's."""
+    with (
+        tempfile.TemporaryDirectory(prefix="lockgate-xds-") as name,
+        pinned_ipcache(cache, endpoints) as pinned,
+    ):
         folder = Path(name)
         free = _free_ports(addresses, ports)
         listen = [(address, port) for address in addresses for port in free]
         config = folder / "envoy.json"
-        config.write_text(json.dumps(_bootstrap(folder, xds, listen)))
+        config.write_text(json.dumps(_bootstrap(folder, xds, listen, pinned.envoy)))
         with (folder / "envoy.log").open("wb") as log:
             process = subprocess.Popen(
                 [
@@ -122,9 +145,9 @@ def running_envoy(xds: Path, addresses: tuple[str, ...] = ("127.0.0.1",), ports:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "LC_ALL": "C"},
+                env={**os.environ, **find_module(find_binary()).environment, "LC_ALL": "C"},
             )
-        running = LoopbackEnvoy(folder, listen, process)
+        running = LoopbackEnvoy(folder, listen, process, pinned)
         try:
             yield running
         finally:
@@ -153,7 +176,7 @@ def _is_free(address: str, port: int) -> bool:
         return True
 
 
-def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]]) -> dict[str, object]:
+def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]], ipcache: Ipcache) -> dict[str, object]:
     sockets = [{"socket_address": {"address": address, "port_value": port}} for address, port in listen]
     slots = [
         {
@@ -263,6 +286,7 @@ def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]]) -> dict[s
                     "name": "http",
                     "address": sockets[0],
                     "additional_addresses": [{"address": entry} for entry in sockets[1:]],
+                    "listener_filters": [identity_filter(ipcache).to_dict()],
                     "filter_chains": [
                         {
                             "filters": [

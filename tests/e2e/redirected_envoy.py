@@ -22,6 +22,8 @@ from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.http_listener import HttpListener
 from lockgate.envoy.module_file import find_module
 from lockgate.envoy.process import EnvoyProcess
+from lockgate.tests.e2e.pinned_ipcache import PinnedIpcache, pinned_ipcache
+from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache
 
 PATIENCE = 30.0
 CLONE_NEWNET = 0x40000000
@@ -45,6 +47,9 @@ END
 """
 CLIENT, OTHER_CLIENT, SERVER = "10.9.0.2", "10.9.0.3", "10.9.0.10"
 CLIENT6, SERVER6 = "fd00:9::2", "fd00:9::10"
+THE_CLIENT = endpoint("default/client", 300, CLIENT, CLIENT6)
+THE_SERVER = endpoint("default/server", 400, SERVER, SERVER6)
+IPCACHE = ipcache({"0.0.0.0/0": 9, "::/0": 10, f"{OTHER_CLIENT}/32": 301})  # besides those two
 
 
 @pytest.fixture(name="namespace", autouse=True)
@@ -65,7 +70,9 @@ def namespace_of_its_own() -> Iterator[None]:
 def short_run_dir() -> Iterator[Path]:
     """Short enough for Unix sockets, unlike pytest's own."""
     with tempfile.TemporaryDirectory(prefix="lockgate-envoy-") as directory:
-        yield Path(directory)
+        run_dir = Path(directory)
+        with pinned_ipcache(IPCACHE, (THE_CLIENT, THE_SERVER), run_dir.name):
+            yield run_dir
 
 
 async def until(what: str, true: Callable[[], Awaitable[object]]) -> None:
@@ -78,7 +85,9 @@ async def until(what: str, true: Callable[[], Awaitable[object]]) -> None:
 
 def settings(run_dir: Path, *, first_policy_timeout: float = PATIENCE, **http: object) -> BootstrapSettings:
     listener = HttpListener(first_policy_timeout=first_policy_timeout, **http)  # type: ignore[arg-type]
-    return BootstrapSettings(run_dir=run_dir, node_id="test", http=listener)
+    pinned = PinnedIpcache(Path("/sys/fs/bpf") / run_dir.name)
+    pinned.close()
+    return BootstrapSettings(run_dir=run_dir, node_id="test", ipcache=pinned.envoy, http=listener)
 
 
 def process(run_dir: Path, content: bytes | None = None) -> EnvoyProcess:

@@ -123,7 +123,8 @@ def test_a_denial_is_logged_with_the_name_that_was_asked_for(node: LiveNode, cli
     line = node.until("the denial is logged", logged)[-1]
     assert line["source"].startswith(f"{node.frontend.ipv4}:")
     assert line["destination"] == f"{node.backend.ipv4}:443"
-    assert "endpoint:default/frontend:egress:no-rule-matched" in line["details"]
+    identity = {each["endpoint"]: each["identity"] for each in node.lockgate("endpoint", "list", "-o", "json").data}
+    assert f"identity:{identity['default/frontend']}:egress:no-rule-matched" in line["details"]
 
 
 @pytest.mark.usefixtures("ingress")

@@ -15,7 +15,7 @@ from lockgate.envoy.admin import Admin
 from lockgate.policies.endpoint_policy import HttpRule
 from lockgate.tests.e2e.live_node import EXAMPLES, LiveNode
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, running_envoy
-from lockgate.tests.e2e.test_xds_envoy import FRONTEND, WAIT, allowing, enforce, server_policy
+from lockgate.tests.e2e.test_xds_envoy import CACHE, CLIENT, FRONTEND, SERVER, WAIT, allowing, enforce, server_policy
 from lockgate.tests.unit.agent.test_metrics import samples
 from lockgate.xds import FILTER_CONFIG, XdsServer
 
@@ -33,7 +33,7 @@ async def server(tmp_path: Path) -> AsyncIterator[XdsServer]:
 
 @pytest.fixture
 def envoy(tmp_path: Path) -> Iterator[LoopbackEnvoy]:
-    with running_envoy(tmp_path / "xds.sock") as running:
+    with running_envoy(tmp_path / "xds.sock", CACHE, (SERVER, CLIENT)) as running:
         yield running
 
 

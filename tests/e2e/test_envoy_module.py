@@ -9,27 +9,34 @@ from pathlib import Path
 
 import pytest
 from lockgate.envoy.binary import find_binary
-from lockgate.envoy.module_file import NAME, SEARCH_PATH, find_module
+from lockgate.envoy.identity_filter import Ipcache, identity_filter
+from lockgate.envoy.module_file import NAME, find_module
+from lockgate.tests.e2e.pinned_ipcache import pinned_ipcache
 
 LISTENER = "type.googleapis.com/envoy.extensions.filters.listener.dynamic_modules.v3.DynamicModuleListenerFilter"
 TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 NETWORK = "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
 
 
-def validate(folder: Path, listener: dict[str, object]) -> subprocess.CompletedProcess[str]:
-    """`envoy --mode validate` of a bootstrap with this one listener."""
+def run(folder: Path, listener: dict[str, object], *mode: str) -> subprocess.CompletedProcess[str]:
+    """An Envoy with this one listener that is expected to end by itself."""
     config = folder / "envoy.json"
     address = {"socket_address": {"address": "127.0.0.1", "port_value": 15001}}
     config.write_text(json.dumps({"static_resources": {"listeners": [{"name": "it", "address": address, **listener}]}}))
     binary = find_binary()
     return subprocess.run(
-        [binary.path, "--mode", "validate", "-c", config, "--log-level", "warning"],
-        env={**os.environ, SEARCH_PATH: str(find_module(binary).path.parent)},
+        [binary.path, *mode, "-c", config, "--log-level", "warning", "--disable-hot-restart"],
+        env={**os.environ, **find_module(binary).environment},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def validate(folder: Path, listener: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    """Only checks the configuration."""
+    return run(folder, listener, "--mode", "validate")
 
 
 def the_module(type_url: str, name: str, config: str) -> dict[str, object]:
@@ -63,3 +70,36 @@ def test_a_filter_that_the_module_does_not_have_is_rejected_and_the_log_says_so(
 def test_envoy_runs_without_the_module_being_used(tmp_path: Path) -> None:
     checked = validate(tmp_path, {"filter_chains": [{"filters": []}]})
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ("", "is not 'PATH ID', the ipcache's pin and its map id"),
+        ("maps/ipcache 7", "is not 'PATH ID'"),
+        ("/sys/fs/bpf/ipcache seven", "is not 'PATH ID'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_rejected_before_any_map_is_looked_for(
+    tmp_path: Path, config: str, why: str
+) -> None:
+    listener = {"listener_filters": [the_module(LISTENER, "identity", config)], "filter_chains": [{"filters": []}]}
+    checked = validate(tmp_path, listener)
+    assert checked.returncode != 0 and why in checked.stderr
+    good = {**listener, "listener_filters": [identity_filter(Ipcache(Path("/nowhere/ipcache"), 7)).to_dict()]}
+    assert validate(tmp_path, good).returncode == 0
+
+
+def test_an_envoy_does_not_start_with_another_map_than_the_data_path_uses(tmp_path: Path) -> None:
+    """It would go by addresses that nobody keeps up."""
+    with pinned_ipcache({}) as pinned:
+        at, number = pinned.envoy.pin, pinned.envoy.map_id
+        for ipcache, why in (
+            (Ipcache(at, number + 1), f"{at} is map {number}, not {number + 1}"),
+            (Ipcache(at.with_name("gone"), number), f"{at.with_name('gone')}: No such file or directory"),
+            (Ipcache(Path("/dev/null"), number), "/dev/null: Permission denied"),
+        ):
+            ended = run(
+                tmp_path, {"listener_filters": [identity_filter(ipcache).to_dict()], "filter_chains": [{"filters": []}]}
+            )
+            assert ended.returncode != 0 and f"lockgate: listener filter identity: {why}" in ended.stderr, ended.stderr

@@ -33,20 +33,20 @@ from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
     CLIENT,
     OTHER_CLIENT,
     SERVER,
+    THE_CLIENT,
+    THE_SERVER,
     namespace_of_its_own,
     ready,
     short_run_dir,
     until,
 )
 from lockgate.tests.e2e.redirected_envoy import settings as bootstrap_settings
-from lockgate.tests.unit.xds.policy_strategies import changing_directions, endpoint, ipcache, origin, requests
+from lockgate.tests.unit.xds.policy_strategies import changing_directions, origin, requests
 from lockgate.xds import NodeCompiler, NodeResources, Snapshot, XdsServer, policed_by
 
 PORT = 8080
 WAIT = 15.0
 IDENTITIES = {CLIENT: 300, OTHER_CLIENT: 301, SERVER: 400}
-CACHE = ipcache({"0.0.0.0/0": 9, **{f"{address}/32": identity for address, identity in IDENTITIES.items()}})
-THE_CLIENT, THE_SERVER = endpoint("default/client", 300, CLIENT), endpoint("default/server", 400, SERVER)
 # What the client or Envoy writes for the sake of the connection, not of the policy.
 OWN = frozenset({"host", "content-length"})
 
@@ -88,7 +88,7 @@ class Node:
 
     async def enforce(self, ingress: DirectionPolicy, egress: DirectionPolicy) -> NodeResources:
         pairs = [(THE_SERVER, EndpointPolicy(ingress=ingress)), (THE_CLIENT, EndpointPolicy(egress=egress))]
-        resources = self._compiler.compile(pairs, CACHE, policed_by(pairs))
+        resources = self._compiler.compile(pairs, policed_by(pairs))
         for step in self._compiler.steps(self._told, resources):
             await self.tell(step)
         self._told = resources
@@ -124,7 +124,7 @@ async def running(run_dir: Path) -> AsyncIterator[Node]:
     node = Node(run_dir)
     await node.xds.start()
     try:
-        await node.xds.publish(NodeCompiler().compile([], CACHE, frozenset()).snapshot())
+        await node.xds.publish(NodeCompiler().compile([], frozenset()).snapshot())
         async with (
             ready(run_dir, bootstrap(bootstrap_settings(run_dir))) as node.admin,
             await asyncio.start_server(node.serve, SERVER, PORT),
@@ -296,7 +296,7 @@ async def test_changes_of_two_policies_that_are_too_many_are_a_denial(run_dir: P
 
     compiler = NodeCompiler()
     pairs = [[(THE_SERVER, EndpointPolicy(ingress=many(first)))] for first in (0, 9)]
-    before, after = (compiler.compile(each, CACHE, policed_by(each)) for each in pairs)
+    before, after = (compiler.compile(each, policed_by(each)) for each in pairs)
     async with running(run_dir) as node:
         statuses = []
         for step in (before.snapshot(), *compiler.steps(before, after)):

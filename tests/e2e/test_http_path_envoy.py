@@ -28,18 +28,18 @@ from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
     CLIENT,
     SERVER,
+    THE_SERVER,
     namespace_of_its_own,
     ready,
     short_run_dir,
 )
 from lockgate.tests.e2e.redirected_envoy import settings as bootstrap_settings
-from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache, origin
+from lockgate.tests.unit.xds.policy_strategies import origin
 from lockgate.xds import XdsServer, compile_node
 
 PORT = 8080
 RULES = HttpRules(tuple(HttpRule(path) for path in ("/", "/a/.*", "/%252f", "/.*[AZ~].*", r"/b\?.*", "/.*%.*/.*")))
 POLICY = DirectionPolicy(True, (ResolvedRule(origin("p"), False, None, (PortSpan(Protocol.TCP, PORT, PORT),), RULES),))
-ENDPOINT = endpoint("default/server", 400, SERVER)
 
 PIECES = [
     *("/", "//", ".", "..", "/.", "/..", "/./", "/../", "a", "b", "ab", "A", "Z", "-", "_", "~", "5", "7", "f", "F"),
@@ -102,8 +102,8 @@ async def policed(run_dir: Path) -> AsyncIterator[Echo]:
     xds, echo = XdsServer(run_dir / "xds.sock"), Echo()
     await xds.start()
     try:
-        pairs = [(ENDPOINT, EndpointPolicy(ingress=POLICY))]
-        node = compile_node(pairs, ipcache({"0.0.0.0/0": 9}), frozenset({(ENDPOINT.key, Direction.INGRESS)}))
+        pairs = [(THE_SERVER, EndpointPolicy(ingress=POLICY))]
+        node = compile_node(pairs, frozenset({(THE_SERVER.identity, Direction.INGRESS)}))
         await xds.publish(node.snapshot())
         async with (
             ready(run_dir, bootstrap(bootstrap_settings(run_dir))),

@@ -52,12 +52,12 @@ def test_every_request_gets_the_verdict_of_the_verdict_function(tmp_path: Path) 
     server, compiler, seen = XdsServer(tmp_path / "xds.sock"), NodeCompiler(), Counter[int]()
     with asyncio.Runner() as runner:
         runner.run(server.start())
-        with running_envoy(tmp_path / "xds.sock", tuple(SERVERS), ports=2) as envoy:
+        with running_envoy(tmp_path / "xds.sock", CACHE, (SERVER, CLIENT), tuple(SERVERS), ports=2) as envoy:
             ports = [port for _, port in envoy.listen[:2]]
 
             async def enforce(ingress: DirectionPolicy, egress: DirectionPolicy) -> None:
                 pairs = [(SERVER, EndpointPolicy(ingress=ingress)), (CLIENT, EndpointPolicy(egress=egress))]
-                resources = compiler.compile(pairs, CACHE, policed_by(pairs))
+                resources = compiler.compile(pairs, policed_by(pairs))
                 settled = await server.settled(await server.publish(resources.snapshot()), WAIT)
                 assert settled.acked, settled
 

@@ -49,7 +49,7 @@ CACHE = ipcache(
 )
 SERVER = endpoint("default/api-server", 400, "127.0.0.1", "::1")
 CLIENT = endpoint("default/frontend", 300, FRONTEND)
-NO_RULE = "endpoint:default/api-server:ingress:no-rule-matched"
+NO_RULE = "identity:400:ingress:no-rule-matched"
 
 
 def allowing(*http: HttpRule | GrpcRule, name: str = "api", ports: tuple[PortSpan, ...] | None = None) -> ResolvedRule:
@@ -62,7 +62,7 @@ def allowing(*http: HttpRule | GrpcRule, name: str = "api", ports: tuple[PortSpa
 
 def server_policy(*rules: ResolvedRule) -> NodeResources:
     pairs = [(SERVER, EndpointPolicy(ingress=DirectionPolicy(True, rules)))]
-    return NodeCompiler().compile(pairs, CACHE, policed_by(pairs))
+    return NodeCompiler().compile(pairs, policed_by(pairs))
 
 
 async def enforce(server: XdsServer, snapshot: Snapshot) -> None:
@@ -88,7 +88,7 @@ async def server(tmp_path: Path) -> AsyncIterator[XdsServer]:
 
 @pytest.fixture
 def envoy(tmp_path: Path) -> Iterator[LoopbackEnvoy]:
-    with running_envoy(tmp_path / "xds.sock", ("127.0.0.1", "::1"), ports=2) as running:
+    with running_envoy(tmp_path / "xds.sock", CACHE, (SERVER, CLIENT), ("127.0.0.1", "::1"), ports=2) as running:
         yield running
 
 
@@ -166,9 +166,9 @@ async def test_both_directions_and_families_and_ports(server: XdsServer, envoy: 
         (SERVER, EndpointPolicy(ingress=DirectionPolicy(True, (allowing(HttpRule("/a")), everyone, blocked)))),
         (CLIENT, EndpointPolicy(egress=DirectionPolicy(True, (to_server,)))),
     ]
-    await enforce(server, NodeCompiler().compile(pairs, CACHE, policed_by(pairs)).snapshot())
+    await enforce(server, NodeCompiler().compile(pairs, policed_by(pairs)).snapshot())
     envoy.wait_until_listening()
-    elsewhere = "endpoint:default/frontend:egress:no-rule-matched"
+    elsewhere = "identity:300:egress:no-rule-matched"
     denied_out, denied_in = f"no-rule-matched:{origin('out')}", f"no-rule-matched:{origin('everyone')}"
     for source, target, path, expected in (
         (FRONTEND, 0, "/a", (200, str(origin("api")))),
@@ -259,13 +259,13 @@ async def test_a_fresh_envoy_gets_the_last_good_policy(server: XdsServer, tmp_pa
     good = server_policy(allowing(HttpRule("/a"))).snapshot()
     bad = Resource(FILTER_CONFIG, "lockgate.http.ingress", extension("lockgate.http.ingress", "no.such.Message"))
     egress = good.of_type(FILTER_CONFIG)["lockgate.http.egress"]
-    with running_envoy(tmp_path / "xds.sock") as first:
+    with running_envoy(tmp_path / "xds.sock", CACHE, (SERVER, CLIENT)) as first:
         await enforce(server, good)
         settled = await server.settled(await server.publish(Snapshot.of([bad, egress])), WAIT)
         assert settled.outcome is Outcome.NACKED
         assert first.process.poll() is None
     await gone(lambda: bool(server.status().clients))
-    with running_envoy(tmp_path / "xds.sock") as second:
+    with running_envoy(tmp_path / "xds.sock", CACHE, (SERVER, CLIENT)) as second:
         await asyncio.to_thread(second.wait_until_listening)
         assert [second.get(FRONTEND, path).status for path in ("/a", "/b")] == [200, 403]
 

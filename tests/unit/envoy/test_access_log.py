@@ -21,6 +21,8 @@ LINE: dict[str, Any] = {
     "details": "rbac_access_denied_matched_policy[default/web:spec.ingress[0].toPorts[0]]",
     "protocol": "HTTP/1.1",
     "content_type": None,
+    "source_identity": "70001",
+    "destination_identity": "9",
     "mismatches": None,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -12,9 +13,12 @@ from lockgate.envoy.binary import find_binary
 from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.errors import BootstrapError
 from lockgate.envoy.http_listener import HttpListener, deny_all
+from lockgate.envoy.identity_filter import Ipcache
 from lockgate.envoy.messages import boot, composite, hcm, protobuf
+from lockgate.envoy.module_file import find_module
 
-SETTINGS = BootstrapSettings(run_dir=Path("/run/lockgate"), node_id="node-1")
+IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7)
+SETTINGS = BootstrapSettings(run_dir=Path("/run/lockgate"), node_id="node-1", ipcache=IPCACHE)
 
 
 def parsed(settings: BootstrapSettings = SETTINGS) -> boot.Bootstrap:
@@ -45,14 +49,15 @@ def test_envoy_takes_it(tmp_path: Path, settings: BootstrapSettings) -> None:
     file = tmp_path / "bootstrap.pb"
     file.write_bytes(bootstrap(dataclasses.replace(settings, run_dir=tmp_path)))
     command = [str(find_binary().path), "--mode", "validate", "-c", str(file), "--log-level", "warning"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, **find_module(find_binary()).environment}
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert answer.returncode == 0, answer.stderr
     # Nothing deprecated, unfinished or ignored.
     assert "[warning]" not in answer.stderr
 
 
 def test_equal_settings_give_equal_bytes() -> None:
-    assert bootstrap(SETTINGS) == bootstrap(BootstrapSettings(run_dir=Path("/run/lockgate"), node_id="node-1"))
+    assert bootstrap(SETTINGS) == bootstrap(dataclasses.replace(SETTINGS, node_id="node-1"))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,19 +18,12 @@ from lockgate.policies.endpoint_policy import (
     ResolvedRule,
 )
 from lockgate.policies.header_action import HeaderAction
-from lockgate.policies.identity import IPNetwork
 from lockgate.policies.request import HttpRequest
 from lockgate.policies.verdict import judge
-from lockgate.tests.unit.xds.policy_strategies import changing_directions, ipcache, requests
-from lockgate.tests.unit.xds.test_rbac import CACHE, EVERY, PEERS, SERVER, acting, ask, left, rule, seen, sent
+from lockgate.tests.unit.xds.policy_strategies import changing_directions, endpoint, requests
+from lockgate.tests.unit.xds.test_rbac import EVERY, PEERS, SERVER, acting, ask, left, rule, seen, sent
 from lockgate.xds.rbac import NodeCompiler, NodeResources
 from lockgate.xds.snapshot import FILTER_CONFIG, Snapshot
-from lockgate.xds.two_ipcaches import TwoIpcaches
-
-OTHER_CACHE = ipcache(
-    {"0.0.0.0/0": 9, "::/0": 10, "10.0.0.1/32": 301, "10.1.2.0/24": 300, "10.1.0.0/16": 302, "fd00::2/128": 300}
-)
-OTHER_PEERS = {"10.0.0.1": 301, "10.0.0.2": 9, "10.1.2.3": 300, "10.9.9.9": 9, "fd00::2": 300, "fd01::1": 10}
 
 
 def actions(half: DirectionPolicy, peer: int, request: HttpRequest) -> tuple[HeaderAction, ...]:
@@ -45,21 +37,17 @@ def actions(half: DirectionPolicy, peer: int, request: HttpRequest) -> tuple[Hea
     changing_directions(80, sorted(set(PEERS.values()))),
     changing_directions(80, sorted(set(PEERS.values()))),
     st.sampled_from(Direction),
-    st.booleans(),
     st.lists(st.tuples(st.sampled_from(sorted(PEERS)), requests), min_size=4, max_size=8),
 )
 def test_the_bridge_does_the_changes_of_both(
     before: DirectionPolicy,
     after: DirectionPolicy,
     direction: Direction,
-    moved: bool,
     flows: list[tuple[str, HttpRequest]],
 ) -> None:
     compiler = NodeCompiler()
-    halves = ((before, CACHE, PEERS), (after, OTHER_CACHE if moved else CACHE, OTHER_PEERS if moved else PEERS))
-    old, new = (
-        compiler.compile([(SERVER, EndpointPolicy(**{direction: half}))], cache, EVERY) for half, cache, _ in halves
-    )
+    halves = (before, after)
+    old, new = (compiler.compile([(SERVER, EndpointPolicy(**{direction: half}))], EVERY) for half in halves)
     steps = compiler.steps(old, new)
     assert steps[-1] == new.snapshot()
     if old.changes == new.changes:
@@ -70,7 +58,7 @@ def test_the_bridge_does_the_changes_of_both(
     assert (filters(steps[0]), filters(steps[1])) == (filters(old.snapshot()), filters(new.snapshot()))
     assert shown(new, steps[1]).changes == bridge.changes
     for peer, request in flows:
-        done = [each for half, _, peers in halves for each in actions(half, peers[peer], request)]
+        done = [each for half in halves for each in actions(half, PEERS[peer], request)]
         headers, _ = left(bridge, direction, seen(direction, peer, 80, request))
         assert headers == request.after(dict.fromkeys(done)).headers
 
@@ -91,7 +79,7 @@ def replacing(path: str, role: str) -> ResolvedRule:
 
 def compiled(compiler: NodeCompiler, *rules: ResolvedRule) -> NodeResources:
     pair = (SERVER, EndpointPolicy(ingress=DirectionPolicy(True, rules)))
-    return compiler.compile([pair], CACHE, frozenset({(SERVER.key, Direction.INGRESS)}))
+    return compiler.compile([pair], frozenset({(SERVER.identity, Direction.INGRESS)}))
 
 
 def test_an_old_rule_keeps_its_change_until_it_allows_nothing_any_more() -> None:
@@ -126,27 +114,16 @@ def test_a_rule_that_changes_nothing_makes_no_steps() -> None:
     assert len(compiler.steps(old, new)) == 1
 
 
-networks = st.dictionaries(
-    st.builds(
-        lambda bits, length: ip_network((bits << 24, length), strict=False), st.integers(0, 7), st.integers(0, 8)
-    ),
-    st.integers(1, 4),
-    max_size=8,
-)
-
-
-def longest(address: int, cache: dict[IPNetwork, int]) -> int | None:
-    held = [network for network in cache if int(network.network_address) <= address <= int(network.broadcast_address)]
-    return cache[max(held, key=lambda network: network.prefixlen)] if held else None
-
-
-@given(networks, networks, st.integers(0, 7))
-def test_two_ipcaches_say_what_each_of_them_says(
-    before: dict[IPNetwork, int], after: dict[IPNetwork, int], first_byte: int
-) -> None:
-    both = TwoIpcaches(before, after)
-    address = first_byte << 24
-    number = longest(address, both.numbers)
-    for identity in range(1, 5):
-        assert (number in both.before([identity])) == (longest(address, before) == identity)
-        assert (number in both.after([identity])) == (longest(address, after) == identity)
+def test_replicas_that_come_and_go_between_two_policies_get_the_changes_of_both() -> None:
+    """The policies of before and after are those of an identity, whichever of its endpoints there are."""
+    compiler, twin = NodeCompiler(), endpoint("default/twin", SERVER.identity, "10.0.0.10")
+    before, after = (
+        EndpointPolicy(ingress=DirectionPolicy(True, (replacing("/a", role),))) for role in ("before", "after")
+    )
+    policed = frozenset({(SERVER.identity, Direction.INGRESS)})
+    old, new = compiler.compile([(SERVER, before)], policed), compiler.compile([(twin, after)], policed)
+    bridge = shown(new, compiler.steps(old, new)[0])
+    assert sent(bridge, "/a", x_role="forged")[0] == {"x-role": "after"}
+    plain = EndpointPolicy(ingress=DirectionPolicy(True, (rule(HttpRule("/a")),)))
+    gone = compiler.compile([(twin, plain)], policed)
+    assert sent(shown(gone, compiler.steps(old, gone)[0]), "/a", x_role="forged")[0] == {"x-role": "before"}

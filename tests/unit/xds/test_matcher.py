@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
-
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
     DestinationIpInput,
     DestinationPortInput,
     DirectSourceIpInput,
+    FilterStateInput,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.google.protobuf import Any
@@ -26,7 +25,6 @@ from envoy_data_plane.xds.type.matcher.v3 import (
     RegexMatcherGoogleRe2,
     StringMatcher,
 )
-from lockgate.tests.unit.xds.matcher_messages import CidrRange, IPMatcher, IPRangeMatcher, UInt32Value
 from lockgate.xds import matcher
 from lockgate.xds.rbac_action import allow, deny
 
@@ -42,6 +40,8 @@ def test_inputs() -> None:
         (matcher.DIRECT_SOURCE_IP, "direct-source-ip", DirectSourceIpInput()),
     ):
         assert ours == bytes(TypedExtensionConfig(name=name, typed_config=Any.pack(message)))
+    state = TypedExtensionConfig(name="who", typed_config=Any.pack(FilterStateInput(key="who")))
+    assert matcher.filter_state("who") == bytes(state)
     assert matcher.request_header(":path") == bytes(PATH)
 
 
@@ -101,30 +101,3 @@ def test_lists_of_predicates() -> None:
             )
         )
     )
-
-
-def test_address_trie() -> None:
-    ours = matcher.address_trie(
-        matcher.DIRECT_SOURCE_IP,
-        [
-            ([ip_network("10.0.0.0/8"), ip_network("10.1.0.7/32")], allow("some/rule:spec")),
-            ([ip_network("::/0"), ip_network("0.0.0.0/0")], deny("other")),
-        ],
-        deny("other"),
-    )
-
-    def cidr(address: str, length: int) -> CidrRange:
-        return CidrRange(address_prefix=address, prefix_len=UInt32Value(value=length))
-
-    trie = IPMatcher(
-        range_matchers=[
-            IPRangeMatcher(ranges=[cidr("10.0.0.0", 8), cidr("10.1.0.7", 32)], on_match=ALLOW, exclusive=True),
-            IPRangeMatcher(ranges=[cidr("::", 0), cidr("0.0.0.0", 0)], on_match=DENY, exclusive=True),
-        ]
-    )
-    custom = TypedExtensionConfig(
-        name="address-trie",
-        typed_config=Any(type_url="type.googleapis.com/xds.type.matcher.v3.IPMatcher", value=bytes(trie)),
-    )
-    source = TypedExtensionConfig(name="direct-source-ip", typed_config=Any.pack(DirectSourceIpInput()))
-    assert ours == bytes(Matcher(matcher_tree=MatcherMatcherTree(input=source, custom_match=custom), on_no_match=DENY))

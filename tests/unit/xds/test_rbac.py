@@ -26,12 +26,11 @@ from lockgate.policies.endpoint_policy import (
 )
 from lockgate.policies.request import HttpRequest
 from lockgate.policies.verdict import Verdict, judge
-from lockgate.tests.unit.xds.matcher_messages import Seen, changed, verdict
+from lockgate.tests.unit.xds.matcher_messages import Seen, changed, ends, verdict
 from lockgate.tests.unit.xds.policy_strategies import (
     changing_directions,
     directions,
     endpoint,
-    ipcache,
     origin,
     requests,
 )
@@ -43,20 +42,8 @@ from lockgate.xds.snapshot import FILTER_CONFIG, Resource
 
 PORTS = (80, 443, 8080)
 PEERS = {"10.0.0.1": 300, "10.0.0.2": 301, "10.1.2.3": 302, "10.9.9.9": 9, "fd00::2": 301, "fd01::1": 10}
-CACHE = ipcache(
-    {
-        "0.0.0.0/0": 9,
-        "::/0": 10,
-        "10.0.0.1/32": 300,
-        "10.0.0.2/32": 301,
-        "10.1.0.0/16": 302,
-        "fd00::2/128": 301,
-        "10.0.0.9/32": 400,
-        "fd00::9/128": 400,
-    }
-)
 SERVER = endpoint("default/api-server", 400, "10.0.0.9", "fd00::9")
-EVERY = frozenset({(SERVER.key, Direction.INGRESS), (SERVER.key, Direction.EGRESS)})
+EVERY = frozenset({(SERVER.identity, Direction.INGRESS), (SERVER.identity, Direction.EGRESS)})
 PORT_80 = (PortSpan(Protocol.TCP, 80, 80),)
 
 
@@ -102,7 +89,8 @@ def seen(direction: Direction, peer: str, port: int, request: HttpRequest) -> Se
     own = "fd00::9" if ":" in peer else "10.0.0.9"
     source, destination = (peer, own) if direction is Direction.INGRESS else (own, peer)
     pseudo = {":path": request.path, ":method": request.method, ":authority": request.host, "host": request.host}
-    return Seen(source, destination, port, {**request.headers, **pseudo})
+    state = ends(direction, SERVER.identity, PEERS[peer])
+    return Seen(source, destination, port, {**request.headers, **pseudo}, state=state)
 
 
 @settings(deadline=None, max_examples=250)
@@ -135,7 +123,7 @@ def test_headers_are_changed_as_the_verdict_function_says(
 
 def agrees(half: DirectionPolicy, direction: Direction, flows: list[tuple[str, int, HttpRequest]]) -> None:
     policy = EndpointPolicy(**{direction: half})
-    node = compile_node([(SERVER, policy)], CACHE, EVERY)
+    node = compile_node([(SERVER, policy)], EVERY)
     for peer, port, request in flows:
         expected = judge(half, PEERS[peer], Protocol.TCP, port, request)
         arrived = seen(direction, peer, port, request)
@@ -158,7 +146,7 @@ def rule(
 
 def node_of(*rules: ResolvedRule, default_deny: bool = True) -> NodeResources:
     policy = EndpointPolicy(ingress=DirectionPolicy(default_deny, rules))
-    return compile_node([(SERVER, policy)], CACHE, frozenset({(SERVER.key, Direction.INGRESS)}))
+    return compile_node([(SERVER, policy)], frozenset({(SERVER.identity, Direction.INGRESS)}))
 
 
 def ask(node: NodeResources, peer: str = "10.0.0.1", path: str = "/") -> tuple[str, str]:
@@ -170,43 +158,81 @@ def test_names_say_who_decided() -> None:
     node = node_of(rule(HttpRule("/a"), peers=frozenset({300})), deny)
     assert ask(node, path="/a") == ("allow", "default/p:spec.ingress[0].toPorts[0]")
     assert ask(node, path="/b") == ("deny", "no-rule-matched:default/p:spec.ingress[0].toPorts[0]")
-    assert ask(node, "10.0.0.9") == ("deny", "endpoint:default/api-server:ingress:no-rule-matched")
+    assert ask(node, "10.1.2.3") == ("deny", "identity:400:ingress:no-rule-matched")
     assert ask(node, "10.0.0.2") == ("deny", "default/blocked:spec.ingress[0].toPorts[0]")
     assert ask(node_of(rule(HttpRule("/a")), default_deny=False), path="/b") == (
         "allow",
-        "endpoint:default/api-server:ingress:default-allow",
+        "identity:400:ingress:default-allow",
     )
 
 
-def test_an_address_that_is_not_policed_was_judged_by_the_kernel() -> None:
+def test_an_end_that_is_not_policed_was_judged_by_the_kernel() -> None:
+    other = endpoint("default/other", 401, "10.0.0.10")
+    policy = EndpointPolicy(ingress=DirectionPolicy(True, (rule(HttpRule("/a")),)))
+    node = compile_node([(SERVER, policy), (other, EndpointPolicy())], policed_by([(SERVER, policy)]))
+    at = Seen("10.0.0.1", "10.0.0.77", 80, {":path": "/b"})
+    passed = ("allow", "node:not-policed")
+    assert decide(node, Direction.INGRESS, replace(at, state=ends(Direction.INGRESS, 401, 300))) == passed
+    elsewhere = ends(Direction.INGRESS, SERVER.identity, 300, local=False)
+    assert decide(node, Direction.INGRESS, replace(at, state=elsewhere)) == passed
+    assert (
+        decide(node, Direction.EGRESS, seen(Direction.EGRESS, "10.0.0.1", 80, HttpRequest("GET", "/b", "api")))[0]
+        == "allow"
+    )
+
+
+def test_who_is_not_known_here_is_denied() -> None:
     node = node_of(rule(HttpRule("/a")))
-    request = HttpRequest("GET", "/b", "api")
-    elsewhere = Seen("10.0.0.1", "10.0.0.77", 80, {":path": "/b"})
-    assert decide(node, Direction.INGRESS, elsewhere) == ("allow", "node:not-policed")
-    assert decide(node, Direction.EGRESS, seen(Direction.EGRESS, "10.0.0.1", 80, request))[0] == "allow"
+    at = Seen("10.0.0.1", "10.0.0.9", 80, {":path": "/a", ":method": "GET"})
+    denied = ("deny", "node:unknown-identity")
+    assert decide(node, Direction.INGRESS, replace(at, state=ends(Direction.INGRESS, 402, 300))) == denied
+    assert decide(node, Direction.INGRESS, at) == denied  # without the identity filter nobody is anybody
 
 
-def test_an_address_that_nothing_knows_is_denied() -> None:
-    policy = EndpointPolicy(ingress=DirectionPolicy(False, (rule(HttpRule("/a")),)))
-    node = compile_node([(SERVER, policy)], {}, policed_by([(SERVER, policy)]))
-    assert ask(node, path="/a") == ("deny", "endpoint:default/api-server:ingress:no-rule-matched")
+def test_a_peer_that_no_rule_names_is_anyone() -> None:
+    node = node_of(rule(HttpRule("/a"), peers=frozenset({300})), rule(HttpRule("/open"), name="open"))
+    for peer in (300, 301, 99_999):
+        at = Seen(
+            "10.0.0.1", "10.0.0.9", 80, {":path": "/open", ":method": "GET"}, state=ends(Direction.INGRESS, 400, peer)
+        )
+        assert decide(node, Direction.INGRESS, at)[0] == "allow"
+        at = replace(at, headers={":path": "/a", ":method": "GET"})
+        assert decide(node, Direction.INGRESS, at)[0] == ("allow" if peer == 300 else "deny")
+
+
+def test_more_replicas_with_a_known_identity_change_nothing() -> None:
+    policy = EndpointPolicy(ingress=DirectionPolicy(True, (rule(HttpRule("/a"), peers=frozenset({300})),)))
+    few = [(SERVER, policy)]
+    many = few + [(endpoint(f"default/api-{n}", 400, f"10.0.{n // 250}.{n % 250}"), policy) for n in range(1000)]
+    assert compile_node(many, policed_by(many)).snapshot() == compile_node(few, policed_by(few)).snapshot()
+
+
+def test_replicas_that_number_a_named_port_differently_are_told_apart_by_address() -> None:
+    twin = endpoint("default/twin", 400, "10.0.0.10")
+    here = DirectionPolicy(True, (rule(HttpRule("/a")),))
+    there = DirectionPolicy(True, (replace(rule(HttpRule("/a")), ports=(PortSpan(Protocol.TCP, 8080, 8080),)),))
+    pairs = [(SERVER, EndpointPolicy(ingress=here)), (twin, EndpointPolicy(ingress=there))]
+    node = compile_node(pairs, policed_by(pairs))
+    state = ends(Direction.INGRESS, 400, 300)
+    for address, port, expected in (
+        ("10.0.0.9", 80, "allow"),
+        ("10.0.0.9", 8080, "deny"),
+        ("10.0.0.10", 80, "deny"),
+        ("10.0.0.10", 8080, "allow"),
+        ("fd00::9", 80, "allow"),
+        ("10.0.0.11", 80, "deny"),
+    ):
+        at = Seen("10.0.0.1", address, port, {":path": "/a", ":method": "GET"}, state=state)
+        assert decide(node, Direction.INGRESS, at)[0] == expected, (address, port)
 
 
 def test_an_endpoint_stays_policed_while_its_last_rule_is_on_its_way_out() -> None:
     plain = ResolvedRule(origin("plain"), False, frozenset({300}), PORT_80)
     node = node_of(plain)
     assert ask(node, path="/any") == ("allow", "default/plain:spec.ingress[0].toPorts[0]")
-    assert ask(node, "10.0.0.2") == ("deny", "endpoint:default/api-server:ingress:no-rule-matched")
-    nothing = compile_node([(SERVER, EndpointPolicy())], CACHE, frozenset({(SERVER.key, Direction.INGRESS)}))
-    assert ask(nothing) == ("allow", "endpoint:default/api-server:ingress:default-allow")
-
-
-def test_two_endpoints_with_one_address_are_both_shut() -> None:
-    other = endpoint("default/twin", 400, "10.0.0.9")
-    policy = EndpointPolicy(ingress=DirectionPolicy(True, (rule(HttpRule()),)))
-    pairs = [(SERVER, policy), (other, policy)]
-    found, name = ask(compile_node(pairs, CACHE, policed_by(pairs)))
-    assert (found, name) == ("deny", "address:10.0.0.9:claimed-by:default/api-server:and:default/twin")
+    assert ask(node, "10.0.0.2") == ("deny", "identity:400:ingress:no-rule-matched")
+    nothing = compile_node([(SERVER, EndpointPolicy())], frozenset({(SERVER.identity, Direction.INGRESS)}))
+    assert ask(nothing) == ("allow", "identity:400:ingress:default-allow")
 
 
 def acting(path: str, name: str, value: str | None, action: MismatchAction) -> HttpRule:
@@ -274,8 +300,8 @@ def test_a_rule_about_tls_matches_no_plain_request() -> None:
 def test_policed_by_names_the_pairs_that_need_envoy() -> None:
     l7 = DirectionPolicy(True, (rule(HttpRule("/a")),))
     plain = DirectionPolicy(True, (ResolvedRule(origin("plain"), False, None, None),))
-    assert policed_by([(SERVER, EndpointPolicy(l7, plain))]) == {(SERVER.key, Direction.INGRESS)}
-    assert policed_by([(SERVER, EndpointPolicy(plain, l7))]) == {(SERVER.key, Direction.EGRESS)}
+    assert policed_by([(SERVER, EndpointPolicy(l7, plain))]) == {(SERVER.identity, Direction.INGRESS)}
+    assert policed_by([(SERVER, EndpointPolicy(plain, l7))]) == {(SERVER.identity, Direction.EGRESS)}
 
 
 def test_what_is_remembered_does_not_show() -> None:
@@ -285,13 +311,11 @@ def test_what_is_remembered_does_not_show() -> None:
         EndpointPolicy(ingress=DirectionPolicy(True, (rule(HttpRule(path)), rule(HttpRule("/b/.*"), name="q"))))
         for path in ("/a", "/a/.*", "/a")
     ]
-    bigger = {**CACHE, **ipcache({"10.0.0.3/32": 301})}
     for policy in policies:
-        for cache in (CACHE, bigger, dict(CACHE)):
-            for policed in (EVERY, frozenset()):
-                pairs = [(SERVER, policy), (endpoint("default/z", 300, "10.0.0.1"), policies[0])]
-                remembered = compiler.compile(pairs, cache, policed)
-                assert remembered.snapshot() == compile_node(pairs, cache, policed).snapshot()
+        for policed in (EVERY, frozenset()):
+            pairs = [(SERVER, policy), (endpoint("default/z", 300, "10.0.0.1"), policies[0])]
+            remembered = compiler.compile(pairs, policed)
+            assert remembered.snapshot() == compile_node(pairs, policed).snapshot()
 
 
 def test_replicas_and_families_differ_only_where_they_must() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from lockgate.policies.endpoint_policy import Direction, RuleOrigin
 from lockgate.xds.rule_name import (
     NOT_POLICED,
+    UNKNOWN_SUBJECT,
     default_allow,
     denied_by,
     names_a_rule,
@@ -17,8 +18,9 @@ def test_rules_and_defaults_are_told_apart() -> None:
     assert names_a_rule(rule) and names_a_rule(clusterwide)
     for name in (
         NOT_POLICED,
-        no_rule_matched("default/a", Direction.INGRESS),
-        default_allow("default/a", Direction.EGRESS),
+        UNKNOWN_SUBJECT,
+        no_rule_matched(400, Direction.INGRESS),
+        default_allow(400, Direction.EGRESS),
         none_of_these_matched([RuleOrigin("CiliumNetworkPolicy", "default", "api", "spec.ingress[0]", "api.yaml", 3)]),
     ):
         assert not names_a_rule(name)

@@ -21,19 +21,16 @@ from lockgate.policies.endpoint_policy import (
 )
 from lockgate.policies.request import TlsRequest
 from lockgate.policies.verdict import Verdict, judge
-from lockgate.tests.unit.xds.matcher_messages import Seen, verdict
-from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache, origin, rules
+from lockgate.tests.unit.xds.matcher_messages import Seen, ends, verdict
+from lockgate.tests.unit.xds.policy_strategies import endpoint, origin, rules
 from lockgate.xds.rule_name import NOT_POLICED
 from lockgate.xds.snapshot import FILTER_CONFIG, Resource
 from lockgate.xds.tls_rbac import TLS_FILTERS, TlsCompiler, has_tls, tls_policed_by
 
 PORTS = (80, 443, 8443)
 PEERS = {"10.0.0.1": 300, "10.0.0.2": 301, "10.9.9.9": 9, "fd00::2": 301, "fd01::1": 10}
-CACHE = ipcache(
-    {"0.0.0.0/0": 9, "::/0": 10, "10.0.0.1/32": 300, "10.0.0.2/32": 301, "fd00::2/128": 301, "10.0.0.9/32": 400}
-)
 OWN = endpoint("default/own", 400, "10.0.0.9", "fd00::9")
-EVERY = frozenset((OWN.key, direction) for direction in Direction)
+EVERY = frozenset((OWN.identity, direction) for direction in Direction)
 NAMES = ("", "a.example", "x.a.example", "b.example")
 PATTERNS = ("a.example", "b.example", "*.a.example", "**.example", "*")
 
@@ -62,14 +59,14 @@ def decide(resource: Resource, seen: Seen) -> tuple[str, str]:
 
 
 def filters(half: DirectionPolicy, direction: Direction) -> dict[str, Resource]:
-    compiled = TlsCompiler().compile([(OWN, EndpointPolicy(**{direction: half}))], CACHE, EVERY)
+    compiled = TlsCompiler().compile([(OWN, EndpointPolicy(**{direction: half}))], EVERY)
     return {resource.name: resource for resource in compiled}
 
 
 def seen(direction: Direction, peer: str, port: int, name: str) -> Seen:
     own = "fd00::9" if ":" in peer else "10.0.0.9"
     source, destination = (peer, own) if direction is Direction.INGRESS else (own, peer)
-    return Seen(source, destination, port, server_name=name)
+    return Seen(source, destination, port, server_name=name, state=ends(direction, OWN.identity, PEERS[peer]))
 
 
 @settings(deadline=None, max_examples=200)
@@ -97,32 +94,36 @@ def test_a_decision_has_the_name_of_its_rule() -> None:
     egress = compiled["lockgate.tls.egress"]
     assert decide(egress, seen(Direction.EGRESS, "10.0.0.1", 443, "a.example")) == ("allow", str(origin("p")))
     denied = decide(egress, seen(Direction.EGRESS, "10.0.0.1", 443, "b.example"))
-    assert denied == ("deny", "endpoint:default/own:egress:no-rule-matched")
+    assert denied == ("deny", "identity:400:egress:no-rule-matched")
 
 
 def test_who_has_no_rule_about_tls_is_judged_by_the_kernel_alone() -> None:
     half = DirectionPolicy(True, (rule("a.example"),))
     pairs = [(OWN, EndpointPolicy(egress=half)), (endpoint("default/other", 401, "10.0.0.8"), EndpointPolicy())]
-    assert tls_policed_by(pairs) == {(OWN.key, Direction.EGRESS)}
+    assert tls_policed_by(pairs) == {(OWN.identity, Direction.EGRESS)}
     assert has_tls(half) and not has_tls(EndpointPolicy().egress)
-    egress, ingress = TlsCompiler().compile(pairs, CACHE, tls_policed_by(pairs))
-    assert decide(egress, Seen("10.0.0.8", "10.0.0.1", 443)) == ("allow", NOT_POLICED)
-    assert decide(ingress, Seen("10.0.0.1", "10.0.0.9", 443)) == ("allow", NOT_POLICED)
+    egress, ingress = TlsCompiler().compile(pairs, tls_policed_by(pairs))
+    assert decide(egress, Seen("10.0.0.8", "10.0.0.1", 443, state=ends(Direction.EGRESS, 401, 300))) == (
+        "allow",
+        NOT_POLICED,
+    )
+    assert decide(ingress, Seen("10.0.0.1", "10.0.0.9", 443, state=ends(Direction.INGRESS, 400, 300))) == (
+        "allow",
+        NOT_POLICED,
+    )
 
 
-def test_an_address_of_two_endpoints_is_nobodys() -> None:
-    half = EndpointPolicy(egress=DirectionPolicy(True, (rule("a.example"),)))
-    twin = endpoint("default/twin", 402, "10.0.0.9")
-    pairs = [(OWN, half), (twin, half)]
-    egress, _ = TlsCompiler().compile(pairs, CACHE, tls_policed_by(pairs))
-    decision, name = decide(egress, seen(Direction.EGRESS, "10.0.0.1", 443, "a.example"))
-    assert decision == "deny" and "default/own" in name and "default/twin" in name
+def test_who_is_not_known_here_is_denied() -> None:
+    egress = filters(DirectionPolicy(True, (rule("a.example"),)), Direction.EGRESS)["lockgate.tls.egress"]
+    at = seen(Direction.EGRESS, "10.0.0.1", 443, "a.example")
+    denied = ("deny", "node:unknown-identity")
+    assert decide(egress, replace(at, state=ends(Direction.EGRESS, 402, 300))) == denied
+    assert decide(egress, replace(at, state={})) == denied
 
 
 def test_a_compiler_that_goes_on_tells_what_a_new_one_would() -> None:
     compiler = TlsCompiler()
     first = [(OWN, EndpointPolicy(egress=DirectionPolicy(True, (rule("a.example", peers=frozenset({300})),))))]
     second = [(OWN, EndpointPolicy(egress=DirectionPolicy(True, (rule("b.example", peers=frozenset({300})),))))]
-    moved = ipcache({"0.0.0.0/0": 9, "::/0": 10, "10.0.0.7/32": 300})
-    for pairs, cache in ((first, CACHE), (second, CACHE), (second, moved), (first, CACHE)):
-        assert compiler.compile(pairs, cache, EVERY) == TlsCompiler().compile(pairs, cache, EVERY)
+    for pairs in (first, second, second, first):
+        assert compiler.compile(pairs, EVERY) == TlsCompiler().compile(pairs, EVERY)

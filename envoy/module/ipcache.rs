@@ -1,0 +1,141 @@
+//! The kernel's own map of who owns which address, read through its pin: `struct prefix` to `struct owner` of bpf/maps.h.
+//!
+//! Opening a pin takes the file's rights and looking up takes the descriptor: no capability, so Envoy keeps none for it.
+
+use std::convert::TryInto;
+use std::ffi::CString;
+use std::io::Error;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::raw::{c_int, c_long, c_uint};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::io::{FromRawFd, OwnedFd};
+use std::path::Path;
+
+#[cfg(target_arch = "x86_64")]
+const SYS_BPF: c_long = 321;
+#[cfg(target_arch = "aarch64")]
+const SYS_BPF: c_long = 280;
+
+// linux/bpf.h
+const BPF_MAP_LOOKUP_ELEM: c_int = 1;
+const BPF_OBJ_GET: c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
+const BPF_F_RDONLY: u32 = 1 << 3;
+const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
+
+const WHOLE_ADDRESS: u32 = 128;
+const KEY_SIZE: u32 = 20;
+const VALUE_SIZE: u32 = 8;
+
+extern "C" {
+    fn syscall(number: c_long, command: c_int, attributes: *mut u8, size: c_uint) -> c_long;
+}
+
+/// Whose an address is. Identity 0 is nobody's; `ifindex` is 0 unless it is an endpoint of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub identity: u32,
+    pub ifindex: u32,
+}
+
+/// The open map. Threads may share it.
+pub struct Ipcache {
+    map: OwnedFd,
+}
+
+impl Ipcache {
+    /// Open the pin at `path`, which must be the map with this `id`: another one would know other addresses.
+    pub fn open(path: &Path, id: u32) -> Result<Ipcache, String> {
+        let named = CString::new(path.as_os_str().as_bytes()).map_err(|_| "the path holds a zero byte".to_string())?;
+        let mut attributes = [0u8; 16];
+        attributes[..8].copy_from_slice(&(named.as_ptr() as u64).to_ne_bytes());
+        attributes[12..].copy_from_slice(&BPF_F_RDONLY.to_ne_bytes());
+        let fd = bpf(BPF_OBJ_GET, &mut attributes).map_err(|error| format!("{}: {error}", path.display()))?;
+        let ipcache = Ipcache {
+            map: unsafe { OwnedFd::from_raw_fd(fd as c_int) },
+        };
+        let info = ipcache.info().map_err(|error| format!("{}: {error}", path.display()))?;
+        if info[..1] != [BPF_MAP_TYPE_LPM_TRIE] || info[2..4] != [KEY_SIZE, VALUE_SIZE] {
+            return Err(format!("{} is not an ipcache of this version", path.display()));
+        }
+        if info[1] != id {
+            return Err(format!("{} is map {}, not {id}", path.display(), info[1]));
+        }
+        Ok(ipcache)
+    }
+
+    /// type, id, key size and value size
+    fn info(&self) -> Result<[u32; 4], Error> {
+        let mut info = [0u8; 16];
+        let mut attributes = [0u8; 16];
+        attributes[..4].copy_from_slice(&self.number().to_ne_bytes());
+        attributes[4..8].copy_from_slice(&(info.len() as u32).to_ne_bytes());
+        attributes[8..].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
+        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+        let word = |at: usize| u32::from_ne_bytes(info[4 * at..4 * at + 4].try_into().unwrap());
+        Ok([word(0), word(1), word(2), word(3)])
+    }
+
+    /// The owner by the longest prefix. The error says why there is none.
+    pub fn find(&self, address: IpAddr) -> Result<Owner, Error> {
+        let key = key(address);
+        let mut value = [0u8; VALUE_SIZE as usize];
+        let mut attributes = [0u8; 32];
+        attributes[..4].copy_from_slice(&self.number().to_ne_bytes());
+        attributes[8..16].copy_from_slice(&(key.as_ptr() as u64).to_ne_bytes());
+        attributes[16..24].copy_from_slice(&(value.as_mut_ptr() as u64).to_ne_bytes());
+        bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes)?;
+        Ok(Owner {
+            identity: u32::from_ne_bytes(value[..4].try_into().unwrap()),
+            ifindex: u32::from_ne_bytes(value[4..].try_into().unwrap()),
+        })
+    }
+
+    fn number(&self) -> c_int {
+        use std::os::unix::io::AsRawFd;
+        self.map.as_raw_fd()
+    }
+}
+
+/// `struct prefix` for one whole address; an IPv4 address stands below ::ffff:0:0/96.
+fn key(address: IpAddr) -> [u8; KEY_SIZE as usize] {
+    let whole: Ipv6Addr = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    let mut key = [0u8; KEY_SIZE as usize];
+    key[..4].copy_from_slice(&WHOLE_ADDRESS.to_ne_bytes());
+    key[4..].copy_from_slice(&whole.octets());
+    key
+}
+
+/// bpf(2). Whatever `attributes` points to must be alive.
+fn bpf(command: c_int, attributes: &mut [u8]) -> Result<c_long, Error> {
+    let result = unsafe { syscall(SYS_BPF, command, attributes.as_mut_ptr(), attributes.len() as c_uint) };
+    if result < 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_whole_prefix_and_ipv4_is_mapped() {
+        let v4 = key("10.1.2.3".parse().unwrap());
+        assert_eq!(v4[..4], 128u32.to_ne_bytes());
+        assert_eq!(v4[4..], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]);
+        let v6 = key("fd00::7".parse().unwrap());
+        assert_eq!(v6[4..], [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+    }
+
+    #[test]
+    fn what_is_no_pin_is_refused() {
+        let refused = Ipcache::open(Path::new("/nowhere/ipcache"), 1).err().unwrap();
+        assert_eq!(refused, "/nowhere/ipcache: No such file or directory (os error 2)");
+        assert!(Ipcache::open(Path::new("/dev/null"), 1).is_err());
+        assert!(Ipcache::open(Path::new("/a\0b"), 1).is_err());
+    }
+}
