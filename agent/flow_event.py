@@ -14,7 +14,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from ..envoy.access_log import LoggedRequest, SocketEnd
-from ..xds import names_a_rule
+from ..policies import Direction
+from ..xds import UNKNOWN_SUBJECT, names_a_rule
 
 
 class FlowVerdict(StrEnum):
@@ -154,7 +155,8 @@ class FlowFilter:
 
 def flow_event(request: LoggedRequest, directory: Directory) -> FlowEvent:
     """One line of Envoy's access log in the terms of policies."""
-    policy, rule, considered, why = _decided(request.rule)
+    source, destination = directory.end(request.source), directory.end(request.destination)
+    policy, rule, considered, why = _decided(request.rule, source, destination)
     mismatches = tuple((name, header) for name, _, header in (each.rpartition(" ") for each in request.mismatches))
     denied = bool(request.rule) or not mismatches
     if not denied:
@@ -163,8 +165,8 @@ def flow_event(request: LoggedRequest, directory: Directory) -> FlowEvent:
     return FlowEvent(
         request.time,
         FlowVerdict.DENIED if denied else FlowVerdict.LOGGED,
-        directory.end(request.source),
-        directory.end(request.destination),
+        source,
+        destination,
         request.method or "",
         request.path or "",
         request.host or "",
@@ -179,7 +181,7 @@ def flow_event(request: LoggedRequest, directory: Directory) -> FlowEvent:
     )
 
 
-def _decided(name: str) -> tuple[str, str, tuple[str, ...], str]:
+def _decided(name: str, source: FlowEnd, destination: FlowEnd) -> tuple[str, str, tuple[str, ...], str]:
     """(policy, rule, rules considered, in words) of what an action's name says; see xds/rule_name.py."""
     if not name:
         return "", "", (), "refused, and Envoy did not say by what"
@@ -187,12 +189,15 @@ def _decided(name: str) -> tuple[str, str, tuple[str, ...], str]:
     if kind == "no-rule-matched":
         considered = tuple(rest.split(","))
         return "", "", considered, f"no request rule of {', '.join(considered)} matches"
-    if kind == "endpoint":
-        who, _, direction = rest.rpartition(":")[0].rpartition(":")
+    if kind == "identity":
+        number, direction, _ = rest.split(":", 2)
+        who = (source if direction == Direction.EGRESS else destination).endpoint or f"identity {number}"
         return "", "", (), f"no {direction} rule of {who} is about this peer and port"
+    if name == UNKNOWN_SUBJECT:
+        return "", "", (), "Envoy has not been told yet who an end of this node is"
     if kind == "lockgate":
         return "", "", (), "no policy has reached Envoy yet"
-    if not names_a_rule(name) or kind == "address":
+    if not names_a_rule(name):
         return "", "", (), name
     return kind, rest, (), f"denied by {name}"
 

@@ -1,4 +1,4 @@
-"""The rules that Envoy enforces for an endpoint, with names for addresses and the policy for each rule. Pure."""
+"""The rules that Envoy enforces for an endpoint, with names for identities and the policy for each rule. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from ..envoy.enforced import OTHERWISE, EnforcedRule
 from ..policies import Direction
 from ..policies.endpoint_policy import LAST_PORT
-from ..xds import names_a_rule
+from ..xds import NOT_POLICED, names_a_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,11 @@ class Row:
 
 
 def rows(rules: Iterable[EnforcedRule], names: Mapping[str, str]) -> list[Row]:
-    """`names` are people's words for prefixes. Rules that differ in the port or the address family alone are one."""
+    """`names` are people's words for identities. Rules that differ in the port alone are one."""
     found: dict[Row, set[int]] = {}
     for rule in rules:
+        if rule.name == NOT_POLICED:
+            continue
         protocol, _, direction = rule.filter.removeprefix("lockgate.").partition(".")
         policy, place = _origin(rule.name)
         method, path, host = (_text(rule.fields.get(field)) for field in ("method", "path", "host"))
@@ -59,17 +61,18 @@ def rows(rules: Iterable[EnforcedRule], names: Mapping[str, str]) -> list[Row]:
     return [replace(row, port=_spans(ports)) for row, ports in found.items()]
 
 
-def prefix_names(endpoints: Iterable[Mapping[str, Any]], identities: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Names of prefixes, from what the local API says: a workload's for its addresses, and reserved identities'."""
+def identity_names(endpoints: Iterable[Mapping[str, Any]], identities: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Names of identities, from what the local API says: their workloads', or what the labels of others say."""
     names: dict[str, str] = {}
     for identity in identities:
         reserved = [label.partition(":")[2] for label in identity["labels"] if label.startswith("reserved:")]
-        if reserved:
-            names |= {prefix: f"reserved:{_family_free(reserved)}" for prefix in identity["prefixes"]}
+        own = [label for label in identity["labels"] if label.startswith(("cidr:", "fqdn:"))]
+        if own or reserved:
+            names[str(identity["identity"])] = ", ".join(own) or f"reserved:{_family_free(reserved)}"
+    workloads: dict[str, list[str]] = {}
     for endpoint in endpoints:
-        for address in endpoint["ips"]:
-            names[f"{address}/{128 if ':' in address else 32}"] = endpoint["endpoint"]
-    return names
+        workloads.setdefault(str(endpoint["identity"]), []).append(endpoint["endpoint"])
+    return names | {identity: ", ".join(sorted(found)) for identity, found in workloads.items()}
 
 
 def _family_free(reserved: Sequence[str]) -> str:
@@ -87,8 +90,8 @@ def _origin(name: str) -> tuple[str, str]:
 
 def _peer(rule: EnforcedRule, direction: str, names: Mapping[str, str]) -> str:
     field = "source" if direction.startswith(Direction.INGRESS) else "destination"
-    prefixes = rule.fields.get(field, ())
-    return ", ".join(dict.fromkeys(names.get(prefix, prefix) for prefix in prefixes)) or "any"
+    identities = rule.fields.get(field, ())
+    return ", ".join(dict.fromkeys(names.get(identity, identity) for identity in identities)) or "any"
 
 
 @lru_cache(maxsize=1024)
@@ -98,7 +101,7 @@ def _ports(text: str) -> frozenset[int]:
         return _REST
     if text.isdigit():
         return frozenset({int(text)})
-    pattern = re.compile(text[1:] or ".*")
+    pattern = re.compile(text[1:] if text.startswith("~") else ".*")
     return frozenset(port for port in range(LAST_PORT + 1) if pattern.fullmatch(str(port)))
 
 
@@ -121,7 +124,7 @@ def _text(values: Sequence[str] | None) -> str:
     return ", ".join(values) if values else "any"
 
 
-_SHOWN = frozenset({"source", "destination", "port", "method", "path", "host", "more"})
+_SHOWN = frozenset({"subject", "source", "destination", "port", "method", "path", "host", "more"})
 
 
 def _more(fields: Mapping[str, Sequence[str]]) -> Iterator[str]:

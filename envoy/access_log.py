@@ -78,7 +78,7 @@ class LoggedRequest:
     `rule` is the name of the RBAC action that refused it, empty when it passed or Envoy gave none. `mismatches` are a
     rule's name and a header's, with a blank between, for each header match that was logged. `method`, `path` and `host`
     are None when the request had none, and cut to 64, 1024 and 256 bytes. The identities are those of the two ends when
-    the connection was made.
+    the connection was made; 0 when Envoy does not know them.
     """
 
     time: datetime
@@ -122,8 +122,8 @@ def parse(line: str | bytes) -> LoggedRequest:
             rule="" if rule is None or rule["rule"] == "none" else rule["rule"],
             details=details,
             protocol=str(record["protocol"]),
-            source_identity=int(record["source_identity"]),
-            destination_identity=int(record["destination_identity"]),
+            source_identity=int(record["source_identity"] or 0),
+            destination_identity=int(record["destination_identity"] or 0),
             mismatches=tuple(map(str, record["mismatches"] or ())),
             content_type=record.get("content_type"),
         )

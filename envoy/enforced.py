@@ -1,6 +1,6 @@
 """The policy trees that Envoy enforces, read back from its own dump as rules. Pure: decoded JSON in, records out.
 
-A tree asks one thing after the other (address, port, peer, method ...) and ends in actions that carry the names of
+A tree asks one thing after the other (subject, port, peer, method ...) and ends in actions that carry the names of
 rules. Each way through it from the top to an action becomes one record; the order is the tree's, so of two records that
 fit a request the first one counts.
 https://www.envoyproxy.io/docs/envoy/v1.40.0/xds/type/matcher/v3/matcher.proto
@@ -26,6 +26,14 @@ _INPUTS: Mapping[str, str] = MappingProxyType(
         "ServerNameInput": "server name",
     }
 )
+_FILTER_STATE: Mapping[str, str] = MappingProxyType(  # what the identity filter leaves (envoy/module/identity.rs)
+    {
+        "lockgate.source.identity": "source",
+        "lockgate.destination.identity": "destination",
+        "lockgate.egress.subject": "subject",
+        "lockgate.ingress.subject": "subject",
+    }
+)
 _HEADERS: Mapping[str, str] = MappingProxyType({":method": "method", ":path": "path", ":authority": "host"})
 _Json: TypeAlias = Mapping[str, Any]
 
@@ -34,9 +42,10 @@ _Json: TypeAlias = Mapping[str, Any]
 class EnforcedRule:
     """One way through the tree of a filter.
 
-    `fields` says what a request must be: `source` and `destination` (prefixes, or what Envoy knows an end by), `port`,
-    `method`, `path`, `host`, `server name`, and `more` for headers and all else. `x*` begins with x, `~x` matches the
-    RE2 x, OTHERWISE is everything that nothing above fitted. What is not there is not asked. `name` is the action's.
+    `fields` says what a request must be: `subject` (whose rules they are), `source` and `destination` (identities),
+    `port`, `method`, `path`, `host`, `server name`, and `more` for headers and all else. `x*` begins with x, `~x`
+    matches the RE2 x, OTHERWISE is everything that nothing above fitted. What is not there is not asked. `name` is the
+    action's.
     """
 
     filter: str
@@ -152,7 +161,7 @@ def _asked(reads: _Json | str) -> str:
     if kind == "HttpRequestHeaderMatchInput":
         return _HEADERS.get(config.get("header_name", ""), "more")
     if kind == "FilterStateInput":
-        return str(config.get("key", "more"))
+        return _FILTER_STATE.get(config.get("key", ""), "more")
     return _INPUTS.get(kind, "more")
 
 

@@ -4,7 +4,7 @@ from .errors import SocketError, UnknownRevision, WireError, XdsError
 from .observer import Observer
 from .rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
 from .regex import spoken_regexes
-from .rule_name import denied_by, names_a_rule
+from .rule_name import NOT_POLICED, UNKNOWN_SUBJECT, denied_by, names_a_rule
 from .server import Outcome, Settled, XdsServer
 from .snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from .status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
@@ -17,8 +17,10 @@ __all__ = [
     "FILTERS",
     "FILTER_CONFIG",
     "LISTENER",
+    "NOT_POLICED",
     "ROUTE",
     "SECRET",
+    "UNKNOWN_SUBJECT",
     "ClientStatus",
     "Enforced",
     "NodeCompiler",

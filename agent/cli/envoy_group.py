@@ -103,13 +103,13 @@ def rbac(
     otherwise is what nothing above fitted. What the kernel alone decides is not here: see `lockgate policy explain`.
     """
     from ...envoy.enforced import enforced_rules
-    from ..rbac_view import prefix_names, rows
+    from ..rbac_view import identity_names, rows
 
     known = ask(run_dir, "/v1/endpoints")
     found = _find_endpoint(endpoint, known)
     dump = _ask(run_dir, lambda admin: admin.config_dump(name=r"lockgate\..*", mask="ecds_filters"))
-    own = [*found["ips"], found["endpoint"], str(found["id"]), str(found["identity"])]
-    listed = rows(enforced_rules(dump, own), prefix_names(known, ask(run_dir, "/v1/identities")))
+    own = [str(found["identity"])]
+    listed = rows(enforced_rules(dump, own), identity_names(known, ask(run_dir, "/v1/identities")))
     if output is not Format.TABLE:
         data([row.to_json() for row in listed], output)
         return

@@ -10,24 +10,24 @@ import pytest
 import typer.main
 from lockgate.agent.cli.app import app
 from lockgate.agent.cli.options import known_names
-from lockgate.agent.rbac_view import Row, prefix_names, rows
+from lockgate.agent.rbac_view import Row, identity_names, rows
 from lockgate.envoy.enforced import enforced_rules
 from lockgate.policies.endpoint_policy import HeaderMatch, HttpRule, PortSpan, Protocol, ResolvedRule
 from lockgate.tests.e2e.live_node import LiveNode
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, running_envoy
-from lockgate.tests.e2e.test_xds_envoy import SERVER, allowing, enforce, server_policy
+from lockgate.tests.e2e.test_xds_envoy import CACHE, CLIENT, SERVER, allowing, enforce, server_policy
 from lockgate.tests.unit.xds.policy_strategies import origin
 from lockgate.xds import XdsServer
 
 PLACE = "spec.ingress[0].toPorts[0]"
-NAMES = prefix_names(
+NAMES = identity_names(
     [
-        {"endpoint": "default/frontend", "ips": ["127.0.0.21", "127.0.0.23"]},
-        {"endpoint": "default/intruder", "ips": ["127.0.0.22"]},
+        {"endpoint": "default/frontend", "identity": 300},
+        {"endpoint": "default/intruder", "identity": 301},
     ],
     [
-        {"labels": ["reserved:world", "reserved:world-ipv4"], "prefixes": ["0.0.0.0/0"]},
-        {"labels": ["reserved:world-ipv6"], "prefixes": ["::/0"]},
+        {"identity": 9, "labels": ["reserved:world", "reserved:world-ipv4"]},
+        {"identity": 10, "labels": ["reserved:world-ipv6"]},
     ],
 )
 
@@ -42,15 +42,15 @@ async def server(tmp_path: Path) -> AsyncIterator[XdsServer]:
 
 @pytest.fixture
 def envoy(tmp_path: Path) -> Iterator[LoopbackEnvoy]:
-    with running_envoy(tmp_path / "xds.sock") as running:
+    with running_envoy(tmp_path / "xds.sock", CACHE, (SERVER, CLIENT)) as running:
         yield running
 
 
 async def read_back(server: XdsServer, envoy: LoopbackEnvoy, *rules: ResolvedRule) -> list[Row]:
     await enforce(server, server_policy(*rules).snapshot())
     dump = json.loads(envoy.admin("/config_dump?name_regex=lockgate%5C..*&mask=ecds_filters"))
-    assert list(enforced_rules(dump, ["10.9.9.9"])) == [], "another address has no rules here"
-    return rows(enforced_rules(dump, [str(ip) for ip in SERVER.ips]), NAMES)
+    assert list(enforced_rules(dump, ["401"])) == [], "another identity has no rules here"
+    return rows(enforced_rules(dump, [str(SERVER.identity)]), NAMES)
 
 
 async def test_every_rule_is_read_back_with_its_policy(server: XdsServer, envoy: LoopbackEnvoy) -> None:
@@ -77,7 +77,7 @@ async def test_every_rule_is_read_back_with_its_policy(server: XdsServer, envoy:
     assert {peer for peer, _ in by_rule} == {"default/intruder"}
     refused = [row for row in found if row.verdict == "deny" and not row.policy]
     assert any(row.rule == f"no-rule-matched:default/api:{PLACE}" for row in refused)
-    assert any(row.rule == "endpoint:default/api-server:ingress:no-rule-matched" for row in refused)
+    assert any(row.rule == "identity:400:ingress:no-rule-matched" for row in refused)
 
 
 async def test_a_secret_is_struck_out(server: XdsServer, envoy: LoopbackEnvoy) -> None:

@@ -40,6 +40,8 @@ def event(rule: str = f"no-rule-matched:{RULE}", **fields: Any) -> FlowEvent:
         "code": 403,
         "details": details,
         "protocol": "HTTP/1.1",
+        "source_identity": "300",
+        "destination_identity": "301",
         "mismatches": None,
     }
     return flow_event(parse(json.dumps(record | fields)), DIRECTORY)
@@ -74,10 +76,11 @@ def test_a_denial_names_the_ends_and_the_rules() -> None:
     [
         (RULE, "default/api", f"denied by {RULE}"),
         (f"no-rule-matched:{RULE},b:c,and-2-more", "", f"no request rule of {RULE}, b:c, and-2-more matches"),
-        ("endpoint:prod/api:ingress:no-rule-matched", "", "no ingress rule of prod/api is about this peer and port"),
+        ("identity:301:ingress:no-rule-matched", "", "no ingress rule of prod/api is about this peer and port"),
+        ("identity:300:egress:no-rule-matched", "", "no egress rule of default/frontend is about this peer and port"),
+        ("node:unknown-identity", "", "Envoy has not been told yet who an end of this node is"),
         ("lockgate:no-policy-received", "", "no policy has reached Envoy yet"),
         ("none", "", "refused, and Envoy did not say by what"),
-        ("address:10.0.0.3:claimed-by:a:and:b", "", "address:10.0.0.3:claimed-by:a:and:b"),
     ],
 )
 def test_what_decided_in_words(name: str, policy: str, why: str) -> None:
