@@ -124,6 +124,12 @@ class Applier:
         self._late: dict[IPAddress, frozenset[str]] = {}
         self.world: World | None = None  # what the kernel has
 
+    async def mute(self, endpoints: Iterable[Endpoint]) -> None:
+        """Has those that nothing polices yet drop everything until a world that has them is in force: Envoy may take
+        its time, or refuse. What fails here fails in `apply` again, and is told there."""
+        async with self._turn:
+            await self._in_thread(lambda: self._attach(endpoints))
+
     async def apply(self, world: World) -> Applied:
         """Brings `world` into force.
 
@@ -299,17 +305,22 @@ class Applier:
                 return answer
 
     def _sync_kernel(self, enforced: Enforced, wanted: DatapathPlan) -> tuple[str, ...]:
-        """Maps before programs: a program that finds no entry drops everything. Blocking."""
+        """Maps, then programs: an endpoint that none could be attached to is tried again. Blocking."""
         self._datapath.apply(wanted)
+        problems = self._attach(endpoint for endpoint, _ in enforced)
+        kept = {endpoint.ifindex for endpoint, _ in enforced}
+        for ifindex in self._datapath.attached() - kept:
+            self._datapath.detach(ifindex)
+        return problems
+
+    def _attach(self, endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
+        """Programs at every local endpoint, and a sentence for each where there could be none. Blocking."""
         problems = []
         attached = self._datapath.attached()
-        for endpoint, _ in enforced:
-            if endpoint.ifindex not in attached:
+        for endpoint in endpoints:
+            if endpoint.local and endpoint.ifindex not in attached:
                 try:
                     self._datapath.attach(endpoint)
                 except RedirectError as error:
                     problems.append(f"endpoint {endpoint.key} is not enforced: {error}")
-        kept = {endpoint.ifindex for endpoint, _ in enforced}
-        for ifindex in attached - kept:
-            self._datapath.detach(ifindex)
         return tuple(problems)

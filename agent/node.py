@@ -209,6 +209,7 @@ class NodeAgent:
                 found = await asyncio.to_thread(discover, intake.workloads, find_device)
                 _tell_new(found.problems, state.discovery.problems)
                 state.discovery = found
+                await applier.mute(found.endpoints)
             state.intake = self._intake = intake
             hosts = await asyncio.to_thread(node_addresses)
             applier.names_taken()

@@ -88,6 +88,9 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
     struct verdict v = {};
     int reason = judge_again(p, t, src, dst, next, &v);
 
+    /* An answer to a proxy's question that was forgotten. The host has sockets of its own. */
+    if (v.verdict != REDIRECT && !t->known && dst->identity != HOST && awaited(skb, p))
+        return to_proxy(skb, p, 0, 0);
     if (reason == DROP_POLICY && is_direct(p, t))
         return revoke(skb, p, dst->ifindex);
     if (reason)

@@ -28,6 +28,7 @@ from .maps import CounterMap, PinnedMap, open_map
 from .plan import DEFAULT_HTTP_PORT, NO_CHANGE, DatapathPlan, MapChanges, MapDelta, Owner, diff
 from .program import load_programs
 from .reason import Reason
+from .revocation import end, revoked
 from .tcx import POD_HOOKS, Hook
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/lockgate")
@@ -51,11 +52,13 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Map entries written and deleted by one `apply`, and the revision that counts from now on."""
+    """Map entries written and deleted by one `apply`, the revision that counts from now on, and how many live TCP
+    connections are over because of it."""
 
     written: int
     deleted: int
     revision: int
+    revoked: int = 0
 
 
 class Datapath:
@@ -171,11 +174,18 @@ class Datapath:
     def apply(self, wanted: DatapathPlan) -> Applied:
         """Make the maps hold `wanted`: additions, then removals, then a revision that has live connections judged anew.
 
-        A packet sees an endpoint's old policy or its new one, never a mixture. Fails half-way without harm: calling it
-        again converges. Raises MapFullError.
+        A packet sees an endpoint's old policy or its new one, never a mixture. The ends of TCP connections that are not
+        allowed any more (or not past Envoy) are told at once, those of others notice nothing. Fails half-way without
+        harm: calling it again converges. Raises MapFullError.
         """
         current = self._current or self._read()
-        return self._change(diff(current, wanted), wanted)
+        changes = diff(current, wanted)
+        applied = self._change(changes, wanted)
+        if not changes.endpoints and not changes.ipcache:
+            return applied
+        over = revoked(self._connections.live(), changes, wanted)
+        end(over)
+        return replace(applied, revoked=len(over))
 
     def readdress(self, owners: MapDelta[IPNetwork, Owner]) -> Applied:
         """Change owners of addresses and nothing else, at a cost that does not grow with the policies.

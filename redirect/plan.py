@@ -155,7 +155,10 @@ class DatapathPlan:
 
     def judge(self, source: IPAddress, destination: IPAddress, protocol: Protocol, port: int) -> Effect:
         """What the kernel does with a new connection between two addresses: `judge` in bpf/verdict.h."""
-        client, server = self.owner(source), self.owner(destination)
+        return self.judge_owners(self.owner(source), self.owner(destination), protocol, port)
+
+    def judge_owners(self, client: Owner | None, server: Owner | None, protocol: Protocol, port: int) -> Effect:
+        """`judge` for those whose addresses are looked up already."""
         if client is None or server is None or not client.identity or not server.identity:
             return DENY
         effect = ALLOW

@@ -1,0 +1,150 @@
+"""Live connections that a change no longer allows, and how both of their ends learn of it at once.
+
+The kernel refuses their next packet and resets whoever sent it (`revoke` in bpf/lockgate.c). An end that is silent
+hears nothing that way, so each is asked: a segment out of nowhere, as if from the other end, makes it acknowledge what
+it has, and that is the packet which earns it a reset with the right numbers. Sockets of this node's own - Envoy's two
+legs of what it carries, and those of the node's processes - are closed outright.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+
+from ..policies.endpoint_policy import Protocol
+from ..policies.identity import IPNetwork
+from ..policies.workload import IPAddress
+from .plan import DatapathPlan, MapChanges, Owner, Verdict
+
+_MARK_JUDGED = 0x400  # bpf/steer.h
+_ACK = 0x10
+_TCP = 6
+_SO_MARK = 36
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DESTROY = 21  # include/uapi/linux/sock_diag.h
+_NLM_F_REQUEST_ACK = 0x5
+_EVERY_STATE = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConnection:
+    """A TCP connection as the kernel remembers it. `service` is the port that was judged; an interface is 0 for an end
+    that is no endpoint of this node. `proxied`: one of Envoy's (or the DNS proxy's) two legs."""
+
+    client: IPAddress
+    client_port: int
+    client_interface: int
+    server: IPAddress
+    server_port: int
+    server_interface: int
+    service: int
+    proxied: bool
+
+
+def revoked(live: Iterable[LiveConnection], changes: MapChanges, plan: DatapathPlan) -> tuple[LiveConnection, ...]:
+    """Those that the change to `plan` concerns and that it does not allow as they are."""
+    interfaces = changes.endpoints.put.keys() | changes.endpoints.gone
+    concerns = _within(changes.ipcache.put.keys() | changes.ipcache.gone)
+    owner: Callable[[IPAddress], Owner | None] = cache(plan.owner)
+
+    @cache
+    def verdict(client: IPAddress, server: IPAddress, service: int) -> Verdict:
+        return plan.judge_owners(owner(client), owner(server), Protocol.TCP, service).verdict
+
+    def is_revoked(each: LiveConnection) -> bool:
+        if not (
+            {each.client_interface, each.server_interface} & interfaces
+            or concerns(each.client)
+            or concerns(each.server)
+        ):
+            return False
+        found = verdict(each.client, each.server, each.service)
+        return found is Verdict.DENY or (found is Verdict.REDIRECT and not each.proxied)
+
+    return tuple(each for each in live if is_revoked(each))
+
+
+def _within(networks: Iterable[IPNetwork]) -> Callable[[IPAddress], bool]:
+    whole = {each.network_address for each in networks if each.prefixlen == each.max_prefixlen}
+    wide = [each for each in networks if each.prefixlen != each.max_prefixlen]
+    return lambda address: address in whole or any(address in each for each in wide)
+
+
+def end(connections: Iterable[LiveConnection]) -> None:
+    """Has both ends of each learn that it is over.
+
+    What the kernel cannot do (no CONFIG_INET_DIAG_DESTROY, no route to an end) is left to the next packet.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+        raw = {4: _raw_socket(socket.AF_INET), 6: _raw_socket(socket.AF_INET6)}
+        try:
+            for each in connections:
+                client, server = (each.client, each.client_port), (each.server, each.server_port)
+                _destroy(diag, client, server)
+                _destroy(diag, server, client)
+                asking = raw[each.client.version]
+                if asking is not None and not each.proxied:
+                    _ask(asking, server, client, each.client_interface)
+                    _ask(asking, client, server, each.server_interface)
+        finally:
+            for opened in raw.values():
+                if opened is not None:
+                    opened.close()
+
+
+_End = tuple[IPAddress, int]
+
+
+def _raw_socket(family: socket.AddressFamily) -> socket.socket | None:
+    try:
+        return socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)  # the header is ours, the source too
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise
+
+
+def _ask(raw: socket.socket, source: _End, destination: _End, ifindex: int) -> None:
+    with suppress(OSError):  # no route: it hears nothing of the other end either
+        raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, ifindex << 16 | _MARK_JUDGED if ifindex else 0)
+        raw.sendto(segment(source, destination), (str(destination[0]), 0))
+
+
+def segment(source: _End, destination: _End) -> bytes:
+    """An IP packet with an acknowledgement of nothing."""
+    addresses = source[0].packed + destination[0].packed
+    tcp = struct.pack("!HHIIBBHHH", source[1], destination[1], 0, 0, 0x50, _ACK, 0, 0, 0)
+    tcp = tcp[:16] + struct.pack("!H", _checksum(addresses + struct.pack("!II", len(tcp), _TCP) + tcp)) + tcp[18:]
+    if source[0].version == 6:
+        return struct.pack("!IHBB", 6 << 28, len(tcp), _TCP, 64) + addresses + tcp
+    # The kernel fills in length and checksum of an IPv4 header.
+    return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0x4000, 64, _TCP, 0) + addresses + tcp
+
+
+def _checksum(data: bytes) -> int:
+    """https://www.rfc-editor.org/rfc/rfc1071"""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _destroy(diag: socket.socket, local: _End, remote: _End) -> None:
+    """Close this node's socket with these ends, if there is one; its peer gets a reset."""
+    family = socket.AF_INET if local[0].version == 4 else socket.AF_INET6
+    ports = struct.pack("!HH", local[1], remote[1])
+    ends = local[0].packed.ljust(16, b"\0") + remote[0].packed.ljust(16, b"\0")
+    # struct inet_diag_req_v2, any interface and cookie
+    request = (
+        struct.pack("=BBBxI", family, _TCP, 0, _EVERY_STATE)
+        + ports
+        + ends
+        + struct.pack("=III", 0, 2**32 - 1, 2**32 - 1)
+    )
+    diag.send(struct.pack("=IHHII", 16 + len(request), _SOCK_DESTROY, _NLM_F_REQUEST_ACK, 0, 0) + request)
+    diag.recv(4096)  # mostly that there is none

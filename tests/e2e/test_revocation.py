@@ -1,0 +1,219 @@
+"""A policy that is tightened ends the live connections that it no longer allows, at both ends and at once; one that is
+loosened ends none."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+from lockgate.agent.playground import Namespace
+from lockgate.policies.workload import IPAddress
+from lockgate.redirect import netns
+from lockgate.tests.e2e.live_node import LiveNode, live_node
+
+POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: policy, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: api-server}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: frontend}}]
+    toPorts: [{ports: [{port: "7000", protocol: TCP}]RULES}]
+  - fromEntities: [world]
+    toPorts: [{ports: [{port: "7000", protocol: TCP}]RULES}]
+"""
+L7 = ', rules: {http: [{path: "/stream"}]}'
+OPEN, POLICED = POLICY.replace("RULES", ""), POLICY.replace("RULES", L7)
+NOBODY = OPEN[: OPEN.index("  ingress:")] + "  ingress: [{}]\n"
+OTHERS = OPEN.replace("app: frontend", "app: backend").replace("[world]", "[health]")
+UPGRADE = b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+PORT = 7000
+
+
+@dataclass
+class Talk:
+    """Both ends of one connection that says nothing unless a test does."""
+
+    client: socket.socket
+    server: socket.socket
+
+    def lives(self) -> bool:
+        """True when each end hears the other."""
+        with suppress(OSError):
+            for here, there in ((self.client, self.server), (self.server, self.client)):
+                here.sendall(b"hello")
+                if there.recv(5) != b"hello":
+                    return False
+            return True
+        return False
+
+
+def ended(end: socket.socket) -> bool:
+    """True when the kernel has told this end, which only listens. False: it still waits."""
+    end.setblocking(False)
+    try:
+        return end.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        end.settimeout(20)
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[LiveNode]:
+    with live_node(start=False) as made:
+        made.ground.outside()
+        for path in made.policies.iterdir():
+            path.unlink()
+        made.write("policy", OPEN)
+        made.start_agent()
+        made.until("the uplink is attached", lambda: made.status()["datapath"]["uplinks"] == 1)
+        yield made
+
+
+class Scene:
+    """Who talks to the server, and what the policy says."""
+
+    def __init__(self, node: LiveNode, stack: ExitStack) -> None:
+        self.node = node
+        self._stack = stack
+        listener = partial(socket.create_server, ("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True)
+        self._listener = stack.enter_context(netns.run_in(node.api.path, listener))
+        self._listener.settimeout(20)
+
+    def say(self, policy: str) -> None:
+        """The policy, when it is in force."""
+        before = self.node.status()["agent"]["revision"]
+        path = self.node.policies / "policy.yaml"
+        if path.read_text() != policy:
+            self.node.write("policy", policy)
+            self.node.until(
+                "it is in force", lambda: self.node.ok() and self.node.status()["agent"]["revision"] > before
+            )
+
+    def talk(self, where: Namespace, ip: IPAddress) -> Talk:
+        """A new connection."""
+        client = netns.run_in(where.path, lambda: socket.create_connection((str(ip), PORT), 20))
+        self._stack.enter_context(client)
+        server, _ = self._listener.accept()
+        self._stack.enter_context(server)
+        server.settimeout(20)
+        return Talk(client, server)
+
+    def stream(self, where: Namespace, ip: IPAddress) -> Talk:
+        """A WebSocket through Envoy."""
+        client = netns.run_in(where.path, lambda: socket.create_connection((str(ip), PORT), 20))
+        self._stack.enter_context(client)
+        client.sendall(UPGRADE)
+        server, _ = self._listener.accept()
+        self._stack.enter_context(server)
+        server.settimeout(20)
+        while not server.recv(4096).endswith(b"\r\n\r\n"):
+            pass
+        server.sendall(SWITCHED)
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += client.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 101")
+        return Talk(client, server)
+
+    def both_end(self, *talks: Talk) -> None:
+        """Waits until every end of every connection has been told, though none says anything."""
+        for talk in talks:
+            self.node.until("the client is told", partial(ended, talk.client))
+            self.node.until("the server is told", partial(ended, talk.server))
+
+
+@pytest.fixture
+def scene(live: LiveNode) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        made = Scene(live, stack)
+        yield made
+        made.say(OPEN)
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+class TestTightening:
+    def test_ends_silent_connections_at_both_ends(self, scene: Scene, family: int) -> None:
+        api, node = scene.node.api.ips[family], scene.node
+        ours = [scene.talk(node.frontend, api), scene.talk(node.ground.outside(), api)]
+        other = scene.talk(node.node, api)
+        assert all(talk.lives() for talk in (*ours, other))
+        scene.say(NOBODY)
+        scene.both_end(*ours)
+        assert other.lives(), "the node itself is always let in"
+
+    def test_ends_busy_ones(self, scene: Scene, family: int) -> None:
+        api, node = scene.node.api.ips[family], scene.node
+        talk = scene.talk(node.frontend, api)
+        node.write("policy", OTHERS)
+        node.until("it ends", lambda: not talk.lives())
+
+    def test_a_rule_by_request_ends_what_goes_past_envoy(self, scene: Scene, family: int) -> None:
+        """The client comes back, and comes through Envoy."""
+        api, node = scene.node.api.ips[family], scene.node
+        ours = [scene.talk(node.frontend, api), scene.talk(node.ground.outside(), api)]
+        scene.say(POLICED)
+        scene.both_end(*ours)
+        assert scene.stream(node.frontend, api).lives()
+
+    def test_ends_long_streams_through_envoy(self, scene: Scene, family: int) -> None:
+        api, node = scene.node.api.ips[family], scene.node
+        scene.say(POLICED)
+        streams = [scene.stream(node.frontend, api), scene.stream(node.ground.outside(), api)]
+        assert all(stream.lives() for stream in streams)
+        scene.say(NOBODY)
+        scene.both_end(*streams)
+
+    def test_of_what_a_pod_may_reach(self, scene: Scene, family: int) -> None:
+        """Outside, and on the node itself, there is no program at the other end."""
+        node = scene.node
+        outside, own = node.ground.outside(), node.node
+        with ExitStack() as stack:
+            talks = []
+            for where, ip in ((outside, outside.ips[family]), (own, ("10.200.0.1", "fd00:200::1")[family])):
+                create = partial(socket.create_server, ("::", 7001), family=socket.AF_INET6, dualstack_ipv6=True)
+                listener = stack.enter_context(netns.run_in(where.path, create))
+                dial = partial(socket.create_connection, (str(ip), 7001), 20)
+                client = stack.enter_context(netns.run_in(node.frontend.path, dial))
+                server = stack.enter_context(listener.accept()[0])
+                server.settimeout(20)
+                talks.append(Talk(client, server))
+            assert all(talk.lives() for talk in talks)
+            egress = OPEN[: OPEN.index("  ingress:")].replace("name: policy", "name: egress")
+            egress = egress.replace("app: api-server", "app: frontend")
+            path = node.write("egress", egress + "  egress: [{}]\n")
+            try:
+                scene.both_end(*talks)
+            finally:
+                path.unlink()
+                node.until("all is as it was", lambda: node.ok() and len(node.status()["problems"]) == 0)
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+def test_loosening_ends_nothing(scene: Scene, family: int) -> None:
+    api, node = scene.node.api.ips[family], scene.node
+    direct = [scene.talk(node.frontend, api), scene.talk(node.ground.outside(), api)]
+    one = POLICED[POLICED.index("  - fromEndpoints") : POLICED.index("  - fromEntities")]
+    scene.say(OPEN + one.replace("app: frontend", "app: backend"))
+    scene.say(OPEN + "  - fromEntities: [all]\n")
+    assert all(talk.lives() for talk in direct)
+    scene.say(POLICED)
+    streams = [scene.stream(node.frontend, api), scene.stream(node.ground.outside(), api)]
+    scene.say(POLICED.replace('{path: "/stream"}', '{path: "/stream"}, {path: "/more"}'))
+    scene.say(OPEN)
+    (node.policies / "policy.yaml").rename(node.policies / "policy.off")
+    node.until("it is lifted", lambda: node.status()["policies"]["enforced"] == 0)
+    node.until("all is settled", node.ok)
+    assert all(stream.lives() for stream in streams)
+    (node.policies / "policy.off").rename(node.policies / "policy.yaml")
+    node.until("it is back", lambda: node.status()["policies"]["enforced"] == 1)
+    assert all(stream.lives() for stream in streams)

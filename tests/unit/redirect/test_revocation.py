@@ -1,0 +1,96 @@
+"""Which live connections a change of the plan ends."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from lockgate.policies.endpoint_policy import (
+    DirectionPolicy,
+    EndpointPolicy,
+    HttpRule,
+    HttpRules,
+    PortSpan,
+    Protocol,
+    ResolvedRule,
+    RuleOrigin,
+)
+from lockgate.policies.workload import Endpoint, Workload
+from lockgate.redirect.plan import DatapathPlan, diff, plan
+from lockgate.redirect.revocation import LiveConnection, end, revoked, segment
+
+ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
+CLIENT, SERVER = 70001, 70002
+OURS, WORLD = ip_address("10.0.0.1"), ip_address("192.0.2.9")
+ADDRESS = ip_address("10.0.0.2")
+OPEN = EndpointPolicy()
+DIRECT = LiveConnection(OURS, 40000, 7, ADDRESS, 80, 8, 80, False)
+PROXIED = replace(DIRECT, proxied=True)
+FROM_WORLD = replace(DIRECT, client=WORLD, client_interface=0)
+
+
+def ingress(*peers: int, http: bool = False) -> EndpointPolicy:
+    l7 = HttpRules((HttpRule(),)) if http else None
+    rule = ResolvedRule(ORIGIN, False, frozenset(peers), (PortSpan(Protocol.TCP, 80, 80),), l7)
+    return EndpointPolicy(ingress=DirectionPolicy(True, (rule,)))
+
+
+def planned(server: EndpointPolicy, identity: int = CLIENT, world: int = 9) -> DatapathPlan:
+    ends = [
+        (Endpoint(Workload("client", "default", ()), identity, (OURS,), 7), OPEN),
+        (Endpoint(Workload("server", "default", ()), SERVER, (ADDRESS,), 8), server),
+    ]
+    return plan(ends, {ip_network("0.0.0.0/0"): 9, ip_network("192.0.2.0/24"): world})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "over"),
+    [
+        (planned(OPEN), planned(ingress(CLIENT, 9)), []),
+        (planned(OPEN), planned(ingress(9)), [DIRECT, PROXIED]),
+        (planned(OPEN), planned(ingress(CLIENT)), [FROM_WORLD]),
+        (planned(ingress(CLIENT, 9)), planned(ingress(CLIENT, 9, http=True)), [DIRECT, FROM_WORLD]),
+        (planned(ingress(CLIENT, 9, http=True)), planned(ingress(CLIENT, 9)), []),
+        (planned(ingress(CLIENT, 9)), planned(OPEN), []),
+        # Others are the peers now; the policy is the same.
+        (planned(ingress(CLIENT, 9)), planned(ingress(CLIENT, 9), identity=70003), [DIRECT, PROXIED]),
+        (planned(ingress(CLIENT, 9)), planned(ingress(CLIENT, 9), world=11), [FROM_WORLD]),
+        # Nothing that concerns them changes, whatever they are.
+        (planned(ingress()), planned(ingress()), []),
+    ],
+)
+def test_what_is_over(before: DatapathPlan, after: DatapathPlan, over: list[LiveConnection]) -> None:
+    assert list(revoked([DIRECT, PROXIED, FROM_WORLD], diff(before, after), after)) == over
+
+
+def test_the_service_counts_and_not_the_port() -> None:
+    """Of a connection that the kernel has seen from its reply on, say."""
+    change = diff(planned(OPEN), planned(ingress(CLIENT)))
+    assert revoked([replace(DIRECT, service=81)], change, planned(ingress(CLIENT)))
+    assert not revoked([replace(DIRECT, server_port=81)], change, planned(ingress(CLIENT)))
+
+
+def test_a_segment_is_well_formed() -> None:
+    for source, destination in (((OURS, 1), (ADDRESS, 2)), ((ip_address("fd00::1"), 1), (ip_address("fd00::2"), 2))):
+        packet = segment(source, destination)
+        tcp, pseudo = packet[-20:], source[0].packed + destination[0].packed + bytes((0, 0, 0, 20, 0, 0, 0, 6))
+        total = sum(int.from_bytes((pseudo + tcp)[at : at + 2], "big") for at in range(0, len(pseudo) + 20, 2))
+        assert total % 0xFFFF == 0
+        assert (tcp[:4], tcp[13]) == (b"\0\1\0\2", 0x10)
+
+
+def test_the_nodes_own_sockets_are_closed() -> None:
+    for address in ("127.0.0.1", "::1"):
+        with socket.create_server(
+            (address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET
+        ) as listener:
+            port = listener.getsockname()[1]
+            with socket.create_connection((address, port)) as client, listener.accept()[0] as server:
+                here, mine = ip_address(address), client.getsockname()[1]
+                end([LiveConnection(here, mine, 0, here, port, 0, port, True)])
+                for each in (client, server):
+                    each.settimeout(5)
+                    with pytest.raises(ConnectionError):
+                        each.recv(1)
