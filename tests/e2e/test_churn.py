@@ -41,7 +41,6 @@ def left_behind(node: LiveNode) -> dict[str, int]:
         "rules": rules,
         "routes": len(table),
         "files": len(list(Path(f"/proc/{node.agent.pid}/fd").iterdir())),
-        "threads": len(list(Path(f"/proc/{node.agent.pid}/task").iterdir())),
         "interfaces": netns.run_in(node.node.path, lambda: len(socket.if_nameindex())),
         **{f"map {name}": entries for name, entries in maps.items()},
     }
