@@ -142,6 +142,19 @@ async def test_the_last_l7_rule_leaves_the_kernel_before_it_leaves_envoy(node: R
     assert node.proxy_ports() == set()
 
 
+async def test_an_endpoint_is_mute_until_a_world_that_has_it_is_in_force(node: Recorded, applier: Applier) -> None:
+    """Also when Envoy refuses what comes with it."""
+    node.answers = [Settled(Outcome.NACKED, ((("type", "lockgate.http.ingress"), "no such matcher"),))]
+    await applier.mute(world(L7).endpoints)
+    assert (await applier.apply(world(L7))).nacks
+    assert node.events == ["attach 7", "attach 8", "publish", "wait"]
+    assert not node.plan.endpoints
+    await applier.mute(world(L7).endpoints)
+    assert node.events[-1] == "wait", "once is enough"
+    node.unreachable = {9}
+    await applier.mute(world(L7, local=(7, 8, 9)).endpoints)
+
+
 async def test_what_envoy_refuses_never_reaches_the_kernel(node: Recorded, applier: Applier) -> None:
     node.answers = [Settled(Outcome.NACKED, ((("type", "lockgate.http.ingress"), "no such matcher"),))]
     applied = await applier.apply(world(L7))
