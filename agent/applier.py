@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from ..policies import World
 from ..policies.endpoint_policy import Direction, RuleOrigin
-from ..policies.workload import IPAddress
+from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
 from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts, readdressed
