@@ -29,11 +29,7 @@ class DeltaStream(Conversation[DeltaRequest]):
             subscription = self.add(Subscription(request.type_url, self.memory.of_type(request.type_url)))
             subscription.begin(request.subscribe, request.initial_versions)
             return None
-        nacked = False
-        if request.error is not None:
-            nacked = subscription.reject(request.nonce, request.error)
-        elif request.nonce:
-            subscription.acknowledge(request.nonce)
+        nacked = self.answer(subscription, request.nonce, request.error)
         subscription.unsubscribe(request.unsubscribe)
         subscription.subscribe(request.subscribe)
         return request.error if nacked else None

@@ -99,17 +99,19 @@ class WholeRequest:
     names: tuple[str, ...] = ()
     nonce: str = ""
     error: str | None = None  # the client's text; None is no NACK
+    version: str = ""  # of what it holds; whether it took a response is told by the nonce and the error instead
 
     @classmethod
     def decode(cls, message: bytes) -> WholeRequest:
-        """Read it off the wire. Raises WireError. `version_info` is not read: whether a response was taken is told by
-        the nonce and the error (#ack-and-nack-semantics-summary)."""
-        type_url = nonce = ""
+        """Read it off the wire. Raises WireError."""
+        type_url = nonce = version = ""
         node: Node | None = None
         error: str | None = None
         names: list[str] = []
         for number, value in fields(message, _WHOLE_REQUEST):
-            if number == 2:
+            if number == 1:
+                version = string(value, _WHOLE_REQUEST)
+            elif number == 2:
                 node = _node(submessage(value, _WHOLE_REQUEST))
             elif number == 3:
                 names.append(string(value, _WHOLE_REQUEST))
@@ -119,7 +121,7 @@ class WholeRequest:
                 nonce = string(value, _WHOLE_REQUEST)
             elif number == 6:
                 error = _status_text(submessage(value, _WHOLE_REQUEST))
-        return cls(type_url, node, tuple(names), nonce, error)
+        return cls(type_url, node, tuple(names), nonce, error, version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ so that an Envoy that starts afresh while a bad policy is published still gets t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from .snapshot import Resource
 
 MOST_REJECTIONS = 4096  # remembered per type; the oldest go first
+MOST_ACCEPTED = 100_000  # likewise
 
 
 @dataclass(slots=True)
@@ -21,10 +23,16 @@ class TypeMemory:
     _rejected: dict[tuple[str, str], str] = field(default_factory=dict)  # (name, version) -> the client's text
     _suspect: set[tuple[str, str]] = field(default_factory=set)
     _accepted: dict[str, Resource] = field(default_factory=dict)
+    _gone: dict[str, None] = field(default_factory=dict)  # names; the oldest first
+    refusals: int = 0  # ever; only grows
+    offered: tuple[str, tuple[Resource, ...]] = ("", ())  # the last whole state that was sent, with its version
 
     def accept(self, resource: Resource) -> None:
         """The client holds this version."""
         self._accepted[resource.name] = resource
+        self._gone.pop(resource.name, None)
+        if len(self._accepted) > MOST_ACCEPTED:
+            del self._accepted[next(iter(self._accepted))]
         self._suspect.discard((resource.name, resource.version))
 
     def reject(self, resources: Iterable[Resource], error: str) -> None:
@@ -37,8 +45,32 @@ class TypeMemory:
         for resource in refused:
             self._suspect.discard((resource.name, resource.version))
             self._rejected[resource.name, resource.version] = error
+            self.refusals += 1
             while len(self._rejected) > MOST_REJECTIONS:
                 del self._rejected[next(iter(self._rejected))]
+
+    def remove(self, name: str) -> None:
+        """The client holds it no more."""
+        if self._accepted.pop(name, None) is not None:
+            self._gone[name] = None
+            if len(self._gone) > MOST_ACCEPTED:
+                del self._gone[next(iter(self._gone))]
+
+    def is_gone(self, name: str) -> bool:
+        """True when it once accepted this name and holds it no more."""
+        return name in self._gone
+
+    def accepted(self, name: str) -> Resource | None:
+        """The version that it accepted last."""
+        return self._accepted.get(name)
+
+    def all_accepted(self) -> Iterable[Resource]:
+        """All that it accepted last and that was not removed since."""
+        return self._accepted.values()
+
+    def refused_names(self) -> frozenset[str]:
+        """Names of which it refused some version."""
+        return frozenset(name for name, _ in self._rejected)
 
     def rejection(self, resource: Resource) -> str | None:
         """The client's text when it refused exactly this version."""
@@ -61,6 +93,16 @@ class NodeMemory:
     """The memory of one node, by type URL."""
 
     _types: dict[str, TypeMemory] = field(default_factory=dict)
+
+    @property
+    def types(self) -> Mapping[str, TypeMemory]:
+        """Those of which there is any memory, by type URL."""
+        return MappingProxyType(self._types)
+
+    @property
+    def refusals(self) -> int:
+        """How many there ever were."""
+        return sum(memory.refusals for memory in self._types.values())
 
     def of_type(self, type_url: str) -> TypeMemory:
         """The memory for one resource type."""

@@ -12,15 +12,9 @@ from functools import cached_property
 from hashlib import sha256
 from types import MappingProxyType
 
+from .reference import Reference, references
+from .type_url import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET
 from .wire import any_of_type, frame, text
-
-_TYPES = "type.googleapis.com/"
-CLUSTER = _TYPES + "envoy.config.cluster.v3.Cluster"
-ENDPOINTS = _TYPES + "envoy.config.endpoint.v3.ClusterLoadAssignment"
-LISTENER = _TYPES + "envoy.config.listener.v3.Listener"
-ROUTE = _TYPES + "envoy.config.route.v3.RouteConfiguration"
-SECRET = _TYPES + "envoy.extensions.transport_sockets.tls.v3.Secret"
-FILTER_CONFIG = _TYPES + "envoy.config.core.v3.TypedExtensionConfig"  # ECDS
 
 _NOTHING: Mapping[str, Resource] = MappingProxyType({})
 
@@ -42,8 +36,13 @@ class Resource:
         """The envoy.service.discovery.v3.Resource message: made once, sent to every client."""
         return text(3, self.name) + text(1, self.version) + frame(2, any_of_type(self.type_url, self.body))
 
+    @cached_property
+    def references(self) -> frozenset[Reference]:
+        """What it names of other resources."""
+        return references(self.type_url, self.body)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Snapshot:
     """All resources of one moment: type URL -> name -> resource. Immutable; equal when every version is equal."""
 
@@ -64,3 +63,11 @@ class Snapshot:
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         """The resources of one type by name; empty when there are none."""
         return self.types.get(type_url, _NOTHING)
+
+    @cached_property
+    def references(self) -> frozenset[Reference]:
+        """Everything that any of them names."""
+        return frozenset().union(*(each.references for named in self.types.values() for each in named.values()))
+
+
+__all__ = ["CLUSTER", "ENDPOINTS", "FILTER_CONFIG", "LISTENER", "ROUTE", "SECRET", "Resource", "Snapshot"]

@@ -38,21 +38,34 @@ class SotwStream(Conversation[WholeRequest]):
         if subscription is None:
             memory = self.memory.of_type(type_url)
             subscription = self.add(Subscription(type_url, memory, state_of_the_world(type_url)))
-            subscription.begin(request.names, {})
-            self._want(request)
+            wildcard = self._want(request) == {WILDCARD}
+            subscription.begin(request.names, self._kept(request) if wildcard else {})
             return None
         if request.nonce != self._nonces.get(type_url, ""):
             return None
-        nacked = False
-        if request.error is not None:
-            nacked = subscription.reject(request.nonce, request.error)
-        else:
-            subscription.acknowledge(request.nonce)
+        nacked = self.answer(subscription, request.nonce, request.error)
         before = self._wanted[type_url]
         wanted = self._want(request)
         subscription.subscribe(sorted(wanted - before))
         subscription.unsubscribe(sorted(before - wanted))
         return request.error if nacked else None
+
+    def _kept(self, request: WholeRequest) -> dict[str, str]:
+        """What a client that comes back still holds, name to version. It tells one version for all of it, which is
+        enough to know everything when it is the version of what its node accepted, or of what was sent to it last
+        (#ack-nack-and-resource-type-instance-version)."""
+        memory = self.memory.of_type(request.type_url)
+        if not request.version or state_of_the_world(request.type_url) is not WHOLE_STATE:
+            return {}
+        version, offered = memory.offered
+        accepted = tuple(memory.all_accepted())
+        if request.version == _version(accepted):
+            return {resource.name: resource.version for resource in accepted}
+        if request.version == version:
+            for resource in offered:
+                memory.accept(resource)
+            return {resource.name: resource.version for resource in offered}
+        return {}
 
     def _want(self, request: WholeRequest) -> frozenset[str]:
         """The names of a request. None at all are the wildcard as long as there never were any
@@ -75,7 +88,10 @@ class SotwStream(Conversation[WholeRequest]):
             whole.pop(name, None)
         told = whole if subscription.variant is WHOLE_STATE else changed
         resources = tuple(told[name] for name in sorted(told))
-        return WholeResponse(subscription.type_url, update.nonce, _version(whole.values()), resources)
+        version = _version(whole.values())
+        if told is whole:
+            self.memory.of_type(subscription.type_url).offered = (version, resources)
+        return WholeResponse(subscription.type_url, update.nonce, version, resources)
 
 
 def _version(held: Iterable[Resource]) -> str:

@@ -7,11 +7,12 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from .node_memory import TypeMemory
+from .passage import OPEN, Gatekeeper, Passage
 from .snapshot import FILTER_CONFIG, Resource
 from .variant import INCREMENTAL, Removals, Variant
 
@@ -72,6 +73,7 @@ class Subscription:
         self._published: Mapping[str, Resource] = {}
         self._revision = 0
         self._look_at: set[str] = set()  # names to compare in the next `due`
+        self._closed: set[str] = set()  # names whose step is not to be taken before another snapshot
 
     # What the client says
 
@@ -84,8 +86,14 @@ class Subscription:
         names = set(subscribe)
         self._wildcard = not names or WILDCARD in names
         self._named = names - {WILDCARD}
-        self._known = {name: version for name, version in held.items() if self._wildcard or name in self._named}
-        self._greeting = self._wildcard
+        self._known = {name: version for name, version in held.items() if self.wants(name)}
+        for name, version in self._known.items():
+            known = self._memory.accepted(name)
+            if known is not None and known.version == version:
+                self._held[name] = known
+        knows_all = self.variant.removals is Removals.IMPLIED and bool(held)
+        self._greeting = self._wildcard and not knows_all
+        self._took_any = knows_all
         self._look_at |= self._named | set(self._known)
         self._look_at_all_if_wildcard()
 
@@ -126,7 +134,7 @@ class Subscription:
         self._took_any = True
         for name, resource in sent.resources.items():
             self._memory.accept(resource)
-            if self._wants(name):
+            if self.wants(name):
                 self._known[name] = resource.version
                 self._held[name] = resource
         for name in sent.removed:
@@ -142,7 +150,7 @@ class Subscription:
         if self.variant.removals is Removals.IMPLIED and not self._took_any:
             self._greeting = True  # what it kept from an earlier stream must go even when nothing else comes
         for name in sent.resources:
-            if self._wants(name):
+            if self.wants(name):
                 self._known.setdefault(name, None)  # it has none, and knows
         for name in sent.removed:
             self._know_absent(name)
@@ -150,9 +158,9 @@ class Subscription:
 
     # What the client must be told
 
-    def due(self, published: Mapping[str, Resource], revision: int) -> list[Update]:
+    def due(self, published: Mapping[str, Resource], revision: int, gate: Gatekeeper = OPEN) -> list[Update]:
         """The responses to send now, and note them as sent. `published` is the snapshot's part of this type, `revision`
-        its number, which only grows."""
+        its number, which only grows. What `gate` holds back is asked about again in the next call."""
         if published is not self._published:
             self._look_at |= {*self._named, *self._known}
             self._published = published
@@ -165,23 +173,36 @@ class Subscription:
         absent: list[str] = []  # and never was there for the client
         for name in sorted(self._look_at - self._on_its_way):
             self._look_at.discard(name)
-            if not self._wants(name) and name not in self._owed:
+            self._closed.discard(name)
+            if not self.wants(name) and name not in self._owed:
                 self._behind.pop(name, None)
                 continue
             resource = self._memory.offer(published.get(name))
-            if self._is_due(name, resource, published):
-                self._behind.setdefault(name, revision)
-                if resource is not None:
-                    changed.append(resource)
-                else:
-                    (absent if self._known.get(name) is None else gone).append(name)
-            else:
+            if not self._is_due(name, resource, published):
                 self._owed.discard(name)
                 self._behind.pop(name, None)
                 if resource is not None and name not in self._held:  # it came back with it from an earlier stream
                     self._memory.accept(resource)
                     self._held[name] = resource
+            elif resource is None and self._known.get(name) is None:
+                absent.append(name)
+            elif resource is None:
+                if self._passes(name, gate.may_remove(self.type_url, name)):
+                    gone.append(name)
+            elif self._passes(name, gate.may_send(resource)):
+                changed.append(resource)
         return self._updates(changed, gone, absent)
+
+    def _passes(self, name: str, passage: Passage) -> bool:
+        if passage is Passage.FREE:
+            return True
+        self._look_at.add(name)
+        if passage is Passage.WAIT:
+            self._behind.setdefault(name, self._revision)
+        else:
+            self._closed.add(name)
+            self._behind.pop(name, None)
+        return False
 
     def _is_due(self, name: str, resource: Resource | None, published: Mapping[str, Resource]) -> bool:
         if resource is not None:
@@ -215,14 +236,22 @@ class Subscription:
         self._greeting = False
         now = parts[:1] if self.variant.in_turn else parts
         for resources, names in parts[len(now) :]:
-            self._look_at.update((resource.name for resource in resources), names)
+            for name in (*(resource.name for resource in resources), *names):
+                self._behind.setdefault(name, self._revision)
+                self._look_at.add(name)
         return [self._send(*part) for part in now]
+
+    def greet(self) -> Update:
+        """A response that changes nothing, for the sake of its answer."""
+        return self._send((), ())
 
     def _send(self, resources: tuple[Resource, ...], removed: tuple[str, ...]) -> Update:
         self._nonces += 1
         update = Update(str(self._nonces), resources, removed)
         sent = _Sent(self._revision, {resource.name: resource for resource in resources}, removed)
         self._sent[update.nonce] = sent
+        for name in sent.names:
+            self._behind.setdefault(name, self._revision)
         self._on_its_way.update(sent.names)
         self._owed.difference_update(sent.names)
         return update
@@ -241,12 +270,60 @@ class Subscription:
         """True when a response has not been answered yet."""
         return bool(self._sent)
 
+    @property
+    def is_moving(self) -> bool:
+        """True when an answer of the client or a next step is awaited."""
+        return bool(self._sent) or bool(self._look_at - self._closed)
+
+    @property
+    def held_back(self) -> int:
+        """How many steps wait for an answer of the client, as it looked when they were judged last."""
+        return len(self._look_at) - len(self._closed)
+
+    @property
+    def is_adding(self) -> bool:
+        """True when the client is still to get or to confirm a resource."""
+        return any(sent.resources for sent in self._sent.values()) or any(True for _ in self.unsent())
+
+    def wants(self, name: str) -> bool:
+        """True when the client asked for it."""
+        return self._wildcard or name in self._named
+
     def owe(self, names: Iterable[str]) -> None:
         """The client needs what it holds of these once more."""
         for name in names:
-            if self._wants(name) and self._known.get(name) is not None:
+            if self.wants(name) and self._known.get(name) is not None:
                 self._owed.add(name)
                 self._look_at.add(name)
+
+    def passage(self, published: Resource) -> Passage:
+        """FREE when the client has confirmed this version; WAIT when it will get it."""
+        name = published.name
+        if self._memory.offer(published) is None or name in self._closed:
+            return Passage.CLOSED
+        held = self._known.get(name) == published.version and name not in self._on_its_way
+        return Passage.FREE if held else Passage.WAIT
+
+    def unsent(self) -> Iterator[Resource]:
+        """What the client will get, but is not yet being sent."""
+        sending = {(each.name, each.version) for sent in self._sent.values() for each in sent.resources.values()}
+        for name in (self._look_at | self._on_its_way) - self._closed:
+            resource = self._memory.offer(self._published.get(name))
+            if resource is None or not self.wants(name) or (name, resource.version) in sending:
+                continue
+            if self._known.get(name) != resource.version:
+                yield resource
+
+    def present(self) -> Iterator[Resource]:
+        """What the client holds, and what it may hold in a moment."""
+        yield from self._held.values()
+        for sent in self._sent.values():
+            yield from sent.resources.values()
+
+    @property
+    def has_unseen(self) -> bool:
+        """True when it came back with something that this server cannot know the content of."""
+        return any(version is not None and name not in self._held for name, version in self._known.items())
 
     def wants_all(self, names: Iterable[str]) -> bool:
         """True when the client asked for every one of these names."""
@@ -269,9 +346,6 @@ class Subscription:
         """The client's text when it refused this version."""
         return self._memory.rejection(resource)
 
-    def _wants(self, name: str) -> bool:
-        return self._wildcard or name in self._named
-
     def _take(self, nonce: str) -> _Sent | None:
         sent = self._sent.pop(nonce, None)
         if sent is not None:
@@ -282,7 +356,8 @@ class Subscription:
         return sent
 
     def _know_absent(self, name: str) -> None:
-        self._held.pop(name, None)
+        if self._held.pop(name, None) is not None:
+            self._memory.remove(name)
         if name in self._named:
             self._known[name] = None
         else:

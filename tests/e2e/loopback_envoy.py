@@ -45,15 +45,10 @@ class Answer:
 class LoopbackEnvoy:
     """A running Envoy. `listen` are its (address, port) pairs, `ipcache` is what it goes by."""
 
-    def __init__(
-        self,
-        folder: Path,
-        listen: list[tuple[str, int]],
-        process: subprocess.Popen[bytes],
-        ipcache: PinnedIpcache,
-    ) -> None:
+    ipcache: PinnedIpcache  # where there is one
+
+    def __init__(self, folder: Path, listen: list[tuple[str, int]], process: subprocess.Popen[bytes]) -> None:
         self.folder = folder
-        self.ipcache = ipcache
         self.listen = listen
         self.process = process
 
@@ -132,32 +127,47 @@ def running_envoy(
         pinned_ipcache(cache, endpoints) as pinned,
     ):
         folder = Path(name)
-        free = _free_ports(addresses, ports)
+        free = free_ports(addresses, ports)
         listen = [(address, port) for address in addresses for port in free]
-        config = folder / "envoy.json"
-        config.write_text(json.dumps(_bootstrap(folder, xds, listen, pinned.envoy)))
-        with (folder / "envoy.log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    *(find_binary().path, "-c", config, "--disable-hot-restart", "--concurrency", "1"),
-                    *("--log-level", "warning", "--component-log-level", "config:info"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **find_module(find_binary()).environment, "LC_ALL": "C"},
-            )
-        running = LoopbackEnvoy(folder, listen, process, pinned)
-        try:
+        bootstrap = _bootstrap(folder, xds, listen, pinned.envoy)
+        with started(folder, bootstrap, listen) as running:
+            running.ipcache = pinned
             yield running
-        finally:
-            ended = process.poll()
-            process.kill()
-            process.wait()
-            print(f"Envoy ended by itself: {ended}\n{running.log}")  # shown when the test fails
 
 
-def _free_ports(addresses: tuple[str, ...], count: int) -> list[int]:
+@contextmanager
+def started(
+    folder: Path,
+    bootstrap: dict[str, object],
+    listen: list[tuple[str, int]],
+    *options: str,
+) -> Iterator[LoopbackEnvoy]:
+    """Start Envoy with this bootstrap, whose admin socket is `folder`/admin.sock."""
+    config = folder / "envoy.json"
+    config.write_text(json.dumps(bootstrap))
+    with (folder / "envoy.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(find_binary().path, "-c", config, "--disable-hot-restart", "--concurrency", "1"),
+                *("--log-level", "warning", "--component-log-level", "config:info"),
+                *options,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **find_module(find_binary()).environment, "LC_ALL": "C"},
+        )
+    running = LoopbackEnvoy(folder, listen, process)
+    try:
+        yield running
+    finally:
+        ended = process.poll()
+        process.kill()
+        process.wait()
+        print(f"Envoy ended by itself: {ended}\n{running.log}")  # shown when the test fails
+
+
+def free_ports(addresses: tuple[str, ...], count: int) -> list[int]:
     """Ports that are free on all the addresses, from below the range that outgoing connections take theirs from."""
     free: list[int] = []
     while len(free) < count:
@@ -248,15 +258,6 @@ def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]], ipcache: 
             ]
         },
     }
-    h2 = {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {
-                "http2_protocol_options": {"max_inbound_window_update_frames_per_data_frame_sent": 100000}
-            },
-        }
-    }
-    pipe = {"endpoint": {"address": {"pipe": {"path": str(xds)}}}}
     return {
         "node": {"id": "loopback", "cluster": "test"},
         "admin": {"address": {"pipe": {"path": str(folder / "admin.sock"), "mode": 0o600}}},
@@ -264,21 +265,7 @@ def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]], ipcache: 
             "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 1000000}}]
         },
         "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC",
-                "transport_api_version": "V3",
-                "set_node_on_first_message_only": True,
-                "grpc_services": [
-                    {
-                        "envoy_grpc": {
-                            "cluster_name": "xds",
-                            "retry_policy": {
-                                "retry_back_off": {"base_interval": "0.05s", "max_interval": "0.2s"},
-                            },
-                        }
-                    }
-                ],
-            }
+            "ads_config": ads_config("DELTA_GRPC"),
         },
         "static_resources": {
             "listeners": [
@@ -297,15 +284,44 @@ def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]], ipcache: 
                 }
             ],
             "clusters": [
-                {
-                    "name": "xds",
-                    "type": "STATIC",
-                    "connect_timeout": "1s",
-                    "typed_extension_protocol_options": h2,
-                    "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": [pipe]}]},
-                }
+                xds_cluster({"pipe": {"path": str(xds)}}),
             ],
         },
+    }
+
+
+def ads_config(api_type: str) -> dict[str, object]:
+    """How Envoy talks to the cluster `xds`: GRPC is the state of the world."""
+    backoff = {"base_interval": "0.05s", "max_interval": "0.2s"}
+    return {
+        "api_type": api_type,
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [
+            {"envoy_grpc": {"cluster_name": "xds", "retry_policy": {"retry_back_off": backoff}}},
+        ],
+    }
+
+
+def xds_cluster(address: dict[str, object], **more: object) -> dict[str, object]:
+    """The static cluster of the xDS server."""
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    http2 = {"max_inbound_window_update_frames_per_data_frame_sent": 100000}
+    return {
+        "name": "xds",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            options: {
+                "@type": f"type.googleapis.com/{options}",
+                "explicit_http_config": {"http2_protocol_options": http2},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": "xds",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+        **more,
     }
 
 

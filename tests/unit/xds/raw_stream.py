@@ -7,7 +7,7 @@ ones do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +209,14 @@ class Setup:
     async def publish(self) -> int:
         """What is offered now."""
         return await self.server.publish(snapshot(self.contents))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that no message tells."""
+        for _ in range(5000):
+            if condition():
+                return
+            await asyncio.sleep(0.002)
+        raise TimeoutError
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[grpc.aio.Channel]:

@@ -199,6 +199,7 @@ async def test_no_names_after_names_are_no_interest(setup: Setup, type_url: str,
         await client.want("A", "B")
         await receives(client, dict.fromkeys("AB", "1"))
         await client.want()
+        await setup.until(lambda: not any(entry.resources for entry in setup.server.status().clients[0].types))
         await setup.offer(type_url, "B", "2")
         await client.want("probe")  # answered without A and B: they were let go
         await setup.offer(type_url, ["probe"], "1")

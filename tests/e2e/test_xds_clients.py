@@ -1,0 +1,221 @@
+"""Clients that other people wrote, on the real server: Envoy in both variants of the protocol, and gRPC's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import grpc
+import pytest
+from lockgate.tests.e2e.dynamic_envoy import dynamic_envoy, eds_cluster, endpoints, http_listener, routes
+from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy
+from lockgate.xds import LISTENER, Outcome, Resource, Snapshot, XdsServer
+
+WAIT = 15.0
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[XdsServer]:
+    running = XdsServer(tmp_path / "xds.sock")
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@pytest.fixture(params=["GRPC", "DELTA_GRPC"])
+def envoy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LoopbackEnvoy]:
+    with dynamic_envoy({"pipe": {"path": str(tmp_path / "xds.sock")}}, request.param) as running:
+        yield running
+
+
+@contextmanager
+def origin(name: str) -> Iterator[int]:
+    """An HTTP server that answers with its name."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(name)))
+            self.end_headers()
+            self.wfile.write(name.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield running.server_address[1]
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def origins() -> Iterator[dict[str, int]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(origin(name)) for name in ("one", "two")}
+
+
+async def enforce(server: XdsServer, *resources: Resource) -> None:
+    settled = await server.settled(await server.publish(Snapshot.of(resources)), WAIT)
+    assert settled.acked, (settled, server.status())
+
+
+async def get(envoy: LoopbackEnvoy, path: str = "/") -> str:
+    def ask() -> str:
+        answer = envoy.get("127.0.0.1", path)
+        return answer.body if answer.status == 200 else str(answer.status)
+
+    return await asyncio.to_thread(ask)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_envoy_has_everything_by_xds(server: XdsServer, envoy: LoopbackEnvoy, origins: dict[str, int]) -> None:
+    """Each type is changed in turn, and the answers change with it."""
+    listener = http_listener("web", "web-routes", envoy.listen[0][1])
+    to_one = routes("web-routes", {"/": "one"})
+    one, two = eds_cluster("one"), eds_cluster("two")
+    at_one, at_two = endpoints("one", origins["one"]), endpoints("two", origins["two"])
+    await enforce(server, listener, to_one, one, at_one)
+    await asyncio.to_thread(envoy.wait_until_listening)
+    assert await get(envoy) == "one"
+    await enforce(server, listener, to_one, one, endpoints("one", origins["two"]))  # endpoints
+    assert await get(envoy) == "two"
+    await enforce(server, listener, to_one, one, at_one)
+    both = routes("web-routes", {"/two": "two", "/": "one"})
+    await enforce(server, listener, both, one, two, at_one, at_two)  # a cluster and the route to it
+    assert [await get(envoy, path) for path in ("/", "/two")] == ["one", "two"]
+    other = http_listener("web", "other-routes", envoy.listen[0][1])
+    await enforce(server, other, routes("other-routes", {"/": "two"}), two, at_two)  # all of it, and removals
+    await until(lambda: envoy.get("127.0.0.1", "/").body == "two")  # the listener before it drains
+    await until(lambda: "one::observability_name" not in envoy.admin("/clusters"))
+
+
+async def test_a_changed_cluster_gets_its_endpoints_again(
+    server: XdsServer, envoy: LoopbackEnvoy, origins: dict[str, int]
+) -> None:
+    """Or it would stay in warming until its fetch timeout of 15 s.
+
+    https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming
+    """
+    rest = [
+        http_listener("web", "routes", envoy.listen[0][1]),
+        routes("routes", {"/": "one"}),
+        endpoints("one", origins["one"]),
+    ]
+    await enforce(server, eds_cluster("one"), *rest)
+    await asyncio.to_thread(envoy.wait_until_listening)
+    for number in (100_000, 200_000):
+        await enforce(server, eds_cluster("one", buffer=number), *rest)
+        await until(lambda: envoy.stat("cluster_manager.warming_clusters") == 0)
+        assert await get(envoy) == "one"
+    assert envoy.stat("cluster.one.init_fetch_timeout") == 0
+
+
+async def test_a_refused_listener_leaves_the_good_ones(
+    server: XdsServer, envoy: LoopbackEnvoy, origins: dict[str, int]
+) -> None:
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-and-nack-semantics-summary"""
+    good = http_listener("web", "routes", envoy.listen[0][1])
+    rest = [routes("routes", {"/": "one"}), eds_cluster("one"), endpoints("one", origins["one"])]
+    await enforce(server, good, *rest)
+    await asyncio.to_thread(envoy.wait_until_listening)
+    bad = Resource(LISTENER, "bad", b"\x0a\x03bad")  # a name and no address
+    settled = await server.settled(await server.publish(Snapshot.of([good, bad, *rest])), WAIT)
+    assert settled.outcome is Outcome.NACKED
+    assert "bad" in settled.text and [name for (_, name), _ in settled.errors] == ["bad"]
+    rejected = envoy.stat("listener_manager.lds.update_rejected")
+    assert await get(envoy) == "one"
+    more = [*rest, eds_cluster("two"), endpoints("two", origins["two"])]
+    settled = await server.settled(await server.publish(Snapshot.of([good, bad, *more])), WAIT)
+    assert settled.outcome is Outcome.NACKED  # it is still there and still refused, but was not sent again
+    assert envoy.stat("listener_manager.lds.update_rejected") == rejected
+    await enforce(server, good, *more)
+    assert await get(envoy) == "one"
+
+
+class GrpcClient:
+    """gRPC's xDS client in a process of its own, for its bootstrap is read from the environment."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def call(self) -> str:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        await self._process.stdin.drain()
+        return (await asyncio.wait_for(self._process.stdout.readline(), WAIT)).decode().strip()
+
+
+@pytest.fixture
+async def grpc_client(tmp_path: Path) -> AsyncIterator[GrpcClient]:
+    bootstrap = tmp_path / "grpc.json"
+    server = {
+        "server_uri": f"unix:{tmp_path / 'xds.sock'}",
+        "channel_creds": [{"type": "insecure"}],
+        "server_features": ["xds_v3"],
+    }
+    bootstrap.write_text(json.dumps({"xds_servers": [server], "node": {"id": "grpc", "cluster": "test"}}))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", str(Path(__file__).with_name("grpc_xds_client.py")), "xds:///who"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "GRPC_XDS_BOOTSTRAP": str(bootstrap)},
+    )
+    yield GrpcClient(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), WAIT) == 0
+
+
+@contextmanager
+def grpc_origin(name: str) -> Iterator[int]:
+    handler = grpc.unary_unary_rpc_method_handler(lambda _request, _context: name.encode())
+    running = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
+    running.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"WhoAreYou": handler}),))
+    port = running.add_insecure_port("127.0.0.1:0")
+    running.start()
+    yield port
+    running.stop(None).wait()
+
+
+async def test_grpcs_own_client_follows(server: XdsServer, grpc_client: GrpcClient) -> None:
+    """Listener, route, cluster, endpoints: each asked for by the name found in the one before."""
+    with grpc_origin("one") as one, grpc_origin("two") as two:
+        listener, route = http_listener("who", "who-routes", None), routes("who-routes", {"": "a"})
+        unasked = eds_cluster("unasked")
+        await server.publish(Snapshot.of([listener, route, eds_cluster("a"), endpoints("a", one), unasked]))
+        assert await grpc_client.call() == "reply one"
+        await server.publish(Snapshot.of([listener, route, eds_cluster("a"), endpoints("a", two), unasked]))
+        await eventually(grpc_client, "reply two")
+        moved = routes("who-routes", {"": "b"})
+        await server.publish(Snapshot.of([listener, moved, eds_cluster("b"), endpoints("b", one)]))
+        await eventually(grpc_client, "reply one")
+        await server.publish(Snapshot())
+        await eventually(grpc_client, "status UNAVAILABLE")
+        await server.publish(Snapshot.of([listener, moved, eds_cluster("b"), endpoints("b", two)]))
+        await eventually(grpc_client, "reply two")
+    (client,) = server.status().clients
+    assert client.node == "grpc"
+
+
+async def eventually(client: GrpcClient, wanted: str) -> None:
+    deadline = time.monotonic() + WAIT
+    while not (told := await client.call()).startswith(wanted):
+        assert time.monotonic() < deadline, told
+        await asyncio.sleep(0.02)
