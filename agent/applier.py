@@ -4,8 +4,9 @@ The order makes every moment safe. A redirect is written to the kernel's map onl
 policy that judges it; an endpoint whose last L7 rule went away keeps its subtree in Envoy (judging by the new policy)
 until the kernel has stopped redirecting to it, and an identity that leaves the node keeps its own until the kernel's
 ipcache no longer says it, for by that map Envoy tells who is who. A new address of a known identity is the ipcache's
-business alone: Envoy already knows what to say of it. When Envoy refuses a policy nothing further happens: Envoy and
-the kernel both go on with what they had.
+business alone: Envoy already knows what to say of it. An address that has changed hands takes no connection along:
+what a proxy carries for it is reset once the kernel knows better. When Envoy refuses a policy nothing further happens:
+Envoy and the kernel both go on with what they had.
 """
 
 from __future__ import annotations
@@ -147,8 +148,9 @@ class Applier:
         async with self._turn:
             world = world.with_addresses(self._late) or world
             self._dns_uses(world)
+            others = _in_other_hands(self.world, world)
             problems = await self._in_thread(
-                lambda: self._sync_kernel(enforced, self._planner.plan(enforced, world.ipcache, ports))
+                lambda: self._sync_kernel(enforced, self._planner.plan(enforced, world.ipcache, ports), others)
             )
             self.world = world
         if unconfirmed:
@@ -304,14 +306,22 @@ class Applier:
             if not self._envoy_runs() or time.monotonic() > deadline:
                 return answer
 
-    def _sync_kernel(self, enforced: Enforced, wanted: DatapathPlan) -> tuple[str, ...]:
+    def _sync_kernel(self, enforced: Enforced, wanted: DatapathPlan, others: Set[IPAddress]) -> tuple[str, ...]:
         """Maps, then programs: an endpoint that none could be attached to is tried again. Blocking."""
         self._datapath.apply(wanted)
-        problems = self._attach(endpoint for endpoint, _ in enforced)
+        problems = [*self._end_carried(others), *self._attach(endpoint for endpoint, _ in enforced)]
         kept = {endpoint.ifindex for endpoint, _ in enforced}
         for ifindex in self._datapath.attached() - kept:
             self._datapath.detach(ifindex)
-        return problems
+        return tuple(problems)
+
+    def _end_carried(self, addresses: Set[IPAddress]) -> tuple[str, ...]:
+        """What proxies carry for addresses that are others' now; a sentence if it goes on. Blocking."""
+        try:
+            self._datapath.end_carried(addresses)
+        except RedirectError as error:
+            return (f"connections of pods that changed go on as they were made: {error}",)
+        return ()
 
     def _attach(self, endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
         """Programs at every local endpoint, and a sentence for each where there could be none. Blocking."""
@@ -324,3 +334,12 @@ class Applier:
                 except RedirectError as error:
                     problems.append(f"endpoint {endpoint.key} is not enforced: {error}")
         return tuple(problems)
+
+
+def _in_other_hands(before: World | None, after: World) -> frozenset[IPAddress]:
+    """The addresses of pods that are another identity's now, or nobody's."""
+    if before is None or before.endpoints == after.endpoints:
+        return frozenset()
+    return frozenset(
+        ip for endpoint in before.endpoints for ip in endpoint.ips if after.identity_at(ip) != endpoint.identity
+    )

@@ -27,6 +27,7 @@ from .layout import Config
 from .maps import CounterMap, PinnedMap, open_map
 from .plan import DEFAULT_HTTP_PORT, NO_CHANGE, DatapathPlan, MapChanges, MapDelta, Owner, diff
 from .program import load_programs
+from .proxy_sockets import end_carried
 from .reason import Reason
 from .revocation import end, revoked
 from .tcx import POD_HOOKS, Hook
@@ -213,6 +214,10 @@ class Datapath:
     def busy(self, addresses: Set[IPAddress]) -> frozenset[IPAddress]:
         """Those of the addresses that an endpoint has a live connection with."""
         return self._connections.busy(addresses)
+
+    def end_carried(self, addresses: Set[IPAddress]) -> int:
+        """Reset what proxies carry from and to these addresses; how many connections. Raises BpfUnsupportedError."""
+        return end_carried(addresses)
 
     @property
     def ipcache(self) -> tuple[Path, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,7 +19,7 @@ from lockgate.envoy.identity_filter import Ipcache
 from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import World, parse_policies
 from lockgate.policies.identity import endpoint_of
-from lockgate.policies.workload import Endpoint, Workload
+from lockgate.policies.workload import Endpoint, IPAddress, Workload
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.errors import EndpointUnreachableError, MapFullError
 from lockgate.redirect.plan import DatapathPlan, Verdict
@@ -81,6 +81,11 @@ class Recorded:
     def detach(self, ifindex: int) -> None:
         self.events.append(f"detach {ifindex}")
         self.interfaces.discard(ifindex)
+
+    def end_carried(self, addresses: Set[IPAddress]) -> int:
+        if addresses:
+            self.events.append(f"end {' '.join(sorted(map(str, addresses)))}")
+        return len(addresses)
 
     def attached(self) -> frozenset[int]:
         return frozenset(self.interfaces)
@@ -202,9 +207,24 @@ async def test_endpoints_that_are_gone_are_let_go_of_last(node: Recorded, applie
     await applier.apply(world(L4, local=(7, 8)))
     node.events.clear()
     await applier.apply(world(L4, local=(9,)))
-    assert node.events[:4] == ["publish", "wait", "maps", "attach 9"]
-    assert sorted(node.events[4:6]) == ["detach 7", "detach 8"]
-    assert node.events[6:] == ["publish"]  # Envoy keeps the identities that left until the kernel no longer says them
+    assert node.events[:5] == ["publish", "wait", "maps", "end 10.0.0.2", "attach 9"]
+    assert sorted(node.events[5:7]) == ["detach 7", "detach 8"]
+    assert node.events[7:] == ["publish"]  # Envoy keeps the identities that left until the kernel no longer says them
+
+
+async def test_what_is_carried_for_an_address_in_other_hands_is_ended_when_the_kernel_knows_better(
+    node: Recorded, applier: Applier
+) -> None:
+    before = world(L4)
+    await applier.apply(before)
+    node.events.clear()
+    client, server = before.endpoints
+    relabelled = replace(client, workload=replace(client.workload, labels=(("app", "other"),)))
+    await applier.apply(World.of(before.policies, [relabelled, server]))
+    assert node.events == ["publish", "wait", "maps", "end 10.0.0.1", "publish"]
+    node.events.clear()
+    await applier.apply(World.of(before.policies, [relabelled]))
+    assert node.events[:4] == ["publish", "wait", "maps", "end 10.0.0.2"]
 
 
 async def test_a_refusal_of_the_kernel_reaches_the_caller(node: Recorded, applier: Applier) -> None:
