@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from ..policies.workload import IPAddress
 from . import layout
 from .maps import each_entry, open_map
-from .revocation import LiveConnection
+from .plan import MapChanges
 
 _TCP = 6
 # After so many seconds of silence the kernel judges anew: bpf/conntrack.h.
@@ -22,6 +23,42 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 _KEY = struct.Struct(">16s16sHHB3x")  # struct connection_key: both addresses, both ports, the protocol
 _VALUE = struct.Struct("=4xIII2s2xBBBx")  # struct connection: seen, interfaces, service, initiator, proxied, ended
 _ENDED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConnection:
+    """A TCP connection as the kernel remembers it. `service` is the port that was judged. `proxied`: one of Envoy's (or
+    the DNS proxy's) two legs."""
+
+    client: IPAddress
+    client_port: int
+    server: IPAddress
+    server_port: int
+    service: int
+    proxied: bool
+    client_interface: int = 0  # 0: no endpoint of this node
+    server_interface: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Whom a change concerns: endpoints by interface, addresses as the maps have them, or perhaps everybody."""
+
+    interfaces: Set[int]
+    addresses: Set[bytes]
+    everybody: bool = False
+
+    @classmethod
+    def of(cls, changes: MapChanges) -> Concern:
+        """Of a change of the maps. A wider prefix than an address may concern anybody."""
+        networks = [*changes.ipcache.put, *changes.ipcache.gone]
+        whole = frozenset(packed(each.network_address) for each in networks if each.prefixlen == each.max_prefixlen)
+        interfaces = changes.endpoints.put.keys() | changes.endpoints.gone
+        return cls(interfaces, whole, len(whole) < len(networks))
+
+    def touches(self, addresses: Iterable[bytes], interfaces: Iterable[int]) -> bool:
+        """True when it may concern a connection with these ends."""
+        return self.everybody or not (self.interfaces.isdisjoint(interfaces) and self.addresses.isdisjoint(addresses))
 
 
 class ConnectionMap:
@@ -53,24 +90,26 @@ class ConnectionMap:
                 found.add(address)
         return frozenset(found)
 
-    def live(self) -> Iterator[LiveConnection]:
-        """TCP connections that are neither ended nor silent for too long. As slow as `busy`."""
+    def live(self, concern: Concern) -> Iterator[LiveConnection]:
+        """TCP connections that it touches and that are neither ended nor silent for too long. As slow as `busy`."""
         now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
         for key, value in each_entry(self._fd, *layout.SIZES[layout.CONNECTIONS_NAME]):
             *ends, protocol = _KEY.unpack(key)
             seen, *interfaces, service, initiator, proxied, ended = _VALUE.unpack(value)
             if protocol != _TCP or ended == _ENDED or now - seen > _TCP_IDLE_SECONDS:
                 continue
+            if not concern.touches(ends[:2], interfaces):
+                continue
             server = 1 - initiator
             yield LiveConnection(
                 unpacked(ends[initiator]),
                 ends[2 + initiator],
-                interfaces[initiator],
                 unpacked(ends[server]),
                 ends[2 + server],
-                interfaces[server],
                 int.from_bytes(service, "big"),
                 bool(proxied),
+                interfaces[initiator],
+                interfaces[server],
             )
 
 

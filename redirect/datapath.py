@@ -21,7 +21,7 @@ from ..policies.endpoint_policy import Direction
 from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from . import bpffs, layout, routing, tcx
-from .connections import ConnectionMap
+from .connections import Concern, ConnectionMap
 from .errors import RedirectError
 from .layout import Config
 from .maps import CounterMap, PinnedMap, open_map
@@ -184,7 +184,7 @@ class Datapath:
         applied = self._change(changes, wanted)
         if not changes.endpoints and not changes.ipcache:
             return applied
-        over = revoked(self._connections.live(), changes, wanted)
+        over = revoked(self._connections.live(Concern.of(changes)), wanted)
         end(over)
         return replace(applied, revoked=len(over))
 

@@ -13,13 +13,12 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 
 from ..policies.endpoint_policy import Protocol
-from ..policies.identity import IPNetwork
 from ..policies.workload import IPAddress
-from .plan import DatapathPlan, MapChanges, Owner, Verdict
+from .connections import LiveConnection
+from .plan import DatapathPlan, Owner, Verdict
 
 _MARK_JUDGED = 0x400  # bpf/steer.h
 _ACK = 0x10
@@ -31,25 +30,8 @@ _NLM_F_REQUEST_ACK = 0x5
 _EVERY_STATE = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class LiveConnection:
-    """A TCP connection as the kernel remembers it. `service` is the port that was judged; an interface is 0 for an end
-    that is no endpoint of this node. `proxied`: one of Envoy's (or the DNS proxy's) two legs."""
-
-    client: IPAddress
-    client_port: int
-    client_interface: int
-    server: IPAddress
-    server_port: int
-    server_interface: int
-    service: int
-    proxied: bool
-
-
-def revoked(live: Iterable[LiveConnection], changes: MapChanges, plan: DatapathPlan) -> tuple[LiveConnection, ...]:
-    """Those that the change to `plan` concerns and that it does not allow as they are."""
-    interfaces = changes.endpoints.put.keys() | changes.endpoints.gone
-    concerns = _within(changes.ipcache.put.keys() | changes.ipcache.gone)
+def revoked(live: Iterable[LiveConnection], plan: DatapathPlan) -> tuple[LiveConnection, ...]:
+    """Those that the plan does not allow as they are."""
     owner: Callable[[IPAddress], Owner | None] = cache(plan.owner)
 
     @cache
@@ -57,22 +39,10 @@ def revoked(live: Iterable[LiveConnection], changes: MapChanges, plan: DatapathP
         return plan.judge_owners(owner(client), owner(server), Protocol.TCP, service).verdict
 
     def is_revoked(each: LiveConnection) -> bool:
-        if not (
-            {each.client_interface, each.server_interface} & interfaces
-            or concerns(each.client)
-            or concerns(each.server)
-        ):
-            return False
         found = verdict(each.client, each.server, each.service)
         return found is Verdict.DENY or (found is Verdict.REDIRECT and not each.proxied)
 
     return tuple(each for each in live if is_revoked(each))
-
-
-def _within(networks: Iterable[IPNetwork]) -> Callable[[IPAddress], bool]:
-    whole = {each.network_address for each in networks if each.prefixlen == each.max_prefixlen}
-    wide = [each for each in networks if each.prefixlen != each.max_prefixlen]
-    return lambda address: address in whole or any(address in each for each in wide)
 
 
 def end(connections: Iterable[LiveConnection]) -> None:

@@ -18,15 +18,16 @@ from lockgate.policies.endpoint_policy import (
     RuleOrigin,
 )
 from lockgate.policies.workload import Endpoint, Workload
+from lockgate.redirect.connections import Concern, LiveConnection, packed
 from lockgate.redirect.plan import DatapathPlan, diff, plan
-from lockgate.redirect.revocation import LiveConnection, end, revoked, segment
+from lockgate.redirect.revocation import end, revoked, segment
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
 CLIENT, SERVER = 70001, 70002
 OURS, WORLD = ip_address("10.0.0.1"), ip_address("192.0.2.9")
 ADDRESS = ip_address("10.0.0.2")
 OPEN = EndpointPolicy()
-DIRECT = LiveConnection(OURS, 40000, 7, ADDRESS, 80, 8, 80, False)
+DIRECT = LiveConnection(OURS, 40000, ADDRESS, 80, 80, False, 7, 8)
 PROXIED = replace(DIRECT, proxied=True)
 FROM_WORLD = replace(DIRECT, client=WORLD, client_interface=0)
 
@@ -43,6 +44,16 @@ def planned(server: EndpointPolicy, identity: int = CLIENT, world: int = 9) -> D
         (Endpoint(Workload("server", "default", ()), SERVER, (ADDRESS,), 8), server),
     ]
     return plan(ends, {ip_network("0.0.0.0/0"): 9, ip_network("192.0.2.0/24"): world})
+
+
+def over_after(before: DatapathPlan, after: DatapathPlan, *live: LiveConnection) -> list[LiveConnection]:
+    concern = Concern.of(diff(before, after))
+    touched = [
+        each
+        for each in live
+        if concern.touches(map(packed, (each.client, each.server)), (each.client_interface, each.server_interface))
+    ]
+    return list(revoked(touched, after))
 
 
 @pytest.mark.parametrize(
@@ -62,14 +73,23 @@ def planned(server: EndpointPolicy, identity: int = CLIENT, world: int = 9) -> D
     ],
 )
 def test_what_is_over(before: DatapathPlan, after: DatapathPlan, over: list[LiveConnection]) -> None:
-    assert list(revoked([DIRECT, PROXIED, FROM_WORLD], diff(before, after), after)) == over
+    assert over_after(before, after, DIRECT, PROXIED, FROM_WORLD) == over
 
 
 def test_the_service_counts_and_not_the_port() -> None:
     """Of a connection that the kernel has seen from its reply on, say."""
-    change = diff(planned(OPEN), planned(ingress(CLIENT)))
-    assert revoked([replace(DIRECT, service=81)], change, planned(ingress(CLIENT)))
-    assert not revoked([replace(DIRECT, server_port=81)], change, planned(ingress(CLIENT)))
+    change = planned(OPEN), planned(ingress(CLIENT))
+    assert over_after(*change, replace(DIRECT, service=81))
+    assert not over_after(*change, replace(DIRECT, server_port=81))
+
+
+def test_who_is_not_concerned_is_not_judged() -> None:
+    change = planned(OPEN), planned(ingress())
+    elsewhere = replace(DIRECT, client=WORLD, client_interface=0, server=ip_address("10.0.0.9"), server_interface=9)
+    assert not over_after(*change, elsewhere)
+    assert Concern.of(diff(*change)).interfaces == {8}
+    wide = Concern.of(diff(planned(OPEN), planned(OPEN, world=11)))
+    assert wide.touches([b"anybody"], [99])
 
 
 def test_a_segment_is_well_formed() -> None:
@@ -89,7 +109,7 @@ def test_the_nodes_own_sockets_are_closed() -> None:
             port = listener.getsockname()[1]
             with socket.create_connection((address, port)) as client, listener.accept()[0] as server:
                 here, mine = ip_address(address), client.getsockname()[1]
-                end([LiveConnection(here, mine, 0, here, port, 0, port, True)])
+                end([LiveConnection(here, mine, here, port, port, True)])
                 for each in (client, server):
                     each.settimeout(5)
                     with pytest.raises(ConnectionError):
