@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from ..envoy import run_files
+from ..envoy import hot_restart, run_files
 from ..envoy.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.binary import find_binary
 from ..envoy.process import EnvoyProcess
@@ -19,7 +19,7 @@ from .settings import Settings
 # Each also with what rotation and atomic writing append to its name.
 _FILES = (
     *("agent.lock", "agent.sock", "xds.sock", "admin.sock", ACCESS_LOG),
-    *(run_files.BOOTSTRAP, run_files.LOCK, run_files.LAUNCH, run_files.STATE, run_files.LOG),
+    *(run_files.BOOTSTRAP, run_files.LOCK, run_files.LAUNCH, run_files.STATE, run_files.LOG, hot_restart.BASE_ID),
 )
 
 
@@ -38,6 +38,7 @@ async def clean_node(run_dir: Path) -> tuple[str, ...]:
     make_run_dir(run_dir)
     with AgentLock(run_dir):
         await EnvoyProcess(run_dir, find_binary(), b"").stop()
+        hot_restart.forget(run_dir)  # of a supervisor that was killed
         await asyncio.to_thread(Datapath.remove_pinned, settings.pin_dir)
         return _empty(run_dir)
 

@@ -20,6 +20,7 @@ class ConfigFile(TypedDict, total=False):
     metrics_port: int
     concurrency: int
     uplinks: tuple[str, ...]
+    envoy_drain: int
 
 
 _LIMITS = {
@@ -29,6 +30,7 @@ _LIMITS = {
     "dns_min_ttl": range(86401),
     "metrics_port": range(65536),
     "concurrency": range(1025),
+    "envoy_drain": range(2, 86401),
 }
 
 

@@ -106,7 +106,12 @@ class NodeAgent:
             ipcache = Ipcache(*datapath.ipcache)
             startup = _bootstrap(settings, ipcache)
             envoy = EnvoyProcess(
-                settings.run_dir, binary, startup, module=module, concurrency=settings.concurrency or None
+                settings.run_dir,
+                binary,
+                startup,
+                module=module,
+                concurrency=settings.concurrency or None,
+                drain=settings.envoy_drain,
             )
             self._state.envoy = await envoy.ensure()
             applier = Applier(
@@ -366,8 +371,12 @@ async def _remember(last_good: LastGood, intake: Intake, before: str) -> str:
 
 
 def _tell_envoy(before: EnvoyStatus | None, now: EnvoyStatus | None) -> None:
-    if now is not None and (before is None or before.restarts != now.restarts or before.phase != now.phase):
+    if now is not None and (before is None or _what_matters(before) != _what_matters(now)):
         log.warning("Envoy: %s", now.sentence)
+
+
+def _what_matters(envoy: EnvoyStatus) -> tuple[object, ...]:
+    return envoy.phase, envoy.restarts, envoy.epoch, envoy.hot_failure
 
 
 __all__ = ["NodeAgent"]

@@ -26,6 +26,7 @@ class Settings:
     metrics_port: int = 0  # of the metrics on 127.0.0.1; 0 leaves them to the local API's socket
     concurrency: int = 0  # Envoy's worker threads; 0 is one for each core
     uplinks: tuple[str, ...] | None = None  # interfaces; None: all that carry a route and are no workload's
+    envoy_drain: int = 300  # seconds that a replaced Envoy has to end with its connections
 
     @property
     def pin_dir(self) -> Path:

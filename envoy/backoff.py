@@ -23,6 +23,10 @@ class Backoff:
         self.healthy_after = healthy_after
         self._exits = 0
 
+    def forget(self) -> None:
+        """The next exit is the first one again."""
+        self._exits = 0
+
     def exited(self, ran_for: float) -> float:
         """Seconds to wait before the next start, after a run of `ran_for` seconds."""
         self._exits = 1 if ran_for >= self.healthy_after else self._exits + 1

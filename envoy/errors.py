@@ -5,6 +5,7 @@ EnvoyError                  everything below
 ├── ModuleError             no dynamic module for Envoy, or one for another Envoy
 ├── BootstrapError          settings that Envoy could never start with
 ├── SupervisorError         the supervisor did not start, stop or answer
+├── RestartError            Envoy could not be replaced; the one that was there goes on
 └── AdminError              the admin interface did not answer, or answered with an error
     └── AdminUnreachableError    nothing listens on the admin socket
 """
@@ -30,6 +31,10 @@ class BootstrapError(EnvoyError):
 
 class SupervisorError(EnvoyError):
     """The process that keeps Envoy running could not be started, stopped or replaced."""
+
+
+class RestartError(EnvoyError):
+    """A hot restart is not possible now, or did not succeed."""
 
 
 class AdminError(EnvoyError):

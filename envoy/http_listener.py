@@ -195,6 +195,8 @@ def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpCon
         generate_request_id=False,
         preserve_external_request_id=True,
         forward_client_cert_details=hcm.HttpConnectionManagerForwardClientCertDetails.ALWAYS_FORWARD_ONLY,
+        # Between the two GOAWAYs of an Envoy that is being replaced; its clients are on the same machine.
+        drain_timeout=timedelta(seconds=1),
         stream_idle_timeout=_NO_TIMEOUT,
         request_timeout=_NO_TIMEOUT,
         upgrade_configs=[hcm.HttpConnectionManagerUpgradeConfig(upgrade_type=name) for name in settings.upgrades],

@@ -4,7 +4,8 @@
     envoy-launch.json  what to run (`Launch`), written by the agent before it starts a supervisor
     envoy.json         what is going on (`SupervisorState`), written by the supervisor
     envoy.log          Envoy's own log, and before it envoy.log.1
-    bootstrap.pb       what Envoy starts with
+    bootstrap.pb.*.pb  what an Envoy starts with, named by its content
+    envoy.base-id      of its shared memory; hot_* are the sockets of hot restarts
 
 Imported by the supervisor, which should stay small: nothing heavier than json here.
 """
@@ -47,6 +48,8 @@ class Launch(NamedTuple):
     longest_delay: float = 30.0
     healthy_after: float = 10.0
     log_limit: int = 4 * 1024 * 1024  # bytes of envoy.log before it becomes envoy.log.1
+    drain: float = 0.0  # seconds that a replaced Envoy has for what it still serves; 0: no hot restarts
+    patience: float = 60.0  # seconds that its successor has to take over
 
 
 class SupervisorState(NamedTuple):
@@ -67,6 +70,18 @@ class SupervisorState(NamedTuple):
     version: str
     digest: str
     command: tuple[str, ...]
+    hot: bool = False  # it can replace Envoy by a hot restart
+    epoch: int = 0  # hot restarts since the last cold start
+    wanted_digest: str = ""  # of the launch that was last asked for
+    hot_failure: str = ""  # why the last hot restart failed, empty when it did not
+    starting: tuple[int, int] | None = None  # pid and ticks of the successor that has not taken over yet
+    leaving: tuple[int, int] | None = None  # of the one that was replaced and still serves what it has
+
+    @property
+    def processes(self) -> list[tuple[int, int]]:
+        """pid and ticks of every Envoy."""
+        known = ((self.envoy_pid, self.envoy_ticks), self.starting, self.leaving)
+        return [each for each in known if each is not None and each[0]]
 
 
 def write_launch(directory: Path, launch: Launch) -> None:
@@ -95,8 +110,9 @@ def read_state(directory: Path) -> SupervisorState | None:
     try:
         with (directory / STATE).open("rb") as file:
             record = json.load(file)
-        return SupervisorState(**{**record, "command": tuple(record["command"])})
-    except (OSError, ValueError, KeyError, TypeError):
+        pairs = {name: tuple(record[name]) for name in ("starting", "leaving") if record.get(name)}
+        return SupervisorState(**{**record, **pairs, "command": tuple(record["command"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -2,24 +2,27 @@
 
 Envoy dies with its parent, and the agent may be upgraded, restarted or killed at any time; so Envoy's parent is this
 small process, which does nothing else. It runs what RUN_DIR/envoy-launch.json says, starts Envoy again with a back-off
-whenever it goes away, and tells in RUN_DIR/envoy.json what it does. SIGTERM ends both.
+whenever it goes away, and tells in RUN_DIR/envoy.json what it does. SIGHUP: read that file again and replace Envoy by a
+hot restart (see `succession`, which decides, and `hot_restart`). SIGTERM ends all.
 
 Exit status: 0 after SIGTERM, 1 when it cannot work in RUN_DIR or another supervisor already does, 2 for a wrong call.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
-import resource
 import select
 import signal
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from . import hot_restart
 from .backoff import Backoff
+from .child import EnvoyChild
+from .log_file import LogFile
 from .run_files import (
     LOG,
     RUNNING,
@@ -35,86 +38,9 @@ from .run_files import (
     take_lock,
     write_state,
 )
+from .succession import Action, Kill, Mend, Start, Succession, Terminate
 
-_PR_SET_PDEATHSIG = 1
-_PR_CAPBSET_DROP = 24
-_PR_SET_NO_NEW_PRIVS = 38
-_CAP_NET_BIND_SERVICE = 10
-_CAP_NET_ADMIN = 12  # IP_TRANSPARENT, SO_MARK
-_KEPT_CAPABILITIES = (_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN)
-
-# "[2026-01-01 00:00:00.000][12][critical][main] [source/server/server.cc:414] text"
-_LOG_LINE = re.compile(rb"\[[^\]]+\]\[\d+\]\[(?P<level>\w+)\]\[[\w.]+\] (?:\[[^\]]+\] )?(?P<text>.*)")
-_TOLD = 300  # bytes of Envoy's last words that go into the state
-
-
-class LogFile:
-    """Appends to `path`; at `limit` bytes the file becomes `path`.1 and a new one begins."""
-
-    def __init__(self, path: Path, limit: int) -> None:
-        self._path = path
-        self._limit = limit
-        self._open()
-
-    def _open(self) -> None:
-        self.descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._size = os.fstat(self.descriptor).st_size
-
-    def write(self, data: bytes) -> None:
-        """Append `data`. A full disk loses the lines, but not the supervisor."""
-        if self._size and self._size + len(data) > self._limit:
-            os.close(self.descriptor)
-            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            self._open()
-        try:
-            self._size += os.write(self.descriptor, data)
-        except OSError:
-            return
-
-
-class LastWords:
-    """Listens to Envoy's log for the line that says why it ends: the last critical one, else the last error."""
-
-    _RANK = (b"error", b"critical")
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._rank = -1
-        self._text = b""
-
-    def hear(self, data: bytes) -> None:
-        """Take the next piece of the log, in whatever sizes it comes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-65536:]
-        for line in lines:
-            self._take(line)
-
-    def _take(self, line: bytes) -> None:
-        found = _LOG_LINE.match(line)
-        if found is None:
-            # What is not in the log's form is a message of the dynamic linker, of a sanitizer, or a usage error.
-            if self._rank < 0 and line.strip():
-                self._text = line.strip()
-            return
-        if found["level"] in self._RANK and self._RANK.index(found["level"]) >= self._rank:
-            self._rank = self._RANK.index(found["level"])
-            self._text = found["text"].strip()
-
-    def __str__(self) -> str:
-        return self._text[:_TOLD].decode(errors="replace")
-
-
-def exit_in_words(status: int, last_words: str) -> str:
-    """What waitpid's `status` means, with what Envoy said last."""
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        how = f"exited with status {code}"
-    else:
-        try:
-            how = f"killed by {signal.Signals(-code).name}"
-        except ValueError:
-            how = f"killed by signal {-code}"
-    return f"{how}: {last_words}" if last_words else how
+_LOOK_SECONDS = 0.05  # how often an Envoy is looked at until it accepts connections
 
 
 class Supervisor:
@@ -122,175 +48,199 @@ class Supervisor:
 
     def __init__(self, directory: Path, launch: Launch, log: LogFile) -> None:
         self._directory = directory
-        self._launch = launch
+        self._wanted = launch
         self._log = log
-        self._backoff = Backoff(launch.first_delay, launch.delay_factor, launch.longest_delay, launch.healthy_after)
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._base_id = hot_restart.claim(directory) if launch.drain else None
+        self._succession = Succession(
+            Backoff(launch.first_delay, launch.delay_factor, launch.longest_delay, launch.healthy_after),
+            Backoff(launch.first_delay * 20, launch.delay_factor, launch.longest_delay, launch.healthy_after),
+            launch.drain,
+            launch.patience,
+            launch.grace,
+        )
         self._poll = select.poll()
         self._wake, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._poll.register(self._wake, select.POLLIN)
-        self._stopping = False
-        self._phase = STOPPED
+        self._received: set[int] = set()
+        self._children: dict[int, EnvoyChild] = {}
+        self._phase = ""
         self._since = time.monotonic()
-        self._pid = 0
-        self._ticks = 0
-        self._pidfd = -1
-        self._output = -1
-        self._words = LastWords()
-        self._restarts = 0
+        self._served: Launch | None = None  # what the last one that accepted connections was started from
+        self._restarts = -1
         self._last_exit = ""
-        self._next_try: float | None = None
-        self._kill_at: float | None = None
+        self._hot_failure = ""
+        self._replaced = False  # something else was asked for before the one that runs was ready
 
-    def _on_signal(self, *_: object) -> None:
-        self._stopping = True
+    def _on_signal(self, number: int, *_: object) -> None:
+        self._received.add(number)
 
     def start(self) -> None:
         """Start Envoy for the first time."""
         before = read_state(self._directory)
-        if before is not None and before.envoy_pid:
-            end_orphan(before.envoy_pid, before.envoy_ticks)
-        self._start_envoy()
+        if before is not None:
+            for pid, ticks in before.processes:
+                end_orphan(pid, ticks)
+        self._do(self._succession.begin())
 
     def run(self) -> None:
-        """Keep Envoy running; returns when SIGTERM came and Envoy has ended."""
-        while True:
-            if self._stopping and self._phase != STOPPING:
-                self._stop_envoy()
-            if self._stopping and not self._pid:
-                break
+        """Keep Envoy running; returns when SIGTERM came and every Envoy has ended."""
+        succession = self._succession
+        while not succession.over:
             for descriptor, _ in self._poll.poll(self._milliseconds_to_next()):
-                if descriptor == self._output:
-                    self._read_output()
-                elif descriptor == self._pidfd:
-                    self._envoy_ended()
-                elif descriptor == self._wake:
+                if descriptor == self._wake:
                     os.read(self._wake, 512)
-            now = time.monotonic()
-            if self._next_try is not None and now >= self._next_try and not self._stopping:
-                self._restarts += 1
-                self._start_envoy()
-            if self._kill_at is not None and now >= self._kill_at:
-                self._kill_at = None
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self._enter(STOPPED)
+                    self._obey()
+                else:
+                    self._attend(descriptor)
+            self._look()
+            self._do(succession.due(time.monotonic()))
+        if self._base_id is not None:
+            hot_restart.forget(self._directory, self._base_id)
+        self._tell()
+
+    def _obey(self) -> None:
+        received, self._received = self._received, set()
+        if signal.SIGTERM in received:
+            self._do(self._succession.stop(time.monotonic()))
+        elif signal.SIGHUP in received:
+            before = self._wanted.digest
+            try:
+                self._wanted = read_launch(self._directory)
+            except (OSError, ValueError) as error:
+                self._log.write(f"lockgate: no restart of Envoy: {error}\n".encode())
+                return
+            self._succession.drain = self._wanted.drain
+            if self._wanted.digest != before:
+                self._succession.tries_failed = 0
+            self._look()
+            self._replaced = not self._succession.ready
+            self._do(self._succession.restart(time.monotonic()))
+
+    def _attend(self, descriptor: int) -> None:
+        for child in list(self._children.values()):
+            if descriptor == child.pidfd:
+                self._ended(child)
+            elif descriptor == child.output and not child.read() and child.at_end:
+                self._poll.unregister(descriptor)
+
+    def _look(self) -> None:
+        """Who accepts connections, as long as that may change."""
+        succession = self._succession
+        serving, starting = succession.serving, succession.starting
+        if serving is not None and not succession.ready and hot_restart.accepts(serving.pid):
+            self._served = self._children[serving.pid].launch
+            succession.accepts()
+            if self._served is self._wanted:
+                self._hot_failure = ""
+            else:
+                succession.retry(time.monotonic())
+            self._tell()
+        if serving is not None and starting is not None and hot_restart.accepts(starting.pid):
+            if hot_restart.accepts(serving.pid):
+                return
+            self._served = self._children[starting.pid].launch
+            self._hot_failure = ""
+            self._do(succession.took_over(time.monotonic()))
 
     def _milliseconds_to_next(self) -> int | None:
-        due = self._next_try if self._kill_at is None else self._kill_at
+        due = self._succession.next_due
+        unready = self._succession.serving is not None and not self._succession.ready
+        if unready or self._succession.starting is not None:
+            look = time.monotonic() + _LOOK_SECONDS
+            due = look if due is None else min(due, look)
         return None if due is None else max(0, int((due - time.monotonic()) * 1000) + 1)
 
-    def _enter(self, phase: str) -> None:
-        self._phase = phase
-        self._since = time.monotonic()
-        write_state(
-            self._directory,
-            SupervisorState(
-                phase=phase,
-                supervisor_pid=os.getpid(),
-                envoy_pid=self._pid,
-                envoy_ticks=self._ticks,
-                since=self._since,
-                restarts=self._restarts,
-                last_exit=self._last_exit,
-                next_try=self._next_try,
-                version=self._launch.version,
-                digest=self._launch.digest,
-                command=self._launch.command,
-            ),
-        )
+    def _do(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Start():
+                    self._start_envoy(action)
+                case Terminate(pid):
+                    self._children[pid].signal(signal.SIGTERM)
+                case Kill(pid):
+                    self._children[pid].signal(signal.SIGKILL)
+                case Mend():
+                    hot_restart.mend(self._directory)
+        self._tell()
 
-    def _start_envoy(self) -> None:
-        self._next_try = None
-        self._words = LastWords()
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            self._become_envoy(writer)
-        os.close(writer)
-        os.set_blocking(reader, False)
-        self._output = reader
-        self._pid = pid
-        self._pidfd = os.pidfd_open(pid)
-        self._ticks = start_ticks(pid) or 0
-        self._poll.register(self._output, select.POLLIN)
-        self._poll.register(self._pidfd, select.POLLIN)
-        self._enter(RUNNING)
+    def _start_envoy(self, start: Start) -> None:
+        launch = self._wanted
+        if not start.hot:
+            self._restarts += 1
+            if self._succession.tries_failed and self._served is not None:
+                launch = self._served  # what is wanted has failed beside it, and this has not
+        arguments = ["--disable-hot-restart"]
+        if self._base_id is not None:
+            arguments = hot_restart.arguments(self._directory, self._base_id, start.epoch, launch.drain)
+        child = EnvoyChild(launch, arguments, self._log.write)
+        self._children[child.pid] = child
+        self._poll.register(child.output, select.POLLIN)
+        self._poll.register(child.pidfd, select.POLLIN)
+        self._succession.started(child.pid, start, time.monotonic())
 
-    def _become_envoy(self, output: int) -> None:
-        """In the child: never returns."""
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)
-            # Envoy asks for this itself, but only once it has come up.
-            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            # What Envoy may ever do: bind below port 1024, transparent sockets, marks. root keeps the rest from it.
-            last = int(Path("/proc/sys/kernel/cap_last_cap").read_bytes())
-            for capability in range(last + 1):
-                if capability not in _KEPT_CAPABILITIES:
-                    self._libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-            self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-            null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, 0)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            environment = {**os.environ, **dict(self._launch.environment)}
-            os.execve(self._launch.command[0], self._launch.command, environment)
-        except OSError as error:
-            os.write(output, f"{self._launch.command[0]} did not start: {error.strerror}\n".encode())
-        finally:
-            os._exit(127)
+    def _ended(self, child: EnvoyChild) -> None:
+        succession = self._succession
+        del self._children[child.pid]
+        self._poll.unregister(child.pidfd)
+        if not child.at_end:
+            self._poll.unregister(child.output)
+        how = child.ended()
+        was_starting = succession.starting is not None and succession.starting.pid == child.pid
+        was_serving = succession.serving is not None and succession.serving.pid == child.pid
+        serving = succession.serving
+        accepting = serving is not None and serving.pid != child.pid and hot_restart.accepts(serving.pid)
+        actions = succession.exited(child.pid, accepting, time.monotonic())
+        if was_starting:
+            self._hot_failure = how
+        if was_serving and self._replaced:  # it was never of any use: it is another one that is counted now
+            self._replaced, self._restarts, self._last_exit = False, -1, ""
+        elif was_serving or (was_starting and not accepting):
+            self._last_exit = how
+        if succession.next_try is not None and (was_serving or was_starting):
+            delay = succession.next_try - time.monotonic()
+            what = "its successor" if was_starting else "Envoy"
+            self._log.write(f"lockgate: {what} {how}; starting it again in {delay:.2g} s\n".encode())
+        self._do(actions)
 
-    def _read_output(self) -> bool:
-        """Take what Envoy wrote; False when there is no more for now."""
-        try:
-            data = os.read(self._output, 65536)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._close_output()
-            return False
-        self._log.write(data)
-        self._words.hear(data)
-        return True
+    def _tell(self) -> None:
+        succession = self._succession
+        phase = WAITING if succession.serving is None else RUNNING
+        if succession.stopping:
+            phase = STOPPED if succession.over else STOPPING
+        serving = succession.serving
+        if phase != self._phase or serving is None:
+            self._phase, self._since = phase, time.monotonic()
+        launch = self._wanted if serving is None else self._children[serving.pid].launch
+        with suppress(OSError):  # the disk is full, or the run dir was taken away: Envoy goes on
+            write_state(
+                self._directory,
+                SupervisorState(
+                    phase=phase,
+                    supervisor_pid=os.getpid(),
+                    envoy_pid=serving.pid if serving else 0,
+                    envoy_ticks=self._children[serving.pid].ticks if serving else 0,
+                    since=serving.since if serving and phase == RUNNING else self._since,
+                    restarts=max(0, self._restarts),
+                    last_exit=self._last_exit,
+                    next_try=succession.next_try if serving is None else None,
+                    version=launch.version,
+                    digest=launch.digest,
+                    command=launch.command,
+                    hot=self._base_id is not None,
+                    epoch=serving.epoch if serving else 0,
+                    wanted_digest=self._wanted.digest,
+                    hot_failure=self._hot_failure,
+                    starting=self._process(succession.starting.pid) if succession.starting else None,
+                    leaving=self._process(succession.leaving.pid) if succession.leaving else None,
+                ),
+            )
 
-    def _close_output(self) -> None:
-        self._poll.unregister(self._output)
-        os.close(self._output)
-        self._output = -1
-
-    def _envoy_ended(self) -> None:
-        while self._output >= 0 and self._read_output():
-            pass
-        if self._output >= 0:
-            self._close_output()
-        _, status = os.waitpid(self._pid, 0)
-        self._poll.unregister(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self._pid = 0
-        self._ticks = 0
-        self._kill_at = None
-        self._last_exit = exit_in_words(status, str(self._words))
-        if self._stopping:
-            return
-        delay = self._backoff.exited(time.monotonic() - self._since)
-        self._next_try = time.monotonic() + delay
-        self._log.write(f"lockgate: Envoy {self._last_exit}; starting it again in {delay:g} s\n".encode())
-        self._enter(WAITING)
-
-    def _stop_envoy(self) -> None:
-        self._next_try = None
-        self._enter(STOPPING)
-        if self._pid:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
-            self._kill_at = time.monotonic() + self._launch.grace
+    def _process(self, pid: int) -> tuple[int, int]:
+        return pid, self._children[pid].ticks
 
 
 def end_orphan(pid: int, ticks: int) -> None:

@@ -1,4 +1,5 @@
-"""`lockgate envoy`: looking inside the node's Envoy. Asks its admin socket itself, so it works without an agent too."""
+"""`lockgate envoy`: looking inside the node's Envoy, and replacing it. Asks its admin socket itself, so looking works
+without an agent too."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from .output import Format, FormatOption, data, fields, table
 if TYPE_CHECKING:
     from ...envoy.admin import Admin
 
-app = typer.Typer(help="Look inside the node's Envoy.", no_args_is_help=True)
+app = typer.Typer(help="Look inside the node's Envoy, or replace it.", no_args_is_help=True)
 
 _DEFAULTS = {"RBAC": "default: deny all", "Composite": "default: change nothing"}
 
@@ -220,6 +221,24 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as error:
         raise typer.BadParameter(f"'{text}' is not a regular expression: {error}") from None
+
+
+@app.command()
+def restart(run_dir: RunDir = RUN_DIR) -> None:
+    """Replace Envoy by a new one that takes its listening sockets over: no connection is refused or lost meanwhile.
+
+    The old one ends with its connections, at the latest after the drain time (envoy_drain of the agent's --config).
+    Needs a running agent, which gives the new Envoy its policies. Exits 1, with the old one serving, when it cannot be
+    done.
+    """
+    from ...envoy.restart import restart as hot_restart
+
+    ask(run_dir, "/v1/status")
+    done = asyncio.run(hot_restart(run_dir))
+    typer.echo(
+        f"pid {done.new_pid} has taken over from pid {done.old_pid}, which ends with its connections, at the latest in "
+        f"{done.drain:g} s"
+    )
 
 
 def _section(dump: dict[str, Any], part: Part) -> Any:

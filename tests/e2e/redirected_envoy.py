@@ -94,7 +94,7 @@ def process(run_dir: Path, content: bytes | None = None) -> EnvoyProcess:
     if content is None:
         content = bootstrap(settings(run_dir, first_policy_timeout=0.1))
     binary = find_binary()
-    return EnvoyProcess(run_dir, binary, content, module=find_module(binary), concurrency=2)
+    return EnvoyProcess(run_dir, binary, content, module=find_module(binary), concurrency=2, drain=2)
 
 
 @asynccontextmanager

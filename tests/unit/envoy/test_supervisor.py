@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from lockgate.envoy import run_files
-from lockgate.envoy.supervisor import LastWords, LogFile, exit_in_words
+from lockgate.envoy.last_words import LastWords, exit_in_words
+from lockgate.envoy.log_file import LogFile
 
 INFO = b"[2026-01-01 00:00:00.000][12][info][main] [source/server/server.cc:414] starting\n"
 ERROR = b"[2026-01-01 00:00:00.000][12][error][config] [./source/x.h:1] bad thing\n"
