@@ -22,6 +22,7 @@ ASKS_AGENT = (
     ("xds", "resources"),
     ("datapath", "status"),
     ("envoy", "rbac", "x"),
+    ("envoy", "restart"),
 )
 ASKS_ENVOY = tuple(("envoy", name) for name in ("config", "clusters", "listeners", "stats", "certs", "server-info"))
 
