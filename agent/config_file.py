@@ -20,6 +20,8 @@ class ConfigFile(TypedDict, total=False):
     metrics_port: int
     concurrency: int
     uplinks: tuple[str, ...]
+    envoy_heap_mb: int
+    connections_per_client: int
     envoy_drain: int
 
 
@@ -30,6 +32,8 @@ _LIMITS = {
     "dns_min_ttl": range(86401),
     "metrics_port": range(65536),
     "concurrency": range(1025),
+    "envoy_heap_mb": range(1 << 20),
+    "connections_per_client": range(1 << 20),
     "envoy_drain": range(2, 86401),
 }
 

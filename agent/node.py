@@ -309,7 +309,8 @@ def _bootstrap(settings: Settings, ipcache: Ipcache) -> bytes:
             run_dir=settings.run_dir,
             node_id=_node_id(),
             ipcache=ipcache,
-            http=HttpListener(port=settings.http_port),
+            http=HttpListener(port=settings.http_port, connections_per_client=settings.connections_per_client),
+            max_heap=settings.envoy_heap_mb * 1_000_000,
         )
     )
 

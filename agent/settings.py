@@ -26,6 +26,8 @@ class Settings:
     metrics_port: int = 0  # of the metrics on 127.0.0.1; 0 leaves them to the local API's socket
     concurrency: int = 0  # Envoy's worker threads; 0 is one for each core
     uplinks: tuple[str, ...] | None = None  # interfaces; None: all that carry a route and are no workload's
+    envoy_heap_mb: int = 2048  # of 10^6 bytes that Envoy's heap may have; near them it takes nothing new. 0: no limit
+    connections_per_client: int = 10_000  # that an address may have through Envoy at a time; 0 is any number
     envoy_drain: int = 300  # seconds that a replaced Envoy has to end with its connections
 
     @property

@@ -14,7 +14,7 @@ from .access_log import FILE_NAME as ACCESS_LOG
 from .errors import BootstrapError
 from .http_listener import HttpListener, http_listeners, original_destination_cluster
 from .identity_filter import Ipcache
-from .messages import boot, cluster, connection_monitor, core, endpoint, overload, protobuf, upstream_http
+from .messages import boot, cluster, connection_monitor, core, endpoint, heap_monitor, overload, protobuf, upstream_http
 
 XDS_CLUSTER = "lockgate.xds"
 ADMIN_SOCKET = "admin.sock"
@@ -34,6 +34,7 @@ class BootstrapSettings:
     node_cluster: str = "lockgate"
     http: HttpListener = field(default_factory=HttpListener)
     max_connections: int = 100_000  # downstream, all listeners together
+    max_heap: int = 0  # bytes; near them Envoy first ends keep-alive, then refuses what is new; 0 is no limit
     regex_program_size: int = 1_000_000  # the default refuses ten ordinary path patterns joined by |
 
     @property
@@ -161,12 +162,39 @@ def _runtime(settings: BootstrapSettings) -> boot.LayeredRuntime:
     )
 
 
+# What happens as the heap fills: first memory is given back, then connections are not kept, then requests that buffer
+# much are reset, and at last neither connections nor requests are taken. Those that run go on. Each by its share of
+# max_heap. https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager
+_AT_HEAP = {
+    "envoy.overload_actions.shrink_heap": 0.85,
+    "envoy.overload_actions.disable_http_keepalive": 0.9,
+    "envoy.overload_actions.stop_accepting_connections": 0.95,
+    "envoy.overload_actions.stop_accepting_requests": 0.98,
+}
+_HEAP = "envoy.resource_monitors.fixed_heap"
+
+
 def _overload(settings: BootstrapSettings) -> overload.OverloadManager:
     limit = connection_monitor.DownstreamConnectionsConfig(max_active_downstream_connections=settings.max_connections)
-    monitor = overload.ResourceMonitor(
-        name="envoy.resource_monitors.global_downstream_max_connections", typed_config=protobuf.Any.pack(limit)
+    monitors = [
+        overload.ResourceMonitor(
+            name="envoy.resource_monitors.global_downstream_max_connections", typed_config=protobuf.Any.pack(limit)
+        )
+    ]
+    if not settings.max_heap:
+        return overload.OverloadManager(resource_monitors=monitors)
+    heap = heap_monitor.FixedHeapConfig(max_heap_size_bytes=settings.max_heap)
+    return overload.OverloadManager(
+        refresh_interval=timedelta(milliseconds=250),
+        resource_monitors=[*monitors, overload.ResourceMonitor(name=_HEAP, typed_config=protobuf.Any.pack(heap))],
+        actions=[
+            overload.OverloadAction(
+                name=action,
+                triggers=[overload.Trigger(name=_HEAP, threshold=overload.ThresholdTrigger(value=share))],
+            )
+            for action, share in _AT_HEAP.items()
+        ],
     )
-    return overload.OverloadManager(resource_monitors=[monitor])
 
 
 __all__ = ["BootstrapSettings", "HttpListener", "bootstrap"]

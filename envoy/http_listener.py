@@ -20,6 +20,8 @@ from .messages import (
     composite,
     core,
     direct_response,
+    dynamic_filter,
+    dynamic_modules,
     early_mutation,
     file_access_log,
     hcm,
@@ -43,6 +45,7 @@ RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
 NOT_SYNCED = "lockgate:no-policy-received"  # names the default's denials in the access log
+MODULE = "lockgate"  # liblockgate.so
 DENIED_BODY = "Access denied\r\n"
 DENIED_MESSAGE = "Access denied"  # of a gRPC status, PERMISSION_DENIED
 
@@ -68,6 +71,7 @@ class HttpListener:
     max_headers: int = 256
     connect_timeout: float = 10.0  # seconds to reach the server
     backlog: int = 4096
+    connections_per_client: int = 0  # at a time, over all listeners; 0 is any number, and needs no dynamic module
 
 
 def http_listeners(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> list[listener.Listener]:
@@ -96,7 +100,8 @@ def http_listeners(settings: HttpListener, access_log: Path, ipcache: Ipcache) -
                 listener.FilterChain(
                     name="policed",
                     filters=[
-                        listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager)
+                        *connection_limit(settings.connections_per_client),
+                        listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager),
                     ],
                 ),
                 refuse_own_address(address, bits, settings.port),
@@ -104,6 +109,22 @@ def http_listeners(settings: HttpListener, access_log: Path, ipcache: Ipcache) -
         )
         for family, address, bits in (("ipv4", "127.0.0.1", 32), ("ipv6", "::1", 128))
     ]
+
+
+def connection_limit(connections: int) -> list[listener.Filter]:
+    """The module's filter that refuses a client (an address) that has so many connections already; none for 0.
+
+    Envoy's own limits count all clients together (envoy/module/connection_limit.rs).
+    """
+    if not connections:
+        return []
+    limit = protobuf.StringValue(value=str(connections))
+    limited = dynamic_filter.DynamicModuleNetworkFilter(
+        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=MODULE, do_not_close=True),
+        filter_name="lockgate.connection_limit",
+        filter_config=protobuf.Any.pack(limit),
+    )
+    return [listener.Filter(name="lockgate.connection_limit", typed_config=protobuf.Any.pack(limited))]
 
 
 def refuse_own_address(address: str, bits: int, port: int) -> listener.FilterChain:

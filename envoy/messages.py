@@ -30,12 +30,14 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.extensions.filters.listener.original_src import v3 as original_src
     from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 as tls_inspector
     from envoy_data_plane.envoy.extensions.filters.network.direct_response import v3 as direct_response
+    from envoy_data_plane.envoy.extensions.filters.network.dynamic_modules import v3 as dynamic_filter
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
     from envoy_data_plane.envoy.extensions.filters.network.rbac import v3 as network_rbac
     from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy import v3 as tcp_proxy
     from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_mutation
     from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case import v3 as preserve_case
     from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import v3 as connection_monitor
+    from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap import v3 as heap_monitor
     from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http
     from envoy_data_plane.envoy.type.matcher import v3 as matcher
     from envoy_data_plane.google import protobuf
@@ -50,11 +52,13 @@ __all__ = [
     "connection_monitor",
     "core",
     "direct_response",
+    "dynamic_filter",
     "dynamic_modules",
     "early_mutation",
     "endpoint",
     "file_access_log",
     "hcm",
+    "heap_monitor",
     "http_rbac",
     "http_router",
     "listener",

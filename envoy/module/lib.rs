@@ -4,6 +4,7 @@
 //! name in `listener_config` or `network_config` below. Whatever bytes come from pods, no panic reaches Envoy (`guard`).
 
 mod abi;
+mod connection_limit;
 mod guard;
 mod identity;
 mod ipcache;
@@ -38,8 +39,11 @@ fn listener_config(name: &str, config: &[u8]) -> Result<Box<dyn ListenerConfig>,
 }
 
 /// The configuration of the network filter called `name`.
-fn network_config(name: &str, _config: &[u8]) -> Result<Box<dyn NetworkConfig>, String> {
-    Err(format!("there is no network filter called {name:?}"))
+fn network_config(name: &str, config: &[u8]) -> Result<Box<dyn NetworkConfig>, String> {
+    match name {
+        "lockgate.connection_limit" => connection_limit::config(config),
+        _ => Err(format!("there is no network filter called {name:?}")),
+    }
 }
 
 /// Envoy calls this once, when it loads the module.

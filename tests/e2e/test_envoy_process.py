@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
@@ -350,6 +351,25 @@ async def test_envoy_may_do_no_more_than_it_needs(run_dir: Path) -> None:
         assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == bind_service | net_admin
         assert fields["NoNewPrivs"] == "1"
         assert (run_dir / "admin.sock").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_heap_that_is_full_stops_what_is_new(run_dir: Path) -> None:
+    full = dataclasses.replace(settings(run_dir, first_policy_timeout=0.1), max_heap=1_000_000)
+    async with running(run_dir, bootstrap(full)), Admin(run_dir / "admin.sock") as admin:
+
+        async def active() -> bool:
+            try:
+                stats = await admin.stats(r"^overload\..*\.active$")
+            except AdminUnreachableError:
+                return False
+            return len(stats) == 4 and set(stats.values()) == {1}
+
+        await until("every action is on", active)
+    enough = dataclasses.replace(full, max_heap=2_000_000_000)
+    async with ready(run_dir, bootstrap(enough)) as admin:
+        stats = await admin.stats(r"^overload\..*")
+        assert stats["overload.envoy.overload_actions.stop_accepting_requests.active"] == 0
+        assert int(stats["overload.envoy.resource_monitors.fixed_heap.pressure"]) < 85
 
 
 async def test_admin(run_dir: Path) -> None:

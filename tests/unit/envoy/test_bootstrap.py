@@ -42,6 +42,7 @@ def managers(message: boot.Bootstrap) -> list[hcm.HttpConnectionManager]:
     [
         SETTINGS,
         dataclasses.replace(SETTINGS, http=HttpListener(upgrades=(), port=1)),
+        dataclasses.replace(SETTINGS, http=HttpListener(connections_per_client=3), max_heap=2_000_000_000),
         dataclasses.replace(SETTINGS, http=HttpListener(upgrades=("websocket", "CONNECT"), first_policy_timeout=0.25)),
     ],
 )
