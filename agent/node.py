@@ -119,7 +119,11 @@ class NodeAgent:
                 xds,
                 settings.http_port,
                 self._envoy_runs,
-                TlsSide(TlsListener(port=settings.tls_port), settings.run_dir / ACCESS_LOG, ipcache),
+                TlsSide(
+                    TlsListener(port=settings.tls_port, connections_per_client=settings.connections_per_client),
+                    settings.run_dir / ACCESS_LOG,
+                    ipcache,
+                ),
                 dns_port=settings.dns_port,
                 dns_uses=dns.use,
             )

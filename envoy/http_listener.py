@@ -40,12 +40,12 @@ from .messages import (
     xds_core,
     xds_matcher,
 )
+from .module_file import NAME
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
 NOT_SYNCED = "lockgate:no-policy-received"  # names the default's denials in the access log
-MODULE = "lockgate"  # liblockgate.so
 DENIED_BODY = "Access denied\r\n"
 DENIED_MESSAGE = "Access denied"  # of a gRPC status, PERMISSION_DENIED
 
@@ -120,7 +120,7 @@ def connection_limit(connections: int) -> list[listener.Filter]:
         return []
     limit = protobuf.StringValue(value=str(connections))
     limited = dynamic_filter.DynamicModuleNetworkFilter(
-        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=MODULE, do_not_close=True),
+        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=NAME, do_not_close=True),
         filter_name="lockgate.connection_limit",
         filter_config=protobuf.Any.pack(limit),
     )

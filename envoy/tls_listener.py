@@ -16,7 +16,7 @@ from pathlib import Path
 from betterproto2 import Message
 
 from .access_log import CONNECTION_FORMAT
-from .http_listener import NOT_SYNCED, ORIGINAL_DESTINATION, refuse_own_address
+from .http_listener import NOT_SYNCED, ORIGINAL_DESTINATION, connection_limit, refuse_own_address
 from .identity_filter import Ipcache, identity_filter
 from .messages import (
     accesslog,
@@ -51,6 +51,7 @@ class TlsListener:
     first_policy_timeout: float = 15.0  # seconds; the listener stays closed so long, then opens and denies
     mark: int = 0xA00  # SO_MARK of upstream sockets
     backlog: int = 4096
+    connections_per_client: int = 0  # as of HttpListener
 
 
 def tls_listeners(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> Mapping[str, bytes]:
@@ -104,6 +105,7 @@ def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:
     return listener.FilterChain(
         name="encrypted",
         filters=[
+            *connection_limit(settings.connections_per_client),
             _policy_slot(settings.egress_slot, settings.first_policy_timeout),
             _policy_slot(settings.ingress_slot, settings.first_policy_timeout),
             listener.Filter(name="envoy.filters.network.tcp_proxy", typed_config=protobuf.Any.pack(proxy)),

@@ -1,0 +1,39 @@
+"""Every listener of connections that pods make refuses a client that has too many, before anything else is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lockgate.envoy.http_listener import HttpListener, http_listeners
+from lockgate.envoy.identity_filter import Ipcache
+from lockgate.envoy.messages import dynamic_filter, listener, protobuf
+from lockgate.envoy.tls_listener import TlsListener, tls_listeners
+
+LOG = Path("/run/lockgate/requests.jsonl")
+IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7)
+
+
+def listeners(limit: int) -> list[listener.Listener]:
+    http = http_listeners(HttpListener(connections_per_client=limit), LOG, IPCACHE)
+    tls = tls_listeners(TlsListener(connections_per_client=limit), LOG, IPCACHE).values()
+    return [*http, *(listener.Listener.parse(body) for body in tls)]
+
+
+@pytest.mark.parametrize("limit", [1, 10_000])
+def test_the_limit_comes_first(limit: int) -> None:
+    found = listeners(limit)
+    assert len(found) == 4
+    for each in found:
+        first = each.filter_chains[0].filters[0].typed_config
+        assert first is not None
+        limited = first.unpack()
+        assert isinstance(limited, dynamic_filter.DynamicModuleNetworkFilter)
+        assert limited.filter_name == "lockgate.connection_limit"
+        assert limited.filter_config is not None
+        assert limited.filter_config.unpack() == protobuf.StringValue(value=str(limit))
+
+
+def test_without_a_limit_there_is_no_filter() -> None:
+    for each in listeners(0):
+        assert all(item.name != "lockgate.connection_limit" for item in each.filter_chains[0].filters)
