@@ -175,7 +175,8 @@ async def test_either_may_be_killed_while_the_other_takes_over(run_dir: Path, vi
 async def test_two_run_dirs_share_nothing(run_dir: Path) -> None:
     other_dir = run_dir / "other"
     other_dir.mkdir()
-    async with running(run_dir) as one, running(other_dir) as other:
+    content = bootstrap(dataclasses.replace(settings(run_dir, first_policy_timeout=0.1), run_dir=other_dir))
+    async with running(run_dir) as one, running(other_dir, content) as other:
         first, second = await one.status(), await other.status()
         ids = [(each / "envoy.base-id").read_text() for each in (run_dir, other_dir)]
         assert ids[0] != ids[1]
