@@ -224,7 +224,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 @app.command()
-def restart(run_dir: RunDir = RUN_DIR) -> None:
+def restart(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
     """Replace Envoy by a new one that takes its listening sockets over: no connection is refused or lost meanwhile.
 
     The old one ends with its connections, at the latest after the drain time (envoy_drain of the agent's --config).
@@ -235,6 +235,9 @@ def restart(run_dir: RunDir = RUN_DIR) -> None:
 
     ask(run_dir, "/v1/status")
     done = asyncio.run(hot_restart(run_dir))
+    if output is not Format.TABLE:
+        data(done._asdict(), output)
+        return
     typer.echo(
         f"pid {done.new_pid} has taken over from pid {done.old_pid}, which ends with its connections, at the latest in "
         f"{done.drain:g} s"
