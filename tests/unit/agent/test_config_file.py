@@ -38,12 +38,14 @@ def test_no_file_is_an_empty_one() -> None:
     [
         (
             "httpPort: 15001",
-            "unknown key httpPort; known are concurrency, dns_min_ttl, dns_port, http_port, metrics_port, tls_port, up",
+            "unknown key httpPort; known are concurrency, connections_per_client, dns_min_ttl, dns_port, envoy_drain, ",
         ),
         ("http_port: 0", "http_port: write a number from 1 to 65535"),
         ("http_port: 65536", "http_port: write a number from 1 to 65535"),
         ("http_port: '15001'", "http_port: write a number from 1 to 65535"),
         ("http_port: true", "http_port: write a number from 1 to 65535"),
+        ("envoy_drain: 1", "envoy_drain: write a number from 2 to 86400"),
+        ("connections_per_client: -1", "connections_per_client: write a number from 0 to 1048575"),
         ("concurrency: 1.5", "concurrency: write a number from 0 to 1024"),
         ("uplinks: eth0", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
         ("uplinks: [1]", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
