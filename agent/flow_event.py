@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from ..envoy.access_log import LoggedRequest, SocketEnd
 from ..policies import Direction
+from ..redirect.drop_log import DroppedPacket
+from ..redirect.port_prefix import PROTOCOL_NUMBERS
 from ..xds import UNKNOWN_SUBJECT, names_a_rule
 
 
@@ -136,8 +138,15 @@ class FlowFilter:
     method: str = ""
     policy: str = ""
 
-    def wants(self, event: FlowEvent) -> bool:
-        """True when the event passes every condition."""
+    def wants(self, event: FlowEvent | DropEvent) -> bool:
+        """True when the event passes every condition; a dropped packet has no request and no policy."""
+        if isinstance(event, DropEvent):
+            return (
+                self.verdict in (None, FlowVerdict.DROPPED)
+                and not (self.path or self.method or self.policy)
+                and _is_end(event.source, self.source)
+                and _is_end(event.destination, self.destination)
+            )
         return (
             (self.verdict is None or event.verdict is self.verdict)
             and _is_end(event.source, self.source)
@@ -227,6 +236,54 @@ class Drops:
         packets = "packet" if self.packets == 1 else "packets"
         begin = f"{self.time:%H:%M:%S.%f}"[:12] + f"  {FlowVerdict.DROPPED:<7}  {self.packets} {packets}"
         return f"{begin}, {self.direction}, {self.reason}: {self.meaning}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropEvent:
+    """One packet that the kernel dropped."""
+
+    time: datetime
+    source: FlowEnd
+    destination: FlowEnd
+    protocol: str
+    direction: str
+    reason: str
+    meaning: str
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of `-o json`."""
+        return {
+            "time": self.time.isoformat(),
+            "verdict": str(FlowVerdict.DROPPED),
+            "source": self.source.to_json(),
+            "destination": self.destination.to_json(),
+            "protocol": self.protocol,
+            "direction": self.direction,
+            "reason": self.reason,
+            "meaning": self.meaning,
+        }
+
+    def __str__(self) -> str:
+        ends = f"{self.source} -> {self.destination}"
+        begin = f"{self.time:%H:%M:%S.%f}"[:12] + f"  {FlowVerdict.DROPPED:<7}  {ends}"
+        return f"{begin}  {self.protocol}  {self.direction}, {self.reason}: {self.meaning}"
+
+
+def drop_event(packet: DroppedPacket, booted: datetime, directory: Directory) -> DropEvent:
+    """`booted` is the moment from which the kernel counts."""
+    protocol = _PROTOCOLS.get(packet.protocol, str(packet.protocol) if packet.protocol else "?")
+    return DropEvent(
+        booted + timedelta(microseconds=packet.at // 1000),
+        directory.end(SocketEnd(packet.source, packet.source_port)),
+        directory.end(SocketEnd(packet.destination, packet.destination_port)),
+        protocol,
+        str(packet.direction),
+        packet.reason.name.lower().replace("_", "-"),
+        packet.reason.text,
+    )
+
+
+_PROTOCOLS = {number: protocol.value for protocol, number in PROTOCOL_NUMBERS.items()}
 
 
 def drops_between(

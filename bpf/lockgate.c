@@ -14,13 +14,17 @@
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
 #include <uapi/linux/pkt_cls.h>
+#include "drops.h"
 #include "steer.h"
 #include "verdict.h"
 
-static __always_inline int done(int reason, enum hook hook)
+static __always_inline int done(const struct __sk_buff *skb, const struct packet *p, int reason, enum hook hook)
 {
     count(reason, hook);
-    return reason <= REDIRECTED || reason == REVOKED ? TC_ACT_OK : TC_ACT_SHOT;
+    if (reason <= REDIRECTED || reason == REVOKED)
+        return TC_ACT_OK;
+    keep_drop(skb, p, reason, hook);
+    return TC_ACT_SHOT;
 }
 
 /* Judges the connection of `p` and fills `next`, what is to be remembered. Returns 0 or the reason to drop. */
@@ -279,9 +283,9 @@ int from_pod(struct __sk_buff *skb)
 
     if (reason == PASS_LINK) {
         reason = decide_link(skb, &p);
-        return reason ? done(reason, FROM_POD) : TC_ACT_OK;
+        return reason ? done(skb, &p, reason, FROM_POD) : TC_ACT_OK;
     }
-    return done(reason ? reason : decide_from_pod(skb, &p), FROM_POD);
+    return done(skb, &p, reason ? reason : decide_from_pod(skb, &p), FROM_POD);
 }
 
 /* tc ingress of an uplink: what reaches the node from elsewhere. What is not read whole is left to to_pod. */
@@ -296,7 +300,7 @@ int from_uplink(struct __sk_buff *skb)
     reason = decide_from_uplink(skb, &p);
     if (reason == ALLOWED || reason == PASS_ELSEWHERE)
         return TC_ACT_UNSPEC; /* to_pod counts it */
-    return done(reason, TO_POD);
+    return done(skb, &p, reason, TO_POD);
 }
 
 /* tc egress of the node's side: what the pod is about to receive. */
@@ -306,14 +310,14 @@ int to_pod(struct __sk_buff *skb)
     int reason;
 
     if (skb->mark == judged_mark(skb->ifindex))
-        return done(ALLOWED, TO_POD);
+        return done(skb, &p, ALLOWED, TO_POD);
     reason = parse(skb, &p);
     if (reason == PASS_LINK)
         return TC_ACT_OK;
     if (!reason)
         reason = decide_to_pod(skb, &p);
     if (reason != REDIRECTED)
-        return done(reason, TO_POD);
+        return done(skb, &p, reason, TO_POD);
     count(REDIRECTED, TO_POD);
     return turn_back(skb);
 }

@@ -125,8 +125,14 @@ CONFIG = Codec[int, Config](  # the one key is 0
 COUNTERS_NAME = "counters"
 COUNTERS = 2 * len(Reason)
 CONNECTIONS_NAME = "connections"
+DROPS_NAME, DROPS_KEPT = "drops", 128  # records for each CPU
+DROP_CURSOR_NAME = "drop_cursor"
+DROP = struct.Struct("=Q16s16s4sIBBB5x")  # at, src, dst, ports, ifindex, protocol, reason, hook
+
 SIZES = {  # (key, value) in bytes, of every map of bpf/maps.h
     **{codec.name: (codec.key_size, codec.value_size) for codec in (POLICY, IPCACHE, ENDPOINTS, CONFIG)},
     COUNTERS_NAME: (4, 8),
     CONNECTIONS_NAME: (40, 24),
+    DROPS_NAME: (4, DROP.size),
+    DROP_CURSOR_NAME: (4, 4),
 }

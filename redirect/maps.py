@@ -107,7 +107,7 @@ class CounterMap:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._fd = open_map(folder, name)
-        self._cpus = _possible_cpus()
+        self._cpus = possible_cpus()
 
     def close(self) -> None:
         """Forget the descriptor."""
@@ -177,7 +177,7 @@ def open_map(folder: Path, name: str) -> int:
     return fd
 
 
-def _possible_cpus() -> int:
+def possible_cpus() -> int:
     """How many slots a per-CPU value has: the last number in "0-7" or "0,2-3", plus one."""
     text = Path("/sys/devices/system/cpu/possible").read_text().strip()
     return int(text.replace("-", ",").split(",")[-1]) + 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +21,7 @@ from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption
 
 if TYPE_CHECKING:
-    from ..flow_event import Directory, Drops, FlowEvent, FlowFilter
+    from ..flow_event import Directory, DropEvent, Drops, FlowEvent, FlowFilter
 
 _POLL_SECONDS = 0.2
 _AGENT_SECONDS = 1.0  # between two looks at the kernel's counters and at who is who
@@ -39,10 +41,10 @@ def flows(
     output: FormatOption = Format.TABLE,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
-    """Requests that Envoy refused or noted, newest last; with -f also the packets that the kernel drops, by reason.
+    """Requests that Envoy refused or noted, and packets that the kernel dropped, newest last.
 
-    A request that was allowed is in no log. `-o json` prints one object a line. Needs no agent, but without one
-    addresses have no names.
+    A request that was allowed is in no log. The kernel keeps the last 128 drops of each CPU; what it could not keep is
+    told with -f as a number. `-o json` prints one object a line. Without an agent addresses have no names.
     """
     from ...envoy.access_log import FILE_NAME
     from ..flow_event import FlowFilter, FlowVerdict
@@ -59,34 +61,45 @@ def flows(
         raise UnreachableError(f"{run_dir} does not exist: start an agent with 'lockgate agent run', or give --run-dir")
     tail = LogTail(run_dir / FILE_NAME)
     seen = _Node(run_dir)
-    events = [event for event in _events(tail.last(10**9), seen.directory()) if wanted.wants(event)]
-    for event in events[len(events) - last if last < len(events) else 0 :] if last else ():
+    past: list[FlowEvent | DropEvent] = [*_requests(tail.last(10**9), seen.directory()), *seen.drops()]
+    past = sorted(filter(wanted.wants, past), key=lambda event: event.time)
+    for event in past[max(0, len(past) - last) :]:
         _print(event, output)
-    seen.drops()
+    seen.untold()
     with suppress(KeyboardInterrupt):
         while follow:
             time.sleep(_POLL_SECONDS)
             lines = tail.more()
-            for event in _events(lines, seen.directory() if lines else None):
-                if wanted.wants(event):
-                    _print(event, output)
-            if _wants_drops(wanted):
-                for drops in seen.drops():
-                    _print(drops, output)
+            new: list[FlowEvent | DropEvent] = list(_requests(lines, seen.directory())) if lines else []
+            new += seen.drops()
+            for event in sorted(filter(wanted.wants, new), key=lambda event: event.time):
+                _print(event, output)
+            if _wants_all_drops(wanted):
+                for more in seen.untold():
+                    _print(more, output)
+    seen.close()
     tail.close()
 
 
 class _Node:
-    """What the agent tells; nothing while it does not answer."""
+    """What the agent and the kernel's maps tell; nothing where they are not there."""
 
     def __init__(self, run_dir: Path) -> None:
+        from ...redirect.drop_log import DropLog
+        from ...redirect.errors import RedirectError
         from ..flow_event import Directory
+        from ..settings import Settings
 
         self._run_dir = run_dir
         self._directory = Directory()
-        self._asked = float("-inf")
-        self._counted = float("-inf")
-        self._counters: list[dict[str, Any]] | None = None
+        self._asked = self._counted = float("-inf")
+        self._first: list[dict[str, Any]] | None = None
+        self._last: list[dict[str, Any]] = []
+        self._told: Counter[tuple[str, str]] = Counter()
+        self._after = 0
+        self._drops: DropLog | None = None
+        with suppress(RedirectError, OSError):
+            self._drops = DropLog(Settings(Path(), Path(), run_dir=run_dir.absolute()).pin_dir)
 
     def directory(self) -> Directory:
         """Who is who, as of a second ago at most."""
@@ -98,32 +111,61 @@ class _Node:
                 self._directory = Directory(ask(self._run_dir, "/v1/endpoints"), ask(self._run_dir, "/v1/identities"))
         return self._directory
 
-    def drops(self) -> list[Drops]:
-        """What the kernel has dropped since the last call, once a second."""
+    def drops(self) -> list[DropEvent]:
+        """The packets that were dropped since the last call, as far as the kernel kept them."""
+        from ..flow_event import drop_event
+
+        packets = self._drops.read(self._after) if self._drops is not None else []
+        if not packets:
+            return []
+        self._after = packets[-1].at
+        booted = datetime.now(UTC) - timedelta(microseconds=time.monotonic_ns() // 1000)
+        events = [drop_event(packet, booted, self.directory()) for packet in packets]
+        self._told.update((event.direction, event.reason) for event in events)
+        return events
+
+    def untold(self) -> list[Drops]:
+        """How many more were dropped than `drops` has told, by reason, once a second. The first call begins counting.
+
+        What is compared is a second old: by then `drops` has told what it can.
+        """
         from ..flow_event import drops_between
 
         if time.monotonic() - self._counted < _AGENT_SECONDS:
             return []
         self._counted = time.monotonic()
         try:
-            counters = ask(self._run_dir, "/v1/datapath")["counters"]
+            now = ask(self._run_dir, "/v1/datapath")["counters"]
         except UnreachableError:
             return []
-        before, self._counters = self._counters, counters
-        return [] if before is None else drops_between(before, counters, datetime.now(UTC))
+        if self._first is None:
+            self._first = self._last = now
+            self._told.clear()
+        found = []
+        for each in drops_between(self._first, self._last, datetime.now(UTC)):
+            more = each.packets - self._told[each.direction, each.reason]
+            if more > 0:
+                self._told[each.direction, each.reason] += more
+                found.append(replace(each, packets=more))
+        self._last = now
+        return found
+
+    def close(self) -> None:
+        """Let go of the kernel's map."""
+        if self._drops is not None:
+            self._drops.close()
 
 
-def _events(lines: Iterable[bytes], directory: Directory | None) -> Iterable[FlowEvent]:
+def _requests(lines: Iterable[bytes], directory: Directory) -> Iterable[FlowEvent]:
     from ...envoy.access_log import parse
     from ..flow_event import flow_event
 
     for line in lines:
-        if directory is not None:
-            with suppress(ValueError):  # half a line, of a full disk
-                yield flow_event(parse(line), directory)
+        with suppress(ValueError):  # half a line, of a full disk
+            yield flow_event(parse(line), directory)
 
 
-def _wants_drops(wanted: FlowFilter) -> bool:
+def _wants_all_drops(wanted: FlowFilter) -> bool:
     """The counters know no ends and no requests."""
     from ..flow_event import FlowVerdict
 
@@ -132,7 +174,7 @@ def _wants_drops(wanted: FlowFilter) -> bool:
     return not (wanted.source or wanted.destination or wanted.path or wanted.method or wanted.policy)
 
 
-def _print(event: FlowEvent | Drops, output: Format) -> None:
+def _print(event: FlowEvent | DropEvent | Drops, output: Format) -> None:
     if output is Format.TABLE:
         typer.echo(str(event))
     elif output is Format.JSON:

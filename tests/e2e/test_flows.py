@@ -73,6 +73,8 @@ def test_following_shows_denials_and_drops_as_they_happen(shared_node: LiveNode)
         assert fetch(node.frontend, node.api.ipv4, 80, "/api/v1/users") == OK
     assert {each["verdict"] for each in some} == {"denied"}
     drop = next(each for each in events if each["verdict"] == "dropped")
+    assert (drop["source"]["endpoint"], drop["destination"]["endpoint"]) == ("default/intruder", "default/backend")
+    assert (drop["destination"]["port"], drop["protocol"]) == (8080, "TCP")
     assert (drop["direction"], drop["reason"]) == ("egress", "policy")
     assert "/api/v1/users" not in {each.get("http", {}).get("path") for each in events}, "what is allowed is in no log"
 
@@ -81,3 +83,12 @@ def test_without_an_agent_there_is_a_sentence(shared_node: LiveNode) -> None:
     ended = shared_node.node.run([sys.executable, "-P", "-m", "lockgate", "flows", "--run-dir", "/nonexistent/run"])
     assert ended.returncode == 3
     assert "/nonexistent/run does not exist" in ended.stderr
+
+
+def test_dropped_packets_are_remembered_without_a_follower(shared_node: LiveNode) -> None:
+    node = shared_node
+    assert fetch(node.intruder, node.backend.ipv6, 8080, patience=GLANCE) == DROPPED
+    shown = node.lockgate("flows", "--verdict", "dropped", "--from", "intruder", "--to", str(node.backend.ipv6)).out
+    last = shown.splitlines()[-1]
+    assert "default/intruder:" in last and "-> default/backend:8080  TCP  egress, policy: no rule allows it" in last
+    assert node.lockgate("flows", "--verdict", "dropped", "--from", "frontend", "--to", "frontend").out == ""

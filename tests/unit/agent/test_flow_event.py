@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from lockgate.agent.flow_event import Directory, FlowEvent, FlowFilter, FlowVerdict, drops_between, flow_event
+from lockgate.agent.flow_event import (
+    Directory,
+    FlowEvent,
+    FlowFilter,
+    FlowVerdict,
+    drop_event,
+    drops_between,
+    flow_event,
+)
 from lockgate.envoy.access_log import parse
+from lockgate.policies import Direction
+from lockgate.redirect.drop_log import DroppedPacket
+from lockgate.redirect.reason import Reason
 
 RULE = "default/api:spec.ingress[0].toPorts[0]"
 DIRECTORY = Directory(
@@ -146,3 +158,20 @@ def test_drops_are_what_the_counters_grew_by() -> None:
     first, second = drops_between(before, after, now)
     assert str(first) == "03:04:05.000  dropped  2 packets, ingress, policy: because"
     assert (second.reason, second.packets, second.to_json()["verdict"]) == ("spoofed", 1, "dropped")
+
+
+def test_a_dropped_packet_has_names_too() -> None:
+    packet = DroppedPacket(
+        1_500_000_000,
+        *(ip_address("10.0.0.2"), 40000, ip_address("203.0.113.1"), 53),
+        *(17, 7, Reason.POLICY, Direction.EGRESS),
+    )
+    found = drop_event(packet, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), DIRECTORY)
+    assert str(found) == (
+        "03:04:06.500  dropped  default/frontend:40000 -> reserved:world:53  UDP  egress, policy: "
+        "no rule allows it, or one denies it"
+    )
+    assert found.to_json()["destination"]["identity"] == 9
+    assert FlowFilter(FlowVerdict.DROPPED, source="frontend").wants(found)
+    for wanted in (FlowFilter(FlowVerdict.DENIED), FlowFilter(path="x"), FlowFilter(destination="frontend")):
+        assert not wanted.wants(found)

@@ -34,7 +34,8 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.verdict import Judgement, Verdict, judge
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
-from lockgate.redirect import Datapath, Reason, netns, plan, syscall
+from lockgate.redirect import Datapath, Reason, layout, netns, plan, syscall
+from lockgate.redirect.drop_log import DropLog
 from lockgate.redirect.plan import DatapathPlan
 from lockgate.redirect.tcx import Hook
 
@@ -313,6 +314,33 @@ def test_sources_must_be_the_endpoints_own(kernel: Kernel) -> None:
         assert kernel.send(frame(ip(source, destination, 17, udp(1, 2)))).reason is Reason.SPOOFED
     for source in (kernel.server.ipv6, ip_address("::"), ip_address("fe80::2")):
         assert kernel.send(frame(ip(source, kernel.server.ipv6, 17, udp(1, 2)))).reason is Reason.SPOOFED
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_drop_leaves_a_record_and_what_passes_none(kernel: Kernel, version: int) -> None:
+    client, server = both(kernel, version)
+    kernel.enforce(egress(rule(None, 80)))
+    with closing(DropLog(kernel.pin_dir)) as log:
+        before = max((each.at for each in log.read()), default=0)
+        port = next(fresh)
+        assert kernel.send(frame(ip(client, server, 6, tcp(port, 80)))).reason is Reason.ALLOWED
+        assert log.read(before) == []
+        assert kernel.send(frame(ip(client, server, 6, tcp(port, 81)))).reason is Reason.POLICY
+        (found,) = log.read(before)
+        assert (found.source, found.source_port, found.destination, found.destination_port) == (
+            client,
+            port,
+            server,
+            81,
+        )
+        assert (found.protocol, found.reason, found.direction) == (6, Reason.POLICY, Direction.EGRESS)
+        assert found.ifindex == kernel.client.ifindex
+        assert log.read(found.at) == []
+        for _ in range(2 * layout.DROPS_KEPT):
+            kernel.send(frame(ip(client, server, 6, tcp(next(fresh), 81))))
+        kept = log.read(found.at)
+        assert kept == sorted(kept)
+        assert len(kept) >= layout.DROPS_KEPT, "of each CPU the last ones"
 
 
 def test_ipv4_addresses_in_ipv6_clothes_are_dropped(kernel: Kernel) -> None:
