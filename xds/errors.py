@@ -3,6 +3,9 @@
 XdsError
 ├── WireError            bytes from a client are not the protobuf message they should be
 ├── SocketError          the server cannot listen on its socket
+├── RemoteError          the server cannot listen for remote nodes
+├── IdentityError        a remote client is not the node that it says it is
+├── CertificateError     a certificate or a key cannot be made, read or written
 └── UnknownRevision      somebody waits for a snapshot that was never published
 """
 
@@ -28,6 +31,21 @@ class SocketError(XdsError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"cannot serve xDS on {path}: {reason}")
         self.path = path
+
+
+class RemoteError(XdsError):
+    """The server cannot listen for remote nodes."""
+
+    def __init__(self, address: str, port: int, reason: str) -> None:
+        super().__init__(f"cannot serve xDS on {address} port {port}: {reason}")
+
+
+class IdentityError(XdsError):
+    """A remote client is not the node that it says it is."""
+
+
+class CertificateError(XdsError):
+    """A certificate or a key cannot be made, read or written."""
 
 
 class UnknownRevision(XdsError):  # noqa: N818  the name says what it is; the base class says that it is an error

@@ -23,9 +23,10 @@ import grpc.aio
 
 from .conversation import Conversation
 from .delta import DeltaStream
-from .errors import SocketError, UnknownRevision, WireError
+from .errors import IdentityError, SocketError, UnknownRevision, WireError
 from .node_memory import NodeMemory
 from .observer import NobodyWatches, Observer
+from .remote import Remote, node_of, require_same
 from .service import SERVICES
 from .snapshot import Snapshot
 from .sotw import SotwStream
@@ -79,27 +80,34 @@ class _Published:
     snapshot: Snapshot
 
 
-class XdsServer:
-    """Serves one snapshot to every client that connects. Use from one event loop."""
+_NOTHING = _Published(0, Snapshot())
 
-    def __init__(self, socket_path: Path, observer: Observer | None = None) -> None:
+
+class XdsServer:
+    """Serves one snapshot to every client on its socket, and to each remote node its own. Use from one event loop."""
+
+    def __init__(self, socket_path: Path, observer: Observer | None = None, remote: Remote | None = None) -> None:
         self._path = socket_path
+        self._remote = remote
+        self.remote_port: int | None = None  # once it listens for remote nodes
         self._observer = observer or NobodyWatches()
         self._server: grpc.aio.Server | None = None
-        self._latest = _Published(0, Snapshot())
+        self._published: dict[str | None, _Published] = {}  # by remote node; None is for the socket
         self._clients: dict[int, _Client] = {}
-        self._memories: dict[str, NodeMemory] = {}
+        self._memories: dict[tuple[str | None, str], NodeMemory] = {}
         self._watchers: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
         """Listen. The socket appears at its path when it is ready, for the owner only (mode 0600); a stale one is
-        replaced. Raises SocketError."""
+        replaced. Raises SocketError, RemoteError."""
         if len(os.fsencode(self._path)) > _LONGEST_SOCKET_PATH:
             raise SocketError(
                 self._path, f"the path is longer than {_LONGEST_SOCKET_PATH} bytes; use a shorter run dir"
             )
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(tuple(self._handlers()))
+        if self._remote is not None:
+            self.remote_port = self._remote.listen(server)
         # Bind where nobody else can look, set the mode, then move: the socket is never open to others.
         nest = self._path.with_name(f".{os.getpid():x}")
         hatching = nest / "s"
@@ -118,31 +126,39 @@ class XdsServer:
         await server.start()
         self._server = server
 
-    async def publish(self, snapshot: Snapshot) -> int:
-        """Offer a snapshot in place of the former one; returns its revision. Does not wait for any client."""
-        self._latest = _Published(self._latest.revision + 1, snapshot)
-        for client in self._clients.values():
+    async def publish(self, snapshot: Snapshot, node: str | None = None) -> int:
+        """Offer a snapshot in place of the former one: to the clients on the socket, or to one remote node. Returns its
+        revision, which each node counts for itself. Does not wait for any client."""
+        latest = self._published[node] = _Published(self._latest(node).revision + 1, snapshot)
+        for client in self._clients_of(node):
             client.wake.set()
-        return self._latest.revision
+        return latest.revision
 
-    async def settled(self, revision: int, timeout: float) -> Settled:  # noqa: ASYNC109  a timeout is an answer here
-        """Wait until every connected client has answered for everything in the snapshot of `revision` or a later one.
+    async def settled(
+        self,
+        revision: int,
+        timeout: float,  # noqa: ASYNC109  a timeout is an answer here
+        node: str | None = None,
+    ) -> Settled:
+        """Wait until every connected client (of `node`, see `publish`) has answered for everything in the snapshot of
+        `revision` or a later one.
 
         A client counts only once it has asked for all resources of the snapshot. Without a client it waits for one.
         Raises UnknownRevision.
         """
-        if not 0 < revision <= self._latest.revision:
-            raise UnknownRevision(revision, self._latest.revision)
+        latest = self._latest(node)
+        if not 0 < revision <= latest.revision:
+            raise UnknownRevision(revision, latest.revision)
         deadline = time.monotonic() + timeout
-        while (answer := self._answer(revision)) is None:
+        while (answer := self._answer(revision, node)) is None:
             left = deadline - time.monotonic()
             changed = asyncio.get_running_loop().create_future()
             self._watchers.add(changed)
             try:
                 await asyncio.wait_for(changed, max(left, 0))
             except TimeoutError:
-                last = self._answer(revision)
-                return last or Settled(Outcome.TIMEOUT if self._clients else Outcome.NO_CLIENT)
+                last = self._answer(revision, node)
+                return last or Settled(Outcome.TIMEOUT if self._clients_of(node) else Outcome.NO_CLIENT)
             finally:
                 self._watchers.discard(changed)
         return answer
@@ -150,8 +166,8 @@ class XdsServer:
     def status(self) -> XdsStatus:
         """Every connected client, with the state of each type it asked for."""
         return XdsStatus(
-            self._latest.revision,
-            tuple(client.status(self._latest.snapshot) for client in self._clients.values()),
+            self._latest(None).revision,
+            tuple(client.status(self._latest(client.remote).snapshot) for client in self._clients.values()),
         )
 
     def send_again(self, node: str, type_url: str, names: Iterable[str]) -> None:
@@ -170,11 +186,17 @@ class XdsServer:
             self._server = None
             self._path.unlink(missing_ok=True)
 
-    def _answer(self, revision: int) -> Settled | None:
-        clients = self._clients.values()
+    def _latest(self, node: str | None) -> _Published:
+        return self._published.get(node, _NOTHING)
+
+    def _clients_of(self, node: str | None) -> list[_Client]:
+        return [client for client in self._clients.values() if client.remote == node]
+
+    def _answer(self, revision: int, node: str | None) -> Settled | None:
+        clients = self._clients_of(node)
         if not clients:
             return None
-        latest = self._latest
+        latest = self._latest(node)
         if not all(client.stream.has_answered(latest.snapshot, revision) for client in clients):
             return None
         errors = {
@@ -203,7 +225,12 @@ class XdsServer:
         context: grpc.aio.ServicerContext[bytes, bytes],
     ) -> None:
         """One stream, from its first request to its end; `type_url` is empty where requests say it."""
-        client = _Client(self._memories, self._observer, variant, type_url)
+        try:
+            remote = node_of(context)
+        except IdentityError as error:
+            _log.warning("xDS client %s refused: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        client = _Client(self._memories, self._observer, variant, type_url, remote)
         self._clients[id(client)] = client
         try:
             await self._serve(client, context)
@@ -212,6 +239,9 @@ class XdsServer:
         except WireError as error:
             _log.warning("%s", error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except IdentityError as error:
+            _log.warning("xDS client %s refused: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         finally:
             del self._clients[id(client)]
             self._observer.left(id(client))
@@ -243,7 +273,7 @@ class XdsServer:
         while True:
             await client.wake.wait()
             client.wake.clear()
-            latest = self._latest
+            latest = self._latest(client.remote)
             if latest.revision == 0:
                 continue
             responses = client.stream.due(latest.snapshot, latest.revision)
@@ -259,12 +289,14 @@ class _Client:
 
     def __init__(
         self,
-        memories: dict[str, NodeMemory],
+        memories: dict[tuple[str | None, str], NodeMemory],
         observer: Observer,
         variant: type[Conversation[Any]],
         type_url: str,
+        remote: str | None,
     ) -> None:
         self.node = ""
+        self.remote = remote  # the node of its certificate; None on the socket
         self._observer = observer
         self.wake = asyncio.Event()
         self.stream: Conversation[Any] = variant(NodeMemory())  # until the first request tells the node
@@ -276,15 +308,16 @@ class _Client:
         self._clock = TypeClock(_now)
 
     def receive(self, message: bytes) -> str | None:
-        """Take a request in; returns the text of a NACK. Raises WireError."""
+        """Take a request in; returns the text of a NACK. Raises WireError, IdentityError."""
         request = self._variant.decode(message)
         if self._type_url:
             # Implicit in requests to the service of one type (DiscoveryRequest.type_url).
             request = replace(request, type_url=self._type_url)
         if not self._greeted:
-            self._greeted = True
             self.node = request.node.id if request.node is not None else ""
-            self.stream = self._variant(self._memories.setdefault(self.node, NodeMemory()))
+            require_same(self.remote, self.node)
+            self._greeted = True
+            self.stream = self._variant(self._memories.setdefault((self.remote, self.node), NodeMemory()))
             _log.info("xDS client %s connected", self.node or "without a node id")
         nack = self.stream.receive(request)
         if request.nonce:

@@ -19,6 +19,8 @@ import pytest
 from lockgate.tests.e2e.dynamic_envoy import dynamic_envoy, eds_cluster, endpoints, http_listener, routes
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy
 from lockgate.xds import LISTENER, Outcome, Resource, Snapshot, XdsServer
+from lockgate.xds.certificates import Authority, Identity
+from lockgate.xds.remote import Remote
 
 WAIT = 15.0
 
@@ -147,6 +149,54 @@ async def test_a_refused_listener_leaves_the_good_ones(
     assert envoy.stat("listener_manager.lds.update_rejected") == rejected
     await enforce(server, good, *more)
     assert await get(envoy) == "one"
+
+
+async def test_remote_envoys_each_have_their_own_over_mutual_tls(tmp_path: Path, origins: dict[str, int]) -> None:
+    """Two nodes, and one that has another's name but not its certificate."""
+    authority = Authority.new()
+    remote = Remote("127.0.0.1", 0, authority.server(["127.0.0.1"]), authority.identity.certificate)
+    server = XdsServer(tmp_path / "xds.sock", remote=remote)
+    await server.start()
+    address: dict[str, object] = {"socket_address": {"address": "127.0.0.1", "port_value": server.remote_port}}
+
+    def tls(identity: Identity) -> dict[str, object]:
+        certificate = {
+            "certificate_chain": {"inline_string": identity.certificate.decode()},
+            "private_key": {"inline_string": identity.key.decode()},
+        }
+        context = {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "tls_certificates": [certificate],
+                "alpn_protocols": ["h2"],
+                "validation_context": {"trusted_ca": {"inline_string": authority.identity.certificate.decode()}},
+            },
+        }
+        return {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
+
+    try:
+        with ExitStack() as stack:
+            for node, origin_name in (("node-1", "one"), ("node-2", "two")):
+                more = tls(authority.node(node))
+                envoy = stack.enter_context(dynamic_envoy(address, "DELTA_GRPC", node, **more))
+                content = [
+                    http_listener("web", "routes", envoy.listen[0][1]),
+                    routes("routes", {"/": "c"}),
+                    eds_cluster("c"),
+                    endpoints("c", origins[origin_name]),
+                ]
+                revision = await server.publish(Snapshot.of(content), node=node)
+                settled = await server.settled(revision, WAIT, node=node)
+                assert settled.acked, (settled, envoy.log)
+                await asyncio.to_thread(envoy.wait_until_listening)
+                assert await get(envoy) == origin_name
+            forged = stack.enter_context(
+                dynamic_envoy(address, "DELTA_GRPC", "node-1", **tls(authority.node("node-3")))
+            )
+            await until(lambda: "the certificate is for node node-3" in forged.log)
+            assert forged.stat("listener_manager.total_listeners_active") == 0
+    finally:
+        await server.stop()
 
 
 class GrpcClient:
