@@ -122,6 +122,7 @@ class Conversation(ABC, Generic[Request]):
         return {
             (type_url, name): error
             for type_url, subscription in self._subscriptions.items()
+            if subscription.has_refusals
             for name, resource in snapshot.of_type(type_url).items()
             if (error := subscription.rejection(resource)) is not None
         }

@@ -277,7 +277,7 @@ class XdsServer:
             if latest.revision == 0:
                 continue
             responses = client.stream.due(latest.snapshot, latest.revision)
-            client.status(latest.snapshot)
+            client.note(latest.snapshot)
             self._tell_watchers()
             for response in responses:
                 self._observer.sent(id(client), response.type_url, response.nonce)
@@ -323,6 +323,11 @@ class _Client:
         if request.nonce:
             self._observer.answered(id(self), request.type_url, request.nonce, refused=request.error is not None)
         return nack
+
+    def note(self, snapshot: Snapshot) -> None:
+        """Remember since when each type is in its state."""
+        for subscription in self.stream.subscriptions.values():
+            self._clock.note(subscription, snapshot)
 
     def status(self, snapshot: Snapshot) -> ClientStatus:
         """What it has now."""

@@ -17,8 +17,8 @@ from .variant import WHOLE_STATE, state_of_the_world
 
 
 class SotwStream(Conversation[WholeRequest]):
-    """One response of a type is on its way at a time. A request with the nonce of an earlier one is stale and void
-    (#resource-updates): the client sends all its names again when it answers the latest."""
+    """One response of a type is on its way at a time. A request with the nonce of an earlier one is stale and is
+    not answered (#resource-updates): the client sends all its names again when it answers the latest."""
 
     @staticmethod
     def decode(message: bytes) -> WholeRequest:
@@ -42,6 +42,7 @@ class SotwStream(Conversation[WholeRequest]):
             subscription.begin(request.names, self._kept(request) if wildcard else {})
             return None
         if request.nonce != self._nonces.get(type_url, ""):
+            self._let_go(subscription, request)
             return None
         nacked = self.answer(subscription, request.nonce, request.error)
         before = self._wanted[type_url]
@@ -49,6 +50,14 @@ class SotwStream(Conversation[WholeRequest]):
         subscription.subscribe(sorted(wanted - before))
         subscription.unsubscribe(sorted(before - wanted))
         return request.error if nacked else None
+
+    def _let_go(self, subscription: Subscription, request: WholeRequest) -> None:
+        """What a stale request does not name any more the client has dropped, and must be sent again when it is named
+        again later."""
+        before = self._wanted[request.type_url]
+        kept = before & self._want(request)
+        self._wanted[request.type_url] = kept
+        subscription.unsubscribe(sorted(before - kept))
 
     def _kept(self, request: WholeRequest) -> dict[str, str]:
         """What a client that comes back still holds, name to version. It tells one version for all of it, which is

@@ -97,10 +97,20 @@ class TypeClock:
         state = worst(resource.state for resource in resources)
         if subscription.is_waiting and state is SyncState.SYNCED:
             state = SyncState.STALE
-        known = self._since.get(subscription.type_url)
+        return TypeStatus(subscription.type_url, state, self._enter(subscription.type_url, state), resources)
+
+    def note(self, subscription: Subscription, snapshot: Snapshot) -> None:
+        """The same for the sake of `since`, without a look at each resource where that is not needed."""
+        if subscription.is_plain:
+            self._enter(subscription.type_url, SyncState.STALE if subscription.is_waiting else SyncState.SYNCED)
+        else:
+            self.status(subscription, snapshot)
+
+    def _enter(self, type_url: str, state: SyncState) -> Moment:
+        known = self._since.get(type_url)
         if known is None or known[0] is not state:
-            known = self._since[subscription.type_url] = (state, self._now())
-        return TypeStatus(subscription.type_url, state, known[1], resources)
+            known = self._since[type_url] = (state, self._now())
+        return known[1]
 
 
 def resource_statuses(subscription: Subscription, snapshot: Snapshot) -> tuple[ResourceStatus, ...]:

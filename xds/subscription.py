@@ -162,9 +162,9 @@ class Subscription:
         """The responses to send now, and note them as sent. `published` is the snapshot's part of this type, `revision`
         its number, which only grows. What `gate` holds back is asked about again in the next call."""
         if published is not self._published:
-            self._look_at |= {*self._named, *self._known}
-            self._published = published
-            self._look_at_all_if_wildcard()
+            before, self._published = self._published, published
+            names = {*before, *published} if self._wildcard else {*self._named, *self._known}
+            self._look_at.update(name for name in names if before.get(name) is not published.get(name))
         if self.variant.in_turn and self._sent:
             return []
         self._revision = revision
@@ -274,6 +274,17 @@ class Subscription:
     def is_moving(self) -> bool:
         """True when an answer of the client or a next step is awaited."""
         return bool(self._sent) or bool(self._look_at - self._closed)
+
+    @property
+    def has_refusals(self) -> bool:
+        """True when the client's node ever refused something of this type."""
+        return bool(self._memory.refusals)
+
+    @property
+    def is_plain(self) -> bool:
+        """True when whether a response is awaited says all about its state: nothing was refused, nothing is held back
+        or left untold."""
+        return not self._memory.refusals and not self._look_at and self.variant.removals is not Removals.UNTOLD
 
     @property
     def held_back(self) -> int:

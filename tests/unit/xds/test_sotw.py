@@ -198,8 +198,9 @@ class Client(RuleBasedStateMachine):
             return
         if self.type_url == CLUSTER:
             self.held, self.taken = {}, {}
-        self.held |= contents
-        self.taken |= contents
+        wanted = {name: body for name, body in contents.items() if not self.names or name in self.names}
+        self.held |= wanted
+        self.taken |= wanted
         self.hear(self.talk.ack(response))
 
     @rule(names=st.sets(st.sampled_from(NAMES), min_size=1))
