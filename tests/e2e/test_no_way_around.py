@@ -18,7 +18,7 @@ from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect import netns
 from lockgate.tests.e2e import wire
-from lockgate.tests.e2e.field import L4, L7, SHUT, Field, Packets, Recorder, field, pair
+from lockgate.tests.e2e.field import L4, L7, POLICY, SHUT, Field, Packets, Recorder, field, pair
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, fetch
 from lockgate.tests.e2e.wire import ACK, FIN, ICMPV6, PSH, RST, SYN, TCP, UDP, URG, Wire, ip
 
@@ -387,9 +387,12 @@ def test_more_connections_than_the_kernel_remembers(ground: Field) -> None:
 def test_the_first_packet_before_the_first_sync(ground: Field) -> None:
     """A new pod whose policy Envoy has not acknowledged yet is mute: nothing reaches it, and it reaches nobody."""
     node = ground.node
+    # Of a kind that Envoy has never heard of: another api-server would need nothing of Envoy.
+    node.write("late", POLICY.replace("name: field", "name: late").replace("app: api-server", "app: late"))
+    node.until("it is in force", lambda: node.ok() and node.status()["policies"]["enforced"] == 2)
     os.kill(node.envoy_pid(), signal.SIGSTOP)
     try:
-        late = node.ground.pod("late", labels={"app": "api-server"})
+        late = node.ground.pod("late", labels={"app": "late"})
         served = Recorder(late, L7)
         node.list_pods()
         with Wire(late, node.node) as capture:
@@ -418,4 +421,5 @@ def test_the_first_packet_before_the_first_sync(ground: Field) -> None:
         served.close()
         node.ground.remove(late)
         node.list_pods()
-        node.until("all is as it was", node.ok)
+        (node.policies / "late.yaml").unlink()
+        node.until("all is as it was", lambda: node.ok() and node.status()["policies"]["enforced"] == 1)
