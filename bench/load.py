@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from lockgate.agent.playground import Pod
 
@@ -24,15 +26,24 @@ class Load:
     p99: float
 
 
-def run(client: Pod, url: str, connections: int, seconds: int, threads: int) -> Load:
+def run(
+    client: Pod,
+    url: str,
+    connections: int,
+    seconds: int,
+    threads: int,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Load:
     """GETs of `url` from inside the pod `client` over `connections` keep-alive connections for whole `seconds`.
 
     Raises:
         LoadError: wrk did not run, or any request did not end in 2xx or 3xx.
     """
     threads = min(threads, connections)
+    written = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
     process = client.popen(
-        ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "-s", _SCRIPT, url],
+        ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "--timeout", "20s", "-s", _SCRIPT]
+        + [*written, url],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

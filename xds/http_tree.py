@@ -15,7 +15,8 @@ from functools import lru_cache
 import re2
 
 from ..policies.endpoint_policy import GrpcRule, HeaderMatch, HttpRule, HttpRules, MismatchAction
-from .header_condition import all_hold, can_match
+from .header_condition import can_match
+from .header_tree import Needing, header_tree
 from .matcher import (
     OnMatch,
     descend,
@@ -109,7 +110,7 @@ def _build_level(depth: int, rules: Sequence[Condition], otherwise: OnMatch | No
         if rule.open_from <= depth:
             return allow(rule.name)
     if depth == _HEADERS:
-        return _header_list(rules, otherwise)
+        return header_tree([Needing(rule.name, rule.headers) for rule in rules], otherwise)
     return _field_tree(depth, rules, otherwise)
 
 
@@ -178,8 +179,3 @@ def _program_size(regex: str) -> int:
     """Instructions of the compiled expression, the measure of Envoy's `re2.max_program_size`."""
     size: int = re2.compile(regex).programsize
     return size
-
-
-def _header_list(rules: Sequence[Condition], otherwise: OnMatch | None) -> OnMatch | None:
-    entries = {all_hold(rule.headers): allow(rule.name) for rule in reversed(rules)}
-    return descend(first_of(list(reversed(entries.items())), otherwise))
