@@ -40,10 +40,12 @@ def run(
         LoadError: wrk did not run, or any request did not end in 2xx or 3xx.
     """
     threads = min(threads, connections)
-    written = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+    command: list[str | Path] = ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s"]
+    command += ["--timeout", "20s", "-s", _SCRIPT]
+    for name, value in headers.items():
+        command += ["-H", f"{name}: {value}"]
     process = client.popen(
-        ["wrk", "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "--timeout", "20s", "-s", _SCRIPT]
-        + [*written, url],
+        [*command, url],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,4 +1,4 @@
-"""bench/policy-size: its policies are the language's, its request is the last rule's, its report says what it measured."""
+"""bench/policy-size: its policies are valid, its request is the last rule's, its report says what was measured."""
 
 from __future__ import annotations
 
