@@ -66,9 +66,12 @@ class PolicyFile:
     kept: tuple[Policy, ...] = ()
     kept_secrets: tuple[Secret, ...] = ()
     with_secrets: tuple[Policy, ...] = field(init=False)
+    plain: bool = field(init=False)  # it holds policies, and there is nothing else to say of it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "with_secrets", tuple(filter(names_secrets, self.accepted)))
+        more = (self.parsed.problems, self.kept, self.accepted_secrets, self.with_secrets)
+        object.__setattr__(self, "plain", not any(more))
 
     @property
     def accepted(self) -> tuple[Policy, ...]:
@@ -106,6 +109,8 @@ class Intake:
     """What the node is to enforce and everything that is wrong with what it was given."""
 
     policies: tuple[Policy, ...] = ()
+    by_key: Mapping[PolicyKey, Policy] = field(default_factory=lambda: MappingProxyType({}))  # the same
+    distinct: bool = True  # no two files hold the same policy
     workloads: tuple[Workload, ...] = ()
     services: tuple[Service, ...] = ()
     secrets: tuple[Secret, ...] = ()
@@ -129,24 +134,21 @@ def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServi
     """Reads what changed since `before` and decides what is enforced now. With `grpc` rules may name only these."""
     files = {document.source: _policy_file(before, document, memory, grpc) for document in content.policies}
     workload_files = {document.source: _workload_file(before, document, memory) for document in content.workloads}
+    special = [file for file in files.values() if not file.plain]
     problems = [Problem(source="store", line=0, path="", message=sentence, hint="") for sentence in content.problems]
-
-    policies: dict[PolicyKey, Policy] = {}
-    for file in files.values():
-        problems.extend(file.parsed.problems)
-        for policy in file.accepted:
-            first = policies.setdefault(policy.key, policy)
-            if first is not policy:
-                problems.append(_twice(policy.source, policy.line, f"policy {policy.key}", first.source, first.line))
+    problems += [problem for file in special for problem in file.parsed.problems]
+    policies, twice = _policies(before, files)
+    problems += twice
 
     secrets: dict[SecretRef, Secret] = {}
-    for file in files.values():
+    for file in special:
         for secret in file.accepted_secrets:
-            known = secrets.setdefault(secret.ref, secret)
-            if known is not secret:
-                problems.append(_twice(secret.source, secret.line, f"Secret {secret.ref}", known.source, known.line))
+            first_secret = secrets.setdefault(secret.ref, secret)
+            if first_secret is not secret:
+                where = (first_secret.source, first_secret.line)
+                problems.append(_twice(secret.source, secret.line, f"Secret {secret.ref}", *where))
     values = before.header_values if tuple(secrets.values()) == before.secrets else header_values(secrets.values())
-    with_secrets = (policy for file in files.values() for policy in file.with_secrets)
+    with_secrets = (policy for file in special for policy in file.with_secrets)
 
     workloads: dict[str, Workload] = {}
     services: dict[str, Service] = {}
@@ -165,22 +167,46 @@ def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServi
 
     return Intake(
         policies=tuple(policies.values()),
+        by_key=policies,
+        distinct=not twice,
         workloads=tuple(workloads.values()),
         services=tuple(services.values()),
         secrets=tuple(secrets.values()),
         header_values=values,
         lacking=MappingProxyType(secret_problems(with_secrets, values)),
-        stale=frozenset(policy.key for file in files.values() for policy in file.kept),
-        stale_secrets=frozenset(secret.ref for file in files.values() for secret in file.kept_secrets),
+        stale=frozenset(policy.key for file in special for policy in file.kept),
+        stale_secrets=frozenset(secret.ref for file in special for secret in file.kept_secrets),
         problems=tuple(problems),
         files=MappingProxyType(files),
         workload_files=MappingProxyType(workload_files),
     )
 
 
+def _policies(before: Intake, files: Mapping[str, PolicyFile]) -> tuple[dict[PolicyKey, Policy], list[Problem]]:
+    """What the files hold by key, and what one of them holds that another does too."""
+    changed = [file for source, file in files.items() if before.files.get(source) is not file]
+    gone = [file for source, file in before.files.items() if files.get(source) is not file]
+    if before.distinct:
+        policies = dict(before.by_key)
+        for file in gone:
+            for policy in file.accepted:
+                del policies[policy.key]
+        added = [policy for file in changed for policy in file.accepted]
+        policies |= {policy.key: policy for policy in added}
+        if len(policies) == len(before.by_key) - sum(len(file.accepted) for file in gone) + len(added):
+            return policies, []
+    policies, problems = {}, []
+    for file in files.values():
+        for policy in file.accepted:
+            first = policies.setdefault(policy.key, policy)
+            if first is not policy:
+                problems.append(_twice(policy.source, policy.line, f"policy {policy.key}", first.source, first.line))
+    return policies, problems
+
+
 def _policy_file(before: Intake, document: Document, memory: Memory, grpc: GrpcServices | None) -> PolicyFile:
     known = before.files.get(document.source)
-    if known is not None and known.document == document:
+    if known is not None and (known.document is document or known.document == document):
         return known
     if document.failure:
         parsed = ParsedPolicies((), (_failure(document),), unreadable=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -31,11 +32,12 @@ _Kind: TypeAlias = Literal["policy", "secret", "workload", "service"]
 
 @dataclass(frozen=True, slots=True)
 class _Accepted:
-    """One document and the names of what is enforced of it: `fresh` from its own bytes, `kept` from older ones."""
+    """One document, and when asked the names of what is enforced of it: `fresh` from its own bytes, `kept` from older
+    ones."""
 
     document: Document
-    fresh: tuple[str, ...]
-    kept: tuple[str, ...]
+    fresh: Callable[[], tuple[str, ...]]
+    kept: Callable[[], tuple[str, ...]]
 
     def same_as(self, other: _Accepted | None) -> bool:
         """True when storing the one is as good as storing the other."""
@@ -104,7 +106,7 @@ class LastGood:
         """Stores what `intake` accepted; only files that changed since the last call are written."""
         now = {(kind, accepted.document.source): accepted for kind, accepted in _accepted(intake)}
         changed = {key: accepted for key, accepted in now.items() if not accepted.same_as(self._written.get(key))}
-        gone = self._stored() - now.keys()
+        gone = (self._written.keys() if self._written else self._stored()) - now.keys()
         if not changed and not gone:
             return
         with _told(self.path), self._database:
@@ -136,33 +138,47 @@ class LastGood:
             return set(self._database.execute("SELECT DISTINCT kind, source FROM accepted_entry").fetchall())
 
     def _write(self, kind: _Kind, source: str, accepted: _Accepted) -> None:
-        marks = ",".join("?" * len(accepted.kept))
+        fresh, kept = accepted.fresh(), accepted.kept()
+        marks = ",".join("?" * len(kept))
         self._database.execute(
             f"DELETE FROM accepted_entry WHERE kind = ? AND source = ? AND name NOT IN ({marks})",
-            (kind, source, *accepted.kept),
+            (kind, source, *kept),
         )
-        if accepted.fresh:
+        if fresh:
             data = accepted.document.data
             digest = hashlib.sha256(data).digest()
             self._database.execute("INSERT OR IGNORE INTO document VALUES (?, ?)", (digest, data))
             self._database.executemany(
                 "INSERT OR REPLACE INTO accepted_entry VALUES (?, ?, ?, ?)",
-                [(kind, source, name, digest) for name in accepted.fresh],
+                [(kind, source, name, digest) for name in fresh],
             )
 
 
 def _accepted(intake: Intake) -> Iterable[tuple[_Kind, _Accepted]]:
     for file in intake.files.values():
-        fresh = tuple(repr(policy.key) for policy in file.parsed.policies)
-        yield "policy", _Accepted(file.document, fresh, tuple(repr(policy.key) for policy in file.kept))
-        if file.accepted_secrets:
-            fresh = tuple(str(secret.ref) for secret in file.parsed.secrets)
-            yield "secret", _Accepted(file.document, fresh, tuple(str(secret.ref) for secret in file.kept_secrets))
+        yield (
+            "policy",
+            _Accepted(file.document, partial(_policy_keys, file.parsed.policies), partial(_policy_keys, file.kept)),
+        )
+        if not file.plain and file.accepted_secrets:
+            fresh, kept = partial(_secret_refs, file.parsed.secrets), partial(_secret_refs, file.kept_secrets)
+            yield "secret", _Accepted(file.document, fresh, kept)
     for listed in intake.workload_files.values():
-        fresh = tuple(workload.key for workload in listed.parsed.workloads)
-        yield "workload", _Accepted(listed.document, fresh, tuple(workload.key for workload in listed.kept))
-        fresh = tuple(service.key for service in listed.parsed.services)
-        yield "service", _Accepted(listed.document, fresh, tuple(service.key for service in listed.kept_services))
+        parsed, document = listed.parsed, listed.document
+        yield "workload", _Accepted(document, partial(_keys, parsed.workloads), partial(_keys, listed.kept))
+        yield "service", _Accepted(document, partial(_keys, parsed.services), partial(_keys, listed.kept_services))
+
+
+def _policy_keys(policies: Iterable[Policy]) -> tuple[str, ...]:
+    return tuple(repr(policy.key) for policy in policies)
+
+
+def _secret_refs(secrets: Iterable[Secret]) -> tuple[str, ...]:
+    return tuple(str(secret.ref) for secret in secrets)
+
+
+def _keys(entries: Iterable[Workload | Service]) -> tuple[str, ...]:
+    return tuple(entry.key for entry in entries)
 
 
 @contextmanager

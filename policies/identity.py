@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from types import MappingProxyType
 from typing import TypeAlias
 
 from .labels import CIDR, RESERVED, Label, Labels, workload_labels
-from .workload import Endpoint, Workload
+from .workload import Endpoint, IPAddress, Workload
 
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
@@ -75,6 +76,12 @@ def number_labels(label_sets: Iterable[Labels], numbers: range) -> dict[Labels, 
         taken[number] = labels
         numbered[labels] = number
     return numbered
+
+
+@lru_cache(maxsize=65536)
+def network_of(address: IPAddress) -> IPNetwork:
+    """The network of one address alone."""
+    return ip_network(address)
 
 
 def cidr_labels(prefix: IPNetwork) -> Labels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -17,6 +17,8 @@ class PolicyKind(StrEnum):
     CILIUM = "CiliumNetworkPolicy"
     CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
     KUBERNETES = "NetworkPolicy"
+
+    __hash__ = str.__hash__  # a part of every policy's key, and Enum's own is slow
 
 
 class PolicyKey(NamedTuple):
@@ -167,6 +169,17 @@ class Rule:
     line: int
 
 
+class Named(NamedTuple):
+    """What a policy names that the world has to have a number or an address for."""
+
+    networks: frozenset[IPNetwork] = frozenset()
+    fqdns: frozenset[DnsRule] = frozenset()
+    services: tuple[ServiceRef, ...] = ()
+
+
+_NOTHING = Named()
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A whole document. Equal when key, place and content are equal."""
@@ -175,6 +188,17 @@ class Policy:
     rules: tuple[Rule, ...]
     source: str
     line: int
+    named: Named = field(init=False, compare=False, repr=False)  # in all rules together
+
+    def __post_init__(self) -> None:
+        peers = [entry.peers for rule in self.rules for entry in (*rule.ingress, *rule.egress) if entry.peers]
+        blocks = [block for each in peers for block in each.blocks]
+        found = Named(
+            frozenset(network for block in blocks for network in (block.cidr, *block.exceptions)),
+            frozenset(rule for each in peers for rule in each.fqdns),
+            tuple(reference for each in peers for reference in each.services),
+        )
+        object.__setattr__(self, "named", _NOTHING if found == _NOTHING else found)
 
     def __str__(self) -> str:
         return str(self.key)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from itertools import pairwise
 from types import MappingProxyType
+from typing import TypeVar
 
 from .endpoint_policy import DnsRule, EndpointPolicy
 from .errors import PolicyError
@@ -18,6 +20,7 @@ from .identity import (
     IPNetwork,
     Reserved,
     cidr_labels,
+    network_of,
     number_labels,
 )
 from .identity_index import IdentityIndex
@@ -28,6 +31,8 @@ from .resolve import NamedPorts, PolicyPlan, RulePlan, Surroundings, assemble, s
 from .selector import Selector
 from .service import Service
 from .workload import Endpoint, IPAddress
+
+_T = TypeVar("_T", Policy, Endpoint)
 
 _WORLDS: Mapping[IPNetwork, Reserved] = MappingProxyType(
     {IPv4Network("0.0.0.0/0"): Reserved.WORLD_IPV4, IPv6Network("::/0"): Reserved.WORLD_IPV6}
@@ -78,9 +83,9 @@ class World:
         endpoints have one key.
         """
         ordered = tuple(sorted(policies, key=lambda policy: policy.key))
-        _refuse_twice("policies", (f"{policy.key.kind} {policy.key}" for policy in ordered))
+        _refuse_twice("policies", ordered, lambda policy: f"{policy.key.kind} {policy.key}")
         numbered, by_labels = _number_endpoints(endpoints)
-        _refuse_twice("endpoints", (endpoint.key for endpoint in numbered))
+        _refuse_twice("endpoints", numbered, lambda endpoint: endpoint.key)
         services = tuple(services)
         selectors = _selectors(ordered, previous)
         prefixes = _prefixes(ordered, services)
@@ -201,12 +206,11 @@ class World:
         return f"{own or 'no labels'} in {namespace}"
 
 
-def _refuse_twice(what: str, keys: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for key in keys:
-        if key in seen:
-            raise PolicyError(f"two {what} are called {key}: rename or remove one of them")
-        seen.add(key)
+def _refuse_twice(what: str, ordered: Sequence[_T], name: Callable[[_T], str]) -> None:
+    """Of things that are sorted by their keys."""
+    for one, other in pairwise(ordered):
+        if one.key == other.key:
+            raise PolicyError(f"two {what} are called {name(one)}: rename or remove one of them")
 
 
 def _number_endpoints(endpoints: Iterable[Endpoint]) -> tuple[tuple[Endpoint, ...], dict[Labels, int]]:
@@ -226,29 +230,16 @@ def _prefixes(policies: Iterable[Policy], services: tuple[Service, ...]) -> set[
     """Every prefix that a policy tells apart; each gets an identity of its own."""
     found: set[IPNetwork] = set()
     for policy in policies:
-        for rule in policy.rules:
-            for entry in (*rule.ingress, *rule.egress):
-                if entry.peers is None:
-                    continue
-                for block in entry.peers.blocks:
-                    found.add(block.cidr)
-                    found.update(block.exceptions)
-                for reference in entry.peers.services:
-                    for service in services_meant(reference, services):
-                        found.update(ip_network(address) for address in service.ips)
+        found |= policy.named.networks
+        for reference in policy.named.services:
+            for service in services_meant(reference, services):
+                found.update(ip_network(address) for address in service.ips)
     return found - _WORLDS.keys()
 
 
 def _selectors(policies: Iterable[Policy], previous: World | None) -> FqdnSelectors:
     """Of all toFQDNs; the previous object, which knows the answers, when they are the same."""
-    rules = {
-        selector
-        for policy in policies
-        for rule in policy.rules
-        for entry in rule.egress
-        if entry.peers is not None
-        for selector in entry.peers.fqdns
-    }
+    rules = {selector for policy in policies for selector in policy.named.fqdns}
     old = previous._learned.selectors if previous is not None else None
     return old if old is not None and old.rules == rules else FqdnSelectors(rules)
 
@@ -337,8 +328,8 @@ def _ipcache(
     found.update(cidrs)
     found.update(learned)
     for address in hosts:
-        found[ip_network(address)] = int(Reserved.HOST)
+        found[network_of(address)] = int(Reserved.HOST)
     for endpoint in endpoints:
         for address in endpoint.ips:
-            found[ip_network(address)] = endpoint.identity
+            found[network_of(address)] = endpoint.identity
     return found

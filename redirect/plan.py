@@ -27,7 +27,7 @@ from ..policies.endpoint_policy import (
     Protocol,
     ResolvedRule,
 )
-from ..policies.identity import IPNetwork
+from ..policies.identity import IPNetwork, network_of
 from ..policies.proxy_kind import ProxyKind, proxy_of
 from ..policies.workload import Endpoint, IPAddress
 from .port_prefix import EVERYTHING, PortPrefix, exact, split
@@ -241,7 +241,7 @@ class Planner:
         numbers = _numbers(compiled.digest for compiled in self._compiled.values())
         for endpoint, _ in local:
             for ip in endpoint.ips:
-                owners[ip_network(ip)] = Owner(endpoint.identity, endpoint.ifindex)
+                owners[network_of(ip)] = Owner(endpoint.identity, endpoint.ifindex)
         owners |= {network: Owner(0) for network in _CLOSED}
 
         def number(half: DirectionPolicy) -> int:

@@ -42,6 +42,7 @@ from .wire import frame
 FILTERS: Mapping[Direction, str] = MappingProxyType(
     {Direction.EGRESS: "lockgate.http.egress", Direction.INGRESS: "lockgate.http.ingress"}
 )
+_SWEEP = 16  # compilations after which fragments that are no longer needed are let go
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class NodeCompiler:
 
     def __init__(self) -> None:
         self._subtrees = FragmentCache[tuple[int, Direction, int], OnMatch]()
+        self._since_sweep = 0
         self._unions = FragmentCache[tuple[int, ...], OnMatch | None]()
         self._rules = FragmentCache[int, tuple[Condition, ...]]()
         self._halves = FragmentCache[int, _Half]()
@@ -99,7 +101,10 @@ class NodeCompiler:
         for direction in (Direction.EGRESS, Direction.INGRESS):
             filters[direction] = self._filter(direction, made_of, refused)
             changes[direction] = self._headers.filter(direction, made_of)
-        self._forget_all_but([half for _, policy in endpoints for half in (policy.ingress, policy.egress)])
+        self._since_sweep += 1
+        if self._since_sweep > _SWEEP:
+            self._since_sweep = 0
+            self._forget_all_but([half for _, policy in endpoints for half in (policy.ingress, policy.egress)])
         return NodeResources(MappingProxyType(filters), MappingProxyType(changes), MappingProxyType(refused), made_of)
 
     def steps(self, before: NodeResources | None, after: NodeResources) -> list[Snapshot]:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from .reference import Reference, references
 from .type_url import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET
-from .wire import any_of_type, frame, text
+from .wire import around, text
 
 _NOTHING: Mapping[str, Resource] = MappingProxyType({})
 
@@ -34,7 +34,8 @@ class Resource:
     @cached_property
     def on_the_wire(self) -> bytes:
         """The envoy.service.discovery.v3.Resource message: made once, sent to every client."""
-        return text(3, self.name) + text(1, self.version) + frame(2, any_of_type(self.type_url, self.body))
+        any_of = [text(1, self.type_url), *around(2, [self.body])]
+        return b"".join([text(3, self.name), text(1, self.version), *around(2, any_of)])
 
     @cached_property
     def references(self) -> frozenset[Reference]:

@@ -7,7 +7,7 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .errors import WireError
 
@@ -30,6 +30,11 @@ def varint(number: int) -> bytes:
 def frame(field: int, payload: bytes) -> bytes:
     """A length-delimited field (message, string, bytes) with a field number below 16, also when it is empty."""
     return _TAGS[field] + varint(len(payload)) + payload
+
+
+def around(field: int, parts: Sequence[bytes]) -> list[bytes]:
+    """`frame` of the joined parts, not joined yet: what is large is then copied once, however deep it is nested."""
+    return [_TAGS[field] + varint(sum(map(len, parts))), *parts]
 
 
 def text(field: int, value: str) -> bytes:
