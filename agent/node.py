@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -80,6 +81,7 @@ class NodeAgent:
         """
         settings = self._settings
         require_host()
+        gc.disable()  # all that is read at the start stays, so looking for garbage in it is lost time
         binary = find_binary(settings.envoy)
         module = find_module(binary)
         make_run_dir(settings.run_dir)
@@ -246,6 +248,9 @@ class NodeAgent:
                     self._changed.set()  # Envoy may have to know
             state.refusals = changes.refusals
             await self._follow_uplinks(applier)
+            if not gc.isenabled():
+                gc.freeze()
+                gc.enable()
             for event in waiting:
                 event.set()
             if state.settled:
