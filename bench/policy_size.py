@@ -41,6 +41,7 @@ from .workplace import RESULTS, compiled_origin, interruptible, positive, positi
 MODES: tuple[type[SizeMode], ...] = (NoPolicy, CompiledPaths, CompiledHeaders, LinearPaths, LinearHeaders)
 _CONNECTIONS = 16
 _FIRST_PORT = 15100
+_MANY = 5000  # rules
 _WAIT = 60.0  # seconds for an Envoy to come up
 
 
@@ -111,7 +112,7 @@ def _passes(mode: SizeMode) -> bool:
 
 def _rounds(modes: Sequence[SizeMode], namespaces: list[Path], rounds: int, seconds: int) -> list[Cell]:
     for mode in modes:  # connection pools, caches, branch predictors
-        _load(mode, 1)
+        _load(mode, 2)
     cells = []
     for number in range(rounds):
         shift = number % len(modes)
@@ -139,6 +140,9 @@ def _rounds(modes: Sequence[SizeMode], namespaces: list[Path], rounds: int, seco
 
 
 def _load(mode: SizeMode, seconds: int) -> load.Load:
+    """Lists of many rules get longer, so that even there enough requests are answered."""
+    if mode.slow and mode.rules >= _MANY:
+        seconds *= 4
     return load.run(mode.place.client, mode.url, _CONNECTIONS, seconds, 1, mode.headers)
 
 

@@ -47,6 +47,7 @@ class SizeMode(ABC):
 
     label: str
     denies = True
+    slow = False  # it may take seconds for a request
 
     def __init__(self, place: Place, rules: int, port: int) -> None:
         self.place = place
@@ -192,6 +193,7 @@ class Linear(SizeMode):
     """The same rules one after the other, as a direct translation gives."""
 
     kind: Kind
+    slow = True
 
     def policy_filter(self) -> list[dict[str, Any]]:
         rbac = linear_rbac(self.kind, self.rules, str(self.place.client.ipv4))
