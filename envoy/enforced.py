@@ -93,8 +93,10 @@ def _matcher(matcher: _Json, fields: _Fields) -> Iterator[tuple[_Fields, _Json]]
     if "matcher_tree" in matcher:
         tree = matcher["matcher_tree"]
         asked = _asked(tree.get("input", {}))
+        header = _header(tree.get("input", {}))
         for values, on_match in _branches(tree):
-            yield from _on_match(on_match, _with(fields, asked, values))
+            shown = tuple(f"{header}: {value}" for value in values) if asked == "more" and header else values
+            yield from _on_match(on_match, _with(fields, asked, shown))
     for entry in matcher.get("matcher_list", {}).get("matchers", ()):
         found = dict(fields)
         for asked, value in _predicate(entry.get("predicate", {})):
@@ -127,7 +129,7 @@ def _predicate(predicate: _Json) -> Iterator[tuple[str, str]]:
         single = predicate["single_predicate"]
         reads = single.get("input", {})
         asked, value = _asked(reads), _value(single.get("value_match", {}))
-        header = reads.get("typed_config", {}).get("header_name", "")
+        header = _header(reads)
         yield asked, f"{header}: {value}" if asked == "more" and header else value
     elif "and_matcher" in predicate:
         for each in predicate["and_matcher"].get("predicate", ()):
@@ -163,6 +165,12 @@ def _asked(reads: _Json | str) -> str:
     if kind == "FilterStateInput":
         return _FILTER_STATE.get(config.get("key", ""), "more")
     return _INPUTS.get(kind, "more")
+
+
+def _header(reads: _Json | str) -> str:
+    """The name of the header that a tree reads; empty for anything else."""
+    config = reads.get("typed_config", {}) if isinstance(reads, Mapping) else {}
+    return str(config.get("header_name", ""))
 
 
 def _with(fields: _Fields, asked: str, values: tuple[str, ...]) -> _Fields:

@@ -119,7 +119,13 @@ def redact(value: Any, secrets: Collection[str] = ()) -> Any:
     `secrets` in a string struck out."""
     if isinstance(value, Mapping):
         hidden = _SECRET_FIELDS | _marked(value)
-        return {key: REDACTED if key in hidden else redact(child, secrets) for key, child in value.items()}
+        copy: dict[str, Any] = {
+            key: REDACTED if key in hidden else redact(child, secrets) for key, child in value.items()
+        }
+        if _compares(value) and "exact_match_map" in value:
+            listed = copy["exact_match_map"].get("map", {}).values()
+            copy["exact_match_map"] = {"map": {f"{REDACTED} {number}": each for number, each in enumerate(listed, 1)}}
+        return copy
     if isinstance(value, list | tuple):
         return [redact(child, secrets) for child in value]
     if isinstance(value, str):
@@ -129,11 +135,16 @@ def redact(value: Any, secrets: Collection[str] = ()) -> Any:
     return value
 
 
+def _compares(value: Mapping[str, Any]) -> bool:
+    """True for what compares an input with values of secrets."""
+    compared = value.get("input")
+    return isinstance(compared, Mapping) and compared.get("name") == MARK
+
+
 def _marked(value: Mapping[str, Any]) -> Set[str]:
     """The fields that hold a secret's value: what a marked input is compared with, and what a marked filter writes."""
-    compared = value.get("input")
-    if isinstance(compared, Mapping) and compared.get("name") == MARK:
-        return value.keys() - {"input", "on_no_match"}
+    if _compares(value):
+        return value.keys() - {"input", "exact_match_map"}
     if isinstance(config := value.get("typed_config"), Mapping) and value.get("name") == MARK:
         return {"typed_config"} if "header_name" not in config else frozenset()
     return frozenset()

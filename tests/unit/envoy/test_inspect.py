@@ -183,3 +183,16 @@ def test_routes_and_secrets_are_read() -> None:
     (secret,) = config.secrets
     assert (secret.name, secret.kind, secret.version) == ("cert", "tls_certificate", "7")
     assert "c2VjcmV0" not in str(config) + str(redact({"configs": configs}))
+
+
+def test_values_of_secrets_are_struck_out_of_a_map_and_what_they_lead_to_stays() -> None:
+    reads = {"name": MARK, "typed_config": {"header_name": "x-token"}}
+    entries = {"hush": {"action": {"name": "one"}}, "hush2": {"action": {"name": "two"}}}
+    tree = {"matcher_tree": {"input": reads, "exact_match_map": {"map": entries}}, "on_no_match": {"action": "deny"}}
+    shown = redact(tree)
+    assert "hush" not in str(shown)
+    assert shown["matcher_tree"]["exact_match_map"]["map"] == {
+        f"{REDACTED} 1": {"action": {"name": "one"}},
+        f"{REDACTED} 2": {"action": {"name": "two"}},
+    }
+    assert shown["on_no_match"] == {"action": "deny"}
