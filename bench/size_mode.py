@@ -10,13 +10,12 @@ import json
 import subprocess
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from lockgate.agent.playground import Pod
 from lockgate.policies import Direction, World, endpoint_of, parse_policies
-from lockgate.policies.workload import Workload
+from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect import netns
 from lockgate.xds import FILTERS, Resource, compile_node, policed_by
 from lockgate.xds.wire import any_of_type, frame, text
@@ -29,6 +28,7 @@ ORIGIN_PORT = 80
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 _RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
+_SET_FILTER_STATE = "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config"
 _FILTER = FILTERS[Direction.INGRESS]
 
 
@@ -143,7 +143,7 @@ class SizeMode(ABC):
                     {
                         "name": "bench",
                         "address": {"socket_address": {"address": "0.0.0.0", "port_value": self.port}},
-                        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+                        "filter_chains": [{"filters": [_identities(), {"name": "http", "typed_config": manager}]}],
                     }
                 ],
                 "clusters": [
@@ -180,7 +180,7 @@ class Compiled(SizeMode):
     kind: Kind
 
     def policy_filter(self) -> list[dict[str, Any]]:
-        resource = compiled(self.kind, self.rules, self.port, self.place.client.ipv4, self.place.server.ipv4)
+        resource = compiled(self.kind, self.rules, self.port)
         file = self.place.directory / f"{self.key}.pb"
         # envoy.service.discovery.v3.DiscoveryResponse: version_info, resources, type_url
         listed = any_of_type(resource.type_url, resource.body)
@@ -224,16 +224,34 @@ class LinearHeaders(Linear):
     label, kind = "linear-headers", Kind.HEADERS
 
 
-def compiled(kind: Kind, rules: int, port: int, client: IPv4Address, server: IPv4Address) -> Resource:
+def compiled(kind: Kind, rules: int, port: int) -> Resource:
     """The ingress filter of the server's policy: from YAML to bytes, the agent's own way."""
     parsed = parse_policies(policy(kind, rules, port).encode(), "policy.yaml")
     if not parsed.ok:
         raise StartError(f"the policy is refused: {parsed.problems[0]}")
-    endpoints = [
-        endpoint_of(Workload(name, "default", (("app", name),), ips=(address,)), 1, name)
-        for name, address in ((CLIENT, client), (SERVER, server))
-    ]
-    world = World.of(parsed.policies, endpoints)
+    world = World.of(parsed.policies, [_endpoint(name) for name in (CLIENT, SERVER)])
     pairs = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints]
-    resources = compile_node(pairs, world.ipcache, policed_by(pairs))
-    return resources.filters[Direction.INGRESS]
+    return compile_node(pairs, policed_by(pairs)).filters[Direction.INGRESS]
+
+
+def _endpoint(name: str) -> Endpoint:
+    return endpoint_of(Workload(name, "default", (("app", name),)), 1, name)
+
+
+def _identities() -> dict[str, Any]:
+    """What the dynamic module finds in the kernel, said to every connection: here there is no data path."""
+    told = {"lockgate.ingress.subject": SERVER, "lockgate.source.identity": CLIENT}
+    return {
+        "name": "identities",
+        "typed_config": {
+            "@type": _SET_FILTER_STATE,
+            "on_new_connection": [
+                {
+                    "object_key": key,
+                    "factory_key": "envoy.string",
+                    "format_string": {"text_format_source": {"inline_string": str(_endpoint(name).identity)}},
+                }
+                for key, name in told.items()
+            ],
+        },
+    }
