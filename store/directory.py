@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from watchfiles import awatch
@@ -30,9 +32,12 @@ class _Stamp:
     modified_ns: int
 
 
+_UNSEEN = _Stamp(0, 0, 0)  # of a file that has to be looked at again
+
+
 @dataclass(slots=True)
 class _Tree:
-    """One watched path and what was last read from it."""
+    """One watched path and what was last read from it, by source."""
 
     path: Path
     tests: bool = False  # of a folder: only the tests of policies, instead of everything else
@@ -43,59 +48,99 @@ class _Tree:
         if not self.path.exists():
             raise PathError(f"{self.path}: no such file or directory; give a YAML file or a folder of them")
 
-    def files(self) -> list[Path]:
-        """YAML files in a stable order; hidden files and folders are left out (editors' and ConfigMaps' own).
-
-        A file that is the path itself is taken whatever its name.
-        """
-        if not self.path.is_dir():
-            return [self.path]
-        found: list[Path] = []
-        for folder, names, files in os.walk(self.path):
-            names[:] = sorted(name for name in names if not name.startswith("."))
-            found.extend(
-                Path(folder, name)
-                for name in sorted(files)
-                if not name.startswith(".")
-                and Path(name).suffix in SUFFIXES
-                and name.endswith(TEST_SUFFIXES) == self.tests
-            )
-        return found
-
     def scan(self) -> tuple[Document, ...]:
-        """Reads what changed.
+        """Looks at every file and reads what changed. The documents are sorted by source.
 
         Raises:
-            OSError: the path itself is gone or cannot be listed.
+            OSError: the path itself or a folder below it is gone or cannot be listed.
         """
-        self.path.stat()
-        if self.path.is_dir():
-            os.scandir(self.path).close()  # os.walk is silent about a folder that it may not list
         now: dict[str, tuple[_Stamp, Document]] = {}
-        for path in self.files():
-            source = str(path)
-            try:
-                status = path.stat()
-                stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
-                known = self.read.get(source)
-                if known is not None and known[0] == stamp and not known[1].failure:
-                    now[source] = known
-                    continue
-                if status.st_size > FILE_LIMIT:
-                    document = Document(
-                        source, b"", f"{status.st_size} bytes is over the limit of {FILE_LIMIT}; split the file"
-                    )
-                else:
-                    document = Document(source, path.read_bytes())
-                if known is not None and known[1] == document:
-                    document = known[1]
-                now[source] = (stamp, document)
-            except FileNotFoundError:
-                continue  # deleted while we looked: that is a deletion
-            except OSError as error:
-                now[source] = (_Stamp(0, 0, 0), Document(source, b"", f"cannot be read: {error.strerror}"))
+        for source, found in sorted(self._files()):
+            if (document := self._look(source, found)) is not None:
+                now[source] = document
         self.read = now
-        return tuple(document for _, document in now.values())
+        return self._documents()
+
+    def rescan(self, changed: Iterable[str]) -> tuple[Document, ...]:
+        """Looks at these paths, which something happened to, and takes the rest for unchanged; at everything when
+        more than single files may be meant.
+
+        Raises:
+            OSError: as `scan`.
+        """
+        root = f"{self.path}/"
+        sources = set()
+        for path in changed:
+            if not path.startswith(root):
+                if path != str(self.path):
+                    continue
+                return self.scan()
+            parts = path.removeprefix(root).split("/")
+            if any(part.startswith("..") for part in parts):  # a ConfigMap's files all change by one link
+                return self.scan()
+            if not any(part.startswith(".") for part in parts):
+                sources.add(path)
+        if any(not path.endswith(tuple(SUFFIXES)) or Path(path).is_dir() for path in sources):
+            return self.scan()
+        before = len(self.read)
+        for source in sources:
+            if source.endswith(TEST_SUFFIXES) == self.tests:
+                document = self._look(source, partial(os.stat, source))
+                if document is not None:
+                    self.read[source] = document
+                else:
+                    self.read.pop(source, None)
+        if len(self.read) != before:
+            self.read = dict(sorted(self.read.items()))
+        return self._documents()
+
+    def _documents(self) -> tuple[Document, ...]:
+        return tuple(document for _, document in self.read.values())
+
+    def _files(self) -> Iterator[tuple[str, Callable[[], os.stat_result]]]:
+        """YAML files, each with what tells its state; hidden files and folders are left out (editors' and ConfigMaps'
+        own). A file that is the path itself is taken whatever its name."""
+        if not self.path.is_dir():
+            self.path.stat()
+            yield str(self.path), self.path.stat
+            return
+        folders = [str(self.path)]
+        while folders:
+            try:
+                entries = list(os.scandir(folders.pop()))
+            except FileNotFoundError:
+                if not self.path.exists():
+                    raise
+                continue  # deleted while we looked: that is a deletion
+            for entry in entries:
+                name = entry.name
+                if name[0] == ".":
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif name.endswith(tuple(SUFFIXES)) and name.endswith(TEST_SUFFIXES) == self.tests:
+                    yield entry.path, entry.stat
+
+    def _look(self, source: str, state: Callable[[], os.stat_result]) -> tuple[_Stamp, Document] | None:
+        """One file, read if it changed; None when it is gone."""
+        try:
+            status = state()
+            stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+            known = self.read.get(source)
+            if known is not None and known[0] == stamp and not known[1].failure:
+                return known
+            if status.st_size > FILE_LIMIT:
+                failure = f"{status.st_size} bytes is over the limit of {FILE_LIMIT}; split the file"
+                document = Document(source, b"", failure)
+            else:
+                document = Document(source, Path(source).read_bytes())
+            if known is not None and known[1] == document:
+                document = known[1]
+            return stamp, document
+        except FileNotFoundError:
+            return None  # deleted while we looked: that is a deletion
+        except OSError as error:
+            return _UNSEEN, Document(source, b"", f"cannot be read: {error.strerror}")
 
 
 def read_documents(path: Path) -> tuple[Document, ...]:
@@ -152,18 +197,25 @@ class DirectoryStore:
             watch_filter=None,
             ignore_permission_denied=True,
         )
-        async for _ in watcher:
-            content = await asyncio.to_thread(self._scan)
+        scanned = time.monotonic()
+        async for changes in watcher:
+            # News of changes may get lost in a flood of them, so now and then everything is looked at.
+            if changes and time.monotonic() < scanned + _RESCAN_SECONDS:
+                content = await asyncio.to_thread(self._scan, {path for _, path in changes})
+            else:
+                content = await asyncio.to_thread(self._scan)
+                scanned = time.monotonic()
             if content != self._content:
                 self._content = content
                 yield content
 
-    def _scan(self) -> StoreContent:
+    def _scan(self, changed: Collection[str] | None = None) -> StoreContent:
+        """Everything, or the paths that changed."""
         problems: list[str] = []
 
         def documents(tree: _Tree, last: tuple[Document, ...]) -> tuple[Document, ...]:
             try:
-                return tree.scan()
+                return tree.scan() if changed is None else tree.rescan(changed)
             except OSError as error:
                 # An unmounted folder must not read as "all policies were deleted".
                 problems.append(f"{tree.path}: {error.strerror}; what was read before stays in force")

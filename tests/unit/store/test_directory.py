@@ -111,3 +111,53 @@ async def test_an_oversized_file_is_a_failure_of_that_file_only(store: Directory
     content = await store.read()
     assert content.policies[0].failure == ""
     assert "over the limit" in content.policies[1].failure
+
+
+async def test_what_is_told_of_single_files_is_what_a_whole_look_finds(store: DirectoryStore, tmp_path: Path) -> None:
+    """Every kind of change, told by the watch, against a store that looks at everything."""
+    policies = tmp_path / "policies"
+    await store.read()
+    async with watching(store) as queue:
+        steps = (
+            lambda: (policies / "b.yaml").write_text("b: 1\n"),
+            lambda: (policies / ".c.yaml").write_text("c: 1\n"),
+            lambda: (policies / ".c.yaml").rename(policies / "0.yaml"),
+            lambda: (policies / "b.yaml").unlink(),
+            lambda: (policies / "team").mkdir(),
+            lambda: (policies / "team" / "d.yml").write_text("d: 1\n"),
+            lambda: (policies / "team").rename(policies / "club"),
+            lambda: (policies / "club" / "d.yml").write_text("d: 2\n"),
+            lambda: shutil.rmtree(policies / "club"),
+            lambda: (policies / "a.test.yaml").write_text("no policy\n"),
+            lambda: (policies / "a.yaml").write_text("a: 2\n"),
+        )
+        for step in steps:
+            step()
+            fresh = await DirectoryStore(policies, tmp_path / "workloads.yaml").read()
+            while fresh != await store_content(store, queue, fresh):
+                pass
+
+
+async def store_content(
+    store: DirectoryStore, queue: asyncio.Queue[StoreContent], wanted: StoreContent
+) -> StoreContent:
+    """What the store tells last; at once when that is what is wanted (a step may change nothing)."""
+    last = store._content
+    return last if last == wanted else await next_change(queue)
+
+
+async def test_files_behind_a_link_that_is_swapped_are_read_anew(tmp_path: Path) -> None:
+    """As Kubernetes writes a ConfigMap: ..data points to a folder, and the names point into ..data."""
+    policies = tmp_path / "policies"
+    for version in ("one", "two"):
+        (policies / f"..{version}").mkdir(parents=True)
+        (policies / f"..{version}" / "p.yaml").write_text(f"{version}: 1\n")
+    (policies / "..data").symlink_to("..one")
+    (policies / "p.yaml").symlink_to("..data/p.yaml")
+    (tmp_path / "workloads.yaml").write_text("workloads: []\n")
+    store = DirectoryStore(policies, tmp_path / "workloads.yaml")
+    assert [document.data for document in (await store.read()).policies] == [b"one: 1\n"]
+    async with watching(store) as queue:
+        (policies / "..data_tmp").symlink_to("..two")
+        (policies / "..data_tmp").rename(policies / "..data")
+        assert [document.data for document in (await next_change(queue)).policies] == [b"two: 1\n"]
