@@ -32,14 +32,13 @@ from ..xds import (
     NodeResources,
     Outcome,
     Policed,
-    Resource,
     Settled,
     Snapshot,
     XdsServer,
     policed_by,
     tls_policed_by,
 )
-from .tls_side import TlsSide
+from .tls_side import TlsResources, TlsSide
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
 _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
@@ -64,11 +63,16 @@ class _Told:
     """What Envoy is told about one world."""
 
     http: NodeResources
-    tls: tuple[Resource, ...]
+    tls: TlsResources
 
     @property
     def snapshot(self) -> Snapshot:
-        return self.http.snapshot().joined(self.tls)
+        return self.http.snapshot().joined(self.tls.resources)
+
+    @property
+    def unexpressed(self) -> tuple[tuple[RuleOrigin, str], ...]:
+        """The rules that cannot be told to Envoy."""
+        return tuple({**self.http.refused, **self.tls.refused}.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class Applier:
         """
         enforced, wanted, before = self._needs(world)
         leaving = self._leaving(enforced)
-        applied = await self._offer([*enforced, *leaving], wanted | before)
+        applied = await self._offer([*enforced, *leaving], world, wanted | before)
         if applied.nacks or (applied.unconfirmed and self._envoy_runs()):
             # It still judges by what it had, so the kernel must not send it anything new.
             return applied
@@ -159,7 +163,7 @@ class Applier:
             )
         self._policed = wanted
         if leaving or wanted | before != wanted:
-            self._told = self._compile(enforced, wanted)
+            self._told = self._compile(enforced, world, wanted)
             await self._xds.publish(self._told.snapshot)
         return Applied(unexpressed=unexpressed, problems=problems)
 
@@ -167,7 +171,7 @@ class Applier:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
         `apply` is owed."""
         enforced, wanted, before = self._needs(world)
-        return await self._offer([*enforced, *self._leaving(enforced)], wanted | before)
+        return await self._offer([*enforced, *self._leaving(enforced)], world, wanted | before)
 
     def _needs(self, world: World) -> tuple[Enforced, _Needs, _Needs]:
         """The endpoints to enforce for; who needs Envoy for this world, and for the one in force."""
@@ -190,9 +194,9 @@ class Applier:
             if endpoint.local and endpoint.identity not in staying
         ]
 
-    async def _offer(self, enforced: Enforced, needs: _Needs) -> Applied:
-        telling = self._compile(enforced, needs)
-        unexpressed = tuple(telling.http.refused.items())
+    async def _offer(self, enforced: Enforced, world: World, needs: _Needs) -> Applied:
+        telling = self._compile(enforced, world, needs)
+        unexpressed = telling.unexpressed
         answer = await self._tell(telling)
         if answer.outcome is Outcome.NACKED:
             nacks = MappingProxyType({name: text for (_, name), text in answer.errors})
@@ -202,16 +206,18 @@ class Applier:
         waiting = "Envoy runs, but has not answered to the last change yet"
         return Applied(unconfirmed=True, unexpressed=unexpressed, problems=(waiting,))
 
-    def _compile(self, enforced: Enforced, needs: _Needs) -> _Told:
+    def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> _Told:
         """What Envoy is to have."""
-        return _Told(self._compiler.compile(enforced, needs.envoy), self._tls.resources(enforced, needs.tls))
+        http = self._compiler.compile(enforced, needs.envoy)
+        return _Told(http, self._tls.resources(enforced, needs.tls, world.tls))
 
     async def _tell(self, telling: _Told) -> Settled:
         """Publishes what Envoy is to have, step by step where header changes are about to be others; its answer."""
         told, steps = self._told, [telling.snapshot]
         if told is not None:
             between = self._compiler.steps(told.http, telling.http)[:-1]
-            steps = [step.joined(tls) for step, tls in zip(between, (told.tls, telling.tls), strict=False)] + steps
+            both = (told.tls.resources, telling.tls.resources)
+            steps = [step.joined(tls) for step, tls in zip(between, both, strict=False)] + steps
         for number, step in enumerate(steps, start=1):
             answer = await self._answer(await self._xds.publish(step))
             if not answer.acked:

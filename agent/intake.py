@@ -23,6 +23,7 @@ from ..policies import (
 from ..policies.model import SecretRef
 from ..policies.secret import HeaderValues, Secret, header_values, names_secrets, secret_problems
 from ..policies.service import Service
+from ..policies.tls_secret import TlsSecrets, names_tls_secrets, tls_problems
 from ..policies.workload import Workload
 from ..store import Document, StoreContent
 
@@ -69,7 +70,7 @@ class PolicyFile:
     plain: bool = field(init=False)  # it holds policies, and there is nothing else to say of it
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "with_secrets", tuple(filter(names_secrets, self.accepted)))
+        object.__setattr__(self, "with_secrets", tuple(filter(_names_secrets, self.accepted)))
         more = (self.parsed.problems, self.kept, self.accepted_secrets, self.with_secrets)
         object.__setattr__(self, "plain", not any(more))
 
@@ -115,6 +116,7 @@ class Intake:
     services: tuple[Service, ...] = ()
     secrets: tuple[Secret, ...] = ()
     header_values: HeaderValues = field(default_factory=HeaderValues)  # what header matches get from the secrets
+    tls: TlsSecrets = field(default_factory=TlsSecrets)  # what TLS contexts get from them
     lacking: Mapping[PolicyKey, tuple[Problem, ...]] = field(default_factory=lambda: MappingProxyType({}))  # secrets
     stale: frozenset[PolicyKey] = frozenset()  # enforced in an older version than the file holds
     stale_secrets: frozenset[SecretRef] = frozenset()
@@ -147,8 +149,13 @@ def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServi
             if first_secret is not secret:
                 where = (first_secret.source, first_secret.line)
                 problems.append(_twice(secret.source, secret.line, f"Secret {secret.ref}", *where))
-    values = before.header_values if tuple(secrets.values()) == before.secrets else header_values(secrets.values())
-    with_secrets = (policy for file in special for policy in file.with_secrets)
+    values, tls = before.header_values, before.tls
+    if tuple(secrets.values()) != before.secrets:
+        values, tls = header_values(secrets.values()), TlsSecrets(secrets.values())
+    with_secrets = [policy for file in special for policy in file.with_secrets]
+    lacking = secret_problems(with_secrets, values)
+    for key, more in tls_problems(with_secrets, tls).items():
+        lacking[key] = (*lacking.get(key, ()), *more)
 
     workloads: dict[str, Workload] = {}
     services: dict[str, Service] = {}
@@ -173,7 +180,8 @@ def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServi
         services=tuple(services.values()),
         secrets=tuple(secrets.values()),
         header_values=values,
-        lacking=MappingProxyType(secret_problems(with_secrets, values)),
+        tls=tls,
+        lacking=MappingProxyType(lacking),
         stale=frozenset(policy.key for file in special for policy in file.kept),
         stale_secrets=frozenset(secret.ref for file in special for secret in file.kept_secrets),
         problems=tuple(problems),
@@ -202,6 +210,10 @@ def _policies(before: Intake, files: Mapping[str, PolicyFile]) -> tuple[dict[Pol
             if first is not policy:
                 problems.append(_twice(policy.source, policy.line, f"policy {policy.key}", first.source, first.line))
     return policies, problems
+
+
+def _names_secrets(policy: Policy) -> bool:
+    return names_secrets(policy) or names_tls_secrets(policy)
 
 
 def _policy_file(before: Intake, document: Document, memory: Memory, grpc: GrpcServices | None) -> PolicyFile:

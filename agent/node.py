@@ -232,6 +232,7 @@ class NodeAgent:
                 services=intake.services,
                 names=self._names.by_name(),
                 secrets=intake.header_values.values,
+                tls=intake.tls,
             )
             wanted = await asyncio.to_thread(world_of, changes.admitted(intake.policies))
             if world is None or not state.settled or not world.tells_the_same(wanted):

@@ -59,4 +59,5 @@ def _world(intake: Intake) -> World:
         [endpoint_of(workload) for workload in intake.workloads],
         services=intake.services,
         secrets=intake.header_values.values,
+        tls=intake.tls,
     )

@@ -67,6 +67,7 @@ def load_test(document: Document) -> LoadedTest:
         services=(*intake.services, *test.services),
         names=dict(test.names),
         secrets=intake.header_values.values,
+        tls=intake.tls,
     )
     return LoadedTest(test, problems, world)
 

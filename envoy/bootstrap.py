@@ -67,7 +67,9 @@ def bootstrap(settings: BootstrapSettings) -> bytes:
             clusters=[_xds_cluster(settings.xds_socket), original_destination_cluster(settings.http)],
         ),
         dynamic_resources=boot.BootstrapDynamicResources(
-            ads_config=_ads(), lds_config=_from_ads(settings.http.first_policy_timeout)
+            ads_config=_ads(),
+            cds_config=_from_ads(settings.http.first_policy_timeout),
+            lds_config=_from_ads(settings.http.first_policy_timeout),
         ),
         layered_runtime=_runtime(settings),
         overload_manager=_overload(settings),
@@ -115,7 +117,7 @@ def _ads() -> core.ApiConfigSource:
 
 
 def _from_ads(first_answer: float) -> core.ConfigSource:
-    # The listeners for TLS come by xDS (see tls_listener).
+    # The listeners for TLS come by xDS (see tls_listener), and the clusters that speak it (see originating_cluster).
     return core.ConfigSource(
         ads=core.AggregatedConfigSource(),
         resource_api_version=core.ApiVersion.V3,

@@ -8,6 +8,7 @@ server that Lockgate allows to talk must not notice it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -53,7 +54,7 @@ ABSENT_FORWARDED_PROTO = "lockgate-absent"  # what a request without X-Forwarded
 _FORWARDED_PROTO = "x-forwarded-proto"
 _NO_TIMEOUT = timedelta(0)
 _UNLIMITED = 1_000_000
-_UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class HttpListener:
 
 def http_listeners(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> list[listener.Listener]:
     """One listener for IPv4 and one for IPv6, equal but for the address; what `access_log.py` says is logged."""
-    manager = protobuf.Any.pack(_connection_manager(settings, access_log))
+    slots = (settings.egress_slot, settings.ingress_slot)
+    manager = protobuf.Any.pack(connection_manager(settings, access_log, slots, ORIGINAL_DESTINATION))
     return [
         listener.Listener(
             name=f"lockgate.http.{family}",
@@ -149,7 +151,7 @@ def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
     options = upstream_http.HttpProtocolOptions(
         common_http_protocol_options=core.HttpProtocolOptions(max_headers_count=settings.max_headers),
         use_downstream_protocol_config=upstream_http.HttpProtocolOptionsUseDownstreamHttpConfig(
-            http_protocol_options=_http1(),
+            http_protocol_options=http1(),
             http2_protocol_options=core.Http2ProtocolOptions(),
         ),
     )
@@ -158,7 +160,7 @@ def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
         type=cluster.ClusterDiscoveryType.ORIGINAL_DST,
         lb_policy=cluster.ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=timedelta(seconds=settings.connect_timeout),
-        typed_extension_protocol_options={_UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
+        typed_extension_protocol_options={UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
         # The cluster stands for every server of every client here; Envoy's default of 1024 would answer 503.
         circuit_breakers=cluster.CircuitBreakers(
             thresholds=[
@@ -174,7 +176,8 @@ def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
     )
 
 
-def _http1() -> core.Http1ProtocolOptions:
+def http1() -> core.Http1ProtocolOptions:
+    """HTTP/1 as the client and the server wrote it."""
     keep_case = core.TypedExtensionConfig(
         name="envoy.http.stateful_header_formatters.preserve_case",
         typed_config=protobuf.Any.pack(preserve_case.PreserveCaseFormatterConfig(forward_reason_phrase=True)),
@@ -186,14 +189,19 @@ def _http1() -> core.Http1ProtocolOptions:
     )
 
 
-def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpConnectionManager:
+def connection_manager(
+    settings: HttpListener, access_log: Path, slots: Iterable[str], upstream: str, scheme: str = ""
+) -> hcm.HttpConnectionManager:
+    """What reads requests, judges them in the policy slots and sends those that pass to the cluster `upstream`. With
+    `scheme` that is the scheme of every request, whatever the client says."""
+    transformation = core.SchemeHeaderTransformation(scheme_to_overwrite=scheme) if scheme else None
     return hcm.HttpConnectionManager(
         stat_prefix="lockgate_http",
         codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
-        route_config=_routes(),
+        route_config=_routes(upstream),
+        scheme_header_transformation=transformation,
         http_filters=[
-            *_policy_slots(settings.egress_slot, settings.first_policy_timeout),
-            *_policy_slots(settings.ingress_slot, settings.first_policy_timeout),
+            *(each for slot in slots for each in _policy_slots(slot, settings.first_policy_timeout)),
             # suppress_envoy_headers: neither adds x-envoy-* nor obeys what a client writes into them.
             hcm.HttpFilter(
                 name="envoy.filters.http.router",
@@ -201,7 +209,7 @@ def _connection_manager(settings: HttpListener, access_log: Path) -> hcm.HttpCon
             ),
         ],
         common_http_protocol_options=core.HttpProtocolOptions(max_headers_count=settings.max_headers),
-        http_protocol_options=_http1(),
+        http_protocol_options=http1(),
         http2_protocol_options=core.Http2ProtocolOptions(),
         max_request_headers_kb=settings.max_request_headers_kb,
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
@@ -249,13 +257,14 @@ def _mark_absent_forwarded_proto() -> core.TypedExtensionConfig:
     )
 
 
-def _routes() -> route.RouteConfiguration:
-    to_original = route.RouteAction(cluster=ORIGINAL_DESTINATION, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT)
+def _routes(upstream: str) -> route.RouteConfiguration:
+    onwards = route.RouteAction(cluster=upstream, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT)
     without = route.HeaderMatcher(
         name=_FORWARDED_PROTO, string_match=matcher.StringMatcher(exact=ABSENT_FORWARDED_PROTO)
     )
     return route.RouteConfiguration(
         name="lockgate.http",
+        validate_clusters=False,  # one that comes by xDS may be on its way
         virtual_hosts=[
             route.VirtualHost(
                 name="any",
@@ -265,10 +274,10 @@ def _routes() -> route.RouteConfiguration:
                     route.Route(
                         name="without_forwarded_proto",
                         match=route.RouteMatch(prefix="/", headers=[without]),
-                        route=to_original,
+                        route=onwards,
                         request_headers_to_remove=[_FORWARDED_PROTO],
                     ),
-                    route.Route(name="with_forwarded_proto", match=route.RouteMatch(prefix="/"), route=to_original),
+                    route.Route(name="with_forwarded_proto", match=route.RouteMatch(prefix="/"), route=onwards),
                 ],
             )
         ],

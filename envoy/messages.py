@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.config.route import v3 as route
     from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_access_log
     from envoy_data_plane.envoy.extensions.dynamic_modules import v3 as dynamic_modules
+    from envoy_data_plane.envoy.extensions.filters.common.set_filter_state import v3 as filter_state
     from envoy_data_plane.envoy.extensions.filters.http.composite import v3 as composite
     from envoy_data_plane.envoy.extensions.filters.http.rbac import v3 as http_rbac
     from envoy_data_plane.envoy.extensions.filters.http.router import v3 as http_router
@@ -33,11 +34,13 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.extensions.filters.network.dynamic_modules import v3 as dynamic_filter
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
     from envoy_data_plane.envoy.extensions.filters.network.rbac import v3 as network_rbac
+    from envoy_data_plane.envoy.extensions.filters.network.set_filter_state import v3 as set_filter_state
     from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy import v3 as tcp_proxy
     from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_mutation
     from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case import v3 as preserve_case
     from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import v3 as connection_monitor
     from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap import v3 as heap_monitor
+    from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
     from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http
     from envoy_data_plane.envoy.type.matcher import v3 as matcher
     from envoy_data_plane.google import protobuf
@@ -57,6 +60,7 @@ __all__ = [
     "early_mutation",
     "endpoint",
     "file_access_log",
+    "filter_state",
     "hcm",
     "heap_monitor",
     "http_rbac",
@@ -73,7 +77,9 @@ __all__ = [
     "protobuf",
     "rbac",
     "route",
+    "set_filter_state",
     "tcp_proxy",
+    "tls",
     "tls_inspector",
     "upstream_http",
     "xds_core",

@@ -1,27 +1,42 @@
-"""The transparent TLS listener of the node: what connections pass whose server name (SNI) a rule asks for.
+"""The transparent TLS listeners of the node: what connections pass whose TLS a rule speaks about.
 
-The greeting is read and everything else is left as it is: TLS goes on end to end. One listener per address family on
-loopback, with two policy slots. It comes by LDS, so that a node without the agent's word has none, and the kernel then
-drops what it would send there.
+One for each address family on loopback. They come by LDS, so that a node without the agent's word has none, and the
+kernel then drops what it would send there. A matcher that the agent adds (xds/tls_chain.py) sends each connection to a
+filter chain, by its addresses and its greeting:
+
+encrypted     TLS goes on end to end; policies judge by the server name (SNI), once
+own_address   made to the listener itself: closed
+taken up      one chain for each way in which policies have Envoy take part: TLS with the client by a certificate of
+              theirs, TLS with the server, or both; HTTP requests judged by policy slots, or only bytes carried
+
+Envoy drains the connections of chains that change or go; whatever else changes, it keeps all others.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/listener_filters/tls_inspector
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from betterproto2 import Message
 
 from .access_log import CONNECTION_FORMAT
-from .http_listener import NOT_SYNCED, ORIGINAL_DESTINATION, connection_limit, refuse_own_address
+from .http_listener import (
+    NOT_SYNCED,
+    ORIGINAL_DESTINATION,
+    HttpListener,
+    connection_limit,
+    connection_manager,
+    refuse_own_address,
+)
 from .identity_filter import Ipcache, identity_filter
 from .messages import (
     accesslog,
     core,
     file_access_log,
+    filter_state,
     listener,
     matcher,
     network_rbac,
@@ -29,11 +44,14 @@ from .messages import (
     original_src,
     protobuf,
     rbac,
+    set_filter_state,
     tcp_proxy,
+    tls,
     tls_inspector,
     xds_core,
     xds_matcher,
 )
+from .sds import from_sds
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
 NO_TIMEOUT = timedelta(0)
@@ -43,19 +61,45 @@ _MOST_EARLY_DATA = 65536  # bytes of the client's that wait for the server
 
 @dataclass(frozen=True, slots=True)
 class TlsListener:
-    """The TLS listeners' settings. The slots are ECDS resource names of network RBAC filters."""
+    """The TLS listeners' settings. The slots are ECDS resource names of network RBAC filters; `http` are the settings
+    of chains that read requests, with slots as in `HttpListener`."""
 
     port: int = 15002
     egress_slot: str = "lockgate.tls.egress"
     ingress_slot: str = "lockgate.tls.ingress"
+    taken_slot: str = "lockgate.tls.taken.ingress"  # for what does not look as the client greeted any more
+    http: HttpListener = field(
+        default_factory=lambda: HttpListener(
+            egress_slot="lockgate.tls.http.egress", ingress_slot="lockgate.tls.http.ingress"
+        )
+    )
     first_policy_timeout: float = 15.0  # seconds; the listener stays closed so long, then opens and denies
     mark: int = 0xA00  # SO_MARK of upstream sockets
     backlog: int = 4096
     connections_per_client: int = 0  # as of HttpListener
 
 
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """A filter chain for connections that the policy of the client (`egress`) or of the server has Envoy take up.
+
+    `certificate` and `client_ca` are the SDS names of what the client is shown (empty: there is no TLS with it) and of
+    whom it must have its own certificate from (empty: none is asked for). `upstream` is the cluster; `encrypts` when
+    that speaks TLS.
+    """
+
+    name: str
+    egress: bool
+    http: bool
+    certificate: str = ""
+    client_ca: str = ""
+    upstream: str = ORIGINAL_DESTINATION
+    encrypts: bool = False
+
+
 def tls_listeners(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> Mapping[str, bytes]:
-    """One serialised Listener for each address family, by name; denials are logged to `access_log`."""
+    """One serialised Listener for each address family, by name, with the chains that are always there and without a
+    matcher, which is to be appended. Denials of connections are logged to `access_log`."""
     found = {}
     for family, address, bits in (("ipv4", "127.0.0.1", 32), ("ipv6", "::1", 128)):
         name = f"lockgate.tls.{family}"
@@ -63,9 +107,16 @@ def tls_listeners(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> 
     return found
 
 
+def taken_up_chain(settings: TlsListener, access_log: Path, wanted: TakenUp) -> bytes:
+    """A serialised FilterChain, to be appended to a listener."""
+    return bytes(_taken_up(settings, access_log, wanted))
+
+
 def _listener(
     settings: TlsListener, access_log: Path, ipcache: Ipcache, name: str, address: str, bits: int
 ) -> listener.Listener:
+    # The last two are for nobody: their HTTP slots are there to have their policies before the first connection.
+    waiting = [TakenUp(f"waiting:{direction}", direction == "egress", True) for direction in ("egress", "ingress")]
     return listener.Listener(
         name=name,
         stat_prefix=name.replace(".", "_"),
@@ -82,7 +133,8 @@ def _listener(
         ],
         filter_chains=[
             _encrypted(settings, access_log),
-            refuse_own_address(address, bits, settings.port),
+            _by_name(refuse_own_address(address, bits, settings.port)),
+            *(_taken_up(settings, access_log, each) for each in waiting),
         ],
     )
 
@@ -93,24 +145,95 @@ def _listener_filter(name: str, config: Message) -> listener.ListenerFilter:
 
 def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:
     """Judges by the greeting and then only carries bytes."""
-    proxy = tcp_proxy.TcpProxy(
-        stat_prefix="lockgate_tls",
-        cluster=ORIGINAL_DESTINATION,
-        idle_timeout=NO_TIMEOUT,
-        # Policies judge at the first byte, and no server may notice a connection before.
-        upstream_connect_mode=tcp_proxy.UpstreamConnectMode.ON_DOWNSTREAM_DATA,
-        max_early_data_bytes=_MOST_EARLY_DATA,
-        access_log=[_denied_log(access_log)],
-    )
     return listener.FilterChain(
         name="encrypted",
         filters=[
             *connection_limit(settings.connections_per_client),
             _policy_slot(settings.egress_slot, settings.first_policy_timeout),
             _policy_slot(settings.ingress_slot, settings.first_policy_timeout),
-            listener.Filter(name="envoy.filters.network.tcp_proxy", typed_config=protobuf.Any.pack(proxy)),
+            _carry(ORIGINAL_DESTINATION, access_log),
         ],
     )
+
+
+def _carry(upstream: str, access_log: Path) -> listener.Filter:
+    proxy = tcp_proxy.TcpProxy(
+        stat_prefix="lockgate_tls",
+        cluster=upstream,
+        idle_timeout=NO_TIMEOUT,
+        # Policies judge at the first byte, and no server may notice a connection before.
+        upstream_connect_mode=tcp_proxy.UpstreamConnectMode.ON_DOWNSTREAM_DATA,
+        max_early_data_bytes=_MOST_EARLY_DATA,
+        access_log=[_denied_log(access_log)],
+    )
+    return listener.Filter(name="envoy.filters.network.tcp_proxy", typed_config=protobuf.Any.pack(proxy))
+
+
+def _taken_up(settings: TlsListener, access_log: Path, wanted: TakenUp) -> listener.FilterChain:
+    """The other direction judges the connection: the client's by what it greeted with, the server's by the same if that
+    is how it goes on. The own direction judges requests; where there are none, it chose this chain for them."""
+    if not wanted.egress:
+        other = settings.egress_slot
+    else:
+        other = settings.ingress_slot if wanted.certificate and wanted.encrypts else settings.taken_slot
+    filters = [
+        *connection_limit(settings.connections_per_client),
+        _policy_slot(other, settings.first_policy_timeout),
+    ]
+    if wanted.encrypts:
+        filters.append(_call_the_server_as_the_client_does())
+    if wanted.http:
+        slot = settings.http.egress_slot if wanted.egress else settings.http.ingress_slot
+        scheme = "https" if wanted.certificate else "http"
+        manager = connection_manager(settings.http, access_log, (slot,), wanted.upstream, scheme)
+        filters.append(
+            listener.Filter(
+                name="envoy.filters.network.http_connection_manager", typed_config=protobuf.Any.pack(manager)
+            )
+        )
+    else:
+        filters.append(_carry(wanted.upstream, access_log))
+    socket = core.TransportSocket(
+        name="envoy.transport_sockets.tls", typed_config=protobuf.Any.pack(_with_the_client(wanted))
+    )
+    return listener.FilterChain(
+        name=wanted.name, filters=filters, transport_socket=socket if wanted.certificate else None
+    )
+
+
+def _with_the_client(wanted: TakenUp) -> tls.DownstreamTlsContext:
+    # HTTP/2 is offered only where the server can be asked whether it speaks it.
+    protocols = (["h2", "http/1.1"] if wanted.encrypts else ["http/1.1"]) if wanted.http else []
+    return tls.DownstreamTlsContext(
+        common_tls_context=tls.CommonTlsContext(
+            alpn_protocols=protocols,
+            tls_certificate_sds_secret_configs=[from_sds(wanted.certificate)],
+            validation_context_sds_secret_config=from_sds(wanted.client_ca) if wanted.client_ca else None,
+        ),
+        require_client_certificate=True if wanted.client_ca else None,
+    )
+
+
+def _call_the_server_as_the_client_does() -> listener.Filter:
+    """The server name of the client's greeting is that of Envoy's, and what the server's certificate must be for.
+    Without one the cluster takes the request's Host."""
+    name = core.SubstitutionFormatString(
+        text_format_source=core.DataSource(inline_string="%REQUESTED_SERVER_NAME%"), omit_empty_values=True
+    )
+    values = [
+        filter_state.FilterStateValue(object_key=f"envoy.network.{key}", format_string=name, skip_if_empty=True)
+        for key in ("upstream_server_name", "upstream_subject_alt_names")
+    ]
+    return listener.Filter(
+        name="envoy.filters.network.set_filter_state",
+        typed_config=protobuf.Any.pack(set_filter_state.Config(on_new_connection=values)),
+    )
+
+
+def _by_name(chain: listener.FilterChain) -> listener.FilterChain:
+    """The chain without a match of its own: the listener's matcher names it."""
+    chain.filter_chain_match = None
+    return chain
 
 
 def _policy_slot(name: str, first_policy_timeout: float) -> listener.Filter:

@@ -153,12 +153,32 @@ class DnsRules:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsContext:
+    """A secret for TLS with one side of a connection, and the entries of it that are used ("" is none).
+
+    `lacks` is why the secret cannot be used: then what needs it is denied.
+    """
+
+    secret: tuple[str, str]  # (namespace, name)
+    certificate: str = ""
+    private_key: str = ""
+    trusted_ca: str = ""
+    lacks: str = ""
+
+    def __str__(self) -> str:
+        """Whose secret, and its entries."""
+        return f"{'/'.join(self.secret)}[{self.certificate},{self.private_key},{self.trusted_ca}]"
+
+
+@dataclass(frozen=True, slots=True)
 class TlsRules:
-    """`serverNames` and the two TLS contexts: what the connection must look like before (or instead of) L7 rules."""
+    """`serverNames` and the two TLS contexts: what the connection must look like before (or instead of) L7 rules, and
+    what Envoy does with it. A rule with server names or `terminating` is about TLS connections, any other about those
+    that are not."""
 
     server_names: tuple[str, ...] = ()
-    terminating_secret: tuple[str, str] | None = None  # (namespace, name)
-    originating_secret: tuple[str, str] | None = None
+    terminating: TlsContext | None = None
+    originating: TlsContext | None = None
 
 
 L7Rules: TypeAlias = HttpRules | KafkaRules | DnsRules

@@ -7,7 +7,8 @@ from typing import Any
 
 from .endpoint_policy import Direction, ResolvedRule
 from .flow import Flow, Peer, find_peer
-from .request import HttpRequest
+from .interception import Interception
+from .request import HttpRequest, Request, TlsRequest
 from .verdict import Considered, Judgement, Verdict, judge
 from .world import World
 
@@ -65,8 +66,8 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """{"verdict", "reason", "from", "to", "egress": {...}, "ingress": {...}}; each direction has "verdict",
         "reason", "policy", "rule", "redirected" and "considered", a list of every rule in order with "matched" and
-        "why"; and "headers" where header matches change them, a list of "action", "name" and "value" (null for a
-        secret's)."""
+        "why"; "headers" where header matches change them, a list of "action", "name" and "value" (null for a secret's);
+        and "tls" where Envoy takes the connection up, the secrets "terminating" and "originating" (or null)."""
         return {
             "verdict": self.verdict.value,
             "reason": self.reason,
@@ -81,19 +82,32 @@ def explain(world: World, flow: Flow) -> Explanation:
     """Judge the client's egress and the server's ingress. Raises FlowError when the flow names nobody we know."""
     source, destination = find_peer(world, flow.source), find_peer(world, flow.destination)
     egress = _judge(world, flow, Direction.EGRESS, source, destination)
-    arriving = flow
-    if egress is not None and isinstance(flow.request, HttpRequest):
-        arriving = replace(flow, request=flow.request.after(egress.actions))
-    ingress = _judge(world, arriving, Direction.INGRESS, destination, source)
+    arriving = replace(flow, request=_arriving(flow.request, egress)) if egress is not None else flow
+    taken_up = egress is not None and egress.interception is not None
+    ingress = _judge(world, arriving, Direction.INGRESS, destination, source, taken_up)
     return Explanation(flow, source, destination, egress, ingress)
 
 
-def _judge(world: World, flow: Flow, direction: Direction, subject: Peer, other: Peer) -> Judgement | None:
+def _arriving(request: Request | None, egress: Judgement) -> Request | None:
+    """The request as the client's policy lets it go on. TLS that Envoy begins for what was none names no server that
+    the other policy could be asked about."""
+    if isinstance(request, HttpRequest):
+        request = request.after(egress.actions)
+    if egress.interception is None or not isinstance(request, HttpRequest | TlsRequest):
+        return request
+    encrypted = egress.interception.originating is not None
+    name = request.server_name if encrypted and egress.interception.terminating is not None else ""
+    return replace(request, encrypted=encrypted, server_name=name)
+
+
+def _judge(
+    world: World, flow: Flow, direction: Direction, subject: Peer, other: Peer, taken_up: bool = False
+) -> Judgement | None:
     if subject.endpoint is None:
         return None
     policy = world.policy_of(subject.endpoint).direction(direction)
     name = f"{other.name} ({world.peer_name(other.identity)})" if other.endpoint is not None else other.name
-    return judge(policy, other.identity, flow.protocol, flow.port, flow.request, peer_name=name)
+    return judge(policy, other.identity, flow.protocol, flow.port, flow.request, peer_name=name, taken_up=taken_up)
 
 
 def _side_json(side: Judgement | None, subject: Peer) -> dict[str, Any]:
@@ -113,8 +127,14 @@ def _side_json(side: Judgement | None, subject: Peer) -> dict[str, Any]:
         **_place_json(side.rule),
         "redirected": side.redirected,
         **({"headers": actions} if actions else {}),
+        **({"tls": _tls_json(side.interception)} if side.interception is not None else {}),
         "considered": [_considered_json(item) for item in side.considered],
     }
+
+
+def _tls_json(interception: Interception) -> dict[str, Any]:
+    both = {"terminating": interception.terminating, "originating": interception.originating}
+    return {name: "/".join(context.secret) if context is not None else None for name, context in both.items()}
 
 
 def _place_json(rule: ResolvedRule | None) -> dict[str, Any]:

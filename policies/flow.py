@@ -20,8 +20,8 @@ from .world import World
 
 REQUEST_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "http": ("method", "path", "host", "headers", "serverName"),
-        "grpc": ("service", "method", "host", "headers"),
+        "http": ("method", "path", "host", "headers", "tls", "serverName"),
+        "grpc": ("service", "method", "host", "headers", "tls", "serverName"),
         "kafka": ("apiKey", "apiVersion", "clientID", "topics"),
         "dns": ("name",),
         "tls": ("serverName",),
@@ -47,8 +47,9 @@ class Flow:
     @classmethod
     def from_json(cls, data: object) -> Flow:
         """A flow from decoded JSON: {"from", "to", "port", "protocol", and at most one of "http" {method, path, host,
-        headers}, "grpc" {service, method, host, headers}, "kafka" {apiKey, apiVersion, clientID, topics}, "dns"
-        {name}, "tls" {serverName}}. Raises FlowError with a sentence that names the field."""
+        headers, tls, serverName}, "grpc" {service, method, host, headers, tls, serverName}, "kafka" {apiKey,
+        apiVersion, clientID, topics}, "dns" {name}, "tls" {serverName}}. A serverName in "http" means tls. Raises
+        FlowError with a sentence that names the field."""
         fields = _object(data, "the flow", _FIELDS)
         for name in ("from", "to", "port"):
             if name not in fields:
@@ -143,6 +144,11 @@ def parse_api_key(value: object) -> int:
 def parse_request(kind: str, data: object) -> Request:
     """One of the requests in `REQUEST_FIELDS`, by its name, from decoded JSON. Raises FlowError."""
     fields = _object(data, f"'{kind}'", REQUEST_FIELDS[kind])
+    server_name = _text(fields, "serverName", "").lower()
+    encrypted = fields.get("tls", False)
+    if not isinstance(encrypted, bool):
+        raise FlowError(f"'{kind}.tls' must be true or false, not {encrypted!r}")
+    encrypted = encrypted or bool(server_name)
     match kind:
         case "http":
             return HttpRequest(
@@ -150,12 +156,13 @@ def parse_request(kind: str, data: object) -> Request:
                 _text(fields, "path", "/"),
                 _text(fields, "host", ""),
                 _headers(fields.get("headers")),
-                _text(fields, "serverName", "").lower(),
+                server_name,
+                encrypted=encrypted,
             )
         case "grpc":
             path = f"/{_text(fields, 'service')}/{_text(fields, 'method')}"
             headers = {"content-type": "application/grpc", **_headers(fields.get("headers"))}
-            return HttpRequest("POST", path, _text(fields, "host", ""), headers)
+            return HttpRequest("POST", path, _text(fields, "host", ""), headers, server_name, encrypted=encrypted)
         case "kafka":
             if "apiKey" not in fields:
                 raise FlowError("'kafka' has no 'apiKey'")
@@ -171,7 +178,7 @@ def parse_request(kind: str, data: object) -> Request:
         case "dns":
             return DnsRequest(_text(fields, "name"))
         case _:
-            return TlsRequest(_text(fields, "serverName", "").lower())
+            return TlsRequest(server_name)
 
 
 def _object(data: object, what: str, known: tuple[str, ...]) -> Mapping[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from .endpoint_policy import LAST_PORT, DnsRules, Protocol, TlsRules
+from .endpoint_policy import LAST_PORT, DnsRules, Protocol
 from .fields import Field, shorten
 from .model import L7, HttpConditions, Port, PortRule
-from .parse_l7 import parse_l7, parse_secret_ref
+from .parse_l7 import parse_l7
+from .parse_tls import parse_tls
 from .unsupported import Feature
 
 MAX_PORTS = 40  # of one toPorts entry, as in the reference; also of one icmps entry
@@ -21,7 +22,6 @@ _PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
 }
 _PORT_FIELDS = ("ports", "rules", "serverNames", "terminatingTLS", "originatingTLS", "listener")
 PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
-_SERVER_NAME = re.compile(r"(?:\*\*?|[-*a-z0-9_]+)(?:\.(?:\*\*?|[-*a-z0-9_]+))*\.?")
 _ICMP_TYPES = {
     "IPv4": {
         "EchoReply": 0,
@@ -78,7 +78,7 @@ def parse_port_rule(field: Field, egress: bool, deny: bool, namespace: str) -> P
     l7 = parse_l7(fields["rules"], namespace) if "rules" in fields else None
     if "listener" in fields:
         _check_listener(fields, egress, l7)
-    tls = _tls(field, fields, l7, namespace)
+    tls = parse_tls(field, fields, l7, namespace)
     if not listed and (l7 is not None or tls is not None):
         field.error("rules without ports", 'name the ports, for example - port: "80" with protocol: TCP')
     elif not listed:
@@ -189,49 +189,6 @@ def _check_listener(fields: dict[str, Field], egress: bool, l7: L7 | None) -> No
         listener.error("a listener is possible in egress only", "remove it")
     if l7 is not None:
         listener.error("a listener excludes rules", "remove one of the two")
-
-
-def _tls(field: Field, fields: dict[str, Field], l7: L7 | None, namespace: str) -> TlsRules | None:
-    names: list[str] = []
-    for item in fields["serverNames"].items() if "serverNames" in fields else ():
-        text = item.text()
-        if text is None:
-            continue
-        if len(text) > 255 or not _SERVER_NAME.fullmatch(text.lower()):
-            item.error(
-                f"'{shorten(text)}' is not a server name",
-                "write a DNS name; '*' stands inside one label, '**.' for many",
-            )
-            continue
-        names.append(text.lower().removesuffix("."))
-    if names:
-        fields["serverNames"].unsupported(Feature.SERVER_NAMES)
-    if names and l7 is not None and "terminatingTLS" not in fields:
-        field.error(
-            "serverNames with rules but without terminatingTLS: the requests are encrypted",
-            "add terminatingTLS, or remove one of the two",
-        )
-    secrets = [
-        _tls_context(fields[name], namespace) if name in fields else None
-        for name in ("terminatingTLS", "originatingTLS")
-    ]
-    if not names and not any(secrets):
-        return None
-    return TlsRules(tuple(names), *secrets)
-
-
-def _tls_context(field: Field, namespace: str) -> tuple[str, str] | None:
-    field.unsupported(Feature.TLS_CONTEXT)
-    fields = field.mapping(("secret", "trustedCA", "certificate", "privateKey"))
-    if fields is None:
-        return None
-    for name in ("trustedCA", "certificate", "privateKey"):
-        if name in fields:
-            fields[name].text()
-    if "secret" not in fields:
-        field.error("the TLS context has no secret", "write secret: {namespace: ..., name: ...}")
-        return None
-    return parse_secret_ref(fields["secret"], namespace)
 
 
 def parse_icmps(field: Field) -> PortRule | None:

@@ -24,7 +24,7 @@ class ProxyKind(StrEnum):
 def proxy_of(rule: ResolvedRule, protocol: Protocol) -> ProxyKind | None:
     """The proxy of a rule that redirects; None when there is none for this protocol, which closes the connection."""
     if rule.tls is not None:
-        return ProxyKind.TLS if protocol is Protocol.TCP and not isinstance(rule.l7, DnsRules) else None
+        return ProxyKind.TLS if protocol is Protocol.TCP and isinstance(rule.l7, HttpRules | None) else None
     if isinstance(rule.l7, HttpRules) and protocol is Protocol.TCP:
         return ProxyKind.HTTP
     if isinstance(rule.l7, KafkaRules) and protocol is Protocol.TCP:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
-from .dns_name import rule_matches, server_name_matches
+from .dns_name import rule_matches
 from .endpoint_policy import (
     DnsRules,
     GrpcRule,
@@ -21,6 +21,7 @@ from .endpoint_policy import (
     TlsRules,
 )
 from .header_action import HeaderAction, action_on, change
+from .interception import Greeting, passed_over
 from .kafka_api import API_NAMES, TOPIC_KEYS
 from .regex import matches
 
@@ -31,7 +32,8 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 class HttpRequest:
     """`path` is `:path` with its query string. Header names are lower-case; repeated headers are joined with ",".
 
-    `hidden` are the headers whose values came from a secret on the way: reasons do not show them.
+    `encrypted` is a request inside TLS, as is one with a `server_name` (SNI). `hidden` are the headers whose values
+    came from a secret on the way: reasons do not show them.
     """
 
     method: str
@@ -40,6 +42,7 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS, hash=False)
     server_name: str = ""
     hidden: frozenset[str] = frozenset()
+    encrypted: bool = False
 
     def header(self, name: str) -> str | None:
         """A header's value as Envoy's matchers see it: pseudo headers count, and `host` is `:authority`."""
@@ -89,12 +92,14 @@ class DnsRequest:
 
 @dataclass(frozen=True, slots=True)
 class TlsRequest:
-    """A TLS connection of which only the server name is seen (SNI; empty when the client sent none)."""
+    """A TLS connection of which only the server name is seen (SNI; empty when the client sent none). Not `encrypted`:
+    it was, and Envoy has taken the TLS away."""
 
     server_name: str = ""
+    encrypted: bool = True
 
     def __str__(self) -> str:
-        return f"TLS to {self.server_name or 'no server name'}"
+        return f"TLS to {self.server_name or 'no server name'}" if self.encrypted else "what was inside TLS"
 
 
 Request: TypeAlias = HttpRequest | KafkaRequest | DnsRequest | TlsRequest
@@ -108,14 +113,24 @@ class Outcome(NamedTuple):
     actions: tuple[HeaderAction, ...] = ()
 
 
+def greeting(request: Request) -> Greeting:
+    """What the connection of a request shows first."""
+    encrypted = isinstance(request, HttpRequest | TlsRequest) and request.encrypted
+    return Greeting(encrypted or bool(request.server_name), request.server_name)
+
+
 def judge_l7(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> Outcome:
     """Whether the request rules of one resolved rule let the request pass."""
-    if tls is not None and tls.server_names:
-        names = " or ".join(tls.server_names)
-        if not request.server_name:
-            return Outcome(False, f"the connection names no server, and the rule is for {names}")
-        if not any(server_name_matches(name, request.server_name) for name in tls.server_names):
-            return Outcome(False, f"server name '{request.server_name}' is not {names}")
+    shown = greeting(request)
+    if tls is not None:
+        if why := passed_over(tls, shown):
+            return Outcome(False, why)
+        if lacking := next((each.lacks for each in (tls.terminating, tls.originating) if each and each.lacks), ""):
+            return Outcome(False, lacking)
+        if awaits_requests(l7, tls, request):
+            return Outcome(False, "its requests are judged by Envoy")
+    elif l7 is not None and shown.encrypted and not isinstance(request, TlsRequest):
+        return Outcome(False, "the connection is encrypted, and the rule reads requests")
     match l7, request:
         case None, _:
             return Outcome(True, "the connection is allowed with every request")
@@ -130,6 +145,15 @@ def judge_l7(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> Outc
             names = " or ".join(rule.match_name or rule.match_pattern or "" for rule in l7.dns)
             return Outcome(False, f"{request} is not for {names}")
     return Outcome(False, f"{request} is not what the rule speaks about")
+
+
+def awaits_requests(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> bool:
+    """True when the rule speaks about a TLS connection of which no request is known, and judges by requests."""
+    if tls is None or not isinstance(l7, HttpRules) or not isinstance(request, TlsRequest):
+        return False
+    return not passed_over(tls, greeting(request)) and not any(
+        each is not None and each.lacks for each in (tls.terminating, tls.originating)
+    )
 
 
 def _judge_http(rules: HttpRules, request: HttpRequest) -> Outcome:

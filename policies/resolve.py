@@ -42,6 +42,7 @@ from .model import (
 )
 from .selector import Operator, Requirement, Selector
 from .service import Service
+from .tls_secret import TlsSecrets
 
 NamedPorts: TypeAlias = tuple[tuple[str, int], ...]  # sorted
 
@@ -60,13 +61,14 @@ class Surroundings:
     """What resolving needs to know beyond the policy.
 
     `ports_by_name` says which identities have a port of that name, by its number. `secrets` are the values that header
-    matches may refer to.
+    matches may refer to, `tls` what TLS contexts may.
     """
 
     index: IdentityIndex
     ports_by_name: Mapping[str, Mapping[int, frozenset[int]]] = field(default_factory=lambda: MappingProxyType({}))
     services: tuple[Service, ...] = ()
     secrets: Mapping[SecretRef, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    tls: TlsSecrets = field(default_factory=TlsSecrets, repr=False)
 
 
 class PolicyPlan:
@@ -206,7 +208,7 @@ def _resolve_entry(
     closed = rule.deny_egress if own_ports is None else rule.deny_ingress
     for ports in entry.ports:
         origin = RuleOrigin(key.kind, key.namespace, key.name, ports.path, policy.source, ports.line)
-        l7 = resolve_l7(ports.l7, around.secrets, closed)
+        l7, tls = resolve_l7(ports.l7, around.secrets, closed), around.tls.resolved(ports.tls)
         spans = [span for port in ports.ports if not port.name for span in _spans(port, port.first, port.last)]
         elsewhere: list[tuple[frozenset[int], list[PortSpan]]] = []
         for port in ports.ports:
@@ -219,9 +221,9 @@ def _resolve_entry(
             for number, having in sorted(around.ports_by_name.get(port.name, {}).items()):
                 elsewhere.append((having if peers is None else having & peers, _spans(port, number, number)))
         if spans or not elsewhere:
-            yield ResolvedRule(origin, entry.deny, peers, tuple(dict.fromkeys(spans)), l7, ports.tls)
+            yield ResolvedRule(origin, entry.deny, peers, tuple(dict.fromkeys(spans)), l7, tls)
         for having, named in elsewhere:
-            yield ResolvedRule(origin, entry.deny, having, tuple(named), l7, ports.tls)
+            yield ResolvedRule(origin, entry.deny, having, tuple(named), l7, tls)
 
 
 def _spans(port: Port, first: int, last: int) -> list[PortSpan]:

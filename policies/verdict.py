@@ -12,8 +12,9 @@ from .endpoint_policy import DirectionPolicy, HttpRules, Protocol, ResolvedRule
 from .header_action import HeaderAction
 from .http_path import judged_path
 from .identity import Reserved
+from .interception import Interception, Taken, passed_over, take_up
 from .proxy_kind import clash
-from .request import HttpRequest, Request, judge_l7
+from .request import HttpRequest, Request, awaits_requests, greeting, judge_l7
 
 
 class Verdict(StrEnum):
@@ -39,6 +40,7 @@ class Judgement:
 
     `redirected` is true when the connection passes through Envoy. `actions` are what header matches then do to the
     request, in the order of the rules, each once: all rules judge the request as it came, and then it is changed.
+    `interception` is what Envoy does to the connection of a request that it takes up.
     """
 
     verdict: Verdict
@@ -47,6 +49,7 @@ class Judgement:
     considered: tuple[Considered, ...]
     redirected: bool = False
     actions: tuple[HeaderAction, ...] = ()
+    interception: Interception | None = None
 
 
 def judge(
@@ -57,12 +60,13 @@ def judge(
     request: Request | None = None,
     *,
     peer_name: str = "",
+    taken_up: bool = False,
 ) -> Judgement:
     """Whether one direction of an endpoint's policy lets a flow pass.
 
     `peer` is the numeric identity of the other side and `port` the destination's (the type, for ICMP). Without a
     `request` a connection that goes to Envoy is judged REDIRECT, unless every request would pass. `peer_name` is how
-    reasons call the peer.
+    reasons call the peer. `taken_up` when the policy of the other side has made Envoy take the connection up already.
     """
     peer_name = peer_name or f"identity {peer}"
     considered: list[Considered] = []
@@ -71,6 +75,7 @@ def judge(
     plain: ResolvedRule | None = None
     matching: ResolvedRule | None = None
     redirecting: ResolvedRule | None = None
+    pending: ResolvedRule | None = None
     covering: list[ResolvedRule] = []
     request, as_judged, refusal = _as_envoy_sees(request)
     refused = ""
@@ -88,7 +93,7 @@ def judge(
             redirecting = redirecting or rule
             if request is None:
                 why += "; its requests are judged by Envoy"
-            elif refusal and isinstance(rule.l7, HttpRules):
+            elif refusal and _reads(rule, request):
                 matched, why = False, refusal
                 refused = refusal
             else:
@@ -97,15 +102,20 @@ def judge(
                 actions += acting
                 if matched:
                     matching = matching or rule
+                elif awaits_requests(rule.l7, rule.tls, request):
+                    pending = pending or rule
         considered.append(Considered(rule, matched, why))
 
     # Not for the local host, which is let in past every proxy.
     clashing = "" if plain is not None and peer == Reserved.HOST else clash(covering, protocol)
+    redirected = denying is None and redirecting is not None and not clashing
+    taken = take_up(covering, greeting(request)) if redirected and request is not None else Taken()
+    if taken.interception is not None and taken_up:
+        taken = Taken(fault="Envoy takes a connection up once, and has done so for the policy of its client")
 
     def outcome(verdict: Verdict, reason: str, rule: ResolvedRule | None) -> Judgement:
-        redirected = denying is None and redirecting is not None and not clashing
-        done = tuple(dict.fromkeys(actions)) if redirected else ()
-        return Judgement(verdict, reason, rule, tuple(considered), redirected, done)
+        done = tuple(dict.fromkeys(actions)) if redirected and not taken.fault else ()
+        return Judgement(verdict, reason, rule, tuple(considered), redirected, done, taken.interception)
 
     if denying is not None:
         return outcome(Verdict.DENY, f"denied by {denying.origin}", denying)
@@ -119,13 +129,21 @@ def judge(
         if policy.default_deny:
             return outcome(Verdict.DENY, "no rule allows it", None)
         return outcome(Verdict.ALLOW, "no policy turns the default to deny", None)
-    if matching is not None:
+    if matching is not None and not taken.fault:
         return outcome(Verdict.ALLOW, f"allowed by {matching.origin}", matching)
     if not policy.default_deny:
         return outcome(Verdict.ALLOW, "no policy turns the default to deny", None)
-    if request is None:
-        return outcome(Verdict.REDIRECT, f"Envoy judges each request by {redirecting.origin}", redirecting)
+    if taken.fault:
+        return outcome(Verdict.DENY, taken.fault, None)
+    if request is None or pending is not None:
+        judging = pending or redirecting
+        return outcome(Verdict.REDIRECT, f"Envoy judges each request by {judging.origin}", judging)
     return outcome(Verdict.DENY, f"no request rule of {redirecting.origin} allows it", None)
+
+
+def _reads(rule: ResolvedRule, request: Request) -> bool:
+    """True when Envoy reads the request because of the rule."""
+    return isinstance(rule.l7, HttpRules) and (rule.tls is None or not passed_over(rule.tls, greeting(request)))
 
 
 def _as_envoy_sees(request: Request | None) -> tuple[Request | None, str, str]:

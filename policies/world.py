@@ -30,6 +30,7 @@ from .model import Policy, PolicyKey, SecretRef
 from .resolve import NamedPorts, PolicyPlan, RulePlan, Surroundings, assemble, services_meant
 from .selector import Selector
 from .service import Service
+from .tls_secret import TlsSecrets
 from .workload import Endpoint, IPAddress
 
 _T = TypeVar("_T", Policy, Endpoint)
@@ -74,11 +75,13 @@ class World:
         services: Iterable[Service] = (),
         names: Mapping[str, frozenset[IPAddress]] | None = None,
         secrets: Mapping[SecretRef, str] | None = None,
+        tls: TlsSecrets | None = None,
     ) -> World:
         """The world of these policies and endpoints, whatever their order.
 
         `previous` makes a small change cheap. `hosts` are the node's own addresses (identity `host`), `services` what
-        toServices may name, `names` the addresses that DNS answers have shown, `secrets` values for header matches.
+        toServices may name, `names` the addresses that DNS answers have shown, `secrets` values for header matches and
+        `tls` those for TLS contexts.
         The endpoints' identities are computed here (see `number_labels`). Raises PolicyError when two policies or two
         endpoints have one key.
         """
@@ -94,7 +97,9 @@ class World:
         identities = {**RESERVED_LABELS, **{number: labels for labels, number in by_labels.items()}}
         identities |= {number: cidr_labels(prefix) for prefix, number in cidrs.items()}
         identities |= {number: learned_labels(place) for place, number in learned.numbers.items()}
-        around = _surroundings(identities, cidrs, learned, numbered, services, secrets or {}, previous)
+        around = _surroundings(
+            identities, cidrs, learned, numbered, services, secrets or {}, tls or TlsSecrets(), previous
+        )
         plans = _plan(ordered, around, previous)
         selecting: defaultdict[int, list[RulePlan]] = defaultdict(list)
         for plan in plans.values():
@@ -151,6 +156,11 @@ class World:
             other.ipcache,
             other._around,
         )
+
+    @property
+    def tls(self) -> TlsSecrets:
+        """The secrets of TLS contexts."""
+        return self._around.tls
 
     def endpoint(self, key: str) -> Endpoint | None:
         """The endpoint with this namespace/name."""
@@ -289,6 +299,7 @@ def _surroundings(
     endpoints: tuple[Endpoint, ...],
     services: tuple[Service, ...],
     secrets: Mapping[SecretRef, str],
+    tls: TlsSecrets,
     previous: World | None,
 ) -> Surroundings:
     """As in `previous` when nothing there has changed, so that its plans stay valid."""
@@ -297,7 +308,7 @@ def _surroundings(
         index = old.index
     else:
         index = IdentityIndex(identities, cidrs, ((prefix, number) for (prefix, _), number in learned.numbers.items()))
-    around = Surroundings(index, _ports_by_name(endpoints), services, secrets)
+    around = Surroundings(index, _ports_by_name(endpoints), services, secrets, tls)
     return old if old is not None and old == around else around
 
 

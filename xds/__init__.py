@@ -1,6 +1,7 @@
 """How Envoy is told: policies compiled into Envoy resources, and the server that keeps every Envoy in step."""
 
 from .errors import SocketError, UnknownRevision, WireError, XdsError
+from .fragment_cache import FragmentCache
 from .observer import Observer
 from .rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
 from .regex import spoken_regexes
@@ -9,7 +10,8 @@ from .server import Outcome, Settled, XdsServer
 from .snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from .status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
 from .subject import Enforced, Policed
-from .tls_rbac import TlsCompiler, tls_policed_by
+from .tls_chain import Chain
+from .tls_rbac import TlsCompiler, TlsPolicy, tls_policed_by
 
 __all__ = [
     "CLUSTER",
@@ -21,8 +23,10 @@ __all__ = [
     "ROUTE",
     "SECRET",
     "UNKNOWN_SUBJECT",
+    "Chain",
     "ClientStatus",
     "Enforced",
+    "FragmentCache",
     "NodeCompiler",
     "NodeResources",
     "Observer",
@@ -35,6 +39,7 @@ __all__ = [
     "SocketError",
     "SyncState",
     "TlsCompiler",
+    "TlsPolicy",
     "TypeStatus",
     "UnknownRevision",
     "WireError",

@@ -59,6 +59,7 @@ class Acting:
     fields: tuple[Reduction, Reduction, Reduction]
     needed: tuple[HeaderMatch, ...]  # must hold, or the rule does nothing
     acting: tuple[HeaderMatch, ...]
+    only: tuple[Predicate, ...] = ()  # must hold as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +78,25 @@ def has_changes(rules: HttpRules) -> bool:
     return any(header.mismatch is not MismatchAction.DENY for http in rules.http for header in http.headers)
 
 
-def acting_rules(name: str, rules: HttpRules) -> list[Acting]:
-    """The http rules of one policy rule that may change headers."""
-    return [acting for rule in rules.http if (acting := _acting(name, rule)) is not None]
+def acting_rules(name: str, rules: HttpRules, only: tuple[Predicate, ...] = ()) -> list[Acting]:
+    """The http rules of one policy rule that may change headers, where `only` holds."""
+    return [acting for rule in rules.http if (acting := _acting(name, rule, only)) is not None]
 
 
 def change_tree(rules: Sequence[Acting]) -> OnMatch:
     """The tree, or the action itself where nothing has to be decided. Raises TooManyChanges."""
-    return _Builder().level(0, tuple(_Open(rule) for rule in rules))
+    return _Builder().level(0, tuple(_Open(rule, rule.only) for rule in rules))
 
 
 @lru_cache(maxsize=65536)
-def _acting(name: str, rule: HttpRule) -> Acting | None:
+def _acting(name: str, rule: HttpRule, only: tuple[Predicate, ...]) -> Acting | None:
     acting = tuple(header for header in rule.headers if header.mismatch is not MismatchAction.DENY)
     if not acting or not all(map(can_match, rule.headers)):
         return None
     fields = tuple(ANY if regex is None else reduce(regex) for regex in (rule.method, rule.path, rule.host))
     needed = tuple(header for header in rule.headers if header.mismatch is MismatchAction.DENY)
     logging = any(header.mismatch is MismatchAction.LOG for header in acting)
-    return Acting(name if logging else "", (fields[0], fields[1], fields[2]), needed, acting)
+    return Acting(name if logging else "", (fields[0], fields[1], fields[2]), needed, acting, only)
 
 
 class _Builder:

@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from ..policies.endpoint_policy import ResolvedRule
-from .matcher import Input, OnMatch, descend, exact_map
+from .matcher import Input, OnMatch, descend, exact_map, first_of, matches, not_
 from .ports import PortGroup, port_groups, port_tree
 
 # What the rules that cover a peer and a port (in policy order; maybe none) say together.
 Say: TypeAlias = Callable[[Sequence[ResolvedRule]], OnMatch]
 
 
-def flow_tree(peer: Input, rules: Sequence[ResolvedRule], say: Say, uncovered: OnMatch) -> OnMatch:
-    """The tree of these rules for TCP; `peer` reads an identity. `uncovered` is for ports that no rule speaks about."""
+def flow_tree(
+    peer: Input, rules: Sequence[ResolvedRule], say: Say, uncovered: OnMatch, *, apart: bool = False
+) -> OnMatch:
+    """The tree of these rules for TCP; `peer` reads an identity. `uncovered` is for ports that no rule speaks about.
+    `apart`: a miss inside what is said of one peer goes on to nothing that is said of others."""
 
     def tree_of(group: PortGroup) -> OnMatch:
         said: dict[tuple[int, ...], OnMatch] = {}
@@ -33,6 +36,10 @@ def flow_tree(peer: Input, rules: Sequence[ResolvedRule], say: Say, uncovered: O
         ordinary = verdict(None)
         named = {str(identity): verdict(identity) for identity in sorted(_special(group))}
         differing = {identity: on_match for identity, on_match in named.items() if on_match != ordinary}
+        if differing and apart:
+            named_here = matches(peer, "|".join(differing))
+            inside = descend(exact_map(peer, differing))
+            return descend(first_of([(named_here, inside), (not_(named_here), ordinary)]))
         return descend(exact_map(peer, differing, ordinary)) if differing else ordinary
 
     return port_tree([(group, tree_of(group)) for group in port_groups(rules)], uncovered)

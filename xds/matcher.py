@@ -61,6 +61,11 @@ def descend(matcher: Matcher) -> OnMatch:
     return OnMatch(frame(1, matcher))
 
 
+def always(on_match: OnMatch) -> Matcher:
+    """A tree that has nothing to ask."""
+    return Matcher(frame(3, on_match))
+
+
 def exact_map(reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch | None = None) -> Matcher:
     """Look the whole value up. `entries` must not be empty: Envoy rejects an empty map."""
     return _map_tree(2, reads, entries, otherwise)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..policies.dns_name import pattern_regex
-from .matcher import Input, OnMatch, descend, exact_map, extension, first_of, matches
+from .matcher import Input, OnMatch, Predicate, descend, exact_map, extension, first_of, matches
 from .regex import alternation
 
 SERVER_NAME = Input(extension("server-name", "envoy.extensions.matching.common_inputs.network.v3.ServerNameInput"))
@@ -34,6 +34,11 @@ def server_name_tree(rules: Iterable[tuple[Sequence[str], OnMatch]]) -> OnMatch 
     if exact:
         tree = descend(exact_map(SERVER_NAME, dict(sorted(exact.items())), tree))
     return tree
+
+
+def is_named(names: Iterable[str]) -> Predicate:
+    """The connection names one of these servers; `names` is not empty."""
+    return matches(SERVER_NAME, alternation(sorted(set(map(name_regex, names)))))
 
 
 def name_regex(pattern: str) -> str:

@@ -1,32 +1,59 @@
-"""Compiles the rules about TLS connections (serverNames) into two network RBAC filters, one for each direction.
+"""Compiles the rules about TLS: how the TLS listeners choose a filter chain, and the filters that judge behind it.
 
-They judge a connection once, by the server name in its greeting, and are trees of the same shape as those for HTTP (see
-rbac.py): own identity -> destination port -> peer identity -> server name. Connections of an endpoint without such
-rules come here because of the other end, and the kernel has judged its side.
+In each direction the tree is of the same shape as those for HTTP (see rbac.py): own identity -> destination port ->
+peer identity -> what the rules say (see tls_verdict.py and tls_chain.py). Connections that are carried as they are, are
+judged once, by a network filter for each direction; those of an endpoint without such rules come here because of the
+other end, and the kernel has judged its side. Requests in connections that one direction's policy has had taken up are
+judged by that direction's HTTP filters, and no others come there.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/rbac_filter
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeAlias
 
-from ..policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, Protocol, ResolvedRule
-from ..policies.proxy_kind import clash
+from ..policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, ResolvedRule, RuleOrigin
 from ..policies.workload import Endpoint
-from .flow_tree import flow_tree
+from .change_filter import TOO_MANY, Compiled
+from .change_tree import TooManyChanges, change_tree
+from .flow_tree import coverings, flow_tree
 from .fragment_cache import FragmentCache
-from .matcher import OnMatch, extension
+from .header_change import NOTHING
+from .matcher import Matcher, OnMatch, always, exact_map, extension
 from .rbac_action import allow, deny
 from .rule_name import default_allow, no_rule_matched
-from .server_name import server_name_tree
 from .snapshot import FILTER_CONFIG, Resource
-from .subject import PEER, Enforced, Halves, Policed, policy_of_subjects, subject_trees
+from .subject import PEER, SUBJECT, Enforced, Halves, Policed, policy_of_subjects, subject_trees
+from .tls_chain import MISS, Chain, chain_matcher, chain_tree
+from .tls_verdict import carried, changing, requested
 from .wire import frame, text
 
 TLS_FILTERS: Mapping[Direction, str] = MappingProxyType(
     {Direction.EGRESS: "lockgate.tls.egress", Direction.INGRESS: "lockgate.tls.ingress"}
 )
+# Judges what the client's policy has had taken up and does not look as its greeting said any more.
+TAKEN_INGRESS = "lockgate.tls.taken.ingress"
+TLS_HTTP_FILTERS: Mapping[Direction, str] = MappingProxyType(
+    {Direction.EGRESS: "lockgate.tls.http.egress", Direction.INGRESS: "lockgate.tls.http.ingress"}
+)
+
+# Identity, direction, its policy there -> the tree behind the identity.
+_Build: TypeAlias = Callable[[int, Direction, DirectionPolicy], OnMatch]
+_Say: TypeAlias = Callable[[Sequence[ResolvedRule], OnMatch, OnMatch], OnMatch]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPolicy:
+    """What Envoy is told: the filters; the matcher of the listeners, and the chains it leads to beside those that are
+    always there. `refused` are rules that Envoy cannot carry out: what they cover is denied."""
+
+    filters: tuple[Resource, ...]
+    matcher: Matcher
+    chains: frozenset[Chain]
+    refused: Mapping[RuleOrigin, str]
 
 
 def has_tls(half: DirectionPolicy) -> bool:
@@ -48,60 +75,133 @@ class TlsCompiler:
     """`compile` is a pure function of its arguments; the object only remembers fragments of the last compilation."""
 
     def __init__(self) -> None:
-        self._subtrees = FragmentCache[tuple[int, Direction, int], OnMatch]()
+        self._subtrees = FragmentCache[tuple[str, int, Direction, int], OnMatch]()
+        self._choices = FragmentCache[tuple[Direction, int], tuple[OnMatch, frozenset[Chain]]]()
+        self._refusals = FragmentCache[int, Mapping[RuleOrigin, str]]()
 
-    def compile(self, endpoints: Enforced, policed: Policed) -> tuple[Resource, ...]:
-        """Both filters. The arguments are as for NodeCompiler.compile."""
+    def compile(self, endpoints: Enforced, policed: Policed) -> TlsPolicy:
+        """The arguments are as for NodeCompiler.compile."""
         live = {id(half) for _, policy in endpoints for half in (policy.ingress, policy.egress)}
-        self._subtrees.keep(lambda key: key[2] in live)
-        return tuple(self._filter(direction, endpoints, policed) for direction in TLS_FILTERS)
+        self._subtrees.keep(lambda key: key[3] in live)
+        self._choices.keep(lambda key: key[1] in live)
+        self._refusals.keep(live.__contains__)
+        made_of = Compiled(endpoints, policed)
+        filters = [self._network_filter(direction, made_of, by_name=True) for direction in TLS_FILTERS]
+        filters.append(self._network_filter(Direction.INGRESS, made_of, by_name=False))
+        for direction in TLS_HTTP_FILTERS:
+            filters += self._http_filters(direction, made_of)
+        matcher, chains = self._chains(made_of)
+        refused = {
+            origin: why
+            for direction in Direction
+            for _, halves in made_of.halves(direction)
+            for half in halves
+            for origin, why in self._refused(half).items()
+        }
+        return TlsPolicy(tuple(filters), matcher, chains, MappingProxyType(refused))
 
-    def _filter(self, direction: Direction, endpoints: Enforced, policed: Policed) -> Resource:
-        def tree(identity: int, halves: Halves) -> OnMatch:
-            (half,) = halves
-            key = (identity, direction, id(half))
-            return self._subtrees.get(key, half, lambda: _build_subtree(identity, direction, half))
+    def _network_filter(self, direction: Direction, made_of: Compiled, by_name: bool) -> Resource:
+        name = TLS_FILTERS[direction] if by_name else TAKEN_INGRESS
 
-        halves = [
-            (endpoint, (policy.direction(direction),))
-            for endpoint, policy in endpoints
-            if (endpoint.identity, direction) in policed
-        ]
-        trees = subject_trees(direction, halves, tree)
-        name = TLS_FILTERS[direction]
+        def say(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch:
+            return carried(covering, unmatched, uncovered, by_name=by_name)
+
+        trees = self._trees(name, direction, made_of, _verdicts(say))
         rbac = text(3, name.replace(".", "_") + ".")
         if trees:
-            rbac += frame(6, policy_of_subjects(direction, trees, endpoints))
+            rbac += frame(6, policy_of_subjects(direction, trees, made_of.endpoints))
         return Resource(FILTER_CONFIG, name, extension(name, "envoy.extensions.filters.network.rbac.v3.RBAC", rbac))
 
+    def _http_filters(self, direction: Direction, made_of: Compiled) -> Iterable[Resource]:
+        """The verdict on requests, and what becomes of their headers. Nobody is here without being policed."""
+        name = TLS_HTTP_FILTERS[direction]
+        nobody = deny(f"lockgate:nothing-is-taken-up:{direction}")
+        trees = self._trees(name, direction, made_of, _verdicts(_requested))
+        rbac = frame(4, exact_map(SUBJECT[direction], trees, nobody) if trees else always(nobody))
+        yield Resource(FILTER_CONFIG, name, extension(name, "envoy.extensions.filters.http.rbac.v3.RBAC", rbac))
+        name = f"{name}.headers"
+        trees = self._trees(name, direction, made_of, _changes)
+        trees = {identity: tree for identity, tree in trees.items() if tree != NOTHING}
+        body = frame(2, exact_map(SUBJECT[direction], trees)) if trees else b""
+        body = extension(name, "envoy.extensions.filters.http.composite.v3.Composite", body)
+        yield Resource(FILTER_CONFIG, name, body)
 
-def _build_subtree(identity: int, direction: Direction, half: DirectionPolicy) -> OnMatch:
-    unmatched = deny(no_rule_matched(identity, direction))
-    uncovered = unmatched if half.default_deny else allow(default_allow(identity, direction))
+    def _trees(self, kind: str, direction: Direction, made_of: Compiled, build: _Build) -> dict[str, OnMatch]:
+        def tree(identity: int, halves: Halves) -> OnMatch:
+            (half,) = halves
+            key = (kind, identity, direction, id(half))
+            return self._subtrees.get(key, half, lambda: build(identity, direction, half))
+
+        return subject_trees(direction, made_of.halves(direction), tree)
+
+    def _refused(self, half: DirectionPolicy) -> Mapping[RuleOrigin, str]:
+        def find() -> Mapping[RuleOrigin, str]:
+            found: dict[RuleOrigin, str] = {}
+            for covering in coverings(tuple(rule for rule in half.rules if changing([rule]))):
+                if _change(covering) is None:
+                    found |= {rule.origin: TOO_MANY for rule in covering}
+            return found
+
+        return self._refusals.get(id(half), half, find)
+
+    def _chains(self, made_of: Compiled) -> tuple[Matcher, frozenset[Chain]]:
+        used: set[Chain] = set()
+
+        def trees(direction: Direction) -> dict[str, OnMatch]:
+            def tree(_: int, halves: Halves) -> OnMatch:
+                (half,) = halves
+                found, chains = self._choices.get((direction, id(half)), half, lambda: _choice(direction, half))
+                used.update(chains)
+                return found
+
+            found = subject_trees(direction, made_of.halves(direction), tree)
+            return {identity: on_match for identity, on_match in found.items() if on_match != MISS}
+
+        matcher = chain_matcher(trees(Direction.EGRESS), trees(Direction.INGRESS))
+        return matcher, frozenset(used)
+
+
+def _verdicts(say: _Say) -> _Build:
+    def build(identity: int, direction: Direction, half: DirectionPolicy) -> OnMatch:
+        unmatched = deny(no_rule_matched(identity, direction))
+        uncovered = unmatched if half.default_deny else allow(default_allow(identity, direction))
+
+        def verdict(covering: Sequence[ResolvedRule]) -> OnMatch:
+            return say(covering, unmatched, uncovered)
+
+        return flow_tree(PEER[direction], half.rules, verdict, uncovered)
+
+    return build
+
+
+def _requested(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch:
+    return unmatched if _change(covering) is None else requested(covering, unmatched, uncovered)
+
+
+def _changes(_: int, direction: Direction, half: DirectionPolicy) -> OnMatch:
+    acting = tuple(rule for rule in half.rules if changing([rule]))
 
     def say(covering: Sequence[ResolvedRule]) -> OnMatch:
-        return _verdict(covering, unmatched, uncovered)
+        return _change(covering) or NOTHING  # where that is too much all is denied
 
-    return flow_tree(PEER[direction], half.rules, say, uncovered)
+    return flow_tree(PEER[direction], acting, say, NOTHING) if acting else NOTHING
 
 
-def _verdict(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch:
-    """What the rules that cover a peer and a port say of a connection that stays encrypted (or is not TLS at all)."""
-    for rule in covering:
-        if rule.deny:
-            return deny(str(rule.origin))
-    if not covering:
-        return uncovered
-    if clash(covering, Protocol.TCP):
-        return unmatched
-    for rule in covering:
-        if not rule.redirects:
-            return allow(str(rule.origin))
-    if uncovered != unmatched:  # enableDefaultDeny false
-        return uncovered
-    named = [
-        (rule.tls.server_names, allow(str(rule.origin)))
-        for rule in covering
-        if rule.tls is not None and rule.tls.server_names and rule.tls.terminating_secret is None and rule.l7 is None
-    ]
-    return server_name_tree(named) or unmatched
+def _change(covering: Sequence[ResolvedRule]) -> OnMatch | None:
+    """What the rules do to headers together; None when that is more than a filter can hold."""
+    try:
+        return change_tree(changing(covering))
+    except TooManyChanges:
+        return None
+
+
+def _choice(direction: Direction, half: DirectionPolicy) -> tuple[OnMatch, frozenset[Chain]]:
+    used: set[Chain] = set()
+
+    def say(covering: Sequence[ResolvedRule]) -> OnMatch:
+        tree, chains = chain_tree(direction, covering)
+        used.update(chains)
+        return tree
+
+    tree = flow_tree(PEER[direction], half.rules, say, MISS, apart=True)
+    return (tree, frozenset(used)) if used else (MISS, frozenset())

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from .errors import WireError
 
 _LENGTH_DELIMITED = 2
-_TAGS = tuple(bytes([field << 3 | _LENGTH_DELIMITED]) for field in range(16))
 
 
 def varint(number: int) -> bytes:
@@ -27,8 +26,11 @@ def varint(number: int) -> bytes:
     return bytes(groups)
 
 
+_TAGS = tuple(varint(field << 3 | _LENGTH_DELIMITED) for field in range(64))
+
+
 def frame(field: int, payload: bytes) -> bytes:
-    """A length-delimited field (message, string, bytes) with a field number below 16, also when it is empty."""
+    """A length-delimited field (message, string, bytes) with a field number below 64, also when it is empty."""
     return _TAGS[field] + varint(len(payload)) + payload
 
 

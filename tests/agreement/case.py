@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import yaml
 from lockgate.policies import Flow, World, endpoint_of, parse_policies, parse_workloads
 from lockgate.policies.secret import header_values
+from lockgate.policies.tls_secret import TlsSecrets
 
 # The node's own addresses.
 HOSTS = (ip_address("10.200.0.1"), ip_address("fd00:200::1"))
@@ -69,6 +70,7 @@ class Setting:
                 for name, found in (self.names if names is None else names).items()
             },
             secrets=header_values(policies.secrets).values,
+            tls=TlsSecrets(policies.secrets),
         )
 
 

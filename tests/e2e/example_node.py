@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,8 +31,9 @@ from lockgate.agent.client import ask
 from lockgate.agent.errors import UnreachableError
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace, Playground, Pod
 from lockgate.agent.policy_tests import LoadedTest
-from lockgate.policies import Flow, HttpRequest, Protocol, TlsRequest, World
+from lockgate.policies import Flow, HttpRequest, Protocol, TlsRequest, Verdict, World, explain
 from lockgate.policies.policy_test import Case
+from lockgate.policies.tls_secret import TRUSTED_CA, TlsMaterial, TlsSide
 from lockgate.policies.workload import IPAddress, Workload
 from lockgate.redirect import netns
 from lockgate.tests.e2e.tls_pods import Authority
@@ -71,14 +72,15 @@ class Attempt:
 
     @property
     def encrypted(self) -> bool:
-        """True when it speaks TLS."""
-        return isinstance(self.case.flow.request, TlsRequest)
+        """True when the client speaks TLS."""
+        request = self.case.flow.request
+        return isinstance(request, HttpRequest | TlsRequest) and request.encrypted
 
     @property
     def server_name(self) -> str:
         """What a TLS client calls the server; empty when it does not."""
         request = self.case.flow.request
-        return request.server_name if isinstance(request, TlsRequest) else ""
+        return request.server_name if isinstance(request, HttpRequest | TlsRequest) else ""
 
     def __str__(self) -> str:
         return f"{self.case.name} ({self.client.address} -> {self.server.address} port {self.case.flow.port})"
@@ -241,14 +243,15 @@ def _entry(workload: Workload, pod: Pod, addresses: Iterable[IPAddress]) -> dict
 class Servers:
     """Something that answers at every address and port the attempts go to; `seen` is who got there, by (ip, port).
 
-    Where an attempt speaks TLS the server does, with a certificate for every name that it is called by; `client` trusts
-    it.
+    Where TLS arrives at it the server speaks it, with a certificate for every name that it is called by, or that of the
+    policies' own Secret; `client` trusts it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, world: World) -> None:
         self.seen: set[tuple[str, int]] = set()
         self.client = ssl.create_default_context()
         self._folder = folder
+        self._world = world
         self._stack = ExitStack()
         self._answering: set[asyncio.Task[Any]] = set()
 
@@ -256,8 +259,8 @@ class Servers:
         attempts = tuple(attempts)
         loop = asyncio.get_running_loop()
         wanted = {(each.server, each.case.flow.port, each.case.flow.protocol) for each in attempts}
-        encrypted = {(each.server, each.case.flow.port) for each in attempts if each.encrypted}
-        shown = self._certificate(attempts) if encrypted else None
+        encrypted = {(each.server, each.case.flow.port) for each in attempts if self._arrives_encrypted(each)}
+        shown = self._certificate(attempts) if any(each.encrypted for each in attempts) or encrypted else None
         for place, port, protocol in wanted:
             kind = socket.SOCK_DGRAM if protocol is Protocol.UDP else socket.SOCK_STREAM
             bound = netns.run_in(place.where.path, partial(_bound, place.address, port, kind))
@@ -277,8 +280,38 @@ class Servers:
         file.write_bytes(b"".join(authority.issue(*sorted(names))))
         self.client.load_verify_locations(cadata=authority.pem.decode())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for known in self._materials():
+            self.client.load_verify_locations(cadata=known.trusted_ca.decode())
+            if known.certificate:
+                file.write_bytes(known.certificate + known.private_key)
         context.load_cert_chain(file)
         return context
+
+    def _materials(self) -> list[TlsMaterial]:
+        """Of the policies' own TLS contexts that have an authority, which clients are to trust."""
+        return [
+            self._world.tls.material(side, replace(context, trusted_ca=TRUSTED_CA))
+            for policy in self._world.policies
+            for rule in policy.rules
+            for entry in (*rule.ingress, *rule.egress)
+            for ports in entry.ports or ()
+            if ports.tls is not None
+            for side, context in (
+                (TlsSide.TERMINATING, ports.tls.terminating),
+                (TlsSide.ORIGINATING, ports.tls.originating),
+            )
+            if context is not None
+        ]
+
+    def _arrives_encrypted(self, each: Attempt) -> bool:
+        explanation = explain(self._world, each.case.flow)
+        if explanation.verdict is not Verdict.ALLOW:
+            return False
+        encrypted = each.encrypted
+        for side in (explanation.egress, explanation.ingress):
+            if side is not None and side.interception is not None:
+                encrypted = side.interception.originating is not None
+        return encrypted
 
     async def close(self) -> None:
         self._stack.close()

@@ -52,7 +52,7 @@ async def test_an_example_is_enforced_as_its_tests_say(node: ExampleNode, name: 
     # What cannot be tried is too little to be all that shows one of the two.
     assert {"dropped", "denied", "closed"} & set(expected.values())
     assert {"answered", "connected"} & set(expected.values())
-    servers = Servers(node.folder)
+    servers = Servers(node.folder, world)
     await servers.open(attempts)
     try:
         outcomes = await asyncio.gather(*(try_it(each, expected[each], servers) for each in attempts))
@@ -82,6 +82,9 @@ def on_the_wire(world: World, flow: Flow) -> str:
     sides = [side for side in (explanation.egress, explanation.ingress) if side is not None]
     if any(side.verdict is Verdict.DENY and not side.redirected for side in sides):
         return "dropped"
+    reading = [side for side in sides if side.interception is not None and side.interception.http]
+    if any(side.verdict is Verdict.DENY for side in reading):
+        return "denied"
     connection = explain(world, replace(flow, request=None))
     covering = [
         item.rule

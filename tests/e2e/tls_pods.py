@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from lockgate.agent.playground import Namespace
 from lockgate.redirect import netns
-from lockgate.tests.e2e.live_node import CLOSED, DROPPED, PATIENCE, REFUSED, Answer, Web
+from lockgate.tests.e2e.live_node import CLOSED, DROPPED, PATIENCE, REFUSED, Answer, Line, Web
 
 UNTRUSTED = "untrusted"  # the client does not trust the certificate it is shown
 
@@ -84,11 +84,23 @@ class TlsWeb(Web):
         return wrapped, address
 
 
+class TlsLine(Line):
+    """The kept connection of a client in TLS. What goes wrong in the beginning is raised."""
+
+    def __init__(self, where: Namespace, ip: object, port: int, context: ssl.SSLContext, name: str) -> None:
+        super().__init__(where, ip, port)
+        self._connection.sock = context.wrap_socket(self._connection.sock, server_hostname=name)
+
+
 class TlsClient:
     """Trusts one authority. What came of a request is text: a status and body, or how the connection failed."""
 
     def __init__(self, authority: Authority) -> None:
         self._context = ssl.create_default_context(cadata=authority.pem.decode())
+
+    def line(self, where: Namespace, ip: object, port: int, name: str) -> TlsLine:
+        """A connection to be kept."""
+        return TlsLine(where, ip, port, self._context, name)
 
     def fetch(
         self,

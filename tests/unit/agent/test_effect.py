@@ -42,18 +42,18 @@ def entry(**fields: Any) -> dict[str, Any]:
 
 def test_versions_are_read_from_masked_dumps() -> None:
     assert versions_query("TypedExtensionConfig") == ("ecds_filters", "version_info,error_state,ecds_filter.name")
-    assert versions_query("ClusterLoadAssignment") is None
+    assert versions_query("ClusterLoadAssignment") is versions_query("Listener") is None
     dump = {
         "configs": [
             entry(version_info="1", ecds_filter={"name": "filter"}),
-            entry(name="listener", active_state={"version_info": "2"}),
+            entry(name="secret", version_info="2"),
             entry(name="refused", error_state={"details": "no", "version_info": "3"}),
             entry(version_info="4", cluster={"name": "cluster"}),
         ]
     }
     assert read_versions(dump) == {
         "filter": InForce("1"),
-        "listener": InForce("2"),
+        "secret": InForce("2"),
         "refused": InForce(None, "no", "3"),
         "cluster": InForce("4"),
     }

@@ -89,7 +89,7 @@ ERRORS: list[tuple[object, str]] = [
     ({**BASE, "http": {}, "dns": {"name": "a"}}, "the flow has both 'http' and 'dns'; one request only"),
     (
         {**BASE, "http": {"url": "/"}},
-        "'http' has an unknown field 'url'; use one of: method, path, host, headers, serverName",
+        "'http' has an unknown field 'url'; use one of: method, path, host, headers, tls, serverName",
     ),
     ({**BASE, "http": {"headers": []}}, "'headers' must be a JSON object of names and values"),
     ({**BASE, "http": {"headers": {"a": 1}}}, "the header 'a' must be text or a list of texts"),

@@ -15,6 +15,7 @@ from lockgate.policies.endpoint_policy import (
     Protocol,
     ResolvedRule,
     RuleOrigin,
+    TlsContext,
     TlsRules,
 )
 from lockgate.policies.identity import Reserved
@@ -26,7 +27,7 @@ HTTP = HttpRules((HttpRule(),))
 DNS = DnsRules((DnsRule(match_pattern="*"),))
 KAFKA = KafkaRules((KafkaRule(),))
 NAMED = TlsRules(("a.example",))
-OPENED = TlsRules((), ("default", "certificate"))
+OPENED = TlsRules((), TlsContext(("default", "certificate")))
 
 
 def rule(l7: L7Rules | None = None, tls: TlsRules | None = None, name: str = "p") -> ResolvedRule:
@@ -48,6 +49,7 @@ def rule(l7: L7Rules | None = None, tls: TlsRules | None = None, name: str = "p"
         (DNS, OPENED, Protocol.TCP, None),
         (KAFKA, None, Protocol.TCP, ProxyKind.KAFKA),
         (KAFKA, None, Protocol.SCTP, None),
+        (KAFKA, OPENED, Protocol.TCP, None),
     ],
 )
 def test_the_proxy_of_a_rule(

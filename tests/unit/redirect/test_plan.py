@@ -21,6 +21,7 @@ from lockgate.policies.endpoint_policy import (
     Protocol,
     ResolvedRule,
     RuleOrigin,
+    TlsContext,
     TlsRules,
 )
 from lockgate.policies.resolve import LOCAL_HOST
@@ -134,7 +135,7 @@ def test_what_no_listener_serves_is_redirected_nowhere() -> None:
 
 
 def test_tls_has_a_listener_of_its_own() -> None:
-    named, opened = TlsRules(("a.example",)), TlsRules((), ("default", "certificate"))
+    named, opened = TlsRules(("a.example",)), TlsRules((), TlsContext(("default", "certificate")))
     rules = (rule({9}, tcp(443), tls=named), rule({9}, tcp(443), l7=HTTP, tls=opened))
     entries = compile_direction(DirectionPolicy(True, rules), PORTS)
     assert entries == {(9, exact(Protocol.TCP, 443)): Effect(Verdict.REDIRECT, 15002)}

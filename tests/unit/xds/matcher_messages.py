@@ -32,6 +32,7 @@ class Seen:
     headers: Mapping[str, str] = field(default_factory=dict)
     server_name: str = ""  # of the TLS greeting; there is no value when it is empty
     state: Mapping[str, str] = field(default_factory=dict)  # filter state, see `ends`
+    encrypted: bool = True  # else it is not TLS
 
     def read(self, reads: TypedExtensionConfig) -> str | None:
         assert reads.typed_config is not None
@@ -44,6 +45,8 @@ class Seen:
                 return str(self.port)
             case "FilterStateInput":
                 return self.state.get(FilterStateInput.parse(reads.typed_config.value).key)
+            case "TransportProtocolInput":
+                return "tls" if self.encrypted else "raw_buffer"
             case "ServerNameInput":
                 return self.server_name or None
             case "HttpRequestHeaderMatchInput":

@@ -60,7 +60,7 @@ def decide(resource: Resource, seen: Seen) -> tuple[str, str]:
 
 def filters(half: DirectionPolicy, direction: Direction) -> dict[str, Resource]:
     compiled = TlsCompiler().compile([(OWN, EndpointPolicy(**{direction: half}))], EVERY)
-    return {resource.name: resource for resource in compiled}
+    return {resource.name: resource for resource in compiled.filters}
 
 
 def seen(direction: Direction, peer: str, port: int, name: str) -> Seen:
@@ -102,7 +102,7 @@ def test_who_has_no_rule_about_tls_is_judged_by_the_kernel_alone() -> None:
     pairs = [(OWN, EndpointPolicy(egress=half)), (endpoint("default/other", 401, "10.0.0.8"), EndpointPolicy())]
     assert tls_policed_by(pairs) == {(OWN.identity, Direction.EGRESS)}
     assert has_tls(half) and not has_tls(EndpointPolicy().egress)
-    egress, ingress = TlsCompiler().compile(pairs, tls_policed_by(pairs))
+    egress, ingress = TlsCompiler().compile(pairs, tls_policed_by(pairs)).filters[:2]
     assert decide(egress, Seen("10.0.0.8", "10.0.0.1", 443, state=ends(Direction.EGRESS, 401, 300))) == (
         "allow",
         NOT_POLICED,
