@@ -21,6 +21,7 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.config.rbac import v3 as rbac
     from envoy_data_plane.envoy.config.route import v3 as route
     from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_access_log
+    from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel_filter
     from envoy_data_plane.envoy.extensions.dynamic_modules import v3 as dynamic_modules
     from envoy_data_plane.envoy.extensions.filters.common.set_filter_state import v3 as filter_state
     from envoy_data_plane.envoy.extensions.filters.http.composite import v3 as composite
@@ -50,6 +51,7 @@ with warnings.catch_warnings():
 __all__ = [
     "accesslog",
     "boot",
+    "cel_filter",
     "cluster",
     "composite",
     "connection_monitor",

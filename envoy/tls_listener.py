@@ -34,11 +34,11 @@ from .http_listener import (
 from .identity_filter import Ipcache, identity_filter
 from .messages import (
     accesslog,
+    cel_filter,
     core,
     file_access_log,
     filter_state,
     listener,
-    matcher,
     network_rbac,
     original_dst,
     original_src,
@@ -264,15 +264,14 @@ def deny_all_connections() -> network_rbac.Rbac:
 
 
 def _denied_log(path: Path) -> accesslog.AccessLog:
-    denied = matcher.MetadataMatcher(
-        filter="envoy.filters.network.rbac",
-        path=[matcher.MetadataMatcherPathSegment(key="enforced_engine_result")],
-        value=matcher.ValueMatcher(string_match=matcher.StringMatcher(exact="denied")),
-    )
+    # By what ended the connection: the metadata by which HTTP's denials are told is not there.
+    denied = cel_filter.ExpressionFilter(expression="connection.termination_details.startsWith('rbac_access_denied')")
     return accesslog.AccessLog(
         name="envoy.access_loggers.file",
         filter=accesslog.AccessLogFilter(
-            metadata_filter=accesslog.MetadataFilter(matcher=denied, match_if_key_not_found=False)
+            extension_filter=accesslog.ExtensionFilter(
+                name="envoy.access_loggers.extension_filters.cel", typed_config=protobuf.Any.pack(denied)
+            )
         ),
         typed_config=protobuf.Any.pack(
             file_access_log.FileAccessLog(
