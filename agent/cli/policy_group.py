@@ -132,6 +132,8 @@ def explain_flow(
     http: Annotated[str, typer.Option("--http", help="'METHOD PATH', the path with its query string.")] = "",
     host: Annotated[str, typer.Option("--host", help="The request's Host.")] = "",
     header: Annotated[list[str] | None, typer.Option("-H", "--header", help="'Name: value'; may be repeated.")] = None,
+    server_name: Annotated[str, typer.Option("--server-name", help="What a TLS client calls the server (SNI).")] = "",
+    encrypted: Annotated[bool, typer.Option("--tls", help="The connection is TLS.")] = False,
     grpc: Annotated[str, typer.Option("--grpc", help="package.Service/Method.")] = "",
     kafka: Annotated[str, typer.Option("--kafka", help="An API key's name, produce or consume.")] = "",
     topic: Annotated[list[str] | None, typer.Option("--topic", help="A Kafka topic; may be repeated.")] = None,
@@ -154,7 +156,7 @@ def explain_flow(
     if not number.isdigit():
         raise typer.BadParameter(f"--port {port}: write a number, or a number and a protocol as in 53/UDP")
     flow: dict[str, Any] = {"from": source, "to": destination, "port": number, "protocol": protocol or "TCP"}
-    about_request = {"host": host, "headers": _headers(header or [])}
+    about_request = {"host": host, "headers": _headers(header or []), "serverName": server_name, "tls": encrypted}
     if http:
         flow["http"] = _http(http) | about_request
     if grpc:
@@ -166,6 +168,10 @@ def explain_flow(
         flow["kafka"] = {"apiKey": kafka, "topics": topic or [], "clientID": client_id}
         if api_version is not None:
             flow["kafka"]["apiVersion"] = api_version
+    if (server_name or encrypted) and not (http or grpc):
+        if kafka:
+            raise typer.BadParameter("--server-name and --tls go with --http or --grpc, or stand alone")
+        flow["tls"] = {"serverName": server_name}
     if (host or header) and not (http or grpc):
         raise typer.BadParameter("--host and -H describe a request: give --http (or --grpc) with them")
     if (topic or client_id or api_version is not None) and not kafka:

@@ -159,6 +159,21 @@ class TestExplain:
         assert lockgate("policy", "explain", *files, *flow, "--host", "other", *said[2:]).status == 1
         assert lockgate("policy", "explain", *files, *flow, *said[:4]).status == 1
 
+    def test_what_a_tls_client_calls_the_server(self, tmp_path: Path) -> None:
+        workloads = tmp_path / "tls.yaml"
+        workloads.write_text("workloads: [{name: updater, labels: {app: updater}}, {name: front}]")
+
+        def explained(*more: str) -> Ended:
+            policies, ends = EXAMPLES / "server-names.yaml", ("--from", "updater", "--to", "front", "--port", "443")
+            return lockgate("policy", "explain", "--policies", policies, "--workloads", workloads, *ends, *more)
+
+        assert explained("--server-name", "updates.example.com").status == 0
+        assert explained("--server-name", "updates.example.com", "--http", "GET /").status == 0
+        assert explained("--server-name", "paste.example.com").status == 1
+        unnamed = explained("--tls")
+        assert unnamed.status == 1 and "the connection names no server" in unnamed.out
+        assert explained("--tls", "--kafka", "produce").status == 2
+
     def test_a_broken_policy_is_not_explained_around(self, workloads: Path, broken: Path) -> None:
         files = ("--policies", broken, "--workloads", workloads)
         ended = lockgate("policy", "explain", *files, "--from", "frontend", "--to", "backend", "--port", 80)
