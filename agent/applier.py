@@ -32,12 +32,15 @@ from ..xds import (
     NodeResources,
     Outcome,
     Policed,
+    Resource,
     Settled,
     Snapshot,
     XdsServer,
+    kafka_policed_by,
     policed_by,
     tls_policed_by,
 )
+from .kafka_side import KafkaSide
 from .tls_side import TlsResources, TlsSide
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
@@ -49,13 +52,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """Which identities need a subtree in Envoy: in the filters for HTTP, and in those for TLS."""
+    """Which identities need a subtree in Envoy: in the filters for HTTP, in those for TLS and in that for Kafka."""
 
     envoy: Policed  # all that have a rule for Envoy
     tls: Policed  # those of them that have one about TLS
+    kafka: Policed  # and about Kafka
 
     def __or__(self, other: _Needs) -> _Needs:
-        return _Needs(self.envoy | other.envoy, self.tls | other.tls)
+        return _Needs(self.envoy | other.envoy, self.tls | other.tls, self.kafka | other.kafka)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,16 @@ class _Told:
 
     http: NodeResources
     tls: TlsResources
+    kafka: tuple[Resource, ...]
 
     @property
     def snapshot(self) -> Snapshot:
-        return self.http.snapshot().joined(self.tls.resources)
+        return self.http.snapshot().joined(self.others)
+
+    @property
+    def others(self) -> tuple[Resource, ...]:
+        """What is not of HTTP."""
+        return (*self.tls.resources, *self.kafka)
 
     @property
     def unexpressed(self) -> tuple[tuple[RuleOrigin, str], ...]:
@@ -110,6 +120,7 @@ class Applier:
         http_port: int,
         envoy_runs: Callable[[], bool],
         tls: TlsSide,
+        kafka: KafkaSide,
         *,
         dns_port: int = DEFAULT_DNS_PORT,
         dns_uses: Callable[[World], None] = lambda _: None,
@@ -119,8 +130,9 @@ class Applier:
         self._xds = xds
         self._envoy_runs = envoy_runs
         self._dns_uses = dns_uses
-        self._ports = ProxyPorts(http_port, dns_port, tls.port)
+        self._ports = ProxyPorts(http_port, dns_port, tls.port, kafka.port)
         self._tls = tls
+        self._kafka = kafka
         self._compiler = NodeCompiler()
         self._planner = Planner()
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
@@ -148,7 +160,7 @@ class Applier:
             # It still judges by what it had, so the kernel must not send it anything new.
             return applied
         unconfirmed, unexpressed = applied.unconfirmed, applied.unexpressed
-        ports = replace(self._ports, http=_CLOSED, tls=_CLOSED) if unconfirmed else self._ports
+        ports = replace(self._ports, http=_CLOSED, tls=_CLOSED, kafka=_CLOSED) if unconfirmed else self._ports
         async with self._turn:
             world = world.with_addresses(self._late) or world
             self._dns_uses(world)
@@ -176,12 +188,12 @@ class Applier:
     def _needs(self, world: World) -> tuple[Enforced, _Needs, _Needs]:
         """The endpoints to enforce for; who needs Envoy for this world, and for the one in force."""
         enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
-        wanted = _Needs(policed_by(enforced), tls_policed_by(enforced))
+        wanted = _Needs(policed_by(enforced), tls_policed_by(enforced), kafka_policed_by(enforced))
         if self._policed is not None:
             return enforced, wanted, self._policed
         # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
         everyone = frozenset((endpoint.identity, direction) for endpoint, _ in enforced for direction in Direction)
-        return enforced, wanted, _Needs(everyone, everyone)
+        return enforced, wanted, _Needs(everyone, everyone, everyone)
 
     def _leaving(self, enforced: Enforced) -> Enforced:
         """The endpoints in force whose identities no endpoint will have, with the policies in force."""
@@ -209,15 +221,16 @@ class Applier:
     def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> _Told:
         """What Envoy is to have."""
         http = self._compiler.compile(enforced, needs.envoy)
-        return _Told(http, self._tls.resources(enforced, needs.tls, world.tls))
+        tls = self._tls.resources(enforced, needs.tls, world.tls)
+        return _Told(http, tls, self._kafka.resources(enforced, needs.kafka))
 
     async def _tell(self, telling: _Told) -> Settled:
         """Publishes what Envoy is to have, step by step where header changes are about to be others; its answer."""
         told, steps = self._told, [telling.snapshot]
         if told is not None:
             between = self._compiler.steps(told.http, telling.http)[:-1]
-            both = (told.tls.resources, telling.tls.resources)
-            steps = [step.joined(tls) for step, tls in zip(between, both, strict=False)] + steps
+            others = (told.others, telling.others)
+            steps = [step.joined(each) for step, each in zip(between, others, strict=False)] + steps
         for number, step in enumerate(steps, start=1):
             answer = await self._answer(await self._xds.publish(step))
             if not answer.acked:

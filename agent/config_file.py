@@ -15,6 +15,7 @@ class ConfigFile(TypedDict, total=False):
 
     http_port: int
     tls_port: int
+    kafka_port: int
     dns_port: int
     dns_min_ttl: int
     metrics_port: int
@@ -28,6 +29,7 @@ class ConfigFile(TypedDict, total=False):
 _LIMITS = {
     "http_port": range(1, 65536),
     "tls_port": range(1, 65536),
+    "kafka_port": range(1, 65536),
     "dns_port": range(1, 65536),
     "dns_min_ttl": range(86401),
     "metrics_port": range(65536),

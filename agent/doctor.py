@@ -207,7 +207,7 @@ def _ports(settings: Settings) -> Iterator[Check]:
     if lock_holder(settings.run_dir) is not None:
         yield Check("ports", "Envoy", State.OK, f"an Envoy of {settings.run_dir} has them")
         return
-    ports = (("http_port", settings.http_port), ("tls_port", settings.tls_port), ("dns_port", settings.dns_port))
+    ports = tuple((key, getattr(settings, key)) for key in ("http_port", "tls_port", "kafka_port", "dns_port"))
     loopback = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
     for (key, port), (family, address) in product(ports, loopback):
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -60,7 +60,7 @@ def require_port(settings: Settings) -> None:
     """
     if lock_holder(settings.run_dir) is not None:
         return
-    ports = (("http_port", settings.http_port), ("tls_port", settings.tls_port))
+    ports = (("http_port", settings.http_port), ("tls_port", settings.tls_port), ("kafka_port", settings.kafka_port))
     loopback = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
     for (key, port), (family, address) in product(ports, loopback):
         with socket.socket(family, socket.SOCK_STREAM) as probe:

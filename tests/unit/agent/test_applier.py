@@ -14,8 +14,10 @@ from typing import Any, cast
 import pytest
 from lockgate.agent import applier as module
 from lockgate.agent.applier import Applied, Applier
+from lockgate.agent.kafka_side import KafkaSide
 from lockgate.agent.tls_side import TlsSide
 from lockgate.envoy.identity_filter import Ipcache
+from lockgate.envoy.kafka_listener import KafkaListener
 from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import World, parse_policies
 from lockgate.policies.identity import endpoint_of
@@ -37,6 +39,7 @@ L7 = L4.replace("protocol: TCP}]", "protocol: TCP}], rules: {http: [{path: /}]}"
 HTTP_PORT = 15001
 IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7)
 TLS = TlsSide(TlsListener(), Path("/run/lockgate/requests.jsonl"), IPCACHE)
+KAFKA = KafkaSide(KafkaListener(), Path("/run/lockgate/requests.jsonl"), IPCACHE)
 
 
 class Recorded:
@@ -112,7 +115,7 @@ def node() -> Recorded:
 @pytest.fixture
 def applier(node: Recorded, monkeypatch: pytest.MonkeyPatch) -> Applier:
     monkeypatch.setattr(module, "ACK_SECONDS", 0.0)
-    return Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: node.envoy_runs, TLS)
+    return Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: node.envoy_runs, TLS, KAFKA)
 
 
 def world(policy: str = "", local: Iterable[int] = (7, 8)) -> World:

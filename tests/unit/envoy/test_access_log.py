@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockgate.envoy.access_log import FORMAT, Rotation, parse
+from lockgate.envoy.access_log import FORMAT, LoggedKafka, Rotation, parse
 
 LINE: dict[str, Any] = {
     "time": "2026-03-01T12:00:00.250000+00:00",
@@ -121,3 +121,22 @@ def test_a_small_or_absent_file_is_left_alone(tmp_path: Path) -> None:
     log.write_text("x" * 9)
     assert not Rotation(limit=10).rotate(log)
     assert log.read_text() == "x" * 9
+
+
+KAFKA_LINE = (
+    b'{"time":"2026-01-02T03:04:05.000006+00:00","source":"10.0.0.1:5","destination":"[fd00::1]:9092","method":"Produce",'
+    b'"path":"orders","host":"app","code":29,"details":"rbac_access_denied_matched_policy[default/p:spec.ingress[0]]",'
+    b'"protocol":"kafka","mismatches":null,"kafka":{"api":"Produce","version":9,"client_id":"app","topics":["orders"]},'
+    b'"source_identity":7,"destination_identity":8}'
+)
+
+
+def test_a_refused_kafka_request() -> None:
+    logged = parse(KAFKA_LINE)
+    assert logged.kafka == LoggedKafka("Produce", 9, "app", ("orders",))
+    assert (logged.rule, logged.code, str(logged.destination)) == ("default/p:spec.ingress[0]", 29, "[fd00::1]:9092")
+
+
+def test_a_kafka_connection_that_was_ended() -> None:
+    head, _, _ = KAFKA_LINE.partition(b'"kafka"')
+    assert parse(head + b'"kafka":null,"source_identity":7,"destination_identity":8}').kafka is None

@@ -125,13 +125,18 @@ def test_a_longer_prefix_holds_the_effect_of_the_shorter_ones() -> None:
 
 def test_what_no_listener_serves_is_redirected_nowhere() -> None:
     kafka = KafkaRules((KafkaRule(),))
-    for each in (rule(None, tcp(9092), l7=kafka), rule(None, udp(443), tls=TlsRules(("a.example",)))):
+    for each in (rule(None, udp(9092), l7=kafka), rule(None, udp(443), tls=TlsRules(("a.example",)))):
         entries = compile_direction(DirectionPolicy(True, (each,)), PORTS)
         assert list(entries.values()) == [NOWHERE]
     sctp = rule(None, PortSpan(Protocol.SCTP, 53, 53), l7=DNS)
     assert list(compile_direction(DirectionPolicy(True, (sctp,)), PORTS).values()) == [NOWHERE]
     both = DirectionPolicy(True, (rule(None, tcp(9092), l7=kafka), rule(None, tcp(9092), l7=HTTP)))
     assert list(compile_direction(both, PORTS).values()) == [NOWHERE]
+
+
+def test_kafka_has_a_listener_of_its_own() -> None:
+    policy = DirectionPolicy(True, (rule({9}, tcp(9092), l7=KafkaRules((KafkaRule(),))),))
+    assert compile_direction(policy, PORTS) == {(9, exact(Protocol.TCP, 9092)): Effect(Verdict.REDIRECT, 15003)}
 
 
 def test_tls_has_a_listener_of_its_own() -> None:

@@ -1,0 +1,281 @@
+//! The session between Envoy's buffers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::abi::{ConnectionEvent, CLOSE_FLUSH_WRITE, CLOSE_NO_FLUSH, EVENT_LOCAL_CLOSE, EVENT_REMOTE_CLOSE};
+use crate::network_hooks::{Connection, NetworkConfig, NetworkFilter, Step};
+
+use super::denial_log;
+use super::policy::{End, Ends, Policy};
+use super::published::Published;
+use super::session::{Denial, Out, Piece, Session, Tables};
+
+/// What the listener filter `identity` leaves.
+const SOURCE: &str = "lockgate.source.identity";
+const DESTINATION: &str = "lockgate.destination.identity";
+const EGRESS_SUBJECT: &str = "lockgate.egress.subject";
+const INGRESS_SUBJECT: &str = "lockgate.ingress.subject";
+
+static PUBLISHED: Published = Published::new();
+
+struct Config {
+    tables: Arc<Tables>,
+}
+
+/// The configuration is the node's policy (see `policy`), put into force at once; an empty one changes nothing, so that
+/// the default of a slot that waits for its policy takes none away.
+pub fn config(text: &[u8]) -> Result<Box<dyn NetworkConfig>, String> {
+    let tables = Arc::new(Tables::read()?);
+    if !text.is_empty() {
+        PUBLISHED.publish(Policy::read(text)?);
+    }
+    Ok(Box::new(Config { tables }))
+}
+
+impl NetworkConfig for Config {
+    fn new_filter(&self) -> Box<dyn NetworkFilter> {
+        Box::new(Filter {
+            tables: self.tables.clone(),
+            session: None,
+            source_port: 0,
+            ends: None,
+            holding: false,
+            ended: false,
+        })
+    }
+}
+
+struct Filter {
+    tables: Arc<Tables>,
+    session: Option<Session>,
+    source_port: u16,
+    ends: Option<Ends>,
+    holding: bool,
+    ended: bool,
+}
+
+impl NetworkFilter for Filter {
+    fn new_connection(&mut self, connection: &Connection) -> Step {
+        let identity = |key| connection.filter_state(key).and_then(|text| text.parse().ok());
+        let end = |address, identity: Option<u32>, subject: Option<u32>| {
+            Some(End {
+                address,
+                identity: identity?,
+                subject: subject?,
+            })
+        };
+        if let (Some((source, port)), Some((destination, to))) =
+            (connection.remote_address(), connection.local_address())
+        {
+            let source = end(source, identity(SOURCE), identity(EGRESS_SUBJECT));
+            let destination = end(destination, identity(DESTINATION), identity(INGRESS_SUBJECT));
+            if let (Some(source), Some(destination)) = (source, destination) {
+                let ends = Ends {
+                    source,
+                    destination,
+                    port: to,
+                };
+                self.source_port = port;
+                self.ends = Some(ends);
+                self.session = Some(Session::new(self.tables.clone(), &PUBLISHED, ends));
+            }
+        }
+        Step::Continue
+    }
+
+    fn read(&mut self, connection: &Connection, length: usize, end: bool) -> Step {
+        let session = match &mut self.session {
+            Some(session) if !self.ended => session,
+            _ => return self.finish(connection, "nobody knows who the connection is of"),
+        };
+        let work = Work::of(&connection.read_chunks(), length, |chunk| session.from_client(chunk));
+        if let Some(data) = &work.instead {
+            connection.drain_read(length);
+            connection.append_read(data);
+        }
+        if !work.answer.is_empty() {
+            connection.inject_write(&work.answer, false);
+        }
+        self.tell(&work.denials);
+        if let Some(reason) = &work.close {
+            return self.finish(connection, reason);
+        }
+        self.brake(connection);
+        // A server is connected to when there is something for it.
+        match work.instead {
+            Some(data) if data.is_empty() && !end => Step::Stop,
+            _ => Step::Continue,
+        }
+    }
+
+    fn write(&mut self, connection: &Connection, length: usize, _end: bool) -> Step {
+        let session = match &mut self.session {
+            Some(session) if !self.ended => session,
+            _ => return Step::Continue,
+        };
+        let work = Work::of(&connection.write_chunks(), length, |chunk| session.from_server(chunk));
+        if let Some(data) = &work.instead {
+            connection.drain_write(length);
+            connection.append_write(data);
+        }
+        if let Some(reason) = &work.close {
+            return self.finish(connection, reason);
+        }
+        self.resume(connection, |answer| {
+            connection.append_write(answer);
+        });
+        Step::Continue
+    }
+
+    fn event(&mut self, _connection: &Connection, event: ConnectionEvent) {
+        self.ended |= event == EVENT_REMOTE_CLOSE || event == EVENT_LOCAL_CLOSE;
+    }
+
+    fn pressure(&mut self, connection: &Connection, high: bool) {
+        if let Some(session) = &mut self.session {
+            session.set_client_full(high);
+        }
+        if high {
+            self.brake(connection);
+        } else {
+            self.resume(connection, |answer| connection.inject_write(answer, false));
+        }
+    }
+}
+
+impl Filter {
+    /// Go on with requests that were held while there was no room for them.
+    fn resume(&mut self, connection: &Connection, answer: impl Fn(&[u8])) {
+        loop {
+            let work = match &mut self.session {
+                Some(session) if !self.ended && session.can_resume() => {
+                    Work::of(&[&[]], 0, |none| session.from_client(none))
+                }
+                _ => break,
+            };
+            let data = work.instead.unwrap_or_default();
+            if !data.is_empty() {
+                connection.inject_read(&data, false);
+            }
+            if !work.answer.is_empty() {
+                answer(&work.answer);
+            }
+            self.tell(&work.denials);
+            if let Some(reason) = &work.close {
+                self.finish(connection, reason);
+                return;
+            }
+            if data.is_empty() && work.answer.is_empty() {
+                break;
+            }
+        }
+        self.brake(connection);
+    }
+
+    /// Read from the client only while there is room for what it sends.
+    fn brake(&mut self, connection: &Connection) {
+        let paused = self.session.as_ref().map_or(false, Session::is_paused) && !self.ended;
+        if paused != self.holding {
+            self.holding = paused;
+            connection.read_disable(paused);
+        }
+    }
+
+    fn tell(&self, denials: &[Denial]) {
+        if let (Some(ends), Some(session)) = (self.ends, &self.session) {
+            for denial in denials {
+                let api = self
+                    .tables
+                    .api(denial.key)
+                    .map_or_else(|| denial.key.to_string(), |api| api.name.clone());
+                let source = (
+                    SocketAddr::new(ends.source.address, self.source_port),
+                    ends.source.identity,
+                );
+                let destination = (
+                    SocketAddr::new(ends.destination.address, ends.port),
+                    ends.destination.identity,
+                );
+                let line = denial_log::line(denial, &api, source, destination);
+                denial_log::write(session.log(), line);
+            }
+        }
+    }
+
+    fn finish(&mut self, connection: &Connection, reason: &str) -> Step {
+        if !self.ended {
+            self.ended = true;
+            if let (Some(ends), Some(session)) = (self.ends, &self.session) {
+                let source = (
+                    SocketAddr::new(ends.source.address, self.source_port),
+                    ends.source.identity,
+                );
+                let destination = (
+                    SocketAddr::new(ends.destination.address, ends.port),
+                    ends.destination.identity,
+                );
+                denial_log::write(session.log(), denial_log::closed(reason, source, destination));
+            }
+            let how = if self.session.is_some() {
+                CLOSE_FLUSH_WRITE
+            } else {
+                CLOSE_NO_FLUSH
+            };
+            connection.close(how, &format!("lockgate-kafka: {}", reason));
+        }
+        Step::Stop
+    }
+}
+
+/// What became of a buffer. `instead` is what shall be in it; None leaves it as it is.
+struct Work {
+    instead: Option<Vec<u8>>,
+    answer: Vec<u8>,
+    close: Option<String>,
+    denials: Vec<Denial>,
+}
+
+impl Work {
+    /// Pass the chunks, `length` bytes in all, to `step` one by one; nothing is copied while all of it may pass.
+    fn of(chunks: &[&[u8]], length: usize, mut step: impl FnMut(&[u8]) -> Out) -> Work {
+        let mut work = Work {
+            instead: None,
+            answer: Vec::new(),
+            close: None,
+            denials: Vec::new(),
+        };
+        if chunks.iter().map(|chunk| chunk.len()).sum::<usize>() != length {
+            work.instead = Some(Vec::new());
+            work.close = Some("Envoy shows another buffer than it speaks of".to_string());
+            return work;
+        }
+        for (number, chunk) in chunks.iter().enumerate() {
+            let out = step(chunk);
+            let passes = matches!(out.pieces.as_slice(), [Piece::Same(count)] if *count == chunk.len());
+            if work.instead.is_none() && !passes {
+                work.instead = Some(chunks.get(..number).unwrap_or(&[]).concat());
+            }
+            if let Some(data) = &mut work.instead {
+                let mut at = 0;
+                for piece in &out.pieces {
+                    match piece {
+                        Piece::Same(count) => {
+                            data.extend_from_slice(chunk.get(at..at + count).unwrap_or(&[]));
+                            at += count;
+                        }
+                        Piece::Gone(count) => at += count,
+                        Piece::New(new) => data.extend_from_slice(new),
+                    }
+                }
+            }
+            work.answer.extend(out.answer);
+            work.denials.extend(out.denials);
+            if out.close.is_some() {
+                work.close = out.close;
+                break;
+            }
+        }
+        work
+    }
+}

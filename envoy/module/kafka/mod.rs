@@ -1,0 +1,23 @@
+//! The Kafka filter: requests are judged by their API, version, client and topics before the server sees them.
+//!
+//! `session` is one connection, `queue` its responses on their way back; `policy` says who may do what, `apis` and `schema`
+//! what the protocol looks like, `rewrite` which messages pass in another form. `filter` is the part that knows Envoy.
+
+mod apis;
+mod denial_log;
+mod filter;
+mod frame;
+#[cfg(test)]
+mod fuzz;
+mod policy;
+mod published;
+mod queue;
+mod rewrite;
+mod rules;
+mod schema;
+mod session;
+#[cfg(test)]
+mod session_tests;
+mod wire;
+
+pub use filter::config;
