@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 
@@ -14,6 +15,7 @@ class PartName(StrEnum):
 
     HTTP = "http"
     GRPC = "grpc"
+    KAFKA = "kafka"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,9 @@ class Part:
     pods: tuple[DemoPod, ...]
     policies: tuple[str, ...]
     requests: tuple[DemoRequest, ...]
+    needs: tuple[str, ...] = ()  # Python packages that only the demonstration uses
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Those of them that are not installed."""
+        return tuple(name for name in self.needs if find_spec(name) is None)

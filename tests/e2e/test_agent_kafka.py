@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,9 @@ spec:
         - {role: consume, topic: orders}
         - {apiKey: createtopics, topic: made}
         - {apiKey: deletetopics, topic: made}
+        - {apiKey: addpartitionstotxn, topic: orders, clientID: payments}
+        - {apiKey: endtxn, clientID: payments}
+        - {apiKey: findcoordinator, clientID: payments}
   - fromEndpoints: [{matchLabels: {app: intruder}}]
     toPorts:
     - ports: [{port: "9092", protocol: TCP}]
@@ -77,30 +81,45 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(node, broker)
 
 
-MATRIX = [
-    # operation, topic, aiokafka, confluent-kafka, kafka-python
-    ("produce", "orders", "ok", "ok", "ok"),
-    ("produce", "secret", DENIED, DENIED, DENIED),
-    ("acks0", "orders", "ok", "ok", "ok"),
-    ("idempotent", "orders", TANSU, "ok", "ok"),
-    ("transaction", "orders", TANSU, PURGED, DENIED),
-    ("fetch", "orders", "ok", "ok", "ok"),
-    ("fetch", "secret", NOTHING, DENIED, DENIED),
-    ("create", "made", "ok", "ok", "ok"),
-    ("delete", "made", "ok", "ok", "ok"),
-    ("create", "other", DENIED, DENIED, DENIED),
-    ("delete", "secret", DENIED, DENIED, DENIED),
+# Operation, topic, settings of the client, and what comes of it by library: docs/kafka.md has the same lines.
+MATRIX: list[tuple[str, str, dict[str, Any], str, str, str]] = [
+    ("produce", "orders", {}, "ok", "ok", "ok"),
+    ("produce", "secret", {}, DENIED, DENIED, DENIED),
+    ("produce", "orders", {"compression": "gzip"}, "ok", "ok", "ok"),
+    ("produce", "orders", {"size": 10 << 20}, "ok", "ok", "ok"),
+    ("produce", "orders", {"count": 200}, "ok", "ok", "ok"),
+    ("acks0", "orders", {}, "ok", "ok", "ok"),
+    ("idempotent", "orders", {}, TANSU, "ok", "ok"),
+    ("transaction", "orders", {}, TANSU, PURGED, DENIED),
+    ("transaction", "orders", {"client_id": "payments"}, TANSU, "ok", "ok"),
+    ("fetch", "orders", {}, "ok", "ok", "ok"),
+    ("fetch", "secret", {}, NOTHING, DENIED, DENIED),
+    ("group", "orders", {}, "ok", NOTHING, NOTHING),
+    ("create", "made", {}, "ok", "ok", "ok"),
+    ("delete", "made", {}, "ok", "ok", "ok"),
+    ("create", "other", {}, DENIED, DENIED, DENIED),
+    ("delete", "secret", {}, DENIED, DENIED, DENIED),
 ]
+# What a group of these two clients comes to with this broker is the same without a policy.
 CASES = [
-    pytest.param(library, operation, topic, outcomes[number], id=f"{library}-{operation}-{topic}")
+    pytest.param(library, row[:3], row[3 + number], id="-".join([library, *row[:2], *map(str, row[2])]))
     for number, library in enumerate(LIBRARIES)
-    for operation, topic, *outcomes in MATRIX
+    for row in MATRIX
+    if not (row[0] == "group" and row[3 + number] is NOTHING)
 ]
 
 
-@pytest.mark.parametrize(("library", "operation", "topic", "outcome"), CASES)
-def test_matrix(cluster: Cluster, library: str, operation: str, topic: str, outcome: str) -> None:
-    done = use(cluster.node.frontend, cluster.broker, library, operation, topic)
+def test_the_docs_have_this_matrix() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "kafka.md").read_text().splitlines()
+    for operation, topic, settings, *outcomes in MATRIX:
+        words = " ".join([operation, topic, *(f"{key}={value}" for key, value in settings.items())])
+        assert f"| {words} | {' | '.join(outcomes)} |" in lines
+
+
+@pytest.mark.parametrize(("library", "row", "outcome"), CASES)
+def test_matrix(cluster: Cluster, library: str, row: tuple[str, str, dict[str, Any]], outcome: str) -> None:
+    operation, topic, settings = row
+    done = use(cluster.node.frontend, cluster.broker, library, operation, topic, **settings)
     assert str(done) == outcome, done
     if operation == "fetch" and outcome == "ok":
         assert done.values == ("value",)

@@ -184,6 +184,30 @@ def test_grpc_alone(site: Site) -> None:
     assert leftovers(site) == []
 
 
+def test_kafka_alone(site: Site) -> None:
+    """By topic, and what is not allowed never reaches the broker."""
+    ended = whole(site, "--only", "kafka", "-o", "json")
+    assert ended.status == 0, ended.err
+    rows = ended.data["requests"]
+    denied = ("TopicAuthorizationFailed", "deny")
+    met = {(row["client"], row["request"].partition(" ")[2]): (row["happened"], row["verdict"]) for row in rows}
+    assert met == {
+        ("shop", ":9092 produce orders"): ("OK", "allow"),
+        ("shop", ":9092 produce payroll"): denied,
+        ("shop", ":9092 consume orders"): denied,
+        ("warehouse", ":9092 consume orders"): ("OK", "allow"),
+        ("warehouse", ":9092 produce orders"): denied,
+        ("warehouse", ":9092 create returns"): ("OK", "allow"),
+        ("warehouse", ":9092 delete orders"): denied,
+        ("warehouse", ":9092 consume returns"): denied,
+        ("intruder", ":9092 produce orders"): ("dropped", "deny"),
+    }
+    own = {row["client"]: row["seen_from"] for row in rows if row["happened"] == "OK"}
+    assert own == {"shop": "10.200.0.3", "warehouse": "10.200.0.4"}
+    assert all(not row["seen_from"] for row in rows if row["happened"] != "OK")
+    assert leftovers(site) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(site: Site, number: signal.Signals) -> None:
     """By Ctrl-C, which reaches the whole process group, or by whoever wants it to end."""

@@ -9,13 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lockgate.agent.demo import run
+from lockgate.agent.demo import run, scenario
 from lockgate.agent.demo.client import request
 from lockgate.agent.demo.grpc_part import GRPC, GrpcCall
 from lockgate.agent.demo.http_part import HTTP, HttpRequest
+from lockgate.agent.demo.kafka_part import KAFKA, KafkaUse
 from lockgate.agent.demo.part import PartName
 from lockgate.agent.demo.run import Row
 from lockgate.agent.demo.scenario import PARTS, Scenario
+from lockgate.agent.errors import DemoError
 from lockgate.policies import Flow
 from lockgate.tests.command_line import Ended, lockgate
 
@@ -94,6 +96,34 @@ def test_what_a_grpc_client_met_is_judged(result: dict[str, Any], passed: bool, 
     assert wanted.words(result) == words
 
 
+@pytest.mark.parametrize(
+    ("result", "passed", "words"),
+    [
+        ({"outcome": "answered", "error": ""}, True, "OK"),
+        ({"outcome": "answered", "error": "TopicAuthorizationFailed"}, False, "TopicAuthorizationFailed"),
+        ({"outcome": "answered", "error": "TopicAlreadyExists"}, True, "TopicAlreadyExists"),
+        ({"outcome": "dropped"}, False, "dropped"),
+    ],
+)
+def test_what_a_kafka_client_met_is_judged(result: dict[str, Any], passed: bool, words: str) -> None:
+    wanted = KafkaUse("shop", "produce", "orders")
+    assert wanted.passed(result) is passed
+    assert wanted.words(result) == words
+
+
+def test_a_part_whose_packages_are_not_there_is_left_out_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = {
+        name: replace(part, needs=("no_such_package",) if name is PartName.KAFKA else ())
+        for name, part in PARTS.items()
+    }
+    monkeypatch.setattr(scenario, "PARTS", parts)
+    assert Scenario.of().requests == HTTP.requests + GRPC.requests
+    with pytest.raises(DemoError, match="the kafka part needs no_such_package: install lockgate\\[demo\\]"):
+        Scenario.of([PartName.KAFKA])
+
+
 def test_a_client_that_nobody_answers() -> None:
     assert request("http://127.0.0.1:1/", "GET", 5.0, {})["outcome"] == "refused"
 
@@ -115,5 +145,5 @@ def test_parts_are_put_together() -> None:
     assert set(PARTS) == set(PartName)
     assert Scenario.of([PartName.HTTP]) == Scenario(HTTP.pods, HTTP.policies, HTTP.requests)
     whole = Scenario.of()
-    assert whole.pods[:4] == HTTP.pods and whole.requests == HTTP.requests + GRPC.requests
+    assert whole.pods[:4] == HTTP.pods and whole.requests == HTTP.requests + GRPC.requests + KAFKA.requests
     assert len({pod.name for pod in whole.pods}) == len(whole.pods)
