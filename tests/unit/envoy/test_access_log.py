@@ -138,5 +138,5 @@ def test_a_refused_kafka_request() -> None:
 
 
 def test_a_kafka_connection_that_was_ended() -> None:
-    head, _, _ = KAFKA_LINE.partition(b'"kafka"')
+    head, _, _ = KAFKA_LINE.partition(b'"kafka":')
     assert parse(head + b'"kafka":null,"source_identity":7,"destination_identity":8}').kafka is None
