@@ -42,7 +42,8 @@ def flow_tree(
             return descend(first_of([(named_here, inside), (not_(named_here), ordinary)]))
         return descend(exact_map(peer, differing, ordinary)) if differing else ordinary
 
-    return port_tree([(group, tree_of(group)) for group in port_groups(rules)], uncovered)
+    # What the rules for every port say is part of what is said of each, so a miss may go on to it.
+    return port_tree([(group, tree_of(group)) for group in port_groups(rules)], uncovered, rest_by_default=not apart)
 
 
 def coverings(rules: Sequence[ResolvedRule]) -> Iterator[Sequence[ResolvedRule]]:

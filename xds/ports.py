@@ -52,11 +52,19 @@ def port_groups(rules: Sequence[ResolvedRule], protocol: Protocol = Protocol.TCP
     return [PortGroup(tuple(_merged(found)), tuple(rules[index] for index in key)) for key, found in groups.items()]
 
 
-def port_tree(groups: Sequence[tuple[PortGroup, OnMatch]], otherwise: OnMatch) -> OnMatch:
-    """The tree that sends each port to its group's tree, and every other port, as well as a miss, to `otherwise`."""
+def port_tree(
+    groups: Sequence[tuple[PortGroup, OnMatch]], otherwise: OnMatch, *, rest_by_default: bool = True
+) -> OnMatch:
+    """The tree that sends each port to its group's tree, and every other port, as well as a miss, to `otherwise`.
+
+    With `rest_by_default` the largest of groups that hold every port is where the others' ports are not: a regex of all
+    ports but fifty costs Envoy more than their trees. A miss inside the others then goes through it to `otherwise`.
+    """
     tree = otherwise
-    if len(groups) == 1 and groups[0][0].size == LAST_PORT + 1:
-        return descend(first_of([(is_present(DESTINATION_PORT), groups[0][1])], otherwise))
+    if groups and sum(group.size for group, _ in groups) == LAST_PORT + 1 and (rest_by_default or len(groups) == 1):
+        rest = max(groups, key=lambda pair: pair[0].size)
+        groups = [pair for pair in groups if pair is not rest]
+        tree = descend(first_of([(is_present(DESTINATION_PORT), rest[1])], otherwise))
     ranges = [
         (matches(DESTINATION_PORT, decimal_regex(group.spans)), on_match)
         for group, on_match in groups
