@@ -91,15 +91,16 @@ def _print(rows: list[Row]) -> None:
 def _invite(site: Site, running: Demo) -> None:
     again = "lockgate demo --clean" + ("" if site.name == "demo" else f" --name {site.name}")
     pods = running.pods
-    curl = []
+    curl, edit = [], running.scenario.policies[-1]
     if {"frontend", "api-server"} <= pods.keys():
+        edit = "api-access-control.yaml"
         address = pods["api-server"].ipv4
         curl = [f"nsenter --net=/run/netns/{pods['frontend'].netns} curl -i http://{address}/api/v1/users"]
     _progress("the node keeps running; try:")
     for line in (
         *curl,
         f"lockgate status --run-dir {site.directory}",
-        f"edit {running.policies / running.scenario.policies[-1]}",
+        f"edit {running.policies / edit}",
         again,
     ):
         _progress(f"  {line}")
