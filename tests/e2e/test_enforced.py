@@ -12,7 +12,7 @@ from lockgate.agent.cli.app import app
 from lockgate.agent.cli.options import known_names
 from lockgate.agent.rbac_view import Row, identity_names, rows
 from lockgate.envoy.enforced import enforced_rules
-from lockgate.policies.endpoint_policy import HeaderMatch, HttpRule, PortSpan, Protocol, ResolvedRule
+from lockgate.policies.endpoint_policy import Direction, HeaderMatch, HttpRule, PortSpan, Protocol, ResolvedRule
 from lockgate.tests.e2e.live_node import LiveNode
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, running_envoy
 from lockgate.tests.e2e.test_xds_envoy import CACHE, CLIENT, SERVER, allowing, enforce, server_policy
@@ -107,7 +107,8 @@ def test_all_filters_are_listed_whatever_their_sort(shared_node: LiveNode) -> No
         assert "default" not in line, "its policy is in force"
     some = shared_node.lockgate("envoy", "config", "filters", "-n", "tls", "-o", "json").data
     names = {entry["ecds_filter"]["name"] for section in some for entry in section.get("ecds_filters", ()) if entry}
-    assert names == {"lockgate.tls.egress", "lockgate.tls.ingress"}
+    requests = {f"lockgate.tls.http.{direction}{more}" for direction in Direction for more in ("", ".headers")}
+    assert names == {"lockgate.tls.egress", "lockgate.tls.ingress", "lockgate.tls.taken.ingress", *requests}
     routes = shared_node.lockgate("envoy", "config", "routes").out
     assert "lockgate.original_destination" in routes
     assert shared_node.lockgate("envoy", "config", "secrets").status == 0

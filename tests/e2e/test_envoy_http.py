@@ -41,12 +41,15 @@ with warnings.catch_warnings():
 DENIED = b"Access denied\r\n"
 
 
-LISTENERS = "type.googleapis.com/envoy.config.listener.v3.Listener"
+WILDCARDS = (
+    "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    "type.googleapis.com/envoy.config.listener.v3.Listener",
+)
 
 
 class PolicyServer:
-    """A delta xDS server that gives every subscriber of a filter the same policy, and no listeners. Serves until its
-    block ends."""
+    """A delta xDS server that gives every subscriber of a filter the same policy, and no listeners or clusters. Serves
+    until its block ends."""
 
     METHOD = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -95,8 +98,9 @@ class PolicyServer:
             request = discovery.DeltaDiscoveryRequest.parse(raw)
             if request.error_detail is not None:
                 self.rejections.append(request.error_detail.message)
-            if request.type_url == LISTENERS and not request.response_nonce:
-                self._due.put_nowait(bytes(discovery.DeltaDiscoveryResponse(type_url=LISTENERS, nonce="0")))
+            if request.type_url in WILDCARDS:
+                if not request.response_nonce:
+                    self._due.put_nowait(bytes(discovery.DeltaDiscoveryResponse(type_url=request.type_url, nonce="0")))
             elif request.resource_names_subscribe:
                 self._due.put_nowait(self._response())
 
@@ -231,7 +235,7 @@ async def test_the_listener_stays_closed_until_the_policy_has_come(run_dir: Path
 
         async def initializing() -> bool:
             try:
-                return str((await admin.server_info())["state"]) == "INITIALIZING"
+                return (await admin.server_info())["state"] in ("PRE_INITIALIZING", "INITIALIZING")
             except AdminUnreachableError:
                 return False
 
