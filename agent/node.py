@@ -25,6 +25,7 @@ from ..envoy.module_file import find_module
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
 from ..envoy.tls_listener import TlsListener
 from ..policies import World
+from ..policies.workload import IPAddress
 from ..redirect.datapath import Datapath
 from ..redirect.device import find_device, node_addresses
 from ..redirect.errors import RedirectError
@@ -215,6 +216,7 @@ class NodeAgent:
     ) -> None:
         """`made` is told of every change that Envoy confirmed, with the time it began."""
         world: World | None = None
+        hosts: tuple[IPAddress, ...] = ()
         state = self._state
         while True:
             await self._until_changed()
@@ -222,14 +224,15 @@ class NodeAgent:
             waiting, self._rounds = self._rounds, []
             intake = await asyncio.to_thread(admit, self._intake, self._content, last_good)
             self._tell_problems(self._intake, intake)
-            if self._look_again or intake.workloads != self._intake.workloads:
+            looks = self._look_again or intake.workloads != self._intake.workloads
+            if looks:
                 self._look_again = False
+                hosts = await asyncio.to_thread(node_addresses)
                 found = await asyncio.to_thread(discover, intake.workloads, find_device)
                 _tell_new(found.problems, state.discovery.problems)
                 state.discovery = found
                 await applier.mute(found.endpoints)
             state.intake = self._intake = intake
-            hosts = await asyncio.to_thread(node_addresses)
             applier.names_taken()
             world_of = partial(
                 World.of,
@@ -255,7 +258,8 @@ class NodeAgent:
                 if applier.late:
                     self._changed.set()  # Envoy may have to know
             state.refusals = changes.refusals
-            await self._follow_uplinks(applier)
+            if looks or state.uplink_problems:
+                await self._follow_uplinks(applier)
             if not gc.isenabled():
                 gc.freeze()
                 gc.enable()

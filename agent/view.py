@@ -44,12 +44,21 @@ class NodeState:
     started: float = field(default_factory=time.monotonic)
     refusals: Mapping[PolicyKey, Refusal] = field(default_factory=dict)
     effect: Effect = field(default_factory=Effect)
-    enforced_on: dict[PolicyKey, tuple[str, ...]] = field(default_factory=dict)
+    _enforced: tuple[World, dict[PolicyKey, tuple[str, ...]]] | None = None
 
     @property
     def settled(self) -> bool:
         """True when the last attempt left nothing to be done."""
         return self.world is not None and not self.applied.nack and not self.applied.problems
+
+    @property
+    def enforced_on(self) -> dict[PolicyKey, tuple[str, ...]]:
+        """The local endpoints that each policy selects; worked out when somebody asks, not with every change."""
+        if self.world is None:
+            return {}
+        if self._enforced is None or self._enforced[0] is not self.world:
+            self._enforced = (self.world, _enforced_on(self.world))
+        return self._enforced[1]
 
     def finish(self, world: World, applied: Applied) -> None:
         """What came of applying `world`."""
@@ -58,7 +67,6 @@ class NodeState:
             return
         self.revision += 1
         self.world = world
-        self.enforced_on = _enforced_on(world)
 
 
 class NodeView:
