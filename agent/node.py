@@ -102,12 +102,12 @@ class NodeAgent:
             self._content = await self._store.read()
             stop = _stop_signal()
 
-            datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir, settings.http_port)
-            stack.callback(datapath.close)
             metrics = Metrics()
             xds = XdsServer(settings.xds_socket, metrics)
-            await xds.start()
+            await xds.start()  # before anything is pinned: a run dir whose name is too long for sockets is refused here
             stack.push_async_callback(xds.stop)
+            datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir, settings.http_port)
+            stack.callback(datapath.close)
             ipcache = Ipcache(*datapath.ipcache)
             startup = _bootstrap(settings, ipcache)
             envoy = EnvoyProcess(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from lockgate.agent.settings import Settings
 from lockgate.redirect import netns
 from lockgate.tests.command_line import Ended
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, LiveNode, fetch, live_node
@@ -115,7 +116,11 @@ def test_a_state_directory_of_somebody_else(node: LiveNode) -> None:
 
 def test_a_run_dir_with_a_long_name(node: LiveNode) -> None:
     """Unix sockets have no room for it."""
-    assert "107 bytes" in refused(node.try_agent(run_dir=node.folder / ("x" * 100)))
+    run_dir = node.folder / ("x" * 100)
+    assert "107 bytes" in refused(node.try_agent(run_dir=run_dir))
+    assert not Settings(node.policies, node.workloads, run_dir=run_dir).pin_dir.exists(), (
+        "nothing is left in the kernel"
+    )
 
 
 def test_an_envoy_that_is_none(node: LiveNode) -> None:
