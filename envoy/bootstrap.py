@@ -15,6 +15,7 @@ from .errors import BootstrapError
 from .http_listener import HttpListener, http_listeners, original_destination_cluster
 from .identity_filter import Ipcache
 from .messages import boot, cluster, connection_monitor, core, endpoint, heap_monitor, overload, protobuf, upstream_http
+from .policy_slot import from_ads
 
 XDS_CLUSTER = "lockgate.xds"
 ADMIN_SOCKET = "admin.sock"
@@ -68,8 +69,9 @@ def bootstrap(settings: BootstrapSettings) -> bytes:
         ),
         dynamic_resources=boot.BootstrapDynamicResources(
             ads_config=_ads(),
-            cds_config=_from_ads(settings.http.first_policy_timeout),
-            lds_config=_from_ads(settings.http.first_policy_timeout),
+            # The listeners for TLS come by xDS (see tls_listener), and its clusters (see originating_cluster).
+            cds_config=from_ads(settings.http.first_policy_timeout),
+            lds_config=from_ads(settings.http.first_policy_timeout),
         ),
         layered_runtime=_runtime(settings),
         overload_manager=_overload(settings),
@@ -113,15 +115,6 @@ def _ads() -> core.ApiConfigSource:
                 )
             )
         ],
-    )
-
-
-def _from_ads(first_answer: float) -> core.ConfigSource:
-    # The listeners for TLS come by xDS (see tls_listener), and the clusters that speak it (see originating_cluster).
-    return core.ConfigSource(
-        ads=core.AggregatedConfigSource(),
-        resource_api_version=core.ApiVersion.V3,
-        initial_fetch_timeout=timedelta(seconds=first_answer),
     )
 
 

@@ -42,6 +42,7 @@ from .messages import (
     xds_matcher,
 )
 from .module_file import NAME
+from .policy_slot import policy_source
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
@@ -298,26 +299,12 @@ def _refuse_dots_with_parameters() -> route.Route:
 def _policy_slots(name: str, first_policy_timeout: float) -> list[hcm.HttpFilter]:
     """One direction: the verdict, then what the policy does to the headers of what it allows (until told, nothing)."""
     return [
-        _slot(name, first_policy_timeout, RBAC_TYPE_URL, protobuf.Any.pack(deny_all())),
-        _slot(f"{name}.headers", first_policy_timeout, COMPOSITE_TYPE_URL, protobuf.Any.pack(composite.Composite())),
+        hcm.HttpFilter(name=slot, config_discovery=policy_source(default, type_url, first_policy_timeout))
+        for slot, type_url, default in (
+            (name, RBAC_TYPE_URL, deny_all()),
+            (f"{name}.headers", COMPOSITE_TYPE_URL, composite.Composite()),
+        )
     ]
-
-
-def _slot(name: str, first_policy_timeout: float, type_url: str, default: protobuf.Any) -> hcm.HttpFilter:
-    # Without `apply_default_config_without_warming`: the listener waits for the policy, so that an Envoy that was just
-    # restarted never denies what the policy allows, nor forwards a header that the policy takes away.
-    return hcm.HttpFilter(
-        name=name,
-        config_discovery=core.ExtensionConfigSource(
-            config_source=core.ConfigSource(
-                ads=core.AggregatedConfigSource(),
-                resource_api_version=core.ApiVersion.V3,
-                initial_fetch_timeout=timedelta(seconds=first_policy_timeout),
-            ),
-            default_config=default,
-            type_urls=[type_url],
-        ),
-    )
 
 
 def deny_all() -> http_rbac.Rbac:

@@ -26,6 +26,7 @@ from .messages import (
     protobuf,
     tcp_proxy,
 )
+from .policy_slot import policy_source
 
 FILTER_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
 MODULE = "lockgate"  # liblockgate.so
@@ -97,15 +98,7 @@ def _judged(settings: KafkaListener) -> listener.FilterChain:
 def _policy_slot(name: str, first_policy_timeout: float) -> listener.Filter:
     return listener.Filter(
         name=name,
-        config_discovery=core.ExtensionConfigSource(
-            config_source=core.ConfigSource(
-                ads=core.AggregatedConfigSource(),
-                resource_api_version=core.ApiVersion.V3,
-                initial_fetch_timeout=timedelta(seconds=first_policy_timeout),
-            ),
-            default_config=protobuf.Any.pack(without_policy(name)),
-            type_urls=[FILTER_TYPE_URL],
-        ),
+        config_discovery=policy_source(without_policy(name), FILTER_TYPE_URL, first_policy_timeout),
     )
 
 

@@ -51,6 +51,7 @@ from .messages import (
     xds_core,
     xds_matcher,
 )
+from .policy_slot import policy_source
 from .sds import from_sds
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
@@ -239,15 +240,7 @@ def _by_name(chain: listener.FilterChain) -> listener.FilterChain:
 def _policy_slot(name: str, first_policy_timeout: float) -> listener.Filter:
     return listener.Filter(
         name=name,
-        config_discovery=core.ExtensionConfigSource(
-            config_source=core.ConfigSource(
-                ads=core.AggregatedConfigSource(),
-                resource_api_version=core.ApiVersion.V3,
-                initial_fetch_timeout=timedelta(seconds=first_policy_timeout),
-            ),
-            default_config=protobuf.Any.pack(deny_all_connections()),
-            type_urls=[RBAC_TYPE_URL],
-        ),
+        config_discovery=policy_source(deny_all_connections(), RBAC_TYPE_URL, first_policy_timeout),
     )
 
 
