@@ -7,7 +7,6 @@ reached), 1 a mode could not be measured, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,15 +15,14 @@ from pathlib import Path
 
 from lockgate.envoy.binary import find_binary
 
-from . import grpc_load
-from .errors import BenchError
+from . import command, grpc_load
 from .figures import Aim, Figures, Metric, outcomes
 from .grpc_mode import GrpcDirect, GrpcMode, GrpcOpen, GrpcPoliced, GrpcSidecars
 from .machine import machine
 from .mode import Ground
-from .report import DISTURBED, Report
+from .report import Report, warning
 from .rounds import rounds
-from .workplace import RESULTS, interruptible, positive, prefix, uninterrupted, workplace
+from .workplace import RESULTS, positive, prefix, uninterrupted, workplace
 
 MODES: tuple[type[GrpcMode], ...] = (GrpcDirect, GrpcOpen, GrpcPoliced, GrpcSidecars)
 AIMS = (
@@ -54,24 +52,7 @@ METHOD = """\
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    interruptible()
-    try:
-        report = measure(options)
-    except BenchError as error:
-        print(f"grpc: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("grpc: interrupted; everything it made is removed", file=sys.stderr)
-        return 130
-    print(report.table())
-    if report.disturbed:
-        _say(DISTURBED)
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "grpc.md").write_text(report.markdown())
-        (options.output / "grpc.json").write_text(json.dumps(report.json(), indent=1) + "\n")
-        _say(f"written to {options.output}/grpc.md and .json")
-    return 0
+    return command.run("grpc", lambda: measure(options), options.output, warning)
 
 
 def measure(options: argparse.Namespace) -> Report:

@@ -7,7 +7,6 @@ is reached), 1 a mode could not be measured, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,17 +15,16 @@ from pathlib import Path
 
 from lockgate.envoy.binary import find_binary
 
-from . import load
+from . import command, load
 from .direct import Direct
-from .errors import BenchError
 from .figures import Aim, Figures, Metric, outcomes
 from .machine import machine
 from .mode import Ground, Mode
 from .policed import PolicedL4, PolicedL7
-from .report import DISTURBED, Report
+from .report import Report, warning
 from .rounds import rounds
 from .sidecar import SidecarPair
-from .workplace import RESULTS, compiled_origin, interruptible, positive, prefix, uninterrupted, workplace
+from .workplace import RESULTS, compiled_origin, positive, prefix, uninterrupted, workplace
 
 MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, SidecarPair)
 BASE = SidecarPair.key
@@ -41,24 +39,7 @@ CONCURRENCIES = (1, 16)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    interruptible()
-    try:
-        report = measure(options)
-    except BenchError as error:
-        print(f"overhead: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("overhead: interrupted; everything it made is removed", file=sys.stderr)
-        return 130
-    print(report.table())
-    if report.disturbed:
-        _say(DISTURBED)
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "overhead.md").write_text(report.markdown())
-        (options.output / "overhead.json").write_text(json.dumps(report.json(), indent=1) + "\n")
-        _say(f"written to {options.output}/overhead.md and .json")
-    return 0
+    return command.run("overhead", lambda: measure(options), options.output, warning)
 
 
 def measure(options: argparse.Namespace) -> Report:

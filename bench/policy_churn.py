@@ -7,7 +7,6 @@ aim is reached), 1 it could not be measured, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import time
@@ -17,14 +16,14 @@ from pathlib import Path
 
 from lockgate.envoy.binary import find_binary
 
+from . import command
 from .churn_node import ChurnNode
 from .churn_report import Added, Changes, ChurnReport, Size, Start
 from .cpu import Stopwatch
-from .errors import BenchError
 from .machine import machine
 from .policy_set import CLIENT, HTTP_PORT, PLAIN_PORT, SERVED, endpoint_name, http_policy, plain_policy, policies
 from .probe import ALLOWED, DENIED, DROPPED, Flow, HttpFlow, Knock, Watch, await_answer, until
-from .workplace import RESULTS, compiled_origin, interruptible, positive, positives, prefix, uninterrupted, workplace
+from .workplace import RESULTS, compiled_origin, positive, positives, prefix, uninterrupted, workplace
 
 _CHANGED, _WATCHED = 0, 1  # the endpoint whose policies change, and one besides; both are watched
 _PROBED = 2  # endpoints with servers
@@ -38,22 +37,7 @@ _FIRST_ADDED = 1_000_000  # numbers the policies that are added, apart from thos
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    interruptible()
-    try:
-        report = measure(options)
-    except BenchError as error:
-        print(f"policy-churn: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("policy-churn: interrupted; everything it made is removed", file=sys.stderr)
-        return 130
-    print(report.table())
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "policy-churn.md").write_text(report.markdown())
-        (options.output / "policy-churn.json").write_text(json.dumps(report.json(), indent=1) + "\n")
-        _say(f"written to {options.output}/policy-churn.md and .json")
-    return 0
+    return command.run("policy-churn", lambda: measure(options), options.output)
 
 
 def measure(options: argparse.Namespace) -> ChurnReport:

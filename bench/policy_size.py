@@ -7,7 +7,6 @@ aim is reached), 1 it could not be measured, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,9 @@ from pathlib import Path
 from lockgate.agent.playground import Playground
 from lockgate.envoy.binary import find_binary
 
-from . import load
+from . import command, load
 from .cpu import Stopwatch
-from .errors import BenchError, CheckError
+from .errors import CheckError
 from .figures import Cell, Figures
 from .machine import machine
 from .mode import spawn
@@ -36,7 +35,7 @@ from .size_mode import (
 )
 from .size_report import SizeReport
 from .size_rules import CLIENT, SERVER
-from .workplace import RESULTS, compiled_origin, interruptible, positive, positives, prefix, uninterrupted, workplace
+from .workplace import RESULTS, compiled_origin, positive, positives, prefix, uninterrupted, workplace
 
 MODES: tuple[type[SizeMode], ...] = (NoPolicy, CompiledPaths, CompiledHeaders, LinearPaths, LinearHeaders)
 _CONNECTIONS = 16
@@ -48,22 +47,7 @@ _WAIT = 60.0  # seconds for an Envoy to come up
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    interruptible()
-    try:
-        report = measure(options)
-    except BenchError as error:
-        print(f"policy-size: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("policy-size: interrupted; everything it made is removed", file=sys.stderr)
-        return 130
-    print(report.table())
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "policy-size.md").write_text(report.markdown())
-        (options.output / "policy-size.json").write_text(json.dumps(report.json(), indent=1) + "\n")
-        _say(f"written to {options.output}/policy-size.md and .json")
-    return 0
+    return command.run("policy-size", lambda: measure(options), options.output)
 
 
 def measure(options: argparse.Namespace) -> SizeReport:

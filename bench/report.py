@@ -166,3 +166,8 @@ class Report:
             f"median {share.median:.2f} cores, at most {share.high:.2f}."
         )
         return f"{text} **{DISTURBED}**" if self.disturbed else text
+
+
+def warning(report: Report) -> str:
+    """What is to be told beside the figures; empty when nothing is."""
+    return DISTURBED if report.disturbed else ""
