@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -17,7 +16,7 @@ from ..policies.service import Service
 from ..policies.workload import Workload
 from ..store import Document
 from .errors import StateError
-from .intake import Intake
+from .intake import Intake, PolicyFile, WorkloadFile
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS document (digest BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
@@ -25,25 +24,24 @@ CREATE TABLE IF NOT EXISTS accepted_entry (
     kind TEXT NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL, digest BLOB NOT NULL,
     PRIMARY KEY (kind, source, name)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS accepted_digest ON accepted_entry (digest);
 """
 
 _Kind: TypeAlias = Literal["policy", "secret", "workload", "service"]
+_POLICY_FILE: tuple[_Kind, ...] = ("policy", "secret")
+_WORKLOAD_FILE: tuple[_Kind, ...] = ("workload", "service")
+_File: TypeAlias = PolicyFile | WorkloadFile
+_Files: TypeAlias = Mapping[tuple[_Kind, ...], Mapping[str, _File]]  # by what they may hold, then by source
 
 
 @dataclass(frozen=True, slots=True)
 class _Accepted:
-    """One document, and when asked the names of what is enforced of it: `fresh` from its own bytes, `kept` from older
-    ones."""
+    """The names of what is enforced of one document: `fresh` from its own bytes, `kept` from older ones."""
 
+    kind: _Kind
     document: Document
-    fresh: Callable[[], tuple[str, ...]]
-    kept: Callable[[], tuple[str, ...]]
-
-    def same_as(self, other: _Accepted | None) -> bool:
-        """True when storing the one is as good as storing the other."""
-        if other is None or self.document is not other.document:
-            return False
-        return (self.fresh, self.kept) == (other.fresh, other.kept)
+    fresh: tuple[str, ...]
+    kept: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -55,7 +53,7 @@ class LastGood:
 
     path: Path
     _database: sqlite3.Connection
-    _written: dict[tuple[_Kind, str], _Accepted] = field(default_factory=dict)
+    _written: _Files | None = None  # None: what an earlier agent wrote, which only the database knows
 
     @classmethod
     def open(cls, state_dir: Path) -> LastGood:
@@ -103,18 +101,31 @@ class LastGood:
         return tuple(found)
 
     def remember(self, intake: Intake) -> None:
-        """Stores what `intake` accepted; only files that changed since the last call are written."""
-        now = {(kind, accepted.document.source): accepted for kind, accepted in _accepted(intake)}
-        changed = {key: accepted for key, accepted in now.items() if not accepted.same_as(self._written.get(key))}
-        gone = (self._written.keys() if self._written else self._stored()) - now.keys()
-        if not changed and not gone:
-            return
-        with _told(self.path), self._database:
-            self._database.execute("BEGIN")
-            self._database.executemany("DELETE FROM accepted_entry WHERE kind = ? AND source = ?", sorted(gone))
-            for (kind, source), accepted in changed.items():
-                self._write(kind, source, accepted)
-            self._database.execute("DELETE FROM document WHERE digest NOT IN (SELECT digest FROM accepted_entry)")
+        """Stores what `intake` accepted; only files that changed since the last call are looked at."""
+        now: _Files = {_POLICY_FILE: intake.files, _WORKLOAD_FILE: intake.workload_files}
+        written = self._written or {kinds: {} for kinds in now}
+        changed = [
+            file
+            for kinds, files in now.items()
+            for source, file in files.items()
+            if written[kinds].get(source) is not file
+        ]
+        known = self._stored() if self._written is None else {kinds: files.keys() for kinds, files in written.items()}
+        gone = [(kind, source) for kinds in now for source in known[kinds] - now[kinds].keys() for kind in kinds]
+        if changed or gone:
+            with _told(self.path), self._database:
+                self._database.execute("BEGIN")
+                orphans: set[bytes] = set()
+                for file in changed:
+                    for accepted in _accepted(file):
+                        orphans |= self._write(accepted)
+                for kind, source in gone:
+                    orphans |= self._forget(kind, source)
+                self._database.executemany(
+                    "DELETE FROM document WHERE digest = ?1"
+                    " AND NOT EXISTS (SELECT 1 FROM accepted_entry WHERE digest = ?1)",
+                    [(digest,) for digest in orphans],
+                )
         self._written = now
 
     def close(self) -> None:
@@ -133,40 +144,51 @@ class LastGood:
             names.setdefault(data, set()).add(name)
         yield from names.items()
 
-    def _stored(self) -> set[tuple[_Kind, str]]:
+    def _stored(self) -> dict[tuple[_Kind, ...], Set[str]]:
+        """The sources that the database knows, as `_Files` groups them."""
         with _told(self.path):
-            return set(self._database.execute("SELECT DISTINCT kind, source FROM accepted_entry").fetchall())
+            rows = self._database.execute("SELECT DISTINCT kind, source FROM accepted_entry").fetchall()
+        return {kinds: {source for kind, source in rows if kind in kinds} for kinds in (_POLICY_FILE, _WORKLOAD_FILE)}
 
-    def _write(self, kind: _Kind, source: str, accepted: _Accepted) -> None:
-        fresh, kept = accepted.fresh(), accepted.kept()
-        marks = ",".join("?" * len(kept))
-        self._database.execute(
-            f"DELETE FROM accepted_entry WHERE kind = ? AND source = ? AND name NOT IN ({marks})",
-            (kind, source, *kept),
+    def _write(self, accepted: _Accepted) -> set[bytes]:
+        """Returns the digests of documents that may not be needed any more."""
+        kind, document = accepted.kind, accepted.document
+        place = (kind, document.source)
+        stored: dict[str, bytes] = dict(
+            self._database.execute("SELECT name, digest FROM accepted_entry WHERE kind = ? AND source = ?", place)
         )
-        if fresh:
-            data = accepted.document.data
-            digest = hashlib.sha256(data).digest()
-            self._database.execute("INSERT OR IGNORE INTO document VALUES (?, ?)", (digest, data))
-            self._database.executemany(
-                "INSERT OR REPLACE INTO accepted_entry VALUES (?, ?, ?, ?)",
-                [(kind, source, name, digest) for name in fresh],
-            )
-
-
-def _accepted(intake: Intake) -> Iterable[tuple[_Kind, _Accepted]]:
-    for file in intake.files.values():
-        yield (
-            "policy",
-            _Accepted(file.document, partial(_policy_keys, file.parsed.policies), partial(_policy_keys, file.kept)),
+        wanted = {name: stored[name] for name in accepted.kept if name in stored}
+        if accepted.fresh:
+            digest = hashlib.sha256(document.data).digest()
+            wanted |= dict.fromkeys(accepted.fresh, digest)
+            if any(stored.get(name) != digest for name in accepted.fresh):
+                self._database.execute("INSERT OR IGNORE INTO document VALUES (?, ?)", (digest, document.data))
+        if wanted == stored:
+            return set()
+        self._database.executemany(
+            "DELETE FROM accepted_entry WHERE kind = ? AND source = ? AND name = ?",
+            [(*place, name) for name in stored.keys() - wanted.keys()],
         )
-        if not file.plain and file.accepted_secrets:
-            fresh, kept = partial(_secret_refs, file.parsed.secrets), partial(_secret_refs, file.kept_secrets)
-            yield "secret", _Accepted(file.document, fresh, kept)
-    for listed in intake.workload_files.values():
-        parsed, document = listed.parsed, listed.document
-        yield "workload", _Accepted(document, partial(_keys, parsed.workloads), partial(_keys, listed.kept))
-        yield "service", _Accepted(document, partial(_keys, parsed.services), partial(_keys, listed.kept_services))
+        self._database.executemany(
+            "INSERT OR REPLACE INTO accepted_entry VALUES (?, ?, ?, ?)",
+            [(*place, name, digest) for name, digest in wanted.items() if stored.get(name) != digest],
+        )
+        return {*stored.values()} - {*wanted.values()}
+
+    def _forget(self, kind: _Kind, source: str) -> set[bytes]:
+        """As `_write`."""
+        deletion = "DELETE FROM accepted_entry WHERE kind = ? AND source = ? RETURNING digest"
+        return {digest for (digest,) in self._database.execute(deletion, (kind, source))}
+
+
+def _accepted(file: _File) -> Iterator[_Accepted]:
+    document = file.document
+    if isinstance(file, PolicyFile):
+        yield _Accepted("policy", document, _policy_keys(file.parsed.policies), _policy_keys(file.kept))
+        yield _Accepted("secret", document, _secret_refs(file.parsed.secrets), _secret_refs(file.kept_secrets))
+    else:
+        yield _Accepted("workload", document, _keys(file.parsed.workloads), _keys(file.kept))
+        yield _Accepted("service", document, _keys(file.parsed.services), _keys(file.kept_services))
 
 
 def _policy_keys(policies: Iterable[Policy]) -> tuple[str, ...]:

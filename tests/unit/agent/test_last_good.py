@@ -141,6 +141,18 @@ def test_only_what_is_still_needed_is_stored(agents: Agents) -> None:
         assert database.execute("SELECT count(*) FROM document").fetchone() == (2,)
 
 
+def test_one_path_may_be_given_for_policies_and_for_workloads(tmp_path: Path) -> None:
+    both = Document("/both.yaml", policies(one=1)), Document("/both.yaml", workloads(one="10.0.0.1"))
+    memory = LastGood.open(tmp_path)
+    memory.remember(admit(Intake(), StoreContent(both[:1], both[1:]), memory))
+    memory.close()
+    with closing(LastGood.open(tmp_path)) as recalled:
+        assert [str(policy.key) for policy in recalled.policies("/both.yaml")] == ["default/one"]
+        assert [workload.key for workload in recalled.workloads("/both.yaml")] == ["default/one"]
+        recalled.remember(admit(Intake(), StoreContent(both[:1], ()), recalled))
+        assert recalled.policies("/both.yaml") and not recalled.workloads("/both.yaml")
+
+
 def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "accepted.db"
     path.write_text("my notes, which are longer than the head of a database\n" * 10)
