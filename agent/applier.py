@@ -19,12 +19,14 @@ from ipaddress import ip_network
 from types import MappingProxyType
 from typing import TypeVar
 
+from ..envoy.running_stream import RunningStream
 from ..policies import World
 from ..policies.endpoint_policy import Direction, RuleOrigin
 from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
 from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts, readdressed
+from ..redirect.revocation import end_accepted
 from ..redirect.uplink import choose, interfaces
 from ..xds import (
     Enforced,
@@ -140,6 +142,7 @@ class Applier:
         self._told: _Told | None = None  # what Envoy has taken up last
         self._late: dict[IPAddress, frozenset[str]] = {}
         self.world: World | None = None  # what the kernel has
+        self._offered: World | None = None  # what Envoy may have taken up, wholly or in part, and the kernel has not
 
     async def mute(self, endpoints: Iterable[Endpoint]) -> None:
         """Has those that nothing polices yet drop everything until a world that has them is in force: Envoy may take
@@ -168,7 +171,7 @@ class Applier:
             problems = await self._in_thread(
                 lambda: self._sync_kernel(enforced, self._planner.plan(enforced, world.ipcache, ports), others)
             )
-            self.world = world
+            self.world, self._offered = world, None
         if unconfirmed:
             return Applied(
                 unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")
@@ -207,6 +210,7 @@ class Applier:
         ]
 
     async def _offer(self, enforced: Enforced, world: World, needs: _Needs) -> Applied:
+        self._offered = world
         telling = self._compile(enforced, world, needs)
         unexpressed = telling.unexpressed
         answer = await self._tell(telling)
@@ -239,6 +243,17 @@ class Applier:
                 return answer
         self._told = telling
         return answer
+
+    @property
+    def judging(self) -> tuple[World, ...]:
+        """The worlds that Envoy may be judging by: the one in force, and one that it was offered."""
+        return tuple(world for world in (self.world, self._offered) if world is not None)
+
+    async def end_streams(self, streams: Iterable[RunningStream]) -> None:
+        """Close the connections that they came in. Raises OSError."""
+        ends = [(each.source.ip, each.source.port, each.destination.ip, each.destination.port) for each in streams]
+        async with self._turn:
+            await self._in_thread(lambda: end_accepted(ends))
 
     def names_taken(self) -> None:
         """The names of the next world to `apply` are those of this moment: only what is learned from now on is late."""

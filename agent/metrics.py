@@ -175,6 +175,9 @@ def families_of(status: Mapping[str, Any], datapath: Mapping[str, Any], counts: 
         "Changes that Envoy refused, so that the policy to blame was searched.",
         counts["searches"],
     )
+    yield _counter(
+        "lockgate_streams_ended", "Requests that ran on when their policy no longer allowed them.", counts["streams"]
+    )
     packets = CounterMetricFamily(
         "lockgate_datapath_packets",
         "Packets of endpoints by what became of them.",

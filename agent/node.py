@@ -23,6 +23,7 @@ from ..envoy.identity_filter import Ipcache
 from ..envoy.kafka_listener import KafkaListener
 from ..envoy.module_file import find_module
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
+from ..envoy.running_stream import report_handler
 from ..envoy.tls_listener import TlsListener
 from ..policies import World
 from ..policies.workload import IPAddress
@@ -51,6 +52,7 @@ from .lock import AgentLock
 from .metrics import Exposition, Metrics
 from .metrics_port import MetricsPort
 from .settings import Settings
+from .stream_watch import StreamWatch
 from .tls_side import TlsSide
 from .view import NodeState, NodeView
 
@@ -103,7 +105,8 @@ class NodeAgent:
             stop = _stop_signal()
 
             metrics = Metrics()
-            xds = XdsServer(settings.xds_socket, metrics)
+            streams = StreamWatch()
+            xds = XdsServer(settings.xds_socket, metrics, others=[report_handler(streams.reported)])
             await xds.start()  # before anything is pinned: a run dir whose name is too long for sockets is refused here
             stack.push_async_callback(xds.stop)
             datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir, settings.http_port)
@@ -137,6 +140,7 @@ class NodeAgent:
                 dns_port=settings.dns_port,
                 dns_uses=dns.use,
             )
+            streams.judge_by(lambda: applier.judging, applier.end_streams)
             learner = Learner(
                 self._names,
                 name_memory,
@@ -151,7 +155,11 @@ class NodeAgent:
             self._state.effect = watch.effect
             view = NodeView(self._state, applier.kernel, xds)
             exposition = Exposition(
-                metrics, settings.admin_socket, view.status, view.datapath, lambda: _counts(watch.effect, changes)
+                metrics,
+                settings.admin_socket,
+                view.status,
+                view.datapath,
+                lambda: _counts(watch.effect, changes, streams),
             )
             for service in (
                 LocalApi(settings.api_socket, view, exposition),
@@ -341,13 +349,14 @@ def _node_id() -> str:
     return socket.gethostname()
 
 
-def _counts(effect: Effect, changes: ChangeMaker) -> dict[str, int]:
+def _counts(effect: Effect, changes: ChangeMaker, streams: StreamWatch) -> dict[str, int]:
     """For `families_of`."""
     return {
         "looks": effect.looks,
         "drift": len(effect.drifts),
         "repaired": effect.repaired,
         "searches": changes.searches,
+        "streams": streams.ended,
     }
 
 

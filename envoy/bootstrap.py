@@ -15,9 +15,8 @@ from .errors import BootstrapError
 from .http_listener import HttpListener, http_listeners, original_destination_cluster
 from .identity_filter import Ipcache
 from .messages import boot, cluster, connection_monitor, core, endpoint, heap_monitor, overload, protobuf, upstream_http
-from .policy_slot import from_ads
+from .policy_slot import XDS_CLUSTER, from_ads
 
-XDS_CLUSTER = "lockgate.xds"
 ADMIN_SOCKET = "admin.sock"
 XDS_SOCKET = "xds.sock"
 

@@ -37,12 +37,14 @@ from .messages import (
     protobuf,
     rbac,
     route,
+    stream_log,
     upstream_http,
     xds_core,
     xds_matcher,
 )
 from .module_file import NAME
-from .policy_slot import policy_source
+from .policy_slot import XDS_CLUSTER, policy_source
+from .running_stream import REPORT_SECONDS, stream_reports
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
@@ -239,7 +241,10 @@ def connection_manager(
         merge_slashes=True,
         path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         local_reply_config=_access_denied(),
-        access_log=[_policy_log(access_log)],
+        access_log=[_policy_log(access_log), stream_reports(XDS_CLUSTER)],
+        access_log_options=hcm.HttpConnectionManagerHcmAccessLogOptions(
+            access_log_flush_interval=timedelta(seconds=REPORT_SECONDS)
+        ),
     )
 
 
@@ -358,9 +363,13 @@ def _policy_log(path: Path) -> accesslog.AccessLog:
             _metadata_filter(MISMATCH_NAMESPACE, MISMATCH_KEY, listed),
         ]
     )
+    ended = accesslog.LogTypeFilter(types=[stream_log.AccessLogType.DownstreamEnd])
+    once = accesslog.AndFilter(
+        filters=[accesslog.AccessLogFilter(log_type_filter=ended), accesslog.AccessLogFilter(or_filter=told)]
+    )
     return accesslog.AccessLog(
         name="envoy.access_loggers.file",
-        filter=accesslog.AccessLogFilter(or_filter=told),
+        filter=accesslog.AccessLogFilter(and_filter=once),
         typed_config=protobuf.Any.pack(
             file_access_log.FileAccessLog(
                 path=str(path),

@@ -20,8 +20,10 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.config.overload import v3 as overload
     from envoy_data_plane.envoy.config.rbac import v3 as rbac
     from envoy_data_plane.envoy.config.route import v3 as route
+    from envoy_data_plane.envoy.data.accesslog import v3 as stream_log
     from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_access_log
     from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel_filter
+    from envoy_data_plane.envoy.extensions.access_loggers.grpc import v3 as grpc_access_log
     from envoy_data_plane.envoy.extensions.dynamic_modules import v3 as dynamic_modules
     from envoy_data_plane.envoy.extensions.filters.common.set_filter_state import v3 as filter_state
     from envoy_data_plane.envoy.extensions.filters.http.composite import v3 as composite
@@ -43,12 +45,14 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap import v3 as heap_monitor
     from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
     from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http
+    from envoy_data_plane.envoy.service.accesslog import v3 as access_log_service
     from envoy_data_plane.envoy.type.matcher import v3 as matcher
     from envoy_data_plane.google import protobuf
     from envoy_data_plane.xds.core import v3 as xds_core
     from envoy_data_plane.xds.type.matcher import v3 as xds_matcher
 
 __all__ = [
+    "access_log_service",
     "accesslog",
     "boot",
     "cel_filter",
@@ -63,6 +67,7 @@ __all__ = [
     "endpoint",
     "file_access_log",
     "filter_state",
+    "grpc_access_log",
     "hcm",
     "heap_monitor",
     "http_rbac",
@@ -80,6 +85,7 @@ __all__ = [
     "rbac",
     "route",
     "set_filter_state",
+    "stream_log",
     "tcp_proxy",
     "tls",
     "tls_inspector",

@@ -11,6 +11,8 @@ from betterproto2 import Message
 
 from .messages import core, protobuf
 
+XDS_CLUSTER = "lockgate.xds"  # the agent, in every bootstrap
+
 
 def from_ads(first_answer: float) -> core.ConfigSource:
     """Over the one stream to the agent; Envoy waits `first_answer` seconds for the first of it."""

@@ -82,15 +82,15 @@ def explain(world: World, flow: Flow) -> Explanation:
     """Judge the client's egress and the server's ingress. Raises FlowError when the flow names nobody we know."""
     source, destination = find_peer(world, flow.source), find_peer(world, flow.destination)
     egress = _judge(world, flow, Direction.EGRESS, source, destination)
-    arriving = replace(flow, request=_arriving(flow.request, egress)) if egress is not None else flow
+    arriving = replace(flow, request=passed_on(flow.request, egress)) if egress is not None else flow
     taken_up = egress is not None and egress.interception is not None
     ingress = _judge(world, arriving, Direction.INGRESS, destination, source, taken_up)
     return Explanation(flow, source, destination, egress, ingress)
 
 
-def _arriving(request: Request | None, egress: Judgement) -> Request | None:
-    """The request as the client's policy lets it go on. TLS that Envoy begins for what was none names no server that
-    the other policy could be asked about."""
+def passed_on(request: Request | None, egress: Judgement) -> Request | None:
+    """The request as the client's policy lets it go on to the server's. TLS that Envoy begins for what was none names
+    no server that the other policy could be asked about."""
     if isinstance(request, HttpRequest):
         request = request.after(egress.actions)
     if egress.interception is None or not isinstance(request, HttpRequest | TlsRequest):

@@ -67,6 +67,16 @@ def end(connections: Iterable[LiveConnection]) -> None:
                     opened.close()
 
 
+def end_accepted(connections: Iterable[tuple[IPAddress, int, IPAddress, int]]) -> None:
+    """Close those (client, its port, server, its port) that a proxy of this node has accepted in the server's place.
+
+    One that is over already is fine. Raises OSError.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+        for client, client_port, server, server_port in connections:
+            _destroy(diag, (server, server_port), (client, client_port))
+
+
 _End = tuple[IPAddress, int]
 
 

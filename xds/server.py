@@ -86,8 +86,16 @@ _NOTHING = _Published(0, Snapshot())
 class XdsServer:
     """Serves one snapshot to every client on its socket, and to each remote node its own. Use from one event loop."""
 
-    def __init__(self, socket_path: Path, observer: Observer | None = None, remote: Remote | None = None) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        observer: Observer | None = None,
+        remote: Remote | None = None,
+        others: Iterable[grpc.GenericRpcHandler] = (),
+    ) -> None:
+        """`others` are further services beside those of xDS."""
         self._path = socket_path
+        self._others = tuple(others)
         self._remote = remote
         self.remote_port: int | None = None  # once it listens for remote nodes
         self._observer = observer or NobodyWatches()
@@ -105,7 +113,7 @@ class XdsServer:
                 self._path, f"the path is longer than {_LONGEST_SOCKET_PATH} bytes; use a shorter run dir"
             )
         server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers(tuple(self._handlers()))
+        server.add_generic_rpc_handlers((*self._handlers(), *self._others))
         if self._remote is not None:
             self.remote_port = self._remote.listen(server)
         # Bind where nobody else can look, set the mode, then move: the socket is never open to others.

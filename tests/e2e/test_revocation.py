@@ -108,11 +108,11 @@ class Scene:
         server.settimeout(20)
         return Talk(client, server)
 
-    def stream(self, where: Namespace, ip: IPAddress) -> Talk:
+    def stream(self, where: Namespace, ip: IPAddress, path: str = "/stream") -> Talk:
         """A WebSocket through Envoy."""
         client = netns.run_in(where.path, lambda: socket.create_connection((str(ip), PORT), 20))
         self._stack.enter_context(client)
-        client.sendall(UPGRADE)
+        client.sendall(UPGRADE.replace(b"/stream", path.encode()))
         server, _ = self._listener.accept()
         self._stack.enter_context(server)
         server.settimeout(20)
@@ -172,6 +172,17 @@ class TestTightening:
         assert all(stream.lives() for stream in streams)
         scene.say(NOBODY)
         scene.both_end(*streams)
+
+    def test_by_request_ends_the_streams_of_other_requests(self, scene: Scene, family: int) -> None:
+        """Peer and port stay allowed, and one of the two requests."""
+        api, node = scene.node.api.ips[family], scene.node
+        more = L7.replace("{path", '{path: "/more"}, {path')
+        scene.say(POLICY.replace("RULES", more))
+        ours = [scene.stream(where, api) for where in (node.frontend, node.ground.outside())]
+        kept = [scene.stream(where, api, "/more") for where in (node.frontend, node.ground.outside())]
+        scene.say(POLICY.replace("RULES", more.replace(', {path: "/stream"}', "")))
+        scene.both_end(*ours)
+        assert all(stream.lives() for stream in kept)
 
     def test_of_what_a_pod_may_reach(self, scene: Scene, family: int) -> None:
         """Outside, and on the node itself, there is no program at the other end."""

@@ -30,7 +30,7 @@ spec:
   endpointSelector: {matchLabels: {app: NAME}}
   ingress: [{toPorts: [{ports: [{port: "80", protocol: TCP}]}]}]
 """
-COUNTS = {"looks": 5, "drift": 1, "repaired": 2, "searches": 3}
+COUNTS = {"looks": 5, "drift": 1, "repaired": 2, "searches": 3, "streams": 4}
 
 
 def samples(text: bytes) -> dict[str, float]:

@@ -1,0 +1,85 @@
+"""Requests that were let in and still run: would they be let in now, as far as is known of them?
+
+A request is judged when it begins, and a stream may outlive the rule that let it in. Of a stream the headers are not
+known any more, so a condition on one counts as fulfilled: what is ended here is surely forbidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from .endpoint_policy import Direction, DirectionPolicy, HttpRule, HttpRules, Protocol, ResolvedRule
+from .explain import passed_on
+from .request import HttpRequest
+from .verdict import Judgement, Verdict, judge
+from .workload import Endpoint, IPAddress
+from .world import World
+
+_KNOWN = frozenset({":method", ":path", ":authority", "host"})
+
+
+class Ongoing:
+    """What one world says of such requests. It remembers its answers: ask for as long as the world is in force."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._local: dict[IPAddress, Endpoint] = {
+            ip: endpoint for endpoint in world.endpoints if endpoint.local for ip in endpoint.ips
+        }
+        self._verdicts: dict[tuple[IPAddress, IPAddress, int, HttpRequest], str] = {}
+        self._halves: dict[int, tuple[DirectionPolicy, DirectionPolicy]] = {}
+
+    def refusal(self, client: IPAddress, server: IPAddress, port: int, request: HttpRequest) -> str:
+        """Why the request would be denied now; empty when it would not."""
+        key = (client, server, port, request)
+        if key not in self._verdicts:
+            self._verdicts[key] = self._refusal(*key)
+        return self._verdicts[key]
+
+    def _refusal(self, client: IPAddress, server: IPAddress, port: int, request: HttpRequest) -> str:
+        egress = self._judge(Direction.EGRESS, client, server, port, request)
+        if egress is not None:
+            if egress.verdict is Verdict.DENY:
+                return f"egress: {egress.reason}"
+            arriving = passed_on(request, egress)
+            assert isinstance(arriving, HttpRequest)
+            request = arriving
+        taken_up = egress is not None and egress.interception is not None
+        ingress = self._judge(Direction.INGRESS, server, client, port, request, taken_up)
+        return f"ingress: {ingress.reason}" if ingress is not None and ingress.verdict is Verdict.DENY else ""
+
+    def _judge(
+        self,
+        direction: Direction,
+        subject: IPAddress,
+        peer: IPAddress,
+        port: int,
+        request: HttpRequest,
+        taken_up: bool = False,
+    ) -> Judgement | None:
+        """None when the subject is no endpoint of this node."""
+        endpoint = self._local.get(subject)
+        if endpoint is None:
+            return None
+        half = self._world.policy_of(endpoint).direction(direction)
+        if id(half) not in self._halves:
+            self._halves[id(half)] = (half, without_headers(half))
+        _, judging = self._halves[id(half)]
+        return judge(judging, self._world.identity_at(peer), Protocol.TCP, port, request, taken_up=taken_up)
+
+
+def without_headers(half: DirectionPolicy) -> DirectionPolicy:
+    """The policy without conditions on headers, but for those which nothing can fulfil."""
+    return replace(half, rules=tuple(map(_rule_without_headers, half.rules)))
+
+
+def _rule_without_headers(rule: ResolvedRule) -> ResolvedRule:
+    if not isinstance(rule.l7, HttpRules) or not any(http.headers for http in rule.l7.http):
+        return rule
+    return replace(rule, l7=replace(rule.l7, http=tuple(map(_http_without_headers, rule.l7.http))))
+
+
+@lru_cache(maxsize=4096)
+def _http_without_headers(rule: HttpRule) -> HttpRule:
+    return replace(rule, headers=tuple(each for each in rule.headers if each.lacks or each.name in _KNOWN))

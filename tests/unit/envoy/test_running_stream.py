@@ -1,0 +1,50 @@
+"""Envoy's reports of running streams."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from lockgate.envoy.access_log import SocketEnd
+from lockgate.envoy.messages import access_log_service, core, stream_log
+from lockgate.envoy.running_stream import RunningStream, running_streams
+
+CLIENT, SERVER = SocketEnd(ip_address("10.0.0.1"), 40000), SocketEnd(ip_address("fd00::2"), 443)
+
+
+def address(end: SocketEnd) -> core.Address:
+    return core.Address(socket_address=core.SocketAddress(address=str(end.ip), port_value=end.port))
+
+
+def entry(
+    tls: stream_log.TlsProperties | None = None, source: SocketEnd | None = CLIENT
+) -> stream_log.HttpAccessLogEntry:
+    common = stream_log.AccessLogCommon(
+        downstream_direct_remote_address=address(source) if source else None,
+        downstream_local_address=address(SERVER),
+        tls_properties=tls,
+    )
+    request = stream_log.HttpRequestProperties(authority="shop", path="/ws?x=1", request_headers={":method": "PURGE"})
+    return stream_log.HttpAccessLogEntry(common_properties=common, request=request)
+
+
+def message(*entries: stream_log.HttpAccessLogEntry) -> bytes:
+    logs = access_log_service.StreamAccessLogsMessageHttpAccessLogEntries(log_entry=list(entries))
+    return bytes(access_log_service.StreamAccessLogsMessage(http_logs=logs))
+
+
+def test_what_a_report_says() -> None:
+    plain = RunningStream(CLIENT, SERVER, "PURGE", "/ws?x=1", "shop")
+    inside = RunningStream(CLIENT, SERVER, "PURGE", "/ws?x=1", "shop", "shop.example", encrypted=True)
+    tls = stream_log.TlsProperties(tls_sni_hostname="Shop.Example")
+    assert running_streams(message(entry(), entry(tls))) == (plain, inside)
+
+
+def test_an_entry_without_an_end_is_left_out() -> None:
+    assert running_streams(message(entry(source=None))) == ()
+    assert running_streams(b"") == ()
+
+
+def test_other_bytes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"."):
+        running_streams(b"\x12\xff")

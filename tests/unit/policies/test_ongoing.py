@@ -1,0 +1,88 @@
+"""Streams that outlived their rule: judged like a new request, as far as it is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lockgate.policies.explain import explain
+from lockgate.policies.flow import Flow
+from lockgate.policies.identity import endpoint_of
+from lockgate.policies.ongoing import Ongoing
+from lockgate.policies.parse import parse_policies
+from lockgate.policies.request import HttpRequest
+from lockgate.policies.verdict import Verdict
+from lockgate.policies.workload_file import parse_workloads
+from lockgate.policies.world import World
+
+WORKLOADS = b"""
+workloads:
+- {name: web, labels: {app: web}, ips: [10.0.0.1]}
+- {name: api, labels: {app: api}, ips: [10.0.0.2]}
+"""
+POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: policy}}
+spec:
+  endpointSelector: {{matchLabels: {{app: {subject}}}}}
+  {direction}:
+  - {peers}: [{{matchLabels: {{app: {peer}}}}}]
+    toPorts: [{{ports: [{{port: "80", protocol: TCP}}], rules: {{http: [{rule}]}}}}]
+"""
+INGRESS = {"subject": "api", "direction": "ingress", "peers": "fromEndpoints", "peer": "web"}
+EGRESS = {"subject": "web", "direction": "egress", "peers": "toEndpoints", "peer": "api"}
+WEB, API, OUTSIDE = map(ip_address, ("10.0.0.1", "10.0.0.2", "192.0.2.1"))
+
+
+def world(*policies: str) -> World:
+    parsed = [parse_policies(policy.encode(), "p.yaml") for policy in policies]
+    assert all(file.ok for file in parsed)
+    endpoints = [endpoint_of(each) for each in parse_workloads(WORKLOADS, "w.yaml").workloads]
+    local = [replace(endpoint, ifindex=number) for number, endpoint in enumerate(endpoints, start=2)]
+    return World.of([policy for file in parsed for policy in file.policies], local)
+
+
+@pytest.mark.parametrize("where", [INGRESS, EGRESS], ids=["ingress", "egress"])
+@pytest.mark.parametrize(
+    ("rule", "method", "path", "refused"),
+    [
+        ('{path: "/stream"}', "GET", "/stream", False),
+        ('{path: "/other"}', "GET", "/stream", True),
+        ("{method: POST}", "GET", "/stream", True),
+        ('{path: "/stream", headers: ["X-Key: 1"]}', "GET", "/stream", False),
+        ('{path: "/other", headers: ["X-Key: 1"]}', "GET", "/stream", True),
+        ('{headerMatches: [{name: ":method", value: PUT}]}', "GET", "/stream", True),
+    ],
+)
+def test_a_rule_by_request(where: dict[str, str], rule: str, method: str, path: str, refused: bool) -> None:
+    reason = Ongoing(world(POLICY.format(rule=rule, **where))).refusal(WEB, API, 80, HttpRequest(method, path))
+    assert bool(reason) is refused, reason
+
+
+def test_a_missing_secret_is_refused() -> None:
+    """A header match that nothing can fulfil."""
+    match = "{headerMatches: [{name: x-key, secret: {name: gone, namespace: default}}]}"
+    assert Ongoing(world(POLICY.format(rule=match, **INGRESS))).refusal(WEB, API, 80, HttpRequest("GET", "/"))
+
+
+def test_whom_no_policy_of_this_node_judges() -> None:
+    where = Ongoing(world(POLICY.format(rule="{path: /}", **INGRESS)))
+    assert where.refusal(OUTSIDE, API, 80, HttpRequest("GET", "/"))
+    assert not where.refusal(API, OUTSIDE, 80, HttpRequest("GET", "/"))
+
+
+WORDS = st.sampled_from(["/a", "/b", "/a/.*", "/.*"])
+PATHS = st.sampled_from(["/a", "/b", "/a/b", "/c"])
+
+
+@given(st.lists(WORDS, min_size=1, max_size=3), PATHS, st.sampled_from([INGRESS, EGRESS]))
+def test_without_headers_it_is_the_verdict_of_a_new_request(paths: list[str], path: str, where: dict[str, str]) -> None:
+    rules = ", ".join(f'{{path: "{each}"}}' for each in paths)
+    made = world(POLICY.format(rule=rules, **where))
+    refusal = Ongoing(made).refusal(WEB, API, 80, HttpRequest("GET", path))
+    explained = explain(made, Flow("web", "api", 80, request=HttpRequest("GET", path)))
+    assert bool(refusal) is (explained.verdict is Verdict.DENY)
