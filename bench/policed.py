@@ -46,6 +46,7 @@ class Policed(Mode):
     """`lockgate agent run` in the node's namespace, exactly as a user starts it."""
 
     policy: ClassVar[str]
+    command: ClassVar[tuple[str, ...]] = (str(Path(sys.executable).with_name("lockgate")),)
 
     @property
     def _settings(self) -> Settings:
@@ -62,7 +63,7 @@ class Policed(Mode):
         settings.policies.mkdir()
         (settings.policies / "bench.yaml").write_text(self.policy)
         settings.workloads.write_text(playground.workloads_yaml())
-        command: list[str | Path] = [Path(sys.executable).with_name("lockgate"), "agent", "run"]
+        command: list[str | Path] = [*self.command, "agent", "run"]
         command += ["--policies", settings.policies, "--workloads", settings.workloads]
         command += ["--run-dir", settings.run_dir, "--state-dir", settings.state_dir]
         with self.log_of(_AGENT).open("wb") as log:

@@ -63,16 +63,20 @@ class Report:
 
     def markdown(self) -> str:
         """The report for people."""
-        parts = [
-            f"# {self.title}",
-            self._head(),
+        parts = [f"# {self.title}", self.head(), *self.sections(), self.method_section(), self.disturbance()]
+        return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+    def sections(self) -> list[str]:
+        """The figures: ratios and aims, what they are of, and where the CPU went."""
+        return [
             self.table(),
             f"## As measured\n\n{_AS_MEASURED}\n\n{self._absolute()}",
             f"## Where the CPU went\n\n{_CPU_PARTS}\n\n{self._parts()}",
-            f"## Method\n\n{self.method.format(threads=self.threads)}",
-            f"## Disturbance\n\n{self._disturbance()}",
         ]
-        return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+    def method_section(self) -> str:
+        """How it was measured."""
+        return f"## Method\n\n{self.method.format(threads=self.threads)}"
 
     def table(self) -> str:
         """The ratios and the aims: what the run is about."""
@@ -156,16 +160,19 @@ class Report:
         ]
         return table(["aim", "", "measured", ""], rows)
 
-    def _head(self) -> str:
+    def head(self) -> str:
+        """The command, when, and on what."""
         return f"`{self.command} --rounds {self.rounds} --seconds {self.seconds}`, {self.machine}"
 
-    def _disturbance(self) -> str:
+    def disturbance(self) -> str:
+        """What else the machine did meanwhile."""
         share = self.figures.foreign_share()
         text = (
             "CPU that other processes of the machine used while a mode was measured: "
             f"median {share.median:.2f} cores, at most {share.high:.2f}."
         )
-        return f"{text} **{DISTURBED}**" if self.disturbed else text
+        told = f"{text} **{DISTURBED}**" if self.disturbed else text
+        return f"## Disturbance\n\n{told}"
 
 
 def warning(report: Report) -> str:

@@ -94,20 +94,32 @@ def configuration(
     admin: Path, client: IPv4Address, method: str = "GET", path: str = ALLOWED, http2: bool = False
 ) -> dict[str, Any]:
     """The bootstrap of one sidecar, with everything static. With `http2` it goes on in the client's own protocol."""
+    return _bootstrap(
+        admin,
+        [
+            _listener("outbound", _OUTBOUND, [_manager("outbound", [])]),
+            _listener("inbound", _INBOUND, [_manager("inbound", [_policy(client, method, path)])]),
+        ],
+        _SAME_PROTOCOL if http2 else {},
+    )
+
+
+def tcp_configuration(admin: Path, client: IPv4Address) -> dict[str, Any]:
+    """The same for connections that nobody looks into: the inbound ones are judged by their address."""
+    inbound = [_connection_policy(client), _proxy("inbound")]
+    listeners = [_listener("outbound", _OUTBOUND, [_proxy("outbound")]), _listener("inbound", _INBOUND, inbound)]
+    return _bootstrap(admin, listeners, {})
+
+
+def _bootstrap(admin: Path, listeners: list[dict[str, Any]], cluster: dict[str, Any]) -> dict[str, Any]:
     return {
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "stats_flush_on_admin": True,
-        "static_resources": {
-            "listeners": [
-                _listener("outbound", _OUTBOUND, []),
-                _listener("inbound", _INBOUND, [_policy(client, method, path)]),
-            ],
-            "clusters": [_original_destination() | (_SAME_PROTOCOL if http2 else {})],
-        },
+        "static_resources": {"listeners": listeners, "clusters": [_original_destination() | cluster]},
     }
 
 
-def _listener(name: str, port: int, filters: list[dict[str, Any]]) -> dict[str, Any]:
+def _manager(name: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
     manager = {
         "@type": f"{_NETWORK_FILTERS}.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
@@ -140,6 +152,20 @@ def _listener(name: str, port: int, filters: list[dict[str, Any]]) -> dict[str, 
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
     }
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+
+
+def _proxy(name: str) -> dict[str, Any]:
+    proxy = {
+        "@type": f"{_NETWORK_FILTERS}.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": name,
+        "cluster": "original_destination",
+        "idle_timeout": "0s",
+    }
+    return {"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}
+
+
+def _listener(name: str, port: int, filters: list[dict[str, Any]]) -> dict[str, Any]:
     original_dst = "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
     return {
         "name": name,
@@ -148,9 +174,7 @@ def _listener(name: str, port: int, filters: list[dict[str, Any]]) -> dict[str, 
         "listener_filters": [
             {"name": "envoy.filters.listener.original_dst", "typed_config": {"@type": original_dst}},
         ],
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
+        "filter_chains": [{"filters": filters}],
     }
 
 
@@ -169,6 +193,22 @@ def _policy(client: IPv4Address, method: str, path: str) -> dict[str, Any]:
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
             "rules": {"action": "ALLOW", "policies": {"bench": policy}},
+        },
+    }
+
+
+def _connection_policy(client: IPv4Address) -> dict[str, Any]:
+    """Whoever connects from the client's address."""
+    policy = {
+        "permissions": [{"any": True}],
+        "principals": [{"direct_remote_ip": {"address_prefix": str(client), "prefix_len": 32}}],
+    }
+    return {
+        "name": "envoy.filters.network.rbac",
+        "typed_config": {
+            "@type": f"{_NETWORK_FILTERS}.rbac.v3.RBAC",
+            "rules": {"action": "ALLOW", "policies": {"bench": policy}},
+            "stat_prefix": "inbound",
         },
     }
 

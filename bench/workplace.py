@@ -55,8 +55,13 @@ def sweep() -> None:
 
 def compiled_origin(directory: Path) -> Path:
     """bench/origin.c, compiled into `directory`. Raises StartError."""
-    binary = directory / "origin"
-    source = Path(__file__).with_name("origin.c")
+    return compiled("origin.c", directory)
+
+
+def compiled(name: str, directory: Path) -> Path:
+    """A C program of the bench, compiled into `directory`. Raises StartError."""
+    source = Path(__file__).with_name(name)
+    binary = directory / source.stem
     command = ["gcc", "-O2", "-Wall", "-pthread", "-o", str(binary), str(source)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:

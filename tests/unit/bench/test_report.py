@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from lockgate.bench.figures import Aim, Cell, Figures, Metric, outcomes
+from lockgate.bench.kafka_report import KafkaReport
 from lockgate.bench.machine import Machine
 from lockgate.bench.report import DISTURBED, Report
 
@@ -52,3 +54,11 @@ def test_the_data_keeps_every_cell() -> None:
 def test_a_busy_machine_is_said_beside_the_figures() -> None:
     assert DISTURBED not in _report(foreign=0.01).markdown()
     assert DISTURBED in _report(foreign=0.5).markdown()
+
+
+def test_reports_of_one_run_share_head_and_method() -> None:
+    whole = KafkaReport((replace(_report(), title="Small"), replace(_report(foreign=0.5), title="Large")))
+    text = whole.markdown()
+    assert [text.count(part) for part in ("\n# Small\n", "\n# Large\n", "## Method", "## Disturbance")] == [1, 1, 1, 2]
+    assert list(whole.json()) == ["Small", "Large"]
+    assert whole.warning() == DISTURBED and not replace(whole, parts=whole.parts[:1]).warning()
