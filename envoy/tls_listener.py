@@ -203,8 +203,9 @@ def _taken_up(settings: TlsListener, access_log: Path, wanted: TakenUp) -> liste
 
 
 def _with_the_client(wanted: TakenUp) -> tls.DownstreamTlsContext:
-    # HTTP/2 is offered only where the server can be asked whether it speaks it.
-    protocols = (["h2", "http/1.1"] if wanted.encrypts else ["http/1.1"]) if wanted.http else []
+    # Envoy's order counts. A server that cannot be asked what it speaks gets HTTP/2 only of clients that speak nothing
+    # else (gRPC's).
+    protocols = (["h2", "http/1.1"] if wanted.encrypts else ["http/1.1", "h2"]) if wanted.http else []
     return tls.DownstreamTlsContext(
         common_tls_context=tls.CommonTlsContext(
             alpn_protocols=protocols,

@@ -1,4 +1,8 @@
-"""A gRPC client for a pod: `python -m lockgate.tests.e2e.grpc_client TARGET`. One call a line in, what came of it out.
+"""A gRPC client for a pod. One call a line in, what came of it out.
+
+    python -m lockgate.tests.e2e.grpc_client TARGET [AUTHORITY NAME]
+
+With an authority (a PEM file) it speaks TLS, and the server must have a certificate for NAME.
 
 In: {"call": "Catalog/Chat", "texts": ["a", "b"], "metadata": [["x-team", "a"]], "timeout": 30}, with "health" and
 "reflection" as calls of their own. Out: {"code": "OK", "details": "", "texts": [...]}. All calls go through one
@@ -11,6 +15,7 @@ import json
 import queue
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -61,9 +66,18 @@ def call(channel: grpc.Channel, name: str, texts: list[str], how: dict[str, Any]
     raise ValueError(name)
 
 
-def main(target: str) -> None:
+def dial(target: str, authority: str = "", name: str = "") -> grpc.Channel:
+    """A channel, in TLS if there is an authority to trust."""
+    direct = (("grpc.enable_http_proxy", 0),)
+    if not authority:
+        return grpc.insecure_channel(target, options=direct)
+    trusting = grpc.ssl_channel_credentials(Path(authority).read_bytes())
+    return grpc.secure_channel(target, trusting, options=(*direct, ("grpc.ssl_target_name_override", name)))
+
+
+def main(*words: str) -> None:
     """Answer lines until standard input ends."""
-    with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
+    with dial(*words) as channel:
         for line in sys.stdin:
             wanted = json.loads(line)
             try:
@@ -76,4 +90,4 @@ def main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

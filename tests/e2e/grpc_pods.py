@@ -29,11 +29,12 @@ DENIED = Called("PERMISSION_DENIED", "Access denied")
 
 
 class GrpcServer:
-    """shop.proto with health and reflection, in a pod."""
+    """shop.proto with health and reflection, in a pod. `tls` are PEM files: certificate, key, perhaps an authority."""
 
-    def __init__(self, pod: Pod, port: int, folder: Path) -> None:
-        self._log = folder / f"{pod.name}.calls"
+    def __init__(self, pod: Pod, port: int, folder: Path, *tls: Path) -> None:
+        self._log = folder / f"{pod.name}-{port}.calls"
         command = [sys.executable, "-P", "-m", "lockgate.tests.e2e.grpc_server", str(port), str(self._log)]
+        command += map(str, tls)
         process = pod.popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "serving\n"
@@ -45,12 +46,16 @@ class GrpcServer:
 
 
 class GrpcClient:
-    """One channel from a pod to an address; its connection is kept from call to call."""
+    """One channel from a pod to an address; its connection is kept from call to call. With `tls`, an authority's PEM
+    file and the server's name, the channel is in TLS."""
 
-    def __init__(self, pod: Pod, ip: object, port: int, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, pod: Pod, ip: object, port: int, patience: float = PATIENCE, tls: tuple[Path, str] | None = None
+    ) -> None:
         self._patience = patience
         target = f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
         command = [sys.executable, "-P", "-m", "lockgate.tests.e2e.grpc_client", target]
+        command += map(str, tls or ())
         self._process = pod.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def call(self, name: str, *texts: str, **metadata: str) -> Called:

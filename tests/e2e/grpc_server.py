@@ -1,6 +1,9 @@
-"""A gRPC server for a pod: shop.proto with health and reflection. `python -m lockgate.tests.e2e.grpc_server PORT LOG`.
+"""A gRPC server for a pod: shop.proto with health and reflection.
 
-Every call that arrives is a line of LOG: the client's address and the method. Answers begin with the client's address.
+    python -m lockgate.tests.e2e.grpc_server PORT LOG [CERTIFICATE KEY [CLIENT_CA]]
+
+Every call that arrives is a line of LOG: its method. Answers begin with the client's address. With a certificate (PEM
+files) it speaks TLS, and with CLIENT_CA only to who shows a certificate of that authority.
 """
 
 from __future__ import annotations
@@ -68,8 +71,8 @@ class Log(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
         return continuation(details)
 
 
-def main(port: int, log: Path) -> None:
-    """Serve until killed."""
+def main(port: int, log: Path, tls: list[Path]) -> None:
+    """Serve until killed. `tls` is certificate, key and perhaps authority, or nothing."""
     server = grpc.server(ThreadPoolExecutor(16), interceptors=(Log(log),), options=(("grpc.so_reuseport", 0),))
     SHOP.serve("Catalog", Catalog(), server)
     SHOP.serve("Admin", Admin(), server)
@@ -78,11 +81,16 @@ def main(port: int, log: Path) -> None:
     checks.set("shop.v1.Catalog", health_pb2.HealthCheckResponse.SERVING)
     names = ("shop.v1.Catalog", "shop.v1.Admin", health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    server.add_insecure_port(f"[::]:{port}")
+    if tls:
+        certificate, key, *authority = [path.read_bytes() for path in tls]
+        shown = grpc.ssl_server_credentials([(key, certificate)], *authority, require_client_auth=bool(authority))
+        server.add_secure_port(f"[::]:{port}", shown)
+    else:
+        server.add_insecure_port(f"[::]:{port}")
     server.start()
     print("serving", flush=True)
     server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), [Path(word) for word in sys.argv[3:]])
