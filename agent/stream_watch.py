@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from ..envoy.running_stream import RunningStream
 from ..policies import World
 from ..policies.ongoing import Ongoing
-from ..policies.request import HttpRequest
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +46,7 @@ class StreamWatch:
             return
         self.ended += len(over)
         for stream, reason in over.items():
-            _log.info(
-                "ended %s %s of %s to %s: %s", stream.method, stream.path, stream.source, stream.destination, reason
-            )
+            _log.info("ended %s of %s to %s: %s", stream.request, stream.source, stream.destination, reason)
 
     def _current(self) -> list[Ongoing]:
         worlds = self._worlds()
@@ -60,10 +57,7 @@ class StreamWatch:
 
 
 def _refusal(ongoing: Ongoing, stream: RunningStream) -> str:
-    request = HttpRequest(
-        stream.method, stream.path, stream.host, server_name=stream.server_name, encrypted=stream.encrypted
-    )
-    return ongoing.refusal(stream.source.ip, stream.destination.ip, stream.destination.port, request)
+    return ongoing.refusal(stream.source.ip, stream.destination.ip, stream.destination.port, stream.request)
 
 
 async def _end_nothing(_streams: Sequence[RunningStream]) -> None:

@@ -43,8 +43,8 @@ from .messages import (
     xds_matcher,
 )
 from .module_file import NAME
-from .policy_slot import XDS_CLUSTER, policy_source
-from .running_stream import REPORT_SECONDS, stream_reports
+from .policy_slot import policy_source
+from .running_stream import REPORT_SECONDS, request_reports
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
@@ -241,7 +241,7 @@ def connection_manager(
         merge_slashes=True,
         path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         local_reply_config=_access_denied(),
-        access_log=[_policy_log(access_log), stream_reports(XDS_CLUSTER)],
+        access_log=[_policy_log(access_log), request_reports()],
         access_log_options=hcm.HttpConnectionManagerHcmAccessLogOptions(
             access_log_flush_interval=timedelta(seconds=REPORT_SECONDS)
         ),

@@ -1,73 +1,107 @@
-"""Requests whose answers still run: Envoy reports each of them to the agent again and again while it lasts.
+"""What was judged once and still runs: Envoy reports it to the agent again and again while it lasts.
 
-Policies judge a request when it begins. A WebSocket, a gRPC stream or a long download can outlive the rule that let it
-in, so whoever brings policies into force must hear of it. Envoy's gRPC access logger tells of streams only once they
+Policies judge a request, or the greeting of a TLS connection that is carried end to end, when it begins. A WebSocket, a
+gRPC stream or a long download can outlive the rule that let it in, so whoever brings policies into force must hear of
+it. Envoy's gRPC access logger tells of streams only once they
 are older than `REPORT_SECONDS`, keeps a bounded buffer, and drops reports while nobody listens.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/accesslog/v3/als.proto
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
 
 import grpc
 import grpc.aio
+from betterproto2 import Message
 
+from ..policies.request import HttpRequest, TlsRequest
 from .access_log import SocketEnd
-from .messages import access_log_service, accesslog, core, grpc_access_log, protobuf, stream_log
+from .messages import (
+    access_log_service,
+    accesslog,
+    core,
+    filter_state,
+    grpc_access_log,
+    listener,
+    protobuf,
+    set_filter_state,
+    stream_log,
+)
+from .policy_slot import XDS_CLUSTER
 
 REPORT_SECONDS = 3.0  # at the latest so long after a change a stream that it forbids is known
 _FLUSH_SECONDS = 0.2
+_GREETING = "lockgate.greeting"  # filter state: the server name that the client called
 _METHOD = ":method"  # request_method is an enumeration, and a method may be any word
 
 
 @dataclass(frozen=True, slots=True)
 class RunningStream:
-    """One request and the connection that it came in; `server_name` is that of TLS that Envoy has taken away, and
-    `encrypted` says that there was TLS at all. Headers are not known."""
+    """One request, or one TLS connection by its greeting, and the ends of the connection. Headers are not known."""
 
     source: SocketEnd
     destination: SocketEnd
-    method: str
-    path: str
-    host: str
-    server_name: str = ""
-    encrypted: bool = False
+    request: HttpRequest | TlsRequest
 
 
 Listener = Callable[[tuple[RunningStream, ...]], Awaitable[None]]
 
 
-def stream_reports(cluster: str) -> accesslog.AccessLog:
-    """The access log that reports running streams to the service of `cluster` (static, HTTP/2)."""
-    periodic = accesslog.LogTypeFilter(types=[stream_log.AccessLogType.DownstreamPeriodic])
-    common = grpc_access_log.CommonGrpcAccessLogConfig(
+def request_reports() -> accesslog.AccessLog:
+    """The access log of a connection manager that reports running requests to the agent."""
+    config = grpc_access_log.HttpGrpcAccessLogConfig(
+        common_config=_reports(), additional_request_headers_to_log=[_METHOD]
+    )
+    return _log("http_grpc", stream_log.AccessLogType.DownstreamPeriodic, config)
+
+
+def greeting_reports() -> tuple[listener.Filter, accesslog.AccessLog]:
+    """The same for connections that a TCP proxy carries after their greeting: a filter to be put in front of the proxy,
+    and the proxy's access log."""
+    name = core.SubstitutionFormatString(
+        text_format_source=core.DataSource(inline_string="%REQUESTED_SERVER_NAME%"), omit_empty_values=True
+    )
+    value = filter_state.FilterStateValue(object_key=_GREETING, factory_key="envoy.string", format_string=name)
+    remember = listener.Filter(
+        name="envoy.filters.network.set_filter_state",
+        typed_config=protobuf.Any.pack(set_filter_state.Config(on_new_connection=[value])),
+    )
+    config = grpc_access_log.TcpGrpcAccessLogConfig(common_config=_reports([_GREETING]))
+    return remember, _log("tcp_grpc", stream_log.AccessLogType.TcpPeriodic, config)
+
+
+def _reports(objects: Sequence[str] = ()) -> grpc_access_log.CommonGrpcAccessLogConfig:
+    return grpc_access_log.CommonGrpcAccessLogConfig(
         log_name="running",
-        grpc_service=core.GrpcService(envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=cluster)),
+        grpc_service=core.GrpcService(envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=XDS_CLUSTER)),
         transport_api_version=core.ApiVersion.V3,
         buffer_flush_interval=timedelta(seconds=_FLUSH_SECONDS),
+        filter_state_objects_to_log=list(objects),
     )
+
+
+def _log(logger: str, when: stream_log.AccessLogType, config: Message) -> accesslog.AccessLog:
+    periodic = accesslog.LogTypeFilter(types=[when])
     return accesslog.AccessLog(
-        name="envoy.access_loggers.http_grpc",
+        name=f"envoy.access_loggers.{logger}",
         filter=accesslog.AccessLogFilter(log_type_filter=periodic),
-        typed_config=protobuf.Any.pack(
-            grpc_access_log.HttpGrpcAccessLogConfig(common_config=common, additional_request_headers_to_log=[_METHOD])
-        ),
+        typed_config=protobuf.Any.pack(config),
     )
 
 
-def report_handler(listener: Listener) -> grpc.GenericRpcHandler:
-    """The service that Envoys of this machine report to; `listener` is called with what each message holds."""
+def report_handler(told: Listener) -> grpc.GenericRpcHandler:
+    """The service that Envoys of this machine report to; `told` is called with what each message holds."""
 
     async def receive(_requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         if not context.peer().startswith("unix:"):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "reports are taken from this machine only")
         try:
             while isinstance(message := await context.read(), bytes):
-                await listener(running_streams(message))
+                await told(running_streams(message))
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
@@ -80,29 +114,49 @@ def report_handler(listener: Listener) -> grpc.GenericRpcHandler:
 def running_streams(message: bytes) -> tuple[RunningStream, ...]:
     """What a StreamAccessLogsMessage holds, without entries that lack an end. Raises ValueError for other bytes."""
     try:
-        logs = access_log_service.StreamAccessLogsMessage.parse(message).http_logs
+        logs = access_log_service.StreamAccessLogsMessage.parse(message)
     except EOFError as error:
-        raise ValueError(f"a report of running streams is cut off: {error}") from error
-    return tuple(found for entry in (logs.log_entry if logs else ()) if (found := _read(entry)) is not None)
+        raise ValueError(f"a report of what runs is cut off: {error}") from error
+    requests = (
+        [(entry.common_properties, _request(entry)) for entry in logs.http_logs.log_entry] if logs.http_logs else []
+    )
+    greetings = (
+        [(entry.common_properties, _greeting(entry)) for entry in logs.tcp_logs.log_entry] if logs.tcp_logs else []
+    )
+    return tuple(_streams([*requests, *greetings]))
 
 
-def _read(entry: stream_log.HttpAccessLogEntry) -> RunningStream | None:
-    common, request = entry.common_properties, entry.request
-    if common is None or request is None:
+def _streams(
+    entries: Iterable[tuple[stream_log.AccessLogCommon | None, HttpRequest | TlsRequest | None]],
+) -> Iterator[RunningStream]:
+    for common, request in entries:
+        if common is None or request is None:
+            continue
+        source, destination = _end(common.downstream_direct_remote_address), _end(common.downstream_local_address)
+        if source is not None and destination is not None:
+            yield RunningStream(source, destination, request)
+
+
+def _request(entry: stream_log.HttpAccessLogEntry) -> HttpRequest | None:
+    request, common = entry.request, entry.common_properties
+    if request is None or common is None:
         return None
-    source, destination = _end(common.downstream_direct_remote_address), _end(common.downstream_local_address)
-    if source is None or destination is None:
-        return None
-    tls = common.tls_properties
-    return RunningStream(
-        source,
-        destination,
+    tls = common.tls_properties  # of TLS that Envoy has taken away
+    return HttpRequest(
         request.request_headers.get(_METHOD, ""),
         request.path,
         request.authority,
-        tls.tls_sni_hostname.lower() if tls is not None else "",
+        server_name=tls.tls_sni_hostname.lower() if tls is not None else "",
         encrypted=tls is not None,
     )
+
+
+def _greeting(entry: stream_log.TcpAccessLogEntry) -> TlsRequest | None:
+    if entry.common_properties is None:
+        return None
+    kept = entry.common_properties.filter_state_objects.get(_GREETING)
+    name = kept.unpack() if kept is not None else None
+    return TlsRequest(name.value if isinstance(name, protobuf.StringValue) else "")
 
 
 def _end(address: core.Address | None) -> SocketEnd | None:

@@ -52,6 +52,7 @@ from .messages import (
     xds_matcher,
 )
 from .policy_slot import policy_source
+from .running_stream import REPORT_SECONDS, greeting_reports
 from .sds import from_sds
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
@@ -146,18 +147,20 @@ def _listener_filter(name: str, config: Message) -> listener.ListenerFilter:
 
 def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:
     """Judges by the greeting and then only carries bytes."""
+    remember, reports = greeting_reports()
     return listener.FilterChain(
         name="encrypted",
         filters=[
             *connection_limit(settings.connections_per_client),
             _policy_slot(settings.egress_slot, settings.first_policy_timeout),
             _policy_slot(settings.ingress_slot, settings.first_policy_timeout),
-            _carry(ORIGINAL_DESTINATION, access_log),
+            remember,
+            _carry(ORIGINAL_DESTINATION, access_log, reports),
         ],
     )
 
 
-def _carry(upstream: str, access_log: Path) -> listener.Filter:
+def _carry(upstream: str, access_log: Path, *reports: accesslog.AccessLog) -> listener.Filter:
     proxy = tcp_proxy.TcpProxy(
         stat_prefix="lockgate_tls",
         cluster=upstream,
@@ -165,7 +168,12 @@ def _carry(upstream: str, access_log: Path) -> listener.Filter:
         # Policies judge at the first byte, and no server may notice a connection before.
         upstream_connect_mode=tcp_proxy.UpstreamConnectMode.ON_DOWNSTREAM_DATA,
         max_early_data_bytes=_MOST_EARLY_DATA,
-        access_log=[_denied_log(access_log)],
+        access_log=[_denied_log(access_log), *reports],
+        access_log_options=tcp_proxy.TcpProxyTcpAccessLogOptions(
+            access_log_flush_interval=timedelta(seconds=REPORT_SECONDS)
+        )
+        if reports
+        else None,
     )
     return listener.Filter(name="envoy.filters.network.tcp_proxy", typed_config=protobuf.Any.pack(proxy))
 

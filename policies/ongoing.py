@@ -1,53 +1,60 @@
-"""Requests that were let in and still run: would they be let in now, as far as is known of them?
+"""What was let in and still runs: would it be let in now, as far as is known of it?
 
-A request is judged when it begins, and a stream may outlive the rule that let it in. Of a stream the headers are not
-known any more, so a condition on one counts as fulfilled: what is ended here is surely forbidden.
+A request is judged when it begins, as is a TLS connection that is carried end to end, and may outlive the rule that let
+it in. Of a request the headers are not known any more, so a condition on one counts as fulfilled: what is ended here is
+surely forbidden.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import TypeAlias
 
 from .endpoint_policy import Direction, DirectionPolicy, HttpRule, HttpRules, Protocol, ResolvedRule
 from .explain import passed_on
-from .request import HttpRequest
+from .request import HttpRequest, TlsRequest
 from .verdict import Judgement, Verdict, judge
 from .workload import Endpoint, IPAddress
 from .world import World
 
+_Running: TypeAlias = HttpRequest | TlsRequest
 _KNOWN = frozenset({":method", ":path", ":authority", "host"})
 
 
 class Ongoing:
-    """What one world says of such requests. It remembers its answers: ask for as long as the world is in force."""
+    """What one world says of it. It remembers its answers: ask for as long as the world is in force."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._local: dict[IPAddress, Endpoint] = {
             ip: endpoint for endpoint in world.endpoints if endpoint.local for ip in endpoint.ips
         }
-        self._verdicts: dict[tuple[IPAddress, IPAddress, int, HttpRequest], str] = {}
+        self._verdicts: dict[tuple[IPAddress, IPAddress, int, _Running], str] = {}
         self._halves: dict[int, tuple[DirectionPolicy, DirectionPolicy]] = {}
 
-    def refusal(self, client: IPAddress, server: IPAddress, port: int, request: HttpRequest) -> str:
-        """Why the request would be denied now; empty when it would not."""
+    def refusal(self, client: IPAddress, server: IPAddress, port: int, request: _Running) -> str:
+        """Why it would be denied now, or (TLS that is carried end to end) not be carried; empty when it would."""
         key = (client, server, port, request)
         if key not in self._verdicts:
             self._verdicts[key] = self._refusal(*key)
         return self._verdicts[key]
 
-    def _refusal(self, client: IPAddress, server: IPAddress, port: int, request: HttpRequest) -> str:
+    def _refusal(self, client: IPAddress, server: IPAddress, port: int, request: _Running) -> str:
         egress = self._judge(Direction.EGRESS, client, server, port, request)
         if egress is not None:
             if egress.verdict is Verdict.DENY:
                 return f"egress: {egress.reason}"
             arriving = passed_on(request, egress)
-            assert isinstance(arriving, HttpRequest)
+            assert isinstance(arriving, HttpRequest | TlsRequest)
             request = arriving
         taken_up = egress is not None and egress.interception is not None
         ingress = self._judge(Direction.INGRESS, server, client, port, request, taken_up)
-        return f"ingress: {ingress.reason}" if ingress is not None and ingress.verdict is Verdict.DENY else ""
+        if ingress is not None:
+            if ingress.verdict is Verdict.DENY:
+                return f"ingress: {ingress.reason}"
+            taken_up = taken_up or ingress.interception is not None
+        return "Envoy takes up such connections now" if taken_up and isinstance(request, TlsRequest) else ""
 
     def _judge(
         self,
@@ -55,7 +62,7 @@ class Ongoing:
         subject: IPAddress,
         peer: IPAddress,
         port: int,
-        request: HttpRequest,
+        request: _Running,
         taken_up: bool = False,
     ) -> Judgement | None:
         """None when the subject is no endpoint of this node."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
 from lockgate.redirect import netns
-from lockgate.tests.e2e.live_node import CLOSED, DROPPED, GLANCE, OK, PATIENCE, LiveNode, live_node
+from lockgate.tests.e2e.live_node import CLOSED, DROPPED, GLANCE, OK, PATIENCE, Line, LiveNode, live_node
 from lockgate.tests.e2e.tls_pods import Authority, TlsClient, TlsWeb
 
 POLICY = """
@@ -125,6 +127,27 @@ def test_a_denial_is_logged_with_the_name_that_was_asked_for(node: LiveNode, cli
     assert line["destination"] == f"{node.backend.ipv4}:443"
     identity = {each["endpoint"]: each["identity"] for each in node.lockgate("endpoint", "list", "-o", "json").data}
     assert f"identity:{identity['default/frontend']}:egress:no-rule-matched" in line["details"]
+
+
+def is_over(line: Line) -> bool:
+    try:
+        return str(line.ask("/")) != OK
+    except (OSError, http.client.HTTPException):
+        return True
+
+
+@pytest.mark.usefixtures("ingress")
+def test_a_change_ends_what_it_no_longer_lets_in(node: LiveNode, client: TlsClient) -> None:
+    address = (node.backend.ipv4, 443)
+    with ExitStack() as stack:
+        names = ("updates.example.com", "eu.cdn.example.com")
+        ended, kept = (stack.enter_context(client.line(node.frontend, *address, name)) for name in names)
+        assert [str(line.ask("/")) for line in (ended, kept)] == [OK, OK]
+        node.write("names", POLICY % {"who": "frontend", "direction": "egress", "names": "'*.cdn.example.com'"})
+        node.until("the connection ends", partial(is_over, ended))
+        assert str(kept.ask("/")) == OK
+    node.write("names", POLICY % {"who": "frontend", "direction": "egress", "names": NAMES})
+    node.becomes(OK, lambda: client.fetch(node.frontend, *address, "updates.example.com"))
 
 
 @pytest.mark.usefixtures("ingress")

@@ -9,10 +9,13 @@ from lockgate.agent.stream_watch import StreamWatch
 from lockgate.envoy.access_log import SocketEnd
 from lockgate.envoy.running_stream import RunningStream
 from lockgate.policies import World
+from lockgate.policies.request import HttpRequest
 from lockgate.tests.unit.policies.test_ongoing import INGRESS, POLICY, world
 
 STREAM = RunningStream(
-    SocketEnd(ip_address("10.0.0.1"), 40000), SocketEnd(ip_address("10.0.0.2"), 80), "GET", "/stream", "api"
+    SocketEnd(ip_address("10.0.0.1"), 40000),
+    SocketEnd(ip_address("10.0.0.2"), 80),
+    HttpRequest("GET", "/stream", "api"),
 )
 ALLOWING = world(POLICY.format(rule="{path: /stream}", **INGRESS))
 REFUSING = world(POLICY.format(rule="{path: /other}", **INGRESS))

@@ -6,8 +6,9 @@ from ipaddress import ip_address
 
 import pytest
 from lockgate.envoy.access_log import SocketEnd
-from lockgate.envoy.messages import access_log_service, core, stream_log
+from lockgate.envoy.messages import access_log_service, core, protobuf, stream_log
 from lockgate.envoy.running_stream import RunningStream, running_streams
+from lockgate.policies.request import HttpRequest, TlsRequest
 
 CLIENT, SERVER = SocketEnd(ip_address("10.0.0.1"), 40000), SocketEnd(ip_address("fd00::2"), 443)
 
@@ -34,10 +35,26 @@ def message(*entries: stream_log.HttpAccessLogEntry) -> bytes:
 
 
 def test_what_a_report_says() -> None:
-    plain = RunningStream(CLIENT, SERVER, "PURGE", "/ws?x=1", "shop")
-    inside = RunningStream(CLIENT, SERVER, "PURGE", "/ws?x=1", "shop", "shop.example", encrypted=True)
+    plain = HttpRequest("PURGE", "/ws?x=1", "shop")
+    inside = HttpRequest("PURGE", "/ws?x=1", "shop", server_name="shop.example", encrypted=True)
     tls = stream_log.TlsProperties(tls_sni_hostname="Shop.Example")
-    assert running_streams(message(entry(), entry(tls))) == (plain, inside)
+    found = running_streams(message(entry(), entry(tls)))
+    assert found == tuple(RunningStream(CLIENT, SERVER, request) for request in (plain, inside))
+
+
+@pytest.mark.parametrize("name", ["shop.example", ""])
+def test_what_a_report_of_a_connection_says(name: str) -> None:
+    kept = {"lockgate.greeting": protobuf.Any.pack(protobuf.StringValue(value=name))} if name else {}
+    common = stream_log.AccessLogCommon(
+        downstream_direct_remote_address=address(CLIENT),
+        downstream_local_address=address(SERVER),
+        filter_state_objects=kept,
+    )
+    logs = access_log_service.StreamAccessLogsMessageTcpAccessLogEntries(
+        log_entry=[stream_log.TcpAccessLogEntry(common_properties=common)]
+    )
+    found = running_streams(bytes(access_log_service.StreamAccessLogsMessage(tcp_logs=logs)))
+    assert found == (RunningStream(CLIENT, SERVER, TlsRequest(name)),)
 
 
 def test_an_entry_without_an_end_is_left_out() -> None:

@@ -13,7 +13,8 @@ from lockgate.policies.flow import Flow
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.ongoing import Ongoing
 from lockgate.policies.parse import parse_policies
-from lockgate.policies.request import HttpRequest
+from lockgate.policies.request import HttpRequest, TlsRequest
+from lockgate.policies.tls_secret import TlsSecrets
 from lockgate.policies.verdict import Verdict
 from lockgate.policies.workload_file import parse_workloads
 from lockgate.policies.world import World
@@ -43,7 +44,8 @@ def world(*policies: str) -> World:
     assert all(file.ok for file in parsed)
     endpoints = [endpoint_of(each) for each in parse_workloads(WORKLOADS, "w.yaml").workloads]
     local = [replace(endpoint, ifindex=number) for number, endpoint in enumerate(endpoints, start=2)]
-    return World.of([policy for file in parsed for policy in file.policies], local)
+    secrets = TlsSecrets([secret for file in parsed for secret in file.secrets])
+    return World.of([policy for file in parsed for policy in file.policies], local, tls=secrets)
 
 
 @pytest.mark.parametrize("where", [INGRESS, EGRESS], ids=["ingress", "egress"])
@@ -73,6 +75,30 @@ def test_whom_no_policy_of_this_node_judges() -> None:
     where = Ongoing(world(POLICY.format(rule="{path: /}", **INGRESS)))
     assert where.refusal(OUTSIDE, API, 80, HttpRequest("GET", "/"))
     assert not where.refusal(API, OUTSIDE, 80, HttpRequest("GET", "/"))
+
+
+_HTTP = "rules: {{http: [{rule}]}}"
+NAMED = POLICY.replace(_HTTP, "serverNames: [{rule}]")
+TAKEN = POLICY.replace(_HTTP, "terminatingTLS: {{secret: {{name: s}}}}")
+PLAIN = POLICY.replace(f", {_HTTP}", "").replace("name: policy", "name: plain")
+
+
+@pytest.mark.parametrize("where", [INGRESS, EGRESS], ids=["ingress", "egress"])
+@pytest.mark.parametrize(
+    ("policies", "refused"),
+    [
+        ([NAMED.replace("{rule}", "shop.example")], False),
+        ([NAMED.replace("{rule}", '"*.example"')], False),
+        ([NAMED.replace("{rule}", "other.example")], True),
+        ([TAKEN, PLAIN], True),
+        ([PLAIN], False),
+    ],
+)
+def test_tls_that_is_carried(where: dict[str, str], policies: list[str], refused: bool, tls_secret: str) -> None:
+    """By its greeting, and only as long as Envoy is not to take it up."""
+    texts = [policy.format(rule="", **where) for policy in policies]
+    reason = Ongoing(world(*texts, tls_secret)).refusal(WEB, API, 80, TlsRequest("shop.example"))
+    assert bool(reason) is refused, reason
 
 
 WORDS = st.sampled_from(["/a", "/b", "/a/.*", "/.*"])
