@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -23,9 +24,11 @@ class ConfigFile(TypedDict, total=False):
     uplinks: tuple[str, ...]
     envoy_heap_mb: int
     connections_per_client: int
+    engines: tuple[str, ...]
     envoy_drain: int
 
 
+_ENGINE = re.compile(r"unix:///[^/\s].*").fullmatch
 _LIMITS = {
     "http_port": range(1, 65536),
     "tls_port": range(1, 65536),
@@ -67,6 +70,13 @@ def read_config(path: Path | None) -> ConfigFile:
             if not isinstance(number, list) or not all(isinstance(name, str) for name in number):
                 raise InputError(f"--config {path}: uplinks: write a list of interfaces, as in 'uplinks: [eth0]'")
             value[key] = tuple(number)
+            continue
+        if key == "engines":
+            if not isinstance(number, list) or not all(isinstance(each, str) and _ENGINE(each) for each in number):
+                raise InputError(
+                    f"--config {path}: engines: write a list of sockets, as in 'engines: [unix:///var/run/docker.sock]'"
+                )
+            value[key] = tuple(dict.fromkeys(number))
             continue
         allowed = _LIMITS[key]
         if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:

@@ -31,7 +31,7 @@ from ..redirect.datapath import Datapath
 from ..redirect.device import find_device, node_addresses
 from ..redirect.errors import RedirectError
 from ..redirect.links import Links
-from ..store import DirectoryStore, Store, StoreContent
+from ..store import Store, StoreContent
 from ..xds import XdsServer
 from .api import LocalApi
 from .applier import Applied, Applier
@@ -52,6 +52,7 @@ from .lock import AgentLock
 from .metrics import Exposition, Metrics
 from .metrics_port import MetricsPort
 from .settings import Settings
+from .sources import make_store
 from .stream_watch import StreamWatch
 from .tls_side import TlsSide
 from .view import NodeState, NodeView
@@ -69,7 +70,7 @@ class NodeAgent:
 
     def __init__(self, settings: Settings, store: Store | None = None) -> None:
         self._settings = settings
-        self._store: Store = store or DirectoryStore(settings.policies, settings.workloads)
+        self._store: Store = store or make_store(settings)
         self._content = StoreContent((), ())
         self._intake = Intake()
         self._changed = asyncio.Event()

@@ -29,6 +29,7 @@ class Settings:
     uplinks: tuple[str, ...] | None = None  # interfaces; None: all that carry a route and are no workload's
     envoy_heap_mb: int = 2048  # of 10^6 bytes that Envoy's heap may have; near them it takes nothing new. 0: no limit
     connections_per_client: int = 10_000  # that an address may have through Envoy at a time; 0 is any number
+    engines: tuple[str, ...] = ()  # unix://PATH of Docker or Podman sockets whose containers are workloads
     envoy_drain: int = 300  # seconds that a replaced Envoy has to end with its connections
 
     @property

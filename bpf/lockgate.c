@@ -285,7 +285,10 @@ int from_pod(struct __sk_buff *skb)
         reason = decide_link(skb, &p);
         return reason ? done(skb, &p, reason, FROM_POD) : TC_ACT_OK;
     }
-    return done(skb, &p, reason ? reason : decide_from_pod(skb, &p), FROM_POD);
+    reason = done(skb, &p, reason ? reason : decide_from_pod(skb, &p), FROM_POD);
+    if (reason == TC_ACT_OK && (skb->mark & MARK_MASK) == MARK_PROXY && take_up(skb))
+        return TC_ACT_SHOT;
+    return reason;
 }
 
 /* tc ingress of an uplink: what reaches the node from elsewhere. What is not read whole is left to to_pod. */

@@ -7,6 +7,9 @@
 #define MARK_ENVOY 0xa00  /* SO_MARK of the proxies' upstream sockets */
 #define MARK_MASK 0xf00   /* pods cannot set marks: the kernel clears them on the way out of a namespace */
 
+#define PACKET_HOST 0 /* linux/if_packet.h */
+#define PACKET_OTHERHOST 3
+
 #define LOOPBACK 1 /* interface number of lo in every namespace */
 
 #define STATE_ESTABLISHED 1 /* of a UDP socket: connected */
@@ -147,6 +150,18 @@ static __always_inline int awaited(struct __sk_buff *skb, const struct packet *p
         }
     }
     return found;
+}
+
+/* A bridge would carry the frame of one of its ports on to the hardware address that it names, and the node leaves alone
+ * what is addressed to another. The nearest bridge group address (IEEE 802.1Q, 8.6.3) is no bridge's to forward, so the
+ * packet goes up right here. A bridge told to forward it (group_fwd_mask) leads to to_pod, which drops it. */
+static __always_inline int take_up(struct __sk_buff *skb)
+{
+    __u8 nearest[6] = {0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e};
+
+    if (skb->pkt_type != PACKET_OTHERHOST)
+        return 0;
+    return bpf_skb_store_bytes(skb, 0, nearest, sizeof(nearest), 0) || bpf_skb_change_type(skb, PACKET_HOST);
 }
 
 /* Turns a packet on its way to a pod back into the node, where the mark delivers it to the socket. */

@@ -52,9 +52,9 @@ def _find(workload: Workload) -> Device:
     if workload.interface is not None:
         return _by_interface(workload.interface)
     if workload.netns is not None:
-        return _by_namespace(netns.named(workload.netns), f"network namespace {workload.netns}")
+        return _by_namespace(netns.named(workload.netns), f"network namespace {workload.netns}", workload.ips)
     if workload.pid is not None:
-        return _by_namespace(netns.of_process(workload.pid), f"process {workload.pid}")
+        return _by_namespace(netns.of_process(workload.pid), f"process {workload.pid}", workload.ips)
     raise EndpointUnreachableError(
         f"workload {workload.key} names no netns, pid or interface, so it is not on this node; add one to enforce it"
     )
@@ -80,9 +80,11 @@ class _Veth:
     ifindex: int
     peer: int  # the other end's ifindex, in the namespace it is in
     name: str
+    ips: tuple[IPAddress, ...]
 
 
-def _by_namespace(path: Path, what: str) -> Device:
+def _by_namespace(path: Path, what: str, wanted: tuple[IPAddress, ...]) -> Device:
+    """Of several veths the one with an address of the workload's, else eth0."""
     if netns.cookie(path) == netns.cookie(_OWN):
         raise EndpointUnreachableError(
             f"{what} shares the node's own network; only workloads with a network of their own are enforced"
@@ -90,6 +92,8 @@ def _by_namespace(path: Path, what: str) -> Device:
     veths, ips = netns.run_in(path, _look_around)
     if not veths:
         raise EndpointUnreachableError(f"{what} has no veth; connect it to the node with one, or give `interface`")
+    veths.sort(key=lambda veth: (veth.name != "eth0", veth.ifindex))
+    veths.sort(key=lambda veth: not any(ip in wanted for ip in veth.ips))
     with IPRoute() as routes, path.open("rb") as namespace:
         for veth in veths:
             link = _link(routes, veth.peer)
@@ -104,16 +108,23 @@ def _by_namespace(path: Path, what: str) -> Device:
 
 
 def _look_around() -> tuple[list[_Veth], tuple[IPAddress, ...]]:
-    """In the workload's namespace: its veths, those with a name like eth0 first, and its addresses."""
+    """In the workload's namespace: its veths and its addresses."""
     with IPRoute() as routes:
-        veths = [
-            _Veth(link["index"], link.get("link"), str(link.get("ifname")))
-            for link in routes.get_links()
-            if _kind(link) == "veth" and link.get("link") is not None
+        links = [link for link in routes.get_links() if _kind(link) == "veth" and link.get("link") is not None]
+        addresses = [
+            (item["index"], ip_address(item.get("address"))) for item in routes.get_addr() if item.get("address")
         ]
-        addresses = [ip_address(item.get("address")) for item in routes.get_addr() if item.get("address")]
-    veths.sort(key=lambda veth: (veth.name != "eth0", veth.ifindex))
-    return veths, tuple(ip for ip in addresses if not ip.is_loopback and not ip.is_link_local)
+    addresses = [(index, ip) for index, ip in addresses if not ip.is_loopback and not ip.is_link_local]
+    veths = [
+        _Veth(
+            link["index"],
+            link.get("link"),
+            str(link.get("ifname")),
+            tuple(ip for index, ip in addresses if index == link["index"]),
+        )
+        for link in links
+    ]
+    return veths, tuple(ip for _, ip in addresses)
 
 
 def _by_interface(name: str) -> Device:

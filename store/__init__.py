@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from .combined import CombinedStore
 from .content import Document, Store, StoreContent
 from .directory import DirectoryStore, read_documents, read_policy_tests
+from .engine import EngineStore
 from .errors import PathError, StoreError
 
 __all__ = [
+    "CombinedStore",
     "DirectoryStore",
     "Document",
+    "EngineStore",
     "PathError",
     "Store",
     "StoreContent",

@@ -18,8 +18,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class StoreContent:
-    """Everything at one moment, each tuple sorted by source. A document that did not change is the same object as
-    in the content before, so that readers can keep what they made of it."""
+    """Everything at one moment, each tuple sorted by source within one store. A document that did not change is the
+    same object as in the content before, so that readers can keep what they made of it."""
 
     policies: tuple[Document, ...]
     workloads: tuple[Document, ...]

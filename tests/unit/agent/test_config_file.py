@@ -23,6 +23,7 @@ def written(folder: Path, text: str) -> Path:
         ("{http_port: 65535, concurrency: 1024}", {"http_port": 65535, "concurrency": 1024}),
         ("uplinks: [eth0, bond0.7]", {"uplinks": ("eth0", "bond0.7")}),
         ("uplinks: []", {"uplinks": ()}),
+        ("engines: [unix:///run/a.sock, unix:///run/a.sock]", {"engines": ("unix:///run/a.sock",)}),
     ],
 )
 def test_settings(tmp_path: Path, text: str, settings: dict[str, object]) -> None:
@@ -38,7 +39,7 @@ def test_no_file_is_an_empty_one() -> None:
     [
         (
             "httpPort: 15001",
-            "unknown key httpPort; known are concurrency, connections_per_client, dns_min_ttl, dns_port, envoy_drain, ",
+            "unknown key httpPort; known are concurrency, connections_per_client, dns_min_ttl, dns_port, engines, ",
         ),
         ("http_port: 0", "http_port: write a number from 1 to 65535"),
         ("http_port: 65536", "http_port: write a number from 1 to 65535"),
@@ -49,6 +50,9 @@ def test_no_file_is_an_empty_one() -> None:
         ("concurrency: 1.5", "concurrency: write a number from 0 to 1024"),
         ("uplinks: eth0", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
         ("uplinks: [1]", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
+        ("engines: unix:///run/docker.sock", "engines: write a list of sockets, as in 'engines: [unix:///var/run/"),
+        ("engines: [/run/docker.sock]", "engines: write a list of sockets"),
+        ("engines: ['tcp://127.0.0.1:2375']", "engines: write a list of sockets"),
         ("- http_port", "write keys and values"),
         ("http_port: [", "not YAML: "),
         ("\x00", "not YAML: "),

@@ -66,6 +66,19 @@ def test_what_cannot_be_policed_is_named(ground: Playground) -> None:
         find_device(Workload("a", "default", (), netns=ground.pods[0].netns))  # from the machine's own namespace
 
 
+def test_of_two_veths_the_one_with_the_address(ground: Playground) -> None:
+    pod = ground.pod("two-legs")
+    leg = ["ip", "link", "add", "leg", "type", "veth", "peer", "name", "eth1", "netns", pod.netns]
+    for command in (leg, ["ip", "link", "set", "leg", "up"]):
+        assert ground.node.run(command).returncode == 0
+    for command in (["ip", "addr", "add", "10.9.0.2/24", "dev", "eth1"], ["ip", "link", "set", "eth1", "up"]):
+        assert pod.run(command).returncode == 0
+    second = ip_address("10.9.0.2")
+    for ips, interface in (((second,), "leg"), ((pod.ipv4,), pod.interface), ((), pod.interface)):
+        workload = Workload("two-legs", "default", (), netns=pod.netns, ips=ips)
+        assert inside(ground, lambda workload=workload: find_device(workload)).interface == interface  # type: ignore[misc]
+
+
 def test_a_namespace_that_goes_while_it_is_looked_at(ground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
     pod = ground.pod("goes")
     look_around = device._look_around

@@ -1,0 +1,64 @@
+"""What of an engine's store needs no engine: memory, absence, events. Else: tests/e2e/test_agent_containers.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lockgate.store import EngineStore
+from lockgate.store.container import Container, Network
+from lockgate.store.engine import _whom, born
+
+
+def remembered(path: Path, *containers: Container) -> EngineStore:
+    path.write_text(json.dumps([each.to_json() for each in containers]))
+    return EngineStore(f"unix://{path.parent}/nobody.sock", path)
+
+
+async def test_what_runs_stays_while_the_engine_is_away(tmp_path: Path) -> None:
+    pid = os.getpid()
+    runs = Container("1", "runs", "default", pid, born(pid) or 0, networks=(Network("bridge", ("10.0.0.2",)),))
+    other = replace(runs, id="2", name="another-process-by-now", born=1)
+    gone = replace(runs, id="3", name="gone", pid=2**22 - 1)
+    content = await remembered(tmp_path / "memory.json", runs, other, gone).read()
+    assert [document.source for document in content.workloads] == [f"unix://{tmp_path}/nobody.sock/runs"]
+    (problem,) = content.problems
+    assert "the engine does not answer" in problem
+
+
+@pytest.mark.parametrize("text", ["", "[", "[{}]", '[{"id": "1"}]', "{}", "7"])
+async def test_a_memory_that_is_none(tmp_path: Path, text: str) -> None:
+    memory = tmp_path / "memory.json"
+    memory.write_text(text)
+    content = await EngineStore(f"unix://{tmp_path}/nobody.sock", memory).read()
+    assert content.workloads == ()
+
+
+def test_when_a_process_started() -> None:
+    ended = subprocess.Popen(["true"])
+    ended_at = born(ended.pid)
+    ended.wait()
+    assert born(ended.pid) is None
+    mine = born(os.getpid())
+    assert mine is not None and (ended_at is None or ended_at >= mine)
+
+
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [
+        ({"Type": "container", "Action": "start", "Actor": {"ID": "c"}}, "c"),
+        ({"Type": "container", "Action": "died", "id": "c"}, "c"),
+        ({"Type": "container", "Action": "exec_start: sh", "Actor": {"ID": "c"}}, None),
+        ({"Type": "container", "Action": "health_status: healthy", "Actor": {"ID": "c"}}, None),
+        ({"Type": "network", "Action": "connect", "Actor": {"ID": "n", "Attributes": {"container": "c"}}}, "c"),
+        ({"Type": "network", "Action": "disconnect", "Actor": {"ID": "c", "Attributes": {"name": "web"}}}, "c"),
+        ({"Type": "network", "Action": "create", "Actor": {"ID": "n"}}, None),
+    ],
+)
+def test_whom_an_event_is_about(event: dict[str, object], number: str | None) -> None:
+    assert _whom(json.dumps(event).encode()) == number
+    assert _whom(b"\r") is None
