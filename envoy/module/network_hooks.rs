@@ -3,6 +3,7 @@
 //! A filter that panicked is broken for good: its connection is closed and no byte passes it any more.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::os::raw::c_void;
 use std::ptr::null;
@@ -83,65 +84,66 @@ pub struct Connection {
     envoy: NetworkFilterEnvoy,
 }
 
+/// A buffer's memory as Envoy lends it, piece by piece.
+pub struct Chunks<'c> {
+    few: [EnvoyBuffer; FEW], // most buffers have no more, and cost no allocation
+    many: Vec<EnvoyBuffer>,
+    count: usize,
+    lender: PhantomData<&'c Connection>,
+}
+
+const FEW: usize = 8;
+
+impl Chunks<'_> {
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let all = if self.count <= FEW {
+            &self.few[..self.count]
+        } else {
+            self.many.as_slice()
+        };
+        // Envoy filled them, and its memory stays while the connection is borrowed.
+        all.iter().map(|chunk| unsafe { chunk.bytes() })
+    }
+}
+
 type AddressGetter = unsafe extern "C" fn(NetworkFilterEnvoy, *mut EnvoyBuffer, *mut u32) -> bool;
 type ChunkCounter = unsafe extern "C" fn(NetworkFilterEnvoy) -> usize;
 type ChunkGetter = unsafe extern "C" fn(NetworkFilterEnvoy, *mut EnvoyBuffer) -> bool;
 
 impl Connection {
-    /// Copies of what the read buffer holds.
-    pub fn read_buffer(&self) -> Vec<u8> {
-        self.buffer(
-            envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks_size,
-            envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks,
-        )
-    }
-
-    /// Copies of what the write buffer holds.
-    pub fn write_buffer(&self) -> Vec<u8> {
-        self.buffer(
-            envoy_dynamic_module_callback_network_filter_get_write_buffer_chunks_size,
-            envoy_dynamic_module_callback_network_filter_get_write_buffer_chunks,
-        )
-    }
-
-    /// What the read buffer holds, chunk by chunk.
-    pub fn read_chunks(&self) -> Vec<&[u8]> {
+    /// What the read buffer holds.
+    pub fn read_chunks(&self) -> Chunks<'_> {
         self.chunks(
             envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks_size,
             envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks,
         )
     }
 
-    /// What the write buffer holds, chunk by chunk.
-    pub fn write_chunks(&self) -> Vec<&[u8]> {
+    /// What the write buffer holds.
+    pub fn write_chunks(&self) -> Chunks<'_> {
         self.chunks(
             envoy_dynamic_module_callback_network_filter_get_write_buffer_chunks_size,
             envoy_dynamic_module_callback_network_filter_get_write_buffer_chunks,
         )
     }
 
-    fn chunks(&self, count: ChunkCounter, get: ChunkGetter) -> Vec<&[u8]> {
-        unsafe {
-            let mut chunks = vec![EnvoyBuffer::EMPTY; count(self.envoy)];
-            if chunks.is_empty() || !get(self.envoy, chunks.as_mut_ptr()) {
-                return Vec::new();
-            }
-            chunks.iter().map(|chunk| chunk.bytes()).collect()
+    fn chunks(&self, count: ChunkCounter, get: ChunkGetter) -> Chunks<'_> {
+        let mut chunks = Chunks {
+            few: [EnvoyBuffer::EMPTY; FEW],
+            many: Vec::new(),
+            count: unsafe { count(self.envoy) },
+            lender: PhantomData,
+        };
+        let place = if chunks.count <= FEW {
+            chunks.few.as_mut_ptr()
+        } else {
+            chunks.many.resize(chunks.count, EnvoyBuffer::EMPTY);
+            chunks.many.as_mut_ptr()
+        };
+        if chunks.count > 0 && !unsafe { get(self.envoy, place) } {
+            chunks.count = 0;
         }
-    }
-
-    fn buffer(&self, count: ChunkCounter, get: ChunkGetter) -> Vec<u8> {
-        unsafe {
-            let mut chunks = vec![EnvoyBuffer::EMPTY; count(self.envoy)];
-            if chunks.is_empty() || !get(self.envoy, chunks.as_mut_ptr()) {
-                return Vec::new();
-            }
-            let mut bytes = Vec::with_capacity(chunks.iter().map(|chunk| chunk.length).sum());
-            for chunk in &chunks {
-                bytes.extend_from_slice(chunk.bytes());
-            }
-            bytes
-        }
+        chunks
     }
 
     /// Take `length` bytes off the front of the read buffer.

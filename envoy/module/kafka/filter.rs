@@ -89,7 +89,9 @@ impl NetworkFilter for Filter {
             Some(session) if !self.ended => session,
             _ => return self.finish(connection, "nobody knows who the connection is of"),
         };
-        let work = Work::of(&connection.read_chunks(), length, |chunk| session.from_client(chunk));
+        let work = Work::of(connection.read_chunks().iter(), length, |chunk| {
+            session.from_client(chunk)
+        });
         if let Some(data) = &work.instead {
             connection.drain_read(length);
             connection.append_read(data);
@@ -114,7 +116,9 @@ impl NetworkFilter for Filter {
             Some(session) if !self.ended => session,
             _ => return Step::Continue,
         };
-        let work = Work::of(&connection.write_chunks(), length, |chunk| session.from_server(chunk));
+        let work = Work::of(connection.write_chunks().iter(), length, |chunk| {
+            session.from_server(chunk)
+        });
         if let Some(data) = &work.instead {
             connection.drain_write(length);
             connection.append_write(data);
@@ -150,7 +154,7 @@ impl Filter {
         loop {
             let work = match &mut self.session {
                 Some(session) if !self.ended && session.can_resume() => {
-                    Work::of(&[&[]], 0, |none| session.from_client(none))
+                    Work::of(std::iter::once(&[][..]), 0, |none| session.from_client(none))
                 }
                 _ => break,
             };
@@ -238,23 +242,27 @@ struct Work {
 
 impl Work {
     /// Pass the chunks, `length` bytes in all, to `step` one by one; nothing is copied while all of it may pass.
-    fn of(chunks: &[&[u8]], length: usize, mut step: impl FnMut(&[u8]) -> Out) -> Work {
+    fn of<'c>(
+        chunks: impl Iterator<Item = &'c [u8]> + Clone,
+        length: usize,
+        mut step: impl FnMut(&[u8]) -> Out,
+    ) -> Work {
         let mut work = Work {
             instead: None,
             answer: Vec::new(),
             close: None,
             denials: Vec::new(),
         };
-        if chunks.iter().map(|chunk| chunk.len()).sum::<usize>() != length {
+        if chunks.clone().map(<[u8]>::len).sum::<usize>() != length {
             work.instead = Some(Vec::new());
             work.close = Some("Envoy shows another buffer than it speaks of".to_string());
             return work;
         }
-        for (number, chunk) in chunks.iter().enumerate() {
+        for (number, chunk) in chunks.clone().enumerate() {
             let out = step(chunk);
             let passes = matches!(out.pieces.as_slice(), [Piece::Same(count)] if *count == chunk.len());
             if work.instead.is_none() && !passes {
-                work.instead = Some(chunks.get(..number).unwrap_or(&[]).concat());
+                work.instead = Some(chunks.clone().take(number).collect::<Vec<_>>().concat());
             }
             if let Some(data) = &mut work.instead {
                 let mut at = 0;

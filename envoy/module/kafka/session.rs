@@ -326,21 +326,8 @@ impl Session {
         })
     }
 
-    /// Ok, or the name of what denies it.
     fn allows(&self, request: Request, part: Part) -> Result<(), &str> {
-        for side in &self.sides {
-            match side {
-                Say::Allow => {}
-                Say::Deny(name) => return Err(name),
-                Say::Rules(set, name) => {
-                    let set = self.policy.as_ref().and_then(|policy| policy.sets.get(*set));
-                    if !set.map_or(false, |set| set.allows(request, part)) {
-                        return Err(name);
-                    }
-                }
-            }
-        }
-        Ok(())
+        allows(self.policy.as_deref(), &self.sides, request, part)
     }
 
     fn topic_part<'s>(&'s self, topic: &'s Topic) -> Part<'s> {
@@ -352,15 +339,12 @@ impl Session {
     }
 
     fn judge(&self, request: Request, asked: &Asked) -> Result<(), String> {
-        let mut parts: Vec<Part> = asked.topics.iter().map(|topic| self.topic_part(topic)).collect();
-        parts.extend(asked.items.iter().filter_map(|item| item.topic()).map(Part::Topic));
-        if asked.everything {
-            parts.push(Part::Everything);
-        }
-        if parts.is_empty() {
-            parts.push(Part::NoTopic);
-        }
-        for part in parts {
+        let topics = asked.topics.iter().map(|topic| self.topic_part(topic));
+        let items = asked.items.iter().filter_map(|item| item.topic()).map(Part::Topic);
+        let everything = asked.everything.then(|| Part::Everything);
+        let mut parts = topics.chain(items).chain(everything).peekable();
+        let nothing = parts.peek().is_none().then(|| Part::NoTopic);
+        for part in parts.chain(nothing) {
             self.allows(request, part).map_err(str::to_string)?;
         }
         Ok(())
@@ -559,27 +543,42 @@ impl Session {
     /// Bytes from the server.
     pub fn from_server(&mut self, data: &[u8]) -> Out {
         let mut out = Out::default();
-        let tables = self.tables.clone();
-        let mut queue = std::mem::take(&mut self.queue);
-        let refreshed = self.refresh();
-        let learned = {
-            let visible = |version: i16, client: &[u8], name: &[u8]| {
-                let request = Request {
-                    key: METADATA,
-                    version,
-                    client,
-                };
-                refreshed.is_ok() && self.allows(request, Part::Topic(name)).is_ok()
+        let refreshed = self.refresh().is_ok();
+        let (policy, sides) = (self.policy.as_deref(), &self.sides);
+        let visible = |version: i16, client: &[u8], name: &[u8]| {
+            let request = Request {
+                key: METADATA,
+                version,
+                client,
             };
-            queue.from_server(data, &tables, &visible, &mut out)
+            refreshed && allows(policy, sides, request, Part::Topic(name)).is_ok()
         };
-        self.queue = queue;
-        if self.names.len() + learned.len() > MOST_NAMES {
-            self.names.clear();
+        let learned = self.queue.from_server(data, &self.tables, &visible, &mut out);
+        if !learned.is_empty() {
+            if self.names.len() + learned.len() > MOST_NAMES {
+                self.names.clear();
+            }
+            self.names.extend(learned);
         }
-        self.names.extend(learned);
         out
     }
+}
+
+/// Ok, or the name of what denies it.
+fn allows<'s>(policy: Option<&Policy>, sides: &'s [Say], request: Request, part: Part) -> Result<(), &'s str> {
+    for side in sides {
+        match side {
+            Say::Allow => {}
+            Say::Deny(name) => return Err(name),
+            Say::Rules(set, name) => {
+                let set = policy.and_then(|policy| policy.sets.get(*set));
+                if !set.map_or(false, |set| set.allows(request, part)) {
+                    return Err(name);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Wait for more of a request, with twice as much of it as there is, or all of it.
