@@ -21,6 +21,8 @@ struct owner {
     __u32 ifindex;  /* of the local endpoint's interface, or 0 */
 };
 PINNED("lpm_trie", struct prefix, struct owner, ipcache, 524288, BPF_F_NO_PREALLOC);
+/* Rises before and after every change of the ipcache, so it is odd meanwhile. Read in memory by the proxy. */
+PINNED("array", __u32, __u64, ipcache_generation, 1, BPF_F_MMAPABLE);
 
 /* Local endpoints by interface. No entry: not synced, everything is dropped. */
 struct endpoint {

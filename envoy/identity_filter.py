@@ -17,16 +17,18 @@ class Ipcache:
     """The kernel's map from addresses to identities. `pin` must be absolute.
 
     `map_id` is the kernel's number of the map: an Envoy that has another one open than the data path uses now would go
-    by old addresses, so it is a different configuration.
+    by old addresses, so it is a different configuration. `generation_id` is that of the map beside it, which tells how
+    long Envoy may keep what it has looked up.
     """
 
     pin: Path
     map_id: int
+    generation_id: int
 
 
 def identity_filter(ipcache: Ipcache) -> listener.ListenerFilter:
     """To be put behind `original_dst`, which says where the client wanted to go."""
-    config = protobuf.StringValue(value=f"{ipcache.pin} {ipcache.map_id}")
+    config = protobuf.StringValue(value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id}")
     return listener.ListenerFilter(
         name="lockgate.identity",
         typed_config=protobuf.Any.pack(

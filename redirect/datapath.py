@@ -23,6 +23,7 @@ from ..policies.workload import Endpoint, IPAddress
 from . import bpffs, layout, routing, tcx
 from .connections import Concern, ConnectionMap
 from .errors import RedirectError
+from .ipcache_map import IpcacheMap
 from .layout import Config
 from .maps import CounterMap, PinnedMap, open_map
 from .plan import DEFAULT_HTTP_PORT, NO_CHANGE, DatapathPlan, MapChanges, MapDelta, Owner, diff
@@ -76,7 +77,7 @@ class Datapath:
         maps = pin_dir / "maps"
         self._policy = PinnedMap(maps, layout.POLICY)
         self._endpoints = PinnedMap(maps, layout.ENDPOINTS)
-        self._ipcache = PinnedMap(maps, layout.IPCACHE)
+        self._ipcache = IpcacheMap(maps)
         self._config = PinnedMap(maps, layout.CONFIG)
         self._counters = CounterMap(maps, layout.COUNTERS_NAME)
         self._connections = ConnectionMap(maps)
@@ -220,9 +221,10 @@ class Datapath:
         return end_carried(addresses)
 
     @property
-    def ipcache(self) -> tuple[Path, int]:
-        """The pin of the map from addresses to identities, and the kernel's number of the map behind it."""
-        return self._pin_dir / "maps" / layout.IPCACHE.name, self._ipcache.id
+    def ipcache(self) -> tuple[Path, int, int]:
+        """The pin of the map from addresses to identities, and the kernel's numbers of the map behind it and of the one
+        that holds its generation, which is pinned beside it."""
+        return self._pin_dir / "maps" / layout.IPCACHE.name, self._ipcache.id, self._ipcache.generation.id
 
     def counters(self) -> tuple[Counter, ...]:
         """Packet counts since the maps were made."""

@@ -122,6 +122,7 @@ CONFIG = Codec[int, Config](  # the one key is 0
     lambda config: _CONFIG.pack(config.revision, config.reset_port.to_bytes(2, "big")),
     _decode_config,
 )
+GENERATION_NAME = "ipcache_generation"
 COUNTERS_NAME = "counters"
 COUNTERS = 2 * len(Reason)
 CONNECTIONS_NAME = "connections"
@@ -131,6 +132,7 @@ DROP = struct.Struct("=Q16s16s4sIBBB5x")  # at, src, dst, ports, ifindex, protoc
 
 SIZES = {  # (key, value) in bytes, of every map of bpf/maps.h
     **{codec.name: (codec.key_size, codec.value_size) for codec in (POLICY, IPCACHE, ENDPOINTS, CONFIG)},
+    GENERATION_NAME: (4, 8),
     COUNTERS_NAME: (4, 8),
     CONNECTIONS_NAME: (40, 24),
     DROPS_NAME: (4, DROP.size),

@@ -3,7 +3,8 @@
 //! It leaves filter state, as text, for the policy filters and the access log. An end that the map does not know, or that
 //! nobody may talk to, closes the connection: the kernel would have dropped it, so the map has changed since.
 //!
-//! Configuration: `PATH ID`, the pin of the ipcache and the id of the map that must be behind it.
+//! Configuration: `PATH ID GENERATION`, the pin of the ipcache, the id of the map that must be behind it, and that of the
+//! map with its generation.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,12 +27,12 @@ pub struct Identity {
 
 impl Identity {
     pub fn new(config: &[u8]) -> Result<Identity, String> {
-        let (path, id) = parse(config)?;
+        let (path, id, generation) = parse(config)?;
         if unsafe { envoy_dynamic_module_callback_is_validation_mode() } {
             return Ok(Identity { ipcache: None });
         }
         Ok(Identity {
-            ipcache: Some(Ipcache::open(&path, id)?),
+            ipcache: Some(Ipcache::open(&path, id, generation)?),
         })
     }
 
@@ -57,7 +58,7 @@ impl ListenerConfig for Identity {
             (INGRESS_SUBJECT, subject(destination)),
         ];
         for (key, identity) in told {
-            if !socket.set_filter_state(key, &identity.to_string()) {
+            if !socket.set_filter_state(key, Digits::of(identity).text()) {
                 return Err(format!("Envoy does not take the filter state {key}"));
             }
         }
@@ -73,14 +74,44 @@ fn subject(owner: Owner) -> u32 {
     }
 }
 
-fn parse(config: &[u8]) -> Result<(PathBuf, u32), String> {
+fn parse(config: &[u8]) -> Result<(PathBuf, u32, u32), String> {
     let text = std::str::from_utf8(config).map_err(|_| "the configuration is not text".to_string())?;
-    let parted = text
-        .rsplit_once(' ')
-        .and_then(|(path, id)| Some((path, id.parse().ok()?)));
-    match parted {
-        Some((path, id)) if path.starts_with('/') => Ok((PathBuf::from(path), id)),
-        _ => Err(format!("{text:?} is not 'PATH ID', the ipcache's pin and its map id")),
+    let mut words = text.rsplitn(3, ' ');
+    let (generation, id, path) = (words.next(), words.next(), words.next().unwrap_or(""));
+    match (number(id), number(generation)) {
+        (Some(id), Some(generation)) if path.starts_with('/') => Ok((PathBuf::from(path), id, generation)),
+        _ => Err(format!(
+            "{text:?} is not 'PATH ID GENERATION', the ipcache's pin, its map id and that of its generation"
+        )),
+    }
+}
+
+fn number(word: Option<&str>) -> Option<u32> {
+    word?.parse().ok()
+}
+
+/// A number's digits, without an allocation.
+struct Digits {
+    text: [u8; 10],
+    start: usize,
+}
+
+impl Digits {
+    fn of(mut number: u32) -> Digits {
+        let mut digits = Digits {
+            text: [b'0'; 10],
+            start: 10,
+        };
+        while digits.start == 10 || number > 0 {
+            digits.start -= 1;
+            digits.text[digits.start] = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+        digits
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.text[self.start..]).unwrap_or("")
     }
 }
 
@@ -110,11 +141,27 @@ mod tests {
     #[test]
     fn the_configuration_is_a_path_and_a_number() {
         assert_eq!(
-            parse(b"/sys/fs/bpf/with blank/ipcache 17").unwrap(),
-            (PathBuf::from("/sys/fs/bpf/with blank/ipcache"), 17)
+            parse(b"/sys/fs/bpf/with blank/ipcache 17 18").unwrap(),
+            (PathBuf::from("/sys/fs/bpf/with blank/ipcache"), 17, 18)
         );
-        for wrong in [&b""[..], b"/a", b"/a b", b"a 1", b"/a -1", b"/a 4294967296", b"\xff 1"] {
+        for wrong in [
+            &b""[..],
+            b"/a",
+            b"/a b",
+            b"/a 1",
+            b"a 1 2",
+            b"/a -1 2",
+            b"/a 1 4294967296",
+            b"\xff 1 2",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn digits_are_those_of_the_number() {
+        for number in [0, 7, 10, 70_000, 16_777_217, u32::MAX] {
+            assert_eq!(Digits::of(number).text(), number.to_string());
         }
     }
 }

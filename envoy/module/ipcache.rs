@@ -1,15 +1,20 @@
 //! The kernel's own map of who owns which address, read through its pin: `struct prefix` to `struct owner` of bpf/maps.h.
 //!
 //! Opening a pin takes the file's rights and looking up takes the descriptor: no capability, so Envoy keeps none for it.
+//! What was looked up is kept as long as the map stays as it was (see `generation`).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::convert::TryInto;
 use std::ffi::CString;
 use std::io::Error;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::raw::{c_int, c_long, c_uint};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::io::{FromRawFd, OwnedFd};
+use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+
+use crate::generation::Generation;
 
 #[cfg(target_arch = "x86_64")]
 const SYS_BPF: c_long = 321;
@@ -21,7 +26,11 @@ const BPF_MAP_LOOKUP_ELEM: c_int = 1;
 const BPF_OBJ_GET: c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 const BPF_F_RDONLY: u32 = 1 << 3;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
+
+const GENERATION: &str = "ipcache_generation"; // the pin beside the map's
+const MOST_KEPT: usize = 4096; // addresses that a thread keeps
 
 const WHOLE_ADDRESS: u32 = 128;
 const KEY_SIZE: u32 = 20;
@@ -41,47 +50,59 @@ pub struct Owner {
 /// The open map. Threads may share it.
 pub struct Ipcache {
     map: OwnedFd,
+    id: u32,
+    generation: Generation,
+}
+
+/// What a thread has looked up of one map in one generation.
+#[derive(Default)]
+struct Kept {
+    map: u32,
+    generation: u64,
+    owners: HashMap<IpAddr, Owner>,
+}
+
+thread_local! {
+    static KEPT: RefCell<Kept> = RefCell::new(Kept::default());
 }
 
 impl Ipcache {
-    /// Open the pin at `path`, which must be the map with this `id`: another one would know other addresses.
-    pub fn open(path: &Path, id: u32) -> Result<Ipcache, String> {
-        let named = CString::new(path.as_os_str().as_bytes()).map_err(|_| "the path holds a zero byte".to_string())?;
-        let mut attributes = [0u8; 16];
-        attributes[..8].copy_from_slice(&(named.as_ptr() as u64).to_ne_bytes());
-        attributes[12..].copy_from_slice(&BPF_F_RDONLY.to_ne_bytes());
-        let fd = bpf(BPF_OBJ_GET, &mut attributes).map_err(|error| format!("{}: {error}", path.display()))?;
-        let ipcache = Ipcache {
-            map: unsafe { OwnedFd::from_raw_fd(fd as c_int) },
-        };
-        let info = ipcache.info().map_err(|error| format!("{}: {error}", path.display()))?;
-        if info[..1] != [BPF_MAP_TYPE_LPM_TRIE] || info[2..4] != [KEY_SIZE, VALUE_SIZE] {
-            return Err(format!("{} is not an ipcache of this version", path.display()));
-        }
-        if info[1] != id {
-            return Err(format!("{} is map {}, not {id}", path.display(), info[1]));
-        }
-        Ok(ipcache)
+    /// Open the pin at `path`, which must be the map with this `id`: another one would know other addresses. The map
+    /// with its generation is pinned beside it and has an id of its own.
+    pub fn open(path: &Path, id: u32, generation: u32) -> Result<Ipcache, String> {
+        let map = open(path, id, [BPF_MAP_TYPE_LPM_TRIE, KEY_SIZE, VALUE_SIZE], BPF_F_RDONLY)?;
+        let beside = path.with_file_name(GENERATION);
+        // The kernel shares a map's memory by no descriptor that is only for reading.
+        let fd = open(&beside, generation, [BPF_MAP_TYPE_ARRAY, 4, 8], 0)?;
+        let generation = Generation::map(&fd).map_err(|error| format!("{}: {error}", beside.display()))?;
+        Ok(Ipcache { map, id, generation })
     }
 
-    /// type, id, key size and value size
-    fn info(&self) -> Result<[u32; 4], Error> {
-        let mut info = [0u8; 16];
-        let mut attributes = [0u8; 16];
-        attributes[..4].copy_from_slice(&self.number().to_ne_bytes());
-        attributes[4..8].copy_from_slice(&(info.len() as u32).to_ne_bytes());
-        attributes[8..].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
-        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-        let word = |at: usize| u32::from_ne_bytes(info[4 * at..4 * at + 4].try_into().unwrap());
-        Ok([word(0), word(1), word(2), word(3)])
-    }
-
-    /// The owner by the longest prefix. The error says why there is none.
+    /// The owner by the longest prefix, as the map has it now. The error says why there is none.
     pub fn find(&self, address: IpAddr) -> Result<Owner, Error> {
+        let generation = match self.generation.at_rest() {
+            Some(generation) => generation,
+            None => return self.look_up(address),
+        };
+        KEPT.with(|kept| {
+            let kept = &mut *kept.borrow_mut();
+            kept.turn_to(self.id, generation);
+            if let Some(owner) = kept.owners.get(&address) {
+                return Ok(*owner);
+            }
+            let owner = self.look_up(address)?;
+            if self.generation.at_rest() == Some(generation) {
+                kept.owners.insert(address, owner);
+            }
+            Ok(owner)
+        })
+    }
+
+    fn look_up(&self, address: IpAddr) -> Result<Owner, Error> {
         let key = key(address);
         let mut value = [0u8; VALUE_SIZE as usize];
         let mut attributes = [0u8; 32];
-        attributes[..4].copy_from_slice(&self.number().to_ne_bytes());
+        attributes[..4].copy_from_slice(&self.map.as_raw_fd().to_ne_bytes());
         attributes[8..16].copy_from_slice(&(key.as_ptr() as u64).to_ne_bytes());
         attributes[16..24].copy_from_slice(&(value.as_mut_ptr() as u64).to_ne_bytes());
         bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes)?;
@@ -90,11 +111,47 @@ impl Ipcache {
             ifindex: u32::from_ne_bytes(value[4..].try_into().unwrap()),
         })
     }
+}
 
-    fn number(&self) -> c_int {
-        use std::os::unix::io::AsRawFd;
-        self.map.as_raw_fd()
+impl Kept {
+    /// Forget what is not of this map and generation, and all when it is too much.
+    fn turn_to(&mut self, map: u32, generation: u64) {
+        if (self.map, self.generation) != (map, generation) || self.owners.len() >= MOST_KEPT {
+            self.owners.clear();
+            self.map = map;
+            self.generation = generation;
+        }
     }
+}
+
+/// A descriptor of the pin at `path`. The map must have this id, and this type, key and value size.
+fn open(path: &Path, id: u32, layout: [u32; 3], flags: u32) -> Result<OwnedFd, String> {
+    let named = CString::new(path.as_os_str().as_bytes()).map_err(|_| "the path holds a zero byte".to_string())?;
+    let mut attributes = [0u8; 16];
+    attributes[..8].copy_from_slice(&(named.as_ptr() as u64).to_ne_bytes());
+    attributes[12..].copy_from_slice(&flags.to_ne_bytes());
+    let fd = bpf(BPF_OBJ_GET, &mut attributes).map_err(|error| format!("{}: {error}", path.display()))?;
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as c_int) };
+    let [kind, number, key, value] = info(&fd).map_err(|error| format!("{}: {error}", path.display()))?;
+    if [kind, key, value] != layout {
+        return Err(format!("{} is not an ipcache of this version", path.display()));
+    }
+    if number != id {
+        return Err(format!("{} is map {number}, not {id}", path.display()));
+    }
+    Ok(fd)
+}
+
+/// type, id, key size and value size
+fn info(map: &OwnedFd) -> Result<[u32; 4], Error> {
+    let mut info = [0u8; 16];
+    let mut attributes = [0u8; 16];
+    attributes[..4].copy_from_slice(&map.as_raw_fd().to_ne_bytes());
+    attributes[4..8].copy_from_slice(&(info.len() as u32).to_ne_bytes());
+    attributes[8..].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    let word = |at: usize| u32::from_ne_bytes(info[4 * at..4 * at + 4].try_into().unwrap());
+    Ok([word(0), word(1), word(2), word(3)])
 }
 
 /// `struct prefix` for one whole address; an IPv4 address stands below ::ffff:0:0/96.
@@ -132,10 +189,33 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_kept_beyond_its_map_and_generation() {
+        let (address, owner) = (
+            "10.0.0.1".parse().unwrap(),
+            Owner {
+                identity: 7,
+                ifindex: 0,
+            },
+        );
+        let mut kept = Kept::default();
+        for (map, generation) in [(1, 2), (1, 4), (2, 4), (2, 2)] {
+            kept.turn_to(map, generation);
+            assert!(kept.owners.is_empty());
+            kept.owners.insert(address, owner);
+            kept.turn_to(map, generation);
+            assert_eq!(kept.owners.get(&address), Some(&owner));
+        }
+        kept.owners
+            .extend((0..MOST_KEPT as u32).map(|number| (IpAddr::V4(number.into()), owner)));
+        kept.turn_to(2, 2);
+        assert!(kept.owners.is_empty(), "it does not grow without end");
+    }
+
+    #[test]
     fn what_is_no_pin_is_refused() {
-        let refused = Ipcache::open(Path::new("/nowhere/ipcache"), 1).err().unwrap();
+        let refused = Ipcache::open(Path::new("/nowhere/ipcache"), 1, 2).err().unwrap();
         assert_eq!(refused, "/nowhere/ipcache: No such file or directory (os error 2)");
-        assert!(Ipcache::open(Path::new("/dev/null"), 1).is_err());
-        assert!(Ipcache::open(Path::new("/a\0b"), 1).is_err());
+        assert!(Ipcache::open(Path::new("/dev/null"), 1, 2).is_err());
+        assert!(Ipcache::open(Path::new("/a\0b"), 1, 2).is_err());
     }
 }

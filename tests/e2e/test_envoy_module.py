@@ -11,6 +11,7 @@ import pytest
 from lockgate.envoy.binary import find_binary
 from lockgate.envoy.identity_filter import Ipcache, identity_filter
 from lockgate.envoy.module_file import NAME, find_module
+from lockgate.redirect import layout
 from lockgate.tests.e2e.pinned_ipcache import pinned_ipcache
 
 LISTENER = "type.googleapis.com/envoy.extensions.filters.listener.dynamic_modules.v3.DynamicModuleListenerFilter"
@@ -75,9 +76,10 @@ def test_envoy_runs_without_the_module_being_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ("", "is not 'PATH ID', the ipcache's pin and its map id"),
-        ("maps/ipcache 7", "is not 'PATH ID'"),
-        ("/sys/fs/bpf/ipcache seven", "is not 'PATH ID'"),
+        ("", "is not 'PATH ID GENERATION', the ipcache's pin, its map id and that of its generation"),
+        ("maps/ipcache 7 8", "is not 'PATH ID GENERATION'"),
+        ("/sys/fs/bpf/ipcache seven 8", "is not 'PATH ID GENERATION'"),
+        ("/sys/fs/bpf/ipcache 7", "is not 'PATH ID GENERATION'"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_rejected_before_any_map_is_looked_for(
@@ -86,18 +88,20 @@ def test_a_configuration_that_cannot_be_is_rejected_before_any_map_is_looked_for
     listener = {"listener_filters": [the_module(LISTENER, "identity", config)], "filter_chains": [{"filters": []}]}
     checked = validate(tmp_path, listener)
     assert checked.returncode != 0 and why in checked.stderr
-    good = {**listener, "listener_filters": [identity_filter(Ipcache(Path("/nowhere/ipcache"), 7)).to_dict()]}
+    good = {**listener, "listener_filters": [identity_filter(Ipcache(Path("/nowhere/ipcache"), 7, 8)).to_dict()]}
     assert validate(tmp_path, good).returncode == 0
 
 
 def test_an_envoy_does_not_start_with_another_map_than_the_data_path_uses(tmp_path: Path) -> None:
     """It would go by addresses that nobody keeps up."""
     with pinned_ipcache({}) as pinned:
-        at, number = pinned.envoy.pin, pinned.envoy.map_id
+        at, number, generation = pinned.envoy.pin, pinned.envoy.map_id, pinned.envoy.generation_id
+        beside = at.with_name(layout.GENERATION_NAME)
         for ipcache, why in (
-            (Ipcache(at, number + 1), f"{at} is map {number}, not {number + 1}"),
-            (Ipcache(at.with_name("gone"), number), f"{at.with_name('gone')}: No such file or directory"),
-            (Ipcache(Path("/dev/null"), number), "/dev/null: Permission denied"),
+            (Ipcache(at, number + 1, generation), f"{at} is map {number}, not {number + 1}"),
+            (Ipcache(at, number, number), f"{beside} is map {generation}, not {number}"),
+            (Ipcache(at.with_name("gone"), number, 8), f"{at.with_name('gone')}: No such file or directory"),
+            (Ipcache(Path("/dev/null"), number, 8), "/dev/null: Permission denied"),
         ):
             ended = run(
                 tmp_path, {"listener_filters": [identity_filter(ipcache).to_dict()], "filter_chains": [{"filters": []}]}

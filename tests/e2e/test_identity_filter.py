@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lockgate.policies.endpoint_policy import DirectionPolicy, EndpointPolicy, HttpRule, HttpRules, ResolvedRule
+from lockgate.redirect.maps import PinnedMap
 from lockgate.redirect.plan import Owner
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, ask, running_envoy
 from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache, origin
@@ -88,6 +89,38 @@ async def test_an_end_of_another_node_is_not_judged_here(envoy: LoopbackEnvoy) -
     await up(envoy)
     envoy.ipcache.set({ip_network("127.0.0.1"): Owner(400)})
     assert (await asyncio.to_thread(envoy.get, "127.0.0.30", "/b")).status == 200
+
+
+async def test_no_connection_goes_by_an_owner_of_before(envoy: LoopbackEnvoy) -> None:
+    """Envoy keeps what it has looked up, on each of its threads, and none of it beyond a change of the map."""
+    await up(envoy)
+
+    def take_turns() -> list[int]:
+        statuses = []
+        for number in range(200):
+            envoy.ipcache.set({ip_network(FRONTEND): Owner(300 + number % 2)})
+            statuses += [envoy.get(FRONTEND, "/a").status for _ in range(3)]
+        return statuses
+
+    assert await asyncio.to_thread(take_turns) == ([200] * 3 + [403] * 3) * 100
+
+
+async def test_while_the_map_changes_nothing_is_kept(envoy: LoopbackEnvoy) -> None:
+    """Also when the writer has died in the middle, until the next one has written."""
+    await up(envoy)
+
+    async def status() -> int:
+        return (await asyncio.to_thread(envoy.get, FRONTEND, "/a")).status
+
+    assert await status() == 200
+    with envoy.ipcache.generation.change():
+        for identity, wanted in ((301, 403), (300, 200), (301, 403)):
+            PinnedMap.put(envoy.ipcache.map, {ip_network(FRONTEND): Owner(identity)})
+            assert await status() == wanted
+        PinnedMap.remove(envoy.ipcache.map, [ip_network(FRONTEND)])
+        with pytest.raises(ConnectionError):
+            await status()
+    assert envoy.ipcache.generation.value % 2 == 0
 
 
 async def test_a_connection_keeps_who_it_was_made_by(envoy: LoopbackEnvoy) -> None:

@@ -37,7 +37,7 @@ spec:
 """
 L7 = L4.replace("protocol: TCP}]", "protocol: TCP}], rules: {http: [{path: /}]}")
 HTTP_PORT = 15001
-IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7)
+IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)
 TLS = TlsSide(TlsListener(), Path("/run/lockgate/requests.jsonl"), IPCACHE)
 KAFKA = KafkaSide(KafkaListener(), Path("/run/lockgate/requests.jsonl"), IPCACHE)
 

@@ -38,7 +38,7 @@ def secret(chain: bytes, key: bytes, trusted: bytes) -> str:
 
 @pytest.fixture(name="side")
 def tls_side() -> TlsSide:
-    return TlsSide(TlsListener(), Path("/run/lockgate/requests.jsonl"), Ipcache(Path("/sys/fs/bpf/x/ipcache"), 7))
+    return TlsSide(TlsListener(), Path("/run/lockgate/requests.jsonl"), Ipcache(Path("/sys/fs/bpf/x/ipcache"), 7, 8))
 
 
 @pytest.fixture(name="authority", scope="module")

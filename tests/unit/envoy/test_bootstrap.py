@@ -17,7 +17,7 @@ from lockgate.envoy.identity_filter import Ipcache
 from lockgate.envoy.messages import boot, composite, hcm, protobuf
 from lockgate.envoy.module_file import find_module
 
-IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7)
+IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)
 SETTINGS = BootstrapSettings(run_dir=Path("/run/lockgate"), node_id="node-1", ipcache=IPCACHE)
 
 

@@ -11,7 +11,7 @@ from lockgate.envoy.messages import dynamic_filter, listener, protobuf
 from lockgate.envoy.tls_listener import TlsListener, tls_listeners
 
 LOG = Path("/run/lockgate/requests.jsonl")
-IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7)
+IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)
 
 
 def listeners(limit: int) -> list[listener.Listener]:
