@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from ..policies import Policy, parse_policies, parse_workloads
+from ..policies.difference import other_values
 from ..policies.secret import Secret
 from ..policies.service import Service
 from ..policies.workload import Workload
-from ..store import Document
 from .errors import StateError
 from .intake import Intake, PolicyFile, WorkloadFile
 
@@ -28,20 +29,12 @@ CREATE INDEX IF NOT EXISTS accepted_digest ON accepted_entry (digest);
 """
 
 _Kind: TypeAlias = Literal["policy", "secret", "workload", "service"]
-_POLICY_FILE: tuple[_Kind, ...] = ("policy", "secret")
-_WORKLOAD_FILE: tuple[_Kind, ...] = ("workload", "service")
 _File: TypeAlias = PolicyFile | WorkloadFile
 _Files: TypeAlias = Mapping[tuple[_Kind, ...], Mapping[str, _File]]  # by what they may hold, then by source
-
-
-@dataclass(frozen=True, slots=True)
-class _Accepted:
-    """The names of what is enforced of one document: `fresh` from its own bytes, `kept` from older ones."""
-
-    kind: _Kind
-    document: Document
-    fresh: tuple[str, ...]
-    kept: tuple[str, ...]
+_Digests: TypeAlias = Mapping[str, bytes]  # of the documents that names were last accepted from
+_POLICY_FILE: tuple[_Kind, ...] = ("policy", "secret")
+_WORKLOAD_FILE: tuple[_Kind, ...] = ("workload", "service")
+_NOTHING: _Digests = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -103,22 +96,30 @@ class LastGood:
     def remember(self, intake: Intake) -> None:
         """Stores what `intake` accepted; only files that changed since the last call are looked at."""
         now: _Files = {_POLICY_FILE: intake.files, _WORKLOAD_FILE: intake.workload_files}
-        written = self._written or {kinds: {} for kinds in now}
-        changed = [
-            file
-            for kinds, files in now.items()
-            for source, file in files.items()
-            if written[kinds].get(source) is not file
-        ]
-        known = self._stored() if self._written is None else {kinds: files.keys() for kinds, files in written.items()}
-        gone = [(kind, source) for kinds in now for source in known[kinds] - now[kinds].keys() for kind in kinds]
+        if self._written is None:
+            everything = self._stored()  # quicker than to ask for each of them
+            changed = [
+                (kind, file, everything.get((kind, source), _NOTHING))
+                for kinds, files in now.items()
+                for source, file in files.items()
+                for kind in kinds
+            ]
+            gone = [at for at in everything if not any(at[0] in kinds and at[1] in now[kinds] for kinds in now)]
+        else:
+            before = self._written
+            changed = [
+                (kind, file, self._stored_of(kind, file.document.source))
+                for kinds, files in now.items()
+                for file in other_values(files, before[kinds])
+                for kind in kinds
+            ]
+            gone = [(kind, at) for kinds in now for at in before[kinds].keys() - now[kinds].keys() for kind in kinds]
         if changed or gone:
             with _told(self.path), self._database:
                 self._database.execute("BEGIN")
                 orphans: set[bytes] = set()
-                for file in changed:
-                    for accepted in _accepted(file):
-                        orphans |= self._write(accepted)
+                for kind, file, stored in changed:
+                    orphans |= self._write(kind, file, stored)
                 for kind, source in gone:
                     orphans |= self._forget(kind, source)
                 self._database.executemany(
@@ -144,24 +145,30 @@ class LastGood:
             names.setdefault(data, set()).add(name)
         yield from names.items()
 
-    def _stored(self) -> dict[tuple[_Kind, ...], Set[str]]:
-        """The sources that the database knows, as `_Files` groups them."""
+    def _stored(self) -> dict[tuple[_Kind, str], dict[str, bytes]]:
+        """What is there, by kind and source."""
+        found: dict[tuple[_Kind, str], dict[str, bytes]] = {}
         with _told(self.path):
-            rows = self._database.execute("SELECT DISTINCT kind, source FROM accepted_entry").fetchall()
-        return {kinds: {source for kind, source in rows if kind in kinds} for kinds in (_POLICY_FILE, _WORKLOAD_FILE)}
+            rows = self._database.execute("SELECT kind, source, name, digest FROM accepted_entry").fetchall()
+        for kind, source, name, digest in rows:
+            found.setdefault((kind, source), {})[name] = digest
+        return found
 
-    def _write(self, accepted: _Accepted) -> set[bytes]:
-        """Returns the digests of documents that may not be needed any more."""
-        kind, document = accepted.kind, accepted.document
-        place = (kind, document.source)
-        stored: dict[str, bytes] = dict(
-            self._database.execute("SELECT name, digest FROM accepted_entry WHERE kind = ? AND source = ?", place)
-        )
-        wanted = {name: stored[name] for name in accepted.kept if name in stored}
-        if accepted.fresh:
+    def _stored_of(self, kind: _Kind, source: str) -> _Digests:
+        """The same of one."""
+        query = "SELECT name, digest FROM accepted_entry WHERE kind = ? AND source = ?"
+        with _told(self.path):
+            return dict(self._database.execute(query, (kind, source)))
+
+    def _write(self, kind: _Kind, file: _File, stored: _Digests) -> set[bytes]:
+        """`stored` is what is there already. Returns the digests of documents that may not be needed any more."""
+        document, place = file.document, (kind, file.document.source)
+        fresh, kept = _names(kind, file)
+        wanted = {name: stored[name] for name in kept if name in stored}
+        if fresh:
             digest = hashlib.sha256(document.data).digest()
-            wanted |= dict.fromkeys(accepted.fresh, digest)
-            if any(stored.get(name) != digest for name in accepted.fresh):
+            wanted |= dict.fromkeys(fresh, digest)
+            if any(stored.get(name) != digest for name in fresh):
                 self._database.execute("INSERT OR IGNORE INTO document VALUES (?, ?)", (digest, document.data))
         if wanted == stored:
             return set()
@@ -181,26 +188,15 @@ class LastGood:
         return {digest for (digest,) in self._database.execute(deletion, (kind, source))}
 
 
-def _accepted(file: _File) -> Iterator[_Accepted]:
-    document = file.document
+def _names(kind: _Kind, file: _File) -> tuple[list[str], list[str]]:
+    """What is enforced of a file from its own bytes, and from older ones."""
     if isinstance(file, PolicyFile):
-        yield _Accepted("policy", document, _policy_keys(file.parsed.policies), _policy_keys(file.kept))
-        yield _Accepted("secret", document, _secret_refs(file.parsed.secrets), _secret_refs(file.kept_secrets))
-    else:
-        yield _Accepted("workload", document, _keys(file.parsed.workloads), _keys(file.kept))
-        yield _Accepted("service", document, _keys(file.parsed.services), _keys(file.kept_services))
-
-
-def _policy_keys(policies: Iterable[Policy]) -> tuple[str, ...]:
-    return tuple(repr(policy.key) for policy in policies)
-
-
-def _secret_refs(secrets: Iterable[Secret]) -> tuple[str, ...]:
-    return tuple(str(secret.ref) for secret in secrets)
-
-
-def _keys(entries: Iterable[Workload | Service]) -> tuple[str, ...]:
-    return tuple(entry.key for entry in entries)
+        if kind == "policy":
+            return [repr(each.key) for each in file.parsed.policies], [repr(each.key) for each in file.kept]
+        return [str(each.ref) for each in file.parsed.secrets], [str(each.ref) for each in file.kept_secrets]
+    if kind == "workload":
+        return [each.key for each in file.parsed.workloads], [each.key for each in file.kept]
+    return [each.key for each in file.parsed.services], [each.key for each in file.kept_services]
 
 
 @contextmanager
