@@ -59,7 +59,7 @@ from .view import NodeState, NodeView
 
 log = logging.getLogger("lockgate.agent")
 
-_SETTLE_SECONDS = 0.02  # several events of one change (a pod's links come in pairs) are one
+_SETTLE_SECONDS = 0.02  # several news of one change (a pod's links come in pairs, the names of an answer) are one
 _RETRY_SECONDS = 1.0  # after the kernel refused something, or Envoy did not answer
 _LOOK_SECONDS = 5.0  # for a workload that was not found as it is listed: an address may come without news of a link
 _ENVOY_CHECK_SECONDS = 1.0  # how often a missing supervisor is noticed
@@ -312,7 +312,8 @@ class NodeAgent:
         except TimeoutError:
             self._look_again = True
         else:
-            await asyncio.sleep(_SETTLE_SECONDS)
+            if self._look_again or self._rounds:
+                await asyncio.sleep(_SETTLE_SECONDS)
         self._changed.clear()
 
     def _envoy_runs(self) -> bool:

@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from watchfiles import awatch
-
 from .content import Document, StoreContent
 from .errors import PathError
+from .watch import FolderWatch
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 TEST_SUFFIXES = (".test.yaml", ".test.yml")  # tests of policies: never taken for policies or workloads themselves
 FILE_LIMIT = 16 * 1024 * 1024  # bytes; a larger file is refused unread (the parser's own limit is lower)
 
-_SETTLE_MS = 30  # editors write in several steps: wait for this much quiet before reading
 _RESCAN_SECONDS = 5.0  # file systems without inotify (some network mounts) are still noticed
+_RESCAN_SHARE = 0.01  # of the time, at most, goes into looking at everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,7 @@ class _Tree:
     path: Path
     tests: bool = False  # of a folder: only the tests of policies, instead of everything else
     read: dict[str, tuple[_Stamp, Document]] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)  # that were found in the last scan, or hold the file
 
     def require(self) -> None:
         """Raises PathError when there is nothing to read."""
@@ -102,12 +102,16 @@ class _Tree:
         own). A file that is the path itself is taken whatever its name."""
         if not self.path.is_dir():
             self.path.stat()
+            # Editors replace files by renaming over them.
+            self.folders = {str(self.path.parent)}
             yield str(self.path), self.path.stat
             return
         folders = [str(self.path)]
+        self.folders = set()
         while folders:
+            self.folders.add(folder := folders.pop())
             try:
-                entries = list(os.scandir(folders.pop()))
+                entries = list(os.scandir(folder))
             except FileNotFoundError:
                 if not self.path.exists():
                     raise
@@ -186,28 +190,22 @@ class DirectoryStore:
 
     async def changes(self) -> AsyncIterator[StoreContent]:
         """Content after each change on disk."""
-        # A single file is watched through its folder: editors replace files by renaming over them.
-        folders = {tree.path if tree.path.is_dir() else tree.path.parent for tree in (self._policies, self._workloads)}
-        watcher = awatch(
-            *sorted(folders),
-            debounce=_SETTLE_MS * 4,
-            step=_SETTLE_MS,
-            rust_timeout=int(_RESCAN_SECONDS * 1000),
-            yield_on_timeout=True,
-            watch_filter=None,
-            ignore_permission_denied=True,
-        )
-        scanned = time.monotonic()
-        async for changes in watcher:
-            # News of changes may get lost in a flood of them, so now and then everything is looked at.
-            if changes and time.monotonic() < scanned + _RESCAN_SECONDS:
-                content = await asyncio.to_thread(self._scan, {path for _, path in changes})
-            else:
-                content = await asyncio.to_thread(self._scan)
-                scanned = time.monotonic()
-            if content != self._content:
-                self._content = content
-                yield content
+        with FolderWatch() as watch:
+            changed: Collection[str] | None = None
+            while True:
+                began = time.monotonic()
+                content = await asyncio.to_thread(self._scan, changed)
+                while changed is None and watch.follow(self._policies.folders | self._workloads.folders):
+                    content = await asyncio.to_thread(self._scan)  # what was written before they were watched
+                if changed is None:
+                    # News of changes may get lost in a flood of them, so now and then everything is looked at.
+                    now = time.monotonic()
+                    until = now + max(_RESCAN_SECONDS, (now - began) / _RESCAN_SHARE)
+                if content != self._content:
+                    self._content = content
+                    yield content
+                look = await watch.next(until)
+                changed = None if look.everything else look.files
 
     def _scan(self, changed: Collection[str] | None = None) -> StoreContent:
         """Everything, or the paths that changed."""

@@ -46,7 +46,7 @@ def run(
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    for noisy in ("asyncio", "watchfiles", "aiohttp"):
+    for noisy in ("asyncio", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("grpc").setLevel(logging.ERROR)  # it warns of every stream that ends with the agent
     settings = Settings(

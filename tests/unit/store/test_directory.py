@@ -138,6 +138,34 @@ async def test_what_is_told_of_single_files_is_what_a_whole_look_finds(store: Di
                 pass
 
 
+async def test_a_file_that_an_editor_takes_away_for_a_moment_stays_in_force(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    """Many editors rename the old file to a backup before they write the new one."""
+    await store.read()
+    path = tmp_path / "policies" / "a.yaml"
+    async with watching(store) as queue:
+        path.rename(tmp_path / "policies" / "a.yaml~")
+        await asyncio.sleep(0)
+        path.write_text("a: 2\n")
+        content = await next_change(queue)
+    assert [document.data for document in content.policies] == [b"a: 2\n"]
+
+
+async def test_files_of_a_folder_that_is_moved_in_and_changed_are_seen(store: DirectoryStore, tmp_path: Path) -> None:
+    await store.read()
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "b.yaml").write_text("b: 1\n")
+    async with watching(store) as queue:
+        (tmp_path / "made").rename(tmp_path / "policies" / "made")
+        assert [document.data for document in (await next_change(queue)).policies] == [b"a: 1\n", b"b: 1\n"]
+        (tmp_path / "policies" / "made").rename(tmp_path / "policies" / "renamed")
+        content = await next_change(queue)
+        assert [Path(document.source).parent.name for document in content.policies] == ["policies", "renamed"]
+        (tmp_path / "policies" / "renamed" / "b.yaml").write_text("b: 2\n")
+        assert [document.data for document in (await next_change(queue)).policies] == [b"a: 1\n", b"b: 2\n"]
+
+
 async def store_content(
     store: DirectoryStore, queue: asyncio.Queue[StoreContent], wanted: StoreContent
 ) -> StoreContent:
