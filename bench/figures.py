@@ -15,11 +15,12 @@ class Metric(StrEnum):
     CPU = "CPU per request"
     P50 = "p50"
     P99 = "p99"
+    P999 = "p99.9"
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One mode at one concurrency in one round. CPU in seconds, latencies in microseconds."""
+    """One mode at one concurrency (of an open loop: rate) in one round. CPU in seconds, latencies in microseconds."""
 
     mode: str
     concurrency: int
@@ -28,6 +29,7 @@ class Cell:
     seconds: float
     p50: float
     p99: float
+    p999: float
     cpu: float
     foreign: float  # CPU seconds of processes that have nothing to do with the cell; not in `cpu`
     processes: Mapping[str, float] = field(default_factory=dict)  # parts of `cpu`
@@ -43,6 +45,8 @@ class Cell:
                 return self.p50
             case Metric.P99:
                 return self.p99
+            case Metric.P999:
+                return self.p999
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,5 +66,5 @@ def parse(output: str, log: Iterable[str], url: str) -> Load:
         raise LoadError(f"{failed} of {found['done']} calls of {url} failed under load")
     if len(times) < 2:
         raise LoadError(f"no call of {url} was answered within the time")
-    cuts = quantiles(times, n=100, method="inclusive")
-    return Load(int(found["done"]), float(found["number"]) * _SECONDS[found["unit"]], cuts[49], cuts[98])
+    cuts = quantiles(times, n=1000, method="inclusive")
+    return Load(int(found["done"]), float(found["number"]) * _SECONDS[found["unit"]], cuts[499], cuts[989], cuts[998])

@@ -19,11 +19,11 @@ from . import command, kafka_load
 from .figures import Aim, Figures, Metric, outcomes
 from .kafka_messages import Work, works
 from .kafka_mode import KafkaDirect, KafkaMode, KafkaOpen, KafkaPoliced, KafkaSidecars
-from .kafka_report import KafkaReport
 from .machine import machine
 from .mode import Ground
 from .report import Report
 from .rounds import rounds
+from .run_report import RunReport
 from .workplace import RESULTS, compiled, positive, prefix, uninterrupted, workplace
 
 MODES: tuple[type[KafkaMode], ...] = (KafkaDirect, KafkaOpen, KafkaPoliced, KafkaSidecars)
@@ -52,10 +52,10 @@ METHOD = """\
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    return command.run("kafka", lambda: measure(options), options.output, KafkaReport.warning)
+    return command.run("kafka", lambda: measure(options), options.output, RunReport.warning)
 
 
-def measure(options: argparse.Namespace) -> KafkaReport:
+def measure(options: argparse.Namespace) -> RunReport:
     """Bring all modes up, measure them in turn, and take everything down again whatever happens."""
     envoy = find_binary()
     threads = os.sysconf("SC_NPROCESSORS_ONLN")
@@ -76,7 +76,8 @@ def measure(options: argparse.Namespace) -> KafkaReport:
             load = kafka_load.prepare(work, directory)
             cells = rounds(modes, load, CONCURRENCIES, options.rounds, options.seconds, threads, _say)
             figures[work] = Figures(tuple(cells))
-    return KafkaReport(
+    return RunReport(
+        "Kafka",
         tuple(
             Report(
                 machine=machine(envoy),
@@ -93,7 +94,7 @@ def measure(options: argparse.Namespace) -> KafkaReport:
                 method=METHOD,
             )
             for work, measured in figures.items()
-        )
+        ),
     )
 
 

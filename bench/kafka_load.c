@@ -247,7 +247,8 @@ int main(int argc, char **argv)
         at += workers[i].count;
     }
     qsort(times, count, sizeof *times, by_size);
-    printf("{\"requests\": %zu, \"microseconds\": %.0f, \"p50\": %.1f, \"p99\": %.1f, \"failed\": %zu}\n", count, took * 1e6,
-        (double)times[count / 2], (double)times[count * 99 / 100], failed);
+    printf("{\"requests\": %zu, \"microseconds\": %.0f, \"p50\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"failed\": %zu}\n",
+        count, took * 1e6, (double)times[count / 2], (double)times[count * 99 / 100],
+        (double)times[count * 999 / 1000], failed);
     return 0;
 }

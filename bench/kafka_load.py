@@ -35,6 +35,6 @@ def prepare(work: Work, directory: Path) -> LoadOf:
             output, _ = process.communicate()
         if process.returncode != 0:
             raise LoadError(f"kafka_load ended with status {process.returncode} on {url}: {output.strip()[-300:]}")
-        return parse(output, url)
+        return parse("kafka_load", output, url)
 
     return run

@@ -24,6 +24,7 @@ class Load:
     seconds: float
     p50: float
     p99: float
+    p999: float
 
 
 def run(
@@ -58,11 +59,11 @@ def run(
         output, _ = process.communicate()
     if process.returncode != 0:
         raise LoadError(f"wrk ended with status {process.returncode} on {url}: {output.strip()[-300:]}")
-    return parse(output, url)
+    return parse("wrk", output, url)
 
 
-def parse(output: str, url: str) -> Load:
-    """wrk's output, whose last line is ours (see wrk.lua).
+def parse(program: str, output: str, url: str) -> Load:
+    """What `program` printed, whose last line is ours (see wrk.lua and paced.c).
 
     Raises:
         LoadError: the line is missing, or it counts failed requests.
@@ -71,9 +72,9 @@ def parse(output: str, url: str) -> Load:
     try:
         found = json.loads(lines[-1])
     except (IndexError, ValueError):
-        raise LoadError(f"wrk printed no result for {url}: {output.strip()[-300:]}") from None
+        raise LoadError(f"{program} printed no result for {url}: {output.strip()[-300:]}") from None
     if found["failed"]:
         raise LoadError(f"{found['failed']} of {found['requests']} requests to {url} failed under load")
     if not found["requests"]:
         raise LoadError(f"no request to {url} was answered within the time")
-    return Load(found["requests"], found["microseconds"] / 1e6, found["p50"], found["p99"])
+    return Load(found["requests"], found["microseconds"] / 1e6, found["p50"], found["p99"], found["p999"])

@@ -1,4 +1,4 @@
-"""What enforcement costs: direct, L4-policed, L7-policed and a classic sidecar pair, interleaved in one run.
+"""What enforcement costs: direct, L4-policed, L7-policed, by nft TPROXY and a classic sidecar pair, in one run.
 
 Started by the script `bench/overhead`, which installs what is missing. Exit status: 0 measured (whether or not an aim
 is reached), 1 a mode could not be measured, 130 interrupted.
@@ -11,38 +11,44 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from lockgate.envoy.binary import find_binary
 
-from . import command, load
+from . import command, load, paced
 from .direct import Direct
 from .figures import Aim, Figures, Metric, outcomes
 from .machine import machine
 from .mode import Ground, Mode
 from .policed import PolicedL4, PolicedL7
-from .report import Report, warning
+from .report import Report
 from .rounds import rounds
+from .run_report import RunReport
 from .sidecar import SidecarPair
-from .workplace import RESULTS, compiled_origin, positive, prefix, uninterrupted, workplace
+from .tproxy import Tproxy
+from .workplace import RESULTS, compiled_origin, positive, positives, prefix, uninterrupted, workplace
 
-MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, SidecarPair)
+MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, Tproxy, SidecarPair)
 BASE = SidecarPair.key
 AIMS = (
-    Aim(PolicedL4.key, Direct.key, Metric.RPS, 0.90, at_least=True),
-    Aim(PolicedL7.key, SidecarPair.key, Metric.RPS, 2.0, at_least=True),
-    Aim(PolicedL7.key, SidecarPair.key, Metric.CPU, 0.5, at_least=False),
+    Aim(PolicedL4.key, Direct.key, Metric.RPS, 0.95, at_least=True),
+    Aim(PolicedL7.key, SidecarPair.key, Metric.RPS, 2.5, at_least=True),
+    Aim(PolicedL7.key, SidecarPair.key, Metric.CPU, 0.45, at_least=False),
 )
+AIMS_AT_RATES = (Aim(PolicedL7.key, SidecarPair.key, Metric.P99, 0.6, at_least=False),)
 CONCURRENCIES = (1, 16)
+RATE = "{:,}/s"
+RATES = (1000, 2000, 4000)  # requests a second; the sidecar pair must be able to keep up with each
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    return command.run("overhead", lambda: measure(options), options.output, warning)
+    return command.run("overhead", lambda: measure(options), options.output, RunReport.warning)
 
 
-def measure(options: argparse.Namespace) -> Report:
+def measure(options: argparse.Namespace) -> RunReport:
     """Bring all modes up, measure them in turn, and take everything down again whatever happens."""
     envoy = find_binary()
     kinds = [kind for kind in MODES if kind.key in options.modes]
@@ -56,19 +62,32 @@ def measure(options: argparse.Namespace) -> Report:
             _say(f"{mode.title}: starting and checking")
             mode.start()
             mode.await_ready()
-        cells = rounds(modes, load.run, CONCURRENCIES, options.rounds, options.seconds, threads, _say)
-    figures = Figures(tuple(cells))
-    return Report(
+        by_clock = paced.prepare(directory)
+        closed = Figures(tuple(rounds(modes, load.run, CONCURRENCIES, options.rounds, options.seconds, threads, _say)))
+        opened = Figures(
+            tuple(rounds(modes, by_clock, options.rates, options.rounds, options.seconds, threads, _say, RATE))
+        )
+    saturated = Report(
         machine=machine(envoy),
-        figures=figures,
+        figures=closed,
         titles={kind.key: kind.title for kind in kinds},
         base=BASE,
         concurrencies=CONCURRENCIES,
         rounds=options.rounds,
         seconds=options.seconds,
         threads=threads,
-        aims=outcomes(figures, AIMS, CONCURRENCIES),
+        aims=outcomes(closed, AIMS, CONCURRENCIES),
+        title="As many requests as can be (closed loop)",
     )
+    at_rates = replace(
+        saturated,
+        figures=opened,
+        concurrencies=options.rates,
+        aims=outcomes(opened, AIMS_AT_RATES, options.rates),
+        title="At fixed rates (open loop)",
+        level=RATE,
+    )
+    return RunReport("Overhead of enforcement", (saturated, at_rates))
 
 
 def _close(modes: Sequence[Mode]) -> None:
@@ -86,6 +105,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/overhead", description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--rounds", type=positive, help="rounds to measure (12; with --quick 2)")
     parser.add_argument("--seconds", type=positive, help="seconds for each mode and concurrency (3; with --quick 1)")
+    parser.add_argument("--rates", type=positives, default=RATES, help="requests a second of the open loop")
     parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
     parser.add_argument("--modes", type=_keys, default=keys, help=f"only these, with commas between: {','.join(keys)}")
     parser.add_argument(

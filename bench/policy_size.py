@@ -114,6 +114,7 @@ def _rounds(modes: Sequence[SizeMode], namespaces: list[Path], rounds: int, seco
                     seconds=seen.seconds,
                     p50=seen.p50,
                     p99=seen.p99,
+                    p999=seen.p999,
                     cpu=usage.path,
                     foreign=usage.foreign,
                     processes=usage.processes,

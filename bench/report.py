@@ -18,6 +18,9 @@ _METHOD = """\
   brackets.
 * Load: wrk in the client's pod, keep-alive GETs of a body of a dozen bytes over IPv4, a closed loop, as many
   threads as cores (one at c=1). Every request of a timed run must be answered 2xx.
+* Load at a fixed rate: bench/paced.c in the client's pod, one thread, the same GETs over 16 keep-alive connections, an
+  open loop: a request's latency counts from the moment it was due, also when all connections were waiting. Every
+  request must be answered 200.
 * Origin, the same in all modes: bench/origin.c in the server's pod, epoll, as many threads as cores, one read and
   one write a request.
 * CPU per request: all CPU that the machine spent (wall clock x cores - idle - iowait - steal, from /proc/stat),
@@ -30,10 +33,12 @@ _METHOD = """\
   the server's has an RBAC filter with the same rule. Connection manager settings are those of the shared Envoy,
   except that the sidecars need not keep the case of header names. No Envoy writes an access log for an allowed
   request. Every Envoy runs {threads} workers.
-* Before it is timed, each mode is checked: the allowed path answers 200, the forbidden one 403 (L7-policed, sidecar
-  pair), the intruder is dropped (L4- and L7-policed) or gets 403 (sidecar pair), the server sees the client's
-  address (the sidecar pair: that of its own pod), and Envoy's counters show one request for each one sent, or none
-  (L4-policed). The counters are checked again over every timed run.
+* nft TPROXY: one such Envoy in the node's namespace, transparent and with original_src, with the RBAC filter of the
+  server's sidecar; packets get to it by nft (socket transparent, tproxy) and a routing rule, without eBPF.
+* Before it is timed, each mode is checked: the allowed path answers 200, the forbidden one 403 (L7-policed, nft
+  TPROXY, sidecar pair), the intruder is dropped (L4- and L7-policed) or gets 403 (nft TPROXY, sidecar pair), the server
+  sees the client's address (the sidecar pair: that of its own pod), and Envoy's counters show one request for each one
+  sent, or none (L4-policed). The counters are checked again over every timed run.
 """
 
 DISTURBED = "The machine was busy with other things: draw no conclusions from these figures."
@@ -60,6 +65,7 @@ class Report:
     title: str = "Overhead of enforcement"
     command: str = "bench/overhead"
     method: str = _METHOD  # {threads} stands for their number
+    level: str = "c={}"  # how a concurrency is written; of an open loop it is a rate
 
     def markdown(self) -> str:
         """The report for people."""
@@ -122,7 +128,11 @@ class Report:
 
     def _ratios(self) -> str:
         rows = [
-            [f"c={level}", title, *(str(self.figures.ratio(mode, self.base, level, metric)) for metric in Metric)]
+            [
+                self.level.format(level),
+                title,
+                *(str(self.figures.ratio(mode, self.base, level, metric)) for metric in Metric),
+            ]
             for level in self.concurrencies
             for mode, title in self.titles.items()
             if mode != self.base
@@ -134,7 +144,7 @@ class Report:
         for level in self.concurrencies:
             for mode, title in self.titles.items():
                 rps, *times = (self.figures.typical(mode, level, metric) for metric in Metric)
-                rows.append([f"c={level}", title, f"{rps:,.0f}/s", *(f"{value:.0f} us" for value in times)])
+                rows.append([self.level.format(level), title, f"{rps:,.0f}/s", *(f"{value:.0f} us" for value in times)])
         return table(["", "", *Metric], rows)
 
     def _parts(self) -> str:
@@ -143,7 +153,11 @@ class Report:
         }
         names = sorted({name for part in parts.values() for name, spent in part.items() if spent >= 0.05})
         rows = [
-            [f"c={level}", self.titles[mode], *(f"{part[name]:.1f}" if name in part else "" for name in names)]
+            [
+                self.level.format(level),
+                self.titles[mode],
+                *(f"{part[name]:.1f}" if name in part else "" for name in names),
+            ]
             for (level, mode), part in parts.items()
         ]
         return table(["", "", *names], rows)
@@ -152,7 +166,7 @@ class Report:
         rows = [
             [
                 each.aim.sentence(self.titles),
-                f"c={each.concurrency}",
+                self.level.format(each.concurrency),
                 str(each.ratio),
                 "reached" if each.reached else "**not reached**",
             ]

@@ -24,8 +24,9 @@ def rounds(
     seconds: int,
     threads: int,
     say: Callable[[str], None],
+    level: str = "c={}",
 ) -> list[Cell]:
-    """Measures; `say` is told of each cell.
+    """Measures; `say` is told of each cell. `level` is how a concurrency (of an open loop: a rate) is written.
 
     Raises:
         BenchError: a load failed, or took another way than its mode claims.
@@ -41,7 +42,7 @@ def rounds(
                 cell = _cell(mode, load, concurrency, number, seconds, threads)
                 cells.append(cell)
                 say(
-                    f"[{len(cells)}/{total}] round {number + 1} c={concurrency:<2} {mode.title:<16} "
+                    f"[{len(cells)}/{total}] round {number + 1} {level.format(concurrency):<7} {mode.title:<16} "
                     f"{cell.value(Metric.RPS):>9,.0f} req/s  {cell.value(Metric.CPU):>6.1f} us CPU  "
                     f"p50 {cell.p50:>5.0f} us  p99 {cell.p99:>6.0f} us"
                 )
@@ -64,6 +65,7 @@ def _cell(mode: Mode, load: LoadOf, concurrency: int, number: int, seconds: int,
         seconds=seen.seconds,
         p50=seen.p50,
         p99=seen.p99,
+        p999=seen.p999,
         cpu=usage.path,
         foreign=usage.foreign,
         processes=usage.processes,

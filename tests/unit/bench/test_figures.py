@@ -8,7 +8,7 @@ from lockgate.bench.figures import Aim, Cell, Figures, Metric, Spread, outcomes
 
 def cell(mode: str, round: int, rps: float, cpu: float = 1.0, **parts: float) -> Cell:
     """One second at c=16; `cpu` and `parts` in CPU seconds."""
-    return Cell(mode, 16, round, int(rps), 1.0, 100.0, 200.0, cpu, 0.25, parts)
+    return Cell(mode, 16, round, int(rps), 1.0, 100.0, 200.0, 300.0, cpu, 0.25, parts)
 
 
 FIGURES = Figures(

@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 
 from lockgate.bench.figures import Aim, Cell, Figures, Metric, outcomes
-from lockgate.bench.kafka_report import KafkaReport
 from lockgate.bench.machine import Machine
 from lockgate.bench.report import DISTURBED, Report
+from lockgate.bench.run_report import RunReport
 
 _MACHINE = Machine(
     "2026-01-01 00:00 UTC", "abc", 2, "CPU", 4.0, "6.18", "cubic", "Debian", "1.40.0", "4.1", "1.0", "12"
@@ -17,7 +17,7 @@ _MACHINE = Machine(
 
 def _report(foreign: float = 0.0) -> Report:
     cells = [
-        Cell(mode, level, 0, rps, 1.0, 100.0, 200.0, 0.5, foreign, {"load": 0.25})
+        Cell(mode, level, 0, rps, 1.0, 100.0, 200.0, 300.0, 0.5, foreign, {"load": 0.25})
         for level in (1, 16)
         for mode, rps in (("new", 1500 * level), ("old", 1000))
     ]
@@ -38,10 +38,12 @@ def _report(foreign: float = 0.0) -> Report:
 
 def test_the_tables_hold_ratios_and_each_aim_with_its_outcome() -> None:
     lines = [" ".join(line.replace("|", " ").split()) for line in _report().markdown().splitlines()]
-    assert "c=16 new way 24.00 (24.00-24.00) 0.04 (0.04-0.04) 1.00 (1.00-1.00) 1.00 (1.00-1.00)" in lines
+    assert (
+        "c=16 new way 24.00 (24.00-24.00) 0.04 (0.04-0.04) 1.00 (1.00-1.00) 1.00 (1.00-1.00) 1.00 (1.00-1.00)" in lines
+    )
     assert "new way: RPS >= 2.00 of old way c=1 1.50 (1.50-1.50) **not reached**" in lines
     assert "new way: RPS >= 2.00 of old way c=16 24.00 (24.00-24.00) reached" in lines
-    assert "c=16 old way 1,000/s 500 us 100 us 200 us" in lines
+    assert "c=16 old way 1,000/s 500 us 100 us 200 us 300 us" in lines
 
 
 def test_the_data_keeps_every_cell() -> None:
@@ -57,8 +59,9 @@ def test_a_busy_machine_is_said_beside_the_figures() -> None:
 
 
 def test_reports_of_one_run_share_head_and_method() -> None:
-    whole = KafkaReport((replace(_report(), title="Small"), replace(_report(foreign=0.5), title="Large")))
+    whole = RunReport("Both", (replace(_report(), title="Small"), replace(_report(foreign=0.5), title="Large")))
     text = whole.markdown()
+    assert text.startswith("# Both\n")
     assert [text.count(part) for part in ("\n# Small\n", "\n# Large\n", "## Method", "## Disturbance")] == [1, 1, 1, 2]
     assert list(whole.json()) == ["Small", "Large"]
     assert whole.warning() == DISTURBED and not replace(whole, parts=whole.parts[:1]).warning()

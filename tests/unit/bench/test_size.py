@@ -43,7 +43,7 @@ def test_the_list_has_each_rule_in_order(kind: Kind) -> None:
 
 def report(foreign: float) -> SizeReport:
     def cell(mode: str, requests: int) -> Cell:
-        return Cell(mode, 16, 0, requests, 1.0, 1.0, 1.0, 1.0, foreign, {"envoy": 0.5})
+        return Cell(mode, 16, 0, requests, 1.0, 1.0, 1.0, 1.0, 1.0, foreign, {"envoy": 0.5})
 
     labels = {"none": 1000, "paths": 950, "headers": 800, "linear-paths": 10, "linear-headers": 20}
     cells = tuple(cell(f"{label}-10", requests) for label, requests in labels.items())

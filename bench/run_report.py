@@ -1,4 +1,4 @@
-"""The reports of several kinds of work as one. Pure."""
+"""The reports of several kinds of load as one. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from .report import DISTURBED, Report
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaReport:
-    """One report for each kind of work, all of one run: they share machine, options and method."""
+class RunReport:
+    """One report for each kind of load, all of one run: they share machine, options and method."""
 
+    title: str
     parts: tuple[Report, ...]
 
     def table(self) -> str:
@@ -21,7 +22,7 @@ class KafkaReport:
     def markdown(self) -> str:
         """The report for people."""
         first = self.parts[0]
-        texts = ["# Kafka", first.head()]
+        texts = [f"# {self.title}", first.head()]
         for part in self.parts:
             texts += [f"# {part.title}", *part.sections(), part.disturbance()]
         texts.append(first.method_section())
