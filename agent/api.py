@@ -24,6 +24,7 @@ class View(Protocol):
     async def xds(self) -> Any: ...
     async def datapath(self) -> Any: ...
     async def dns(self) -> Any: ...
+    async def services(self) -> Any: ...
 
 
 class Exposes(Protocol):
@@ -51,6 +52,7 @@ class LocalApi:
             ("/v1/xds", view.xds),
             ("/v1/datapath", view.datapath),
             ("/v1/dns", view.dns),
+            ("/v1/services", view.services),
         ):
             application.router.add_get(path, _handler(answer))
         application.router.add_get("/v1/policies/{name:.+}", _policy_handler(view))

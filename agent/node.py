@@ -51,6 +51,7 @@ from .last_good import LastGood
 from .lock import AgentLock
 from .metrics import Exposition, Metrics
 from .metrics_port import MetricsPort
+from .service_side import ServiceSide
 from .settings import Settings
 from .sources import make_store
 from .stream_watch import StreamWatch
@@ -112,6 +113,10 @@ class NodeAgent:
             stack.push_async_callback(xds.stop)
             datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir, settings.http_port)
             stack.callback(datapath.close)
+            addresses = datapath.services()
+            stack.callback(addresses.close)
+            services = ServiceSide(addresses)
+            self._state.services, self._state.service_problems = services.view, lambda: services.problems
             ipcache = Ipcache(*datapath.ipcache)
             startup = _bootstrap(settings, ipcache)
             envoy = EnvoyProcess(
@@ -178,7 +183,8 @@ class NodeAgent:
                 asyncio.create_task(self._follow_store(), name="store"),
                 asyncio.create_task(self._follow_links(), name="links"),
                 asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
-                asyncio.create_task(self._reconcile(applier, last_good, changes, made), name="reconcile"),
+                asyncio.create_task(self._reconcile(applier, services, last_good, changes, made), name="reconcile"),
+                asyncio.create_task(services.run(), name="services"),
                 asyncio.create_task(watch.run(), name="effect"),
                 asyncio.create_task(learner.run(), name="names"),
                 asyncio.create_task(stop.wait(), name="stop"),
@@ -221,7 +227,12 @@ class NodeAgent:
                 await admin.reopen_logs()
 
     async def _reconcile(
-        self, applier: Applier, last_good: LastGood, changes: ChangeMaker, made: Callable[[float], None]
+        self,
+        applier: Applier,
+        services: ServiceSide,
+        last_good: LastGood,
+        changes: ChangeMaker,
+        made: Callable[[float], None],
     ) -> None:
         """`made` is told of every change that Envoy confirmed, with the time it began."""
         world: World | None = None
@@ -259,6 +270,8 @@ class NodeAgent:
                     changed = await changes.make(wanted, intake.policies, world_of)
                 except RedirectError as error:
                     changed = Changed(wanted, Applied(problems=(str(error),)))
+                if applier.world is not None:
+                    await services.follow(applier.world)
                 _tell_applied(state, changed.applied, changed.world, time.monotonic() - started)
                 world = changed.world
                 state.finish(applier.world or world, changed.applied)

@@ -41,6 +41,8 @@ class NodeState:
     uplink_problems: tuple[str, ...] = ()
     dns: Callable[[], dict[str, Any]] = dict
     names_problem: Callable[[], str] = str
+    services: Callable[[], list[dict[str, Any]]] = list
+    service_problems: Callable[[], tuple[str, ...]] = tuple
     started: float = field(default_factory=time.monotonic)
     refusals: Mapping[PolicyKey, Refusal] = field(default_factory=dict)
     effect: Effect = field(default_factory=Effect)
@@ -121,8 +123,13 @@ class NodeView:
                 "policy_entries": kernel.sizes["policy"],
                 "dropped": sum(counter.packets for counter in kernel.counters if counter.dropped),
             },
+            "services": _services(state.services()),
             "problems": problems,
         }
+
+    async def services(self) -> list[dict[str, Any]]:
+        """Every address of a service with its backends."""
+        return self._state.services()
 
     async def endpoints(self) -> list[dict[str, Any]]:
         """Every known workload."""
@@ -291,6 +298,7 @@ class NodeView:
         problems += state.applied.problems
         problems += map(str, state.effect.drifts)
         problems += state.uplink_problems
+        problems += state.service_problems()
         if state.memory_problem:
             problems.append(state.memory_problem)
         if problem := state.names_problem():
@@ -301,6 +309,15 @@ class NodeView:
                 f"Envoy refused the last change, the policies before it stay enforced: {state.applied.nack}"
             )
         return problems
+
+
+def _services(listed: list[dict[str, Any]]) -> dict[str, int]:
+    backends = [backend for each in listed for backend in each["backends"]]
+    return {
+        "addresses": len(listed),
+        "backends": len(backends),
+        "serving": sum(backend["serves"] for backend in backends),
+    }
 
 
 def _interface(ifindex: int) -> str:

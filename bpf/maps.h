@@ -1,8 +1,7 @@
-/* The maps, all pinned under PIN_DIR (a string, given when compiling). redirect/layout.py mirrors these structs. */
+/* The maps of the tc programs. redirect/layout.py mirrors these structs. */
 #pragma once
 #include "packet.h"
-
-#define PINNED(type, key, value, name, size, flags) BPF_TABLE_PINNED(type, key, value, name, size, PIN_DIR "/" #name, flags)
+#include "pinned.h"
 
 struct config {
     __u32 revision;    /* raised after every change; what was judged under another one is judged again */

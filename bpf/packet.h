@@ -1,15 +1,11 @@
 /* What a packet says about itself. Parsing fails closed: whatever is not understood whole is dropped. */
 #pragma once
+#include "address.h"
 #include "reason.h"
 
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
 #define IPPROTO_ICMP 1
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_SCTP 132
-
-#define BE16(x) ((__u16)__builtin_bswap16(x))
-#define BE32(x) ((__u32)__builtin_bswap32(x))
 
 #define TCP_FLAGS 13 /* offset of the flags byte */
 #define TCP_FIN 0x01
@@ -20,10 +16,6 @@
 #define ARP_SENDER 14 /* offset of the sender's IPv4 address */
 #define ND_TARGET 8   /* offset of the address that a neighbour advertisement is about */
 #define NEIGHBOUR_ADVERTISEMENT 136
-
-struct address { /* IPv6, or IPv4 mapped into it */
-    __be32 word[4];
-};
 
 enum { NO_ERROR = 0, FROM_END = 1, FROM_PATH = 2 };
 
@@ -39,35 +31,6 @@ struct packet {
     __u8 reset; /* TCP RST */
     __u8 error; /* an ICMP error: addresses, ports and protocol are those of a packet it could answer */
 };
-
-static __always_inline void map_v4(struct address *address, __be32 v4)
-{
-    address->word[0] = 0;
-    address->word[1] = 0;
-    address->word[2] = BE32(0xffff);
-    address->word[3] = v4;
-}
-
-static __always_inline int is_mapped_v4(const struct address *address)
-{
-    return !address->word[0] && !address->word[1] && address->word[2] == BE32(0xffff);
-}
-
-static __always_inline int is_unspecified(const struct address *address)
-{
-    return !address->word[0] && !address->word[1] && (!address->word[2] || is_mapped_v4(address)) && !address->word[3];
-}
-
-static __always_inline int is_link_local(const struct address *address)
-{
-    return (address->word[0] & BE32(0xffc00000)) == BE32(0xfe800000);
-}
-
-static __always_inline int same_address(const struct address *one, const struct address *other)
-{
-    return one->word[0] == other->word[0] && one->word[1] == other->word[1] && one->word[2] == other->word[2] &&
-           one->word[3] == other->word[3];
-}
 
 /* Of a message without a question. Not 0: type 0 of ICMPv6, which nobody has assigned, would be its own answer. */
 #define NO_IDENTIFIER BE16(0xffff)

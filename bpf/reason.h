@@ -1,9 +1,6 @@
 /* What became of a packet; the numbers index the counters (redirect/reason.py). */
 #pragma once
 
-#undef __always_inline /* the user-space headers say plain `inline`, and bcc loads no functions of their own */
-#define __always_inline inline __attribute__((always_inline))
-
 enum reason {
     ALLOWED = 0,
     REDIRECTED = 1,       /* handed to a proxy: Envoy, or the agent for DNS */
@@ -13,7 +10,7 @@ enum reason {
     DROP_UNPROXIED = 5,   /* an L7 rule covers it and it came round the proxy */
     DROP_SPOOFED = 6,     /* the source is not the endpoint's */
     DROP_UNSYNCED = 7,    /* the endpoint has no policy yet */
-    DROP_ADDRESS = 8,     /* nobody may talk to this address: loopback, or another endpoint's */
+    DROP_ADDRESS = 8,     /* nobody may talk to this address: loopback, another endpoint's, a service's own */
     DROP_FRAGMENT = 9,
     DROP_UNSUPPORTED = 10, /* a protocol that no policy can name, an IPv6 extension header, a VLAN tag */
     DROP_MALFORMED = 11,

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Any
 
 from .endpoint_policy import Direction, ResolvedRule
+from .errors import FlowError
 from .flow import Flow, Peer, find_peer
 from .interception import Interception
 from .request import HttpRequest, Request, TlsRequest
+from .service import Backend, Frontend, Service
 from .verdict import Considered, Judgement, Verdict, judge
+from .workload import IPAddress
 from .world import World
+
+_SEVERITY = (Verdict.ALLOW, Verdict.REDIRECT, Verdict.DENY)
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What happens to a flow and why. A direction is None where nothing judges it: the world's egress, say."""
+    """What happens to a flow and why. A direction is None where nothing judges it: the world's egress, say.
+
+    A flow to a service's address goes to one of its `backends`, each of which is judged: the directions are those of
+    the one with the strictest verdict.
+    """
 
     flow: Flow
     source: Peer
     destination: Peer
     egress: Judgement | None
     ingress: Judgement | None
+    service: Service | None = None
+    backends: tuple[ServedBy, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
         """Both directions must allow; REDIRECT when Envoy has the last word and the flow names no request."""
+        if self.service is not None and not self.backends:
+            return Verdict.DENY
         verdicts = {side.verdict for side in (self.egress, self.ingress) if side is not None}
         for verdict in (Verdict.DENY, Verdict.REDIRECT):
             if verdict in verdicts:
@@ -35,12 +49,27 @@ class Explanation:
     @property
     def reason(self) -> str:
         """One sentence: the direction that decided and its reason."""
+        if self.service is not None:
+            return self._service_reason(self.service)
         for direction, side in ((Direction.EGRESS, self.egress), (Direction.INGRESS, self.ingress)):
             if side is not None and side.verdict is self.verdict and self.verdict is not Verdict.ALLOW:
                 return f"{direction}: {side.reason}"
         sides = ((Direction.INGRESS, self.ingress), (Direction.EGRESS, self.egress))
         said = [f"{direction}: {side.reason}" for direction, side in sides if side is not None]
         return "; ".join(said) or "no endpoint of this node is involved"
+
+    def _service_reason(self, service: Service) -> str:
+        if not self.backends:
+            if any((each.port, each.protocol) == (self.flow.port, self.flow.protocol) for each in service.ports):
+                return f"service {service.key} has no backends for this port: connections are refused"
+            return f"service {service.key} has no port {self.flow.port}/{self.flow.protocol}: connections are refused"
+        denied = sum(each.explanation.verdict is Verdict.DENY for each in self.backends)
+        count = f"{len(self.backends)} backends" if len(self.backends) > 1 else "its one backend"
+        if not denied:
+            return f"service {service.key} leads to {count}, and none is denied"
+        strictest = max(self.backends, key=lambda each: _SEVERITY.index(each.explanation.verdict))
+        of = f"{denied} of {count} are" if len(self.backends) > 1 else f"{count} is"
+        return f"service {service.key}: {of} denied; {strictest.backend}: {strictest.explanation.reason}"
 
     @property
     def deciding(self) -> ResolvedRule | None:
@@ -67,7 +96,13 @@ class Explanation:
         """{"verdict", "reason", "from", "to", "egress": {...}, "ingress": {...}}; each direction has "verdict",
         "reason", "policy", "rule", "redirected" and "considered", a list of every rule in order with "matched" and
         "why"; "headers" where header matches change them, a list of "action", "name" and "value" (null for a secret's);
-        and "tls" where Envoy takes the connection up, the secrets "terminating" and "originating" (or null)."""
+        and "tls" where Envoy takes the connection up, the secrets "terminating" and "originating" (or null).
+
+        To a service's address also "service", its name, and "backends", a list of {"address", "port", "weight"} with
+        all of the above for each."""
+        more: dict[str, Any] = {}
+        if self.service is not None:
+            more = {"service": self.service.key, "backends": [each.to_json() for each in self.backends]}
         return {
             "verdict": self.verdict.value,
             "reason": self.reason,
@@ -75,17 +110,63 @@ class Explanation:
             "to": {"name": self.destination.name, "identity": self.destination.identity},
             "egress": _side_json(self.egress, self.source),
             "ingress": _side_json(self.ingress, self.destination),
+            **more,
         }
 
 
+@dataclass(frozen=True, slots=True)
+class ServedBy:
+    """One backend of a service, and what happens to the flow when it is the one that is chosen."""
+
+    backend: Backend
+    weight: int
+    explanation: Explanation
+
+    def to_json(self) -> dict[str, Any]:
+        """{"address", "port", "weight"} and what the explanation says."""
+        where = {"address": str(self.backend.ip), "port": self.backend.port, "weight": self.weight}
+        return where | self.explanation.to_json()
+
+
 def explain(world: World, flow: Flow) -> Explanation:
-    """Judge the client's egress and the server's ingress. Raises FlowError when the flow names nobody we know."""
+    """Judge the client's egress and the server's ingress; to a service's address, for each backend.
+
+    Raises FlowError when the flow names nobody we know."""
+    vip = _vip(world, flow.destination)
+    if vip is not None:
+        return _explain_service(world, flow, vip)
     source, destination = find_peer(world, flow.source), find_peer(world, flow.destination)
     egress = _judge(world, flow, Direction.EGRESS, source, destination)
     arriving = replace(flow, request=passed_on(flow.request, egress)) if egress is not None else flow
     taken_up = egress is not None and egress.interception is not None
     ingress = _judge(world, arriving, Direction.INGRESS, destination, source, taken_up)
     return Explanation(flow, source, destination, egress, ingress)
+
+
+def _vip(world: World, text: str) -> IPAddress | None:
+    """The address of a service that `text` is."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return address if address in world.frontends.vips else None
+
+
+def _explain_service(world: World, flow: Flow, vip: IPAddress) -> Explanation:
+    if _vip(world, flow.source) is not None:
+        raise FlowError(f"{flow.source} is a service's address: nobody sends from it")
+    answering = world.frontends.answering.get(Frontend(vip, flow.port, flow.protocol))
+    served = [
+        ServedBy(backend, weight, explain(world, replace(flow, destination=str(backend.ip), port=backend.port)))
+        for backend, weight in (answering.backends.items() if answering is not None else ())
+        if weight
+    ]
+    service = answering.service if answering is not None else world.frontends.vips[vip]
+    peer = Peer(f"service {service.key} ({vip})", world.identity_at(vip))
+    if not served:
+        return Explanation(flow, find_peer(world, flow.source), peer, None, None, service)
+    strictest = max(served, key=lambda each: _SEVERITY.index(each.explanation.verdict)).explanation
+    return replace(strictest, flow=flow, destination=peer, service=service, backends=tuple(served))
 
 
 def passed_on(request: Request | None, egress: Judgement) -> Request | None:

@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 from .endpoint_policy import LAST_PORT, Protocol
+from .entry_fields import DEFAULT_NAMESPACE
 from .errors import FlowError
 from .fields import suggest
 from .identity import RESERVED_NAMES
 from .kafka_api import API_KEYS
 from .request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
 from .workload import Endpoint
-from .workload_file import DEFAULT_NAMESPACE
 from .world import World
 
 REQUEST_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -40,7 +40,6 @@ from .model import (
     SecretRef,
     ServiceRef,
 )
-from .selector import Operator, Requirement, Selector
 from .service import Service
 from .tls_secret import TlsSecrets
 
@@ -182,12 +181,8 @@ def services_meant(reference: ServiceRef, services: Iterable[Service]) -> list[S
 def _service_identities(reference: ServiceRef, around: Surroundings) -> frozenset[int]:
     found: set[int] = set()
     for service in services_meant(reference, around.services):
-        found = found.union(*(around.index.block(Block(ip_network(address))) for address in service.ips))
-        if service.selector:
-            wanted = workload_labels(service.namespace, service.selector)
-            found |= around.index.select(
-                Selector(tuple(Requirement(source, key, Operator.IN, (value,)) for source, key, value in wanted))
-            )
+        found = found.union(*(around.index.block(Block(ip_network(address))) for address in service.addresses))
+        found = found.union(*(around.index.select(selector) for selector in service.selectors))
     return frozenset(found)
 
 

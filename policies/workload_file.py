@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from .document import read_documents
 from .endpoint_policy import LAST_PORT
+from .entry_fields import PORT_NAME, read_addresses, read_labels, read_names
 from .errors import UnreadableError
 from .fields import Field, Findings, shorten
-from .labels import RESERVED, split_key, valid_key, valid_value
 from .problem import Problem
 from .service import Service
-from .workload import IPAddress, Workload
+from .service_entry import SERVICE_FIELDS, read_service
+from .workload import Workload
 
-DEFAULT_NAMESPACE = "default"
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
-_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-_PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
 _NETNS = re.compile(r"[^/\x00]{1,255}")
 _INTERFACE = re.compile(r"[^/\s:]{1,15}")  # IFNAMSIZ less the final zero
 _WORKLOAD_FIELDS = ("name", "namespace", "labels", "netns", "pid", "interface", "ips", "ports")
@@ -98,7 +94,7 @@ class _Reader:
     def _workload(self, item: Field) -> None:
         before = self.findings.errors
         fields = item.mapping(_WORKLOAD_FIELDS)
-        names = _names(item, fields) if fields is not None else None
+        names = read_names(item, fields) if fields is not None else None
         if fields is None or names is None:
             self.unreadable = True
             return
@@ -106,9 +102,9 @@ class _Reader:
         workload = Workload(
             name,
             namespace,
-            _labels(fields["labels"]) if "labels" in fields else (),
+            read_labels(fields["labels"]) if "labels" in fields else (),
             *_place(item, fields),
-            ips=_addresses(fields["ips"]) if "ips" in fields else (),
+            ips=read_addresses(fields["ips"]) if "ips" in fields else (),
             ports=_ports(fields["ports"]) if "ports" in fields else {},
             source=self.findings.source,
             line=item.line,
@@ -123,65 +119,19 @@ class _Reader:
 
     def _service(self, item: Field) -> None:
         before = self.findings.errors
-        fields = item.mapping(("name", "namespace", "labels", "selector", "ips"))
-        names = _names(item, fields) if fields is not None else None
+        fields = item.mapping(SERVICE_FIELDS)
+        names = read_names(item, fields) if fields is not None else None
         if fields is None or names is None:
             self.unreadable = True
             return
         name, namespace = names
-        service = Service(
-            name,
-            namespace,
-            _labels(fields["labels"]) if "labels" in fields else (),
-            _labels(fields["selector"]) if "selector" in fields else (),
-            _addresses(fields["ips"]) if "ips" in fields else (),
-            self.findings.source,
-            item.line,
-        )
+        service = read_service(item, fields, name, namespace)
         if service.key in self.services:
             item.error(f"the service {service.key} is listed twice", "remove one of the two")
         elif self.findings.errors > before:
             self.broken_services.add(service.key)
         else:
             self.services[service.key] = service
-
-
-def _names(item: Field, fields: dict[str, Field]) -> tuple[str, str] | None:
-    name = fields["name"].text() if "name" in fields else ""
-    namespace = fields["namespace"].text() if "namespace" in fields else DEFAULT_NAMESPACE
-    if name == "":
-        item.error("the entry has no name", "write name: and a name")
-        return None
-    if name is None or namespace is None:
-        return None
-    if not _NAME.fullmatch(name):
-        fields["name"].error(f"'{shorten(name)}' is not a name", "use lower-case letters, digits, '-' and '.'")
-        return None
-    if not _NAMESPACE.fullmatch(namespace):
-        fields["namespace"].error(
-            f"'{shorten(namespace)}' is not a namespace", "use lower-case letters, digits and '-'"
-        )
-        return None
-    return name, namespace
-
-
-def _labels(field: Field) -> tuple[tuple[str, str], ...]:
-    found: dict[str, str] = {}
-    for key, value in (field.mapping(None) or {}).items():
-        source, name = split_key(key, "")
-        text = value.text()
-        if source == RESERVED:
-            value.error("reserved labels are not given to workloads", "remove it")
-        elif not valid_key(name):
-            value.error(f"'{shorten(key)}' is not a label key", "write name or prefix/name")
-        elif text is not None and not valid_value(text):
-            value.error(
-                f"'{shorten(text)}' is not a label value",
-                "use at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
-            )
-        elif text is not None:
-            found[key] = text
-    return tuple(sorted(found.items()))
 
 
 def _place(item: Field, fields: dict[str, Field]) -> tuple[str | None, int | None, str | None]:
@@ -203,30 +153,11 @@ def _place(item: Field, fields: dict[str, Field]) -> tuple[str | None, int | Non
     return netns, pid, interface
 
 
-def _addresses(field: Field) -> tuple[IPAddress, ...]:
-    found: list[IPAddress] = []
-    for item in field.items():
-        text = item.text()
-        if text is None:
-            continue
-        try:
-            if "%" in text:
-                raise ValueError(text)
-            address = ip_address(text)
-        except ValueError:
-            item.error(f"'{shorten(text)}' is not an IP address", "write the address alone, without prefix or port")
-            continue
-        if address in found:
-            item.error(f"{address} is listed twice", "remove one of the two")
-        found.append(address)
-    return tuple(found)
-
-
 def _ports(field: Field) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, value in (field.mapping(None) or {}).items():
         number = value.integer(1, LAST_PORT)
-        if not _PORT_NAME.fullmatch(name.lower()):
+        if not PORT_NAME.fullmatch(name.lower()):
             value.error(f"'{shorten(name)}' is not a port name", "use at most 15 letters, digits and single '-'")
         elif number is not None:
             found[name.lower()] = number

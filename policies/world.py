@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import pairwise
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import TypeVar
 from .endpoint_policy import DnsRule, EndpointPolicy
 from .errors import PolicyError
 from .fqdn import FqdnSelectors, LearnedIdentities, Place, learned_labels, place_of
+from .frontends import NOBODY, Frontends, frontends_of
 from .identity import (
     CIDR_IDENTITIES,
     RESERVED_LABELS,
@@ -110,7 +112,7 @@ class World:
             ordered,
             numbered,
             MappingProxyType(identities),
-            MappingProxyType(_ipcache(cidrs, learned.owners(fitting), numbered, hosts)),
+            MappingProxyType(_ipcache(cidrs, learned.owners(fitting), services, numbered, hosts)),
             around,
             plans,
             selecting,
@@ -161,6 +163,16 @@ class World:
     def tls(self) -> TlsSecrets:
         """The secrets of TLS contexts."""
         return self._around.tls
+
+    @cached_property
+    def frontends(self) -> Frontends:
+        """The services' own addresses, and who serves behind them."""
+        services = self._around.services
+        owned: dict[IPNetwork, str] = {}
+        if any(service.vips for service in services):
+            owned = {prefix: "this node" for prefix, number in self.ipcache.items() if number == Reserved.HOST}
+            owned |= {network_of(ip): f"workload {endpoint.key}" for endpoint in self.endpoints for ip in endpoint.ips}
+        return frontends_of(services, self.endpoints, owned)
 
     def endpoint(self, key: str) -> Endpoint | None:
         """The endpoint with this namespace/name."""
@@ -243,7 +255,7 @@ def _prefixes(policies: Iterable[Policy], services: tuple[Service, ...]) -> set[
         found |= policy.named.networks
         for reference in policy.named.services:
             for service in services_meant(reference, services):
-                found.update(ip_network(address) for address in service.ips)
+                found.update(ip_network(address) for address in service.addresses)
     return found - _WORLDS.keys()
 
 
@@ -331,13 +343,16 @@ def _plan(policies: Iterable[Policy], around: Surroundings, previous: World | No
 def _ipcache(
     cidrs: Mapping[IPNetwork, int],
     learned: Mapping[IPNetwork, int],
+    services: Iterable[Service],
     endpoints: Iterable[Endpoint],
     hosts: Iterable[IPAddress],
 ) -> dict[IPNetwork, int]:
-    """Endpoints and the host win over a CIDR of the same length; a shorter CIDR loses by being shorter."""
+    """Endpoints and the host win over a CIDR of the same length; a shorter CIDR loses by being shorter. Nobody talks to
+    a service's own address: sockets are given a backend instead."""
     found = {prefix: int(number) for prefix, number in _WORLDS.items()}
     found.update(cidrs)
     found.update(learned)
+    found.update((network_of(vip), NOBODY) for service in services for vip in service.vips)
     for address in hosts:
         found[network_of(address)] = int(Reserved.HOST)
     for endpoint in endpoints:

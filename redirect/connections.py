@@ -7,11 +7,11 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from ..policies.workload import IPAddress
 from . import layout
+from .layout import packed, unpacked
 from .maps import each_entry, open_map
 from .plan import MapChanges
 
@@ -19,7 +19,6 @@ _TCP = 6
 # After so many seconds of silence the kernel judges anew: bpf/conntrack.h.
 _TCP_IDLE_SECONDS = 8000
 _OTHER_IDLE_SECONDS = 60
-_MAPPED = b"\0" * 10 + b"\xff\xff"
 _KEY = struct.Struct(">16s16sHHB3x")  # struct connection_key: both addresses, both ports, the protocol
 _VALUE = struct.Struct("=4xIII2s2xBBBx")  # struct connection: seen, interfaces, service, initiator, proxied, ended
 _ENDED = 3
@@ -111,13 +110,3 @@ class ConnectionMap:
                 interfaces[initiator],
                 interfaces[server],
             )
-
-
-def packed(address: IPv4Address | IPv6Address) -> bytes:
-    """As the kernel's maps have it: IPv4 mapped into IPv6."""
-    return address.packed if address.version == 6 else _MAPPED + address.packed
-
-
-def unpacked(data: bytes) -> IPAddress:
-    """The other way round."""
-    return ip_address(data.removeprefix(_MAPPED))

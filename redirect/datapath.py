@@ -31,6 +31,7 @@ from .program import load_programs
 from .proxy_sockets import end_carried
 from .reason import Reason
 from .revocation import end, revoked
+from .services import ServiceAddresses
 from .tcx import POD_HOOKS, Hook
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/lockgate")
@@ -105,7 +106,7 @@ class Datapath:
             for name in ("maps", "links", "programs"):
                 bpffs.ensure_folder(pin_dir / name)
             _check_layout(pin_dir / "maps")
-            programs = load_programs(pin_dir / "maps", pin_dir / "programs")
+            programs = load_programs(pin_dir / "maps", pin_dir / "programs", Hook)
             datapath = cls(pin_dir, lock, programs, reset_port)
             datapath._take_over_links()
             routing.install()
@@ -212,6 +213,10 @@ class Datapath:
         parts = (changes.policy, changes.endpoints, changes.ipcache)
         return Applied(sum(len(part.put) for part in parts), sum(len(part.gone) for part in parts), revision)
 
+    def services(self) -> ServiceAddresses:
+        """Those of this pin folder, to be closed before the data path."""
+        return ServiceAddresses(self._pin_dir)
+
     def busy(self, addresses: Set[IPAddress]) -> frozenset[IPAddress]:
         """Those of the addresses that an endpoint has a live connection with."""
         return self._connections.busy(addresses)
@@ -267,6 +272,7 @@ class Datapath:
             lock = bpffs.lock(pin_dir)
             try:
                 bpffs.remove_folder(pin_dir / "links")
+                ServiceAddresses.remove_pinned(pin_dir)
                 bpffs.remove_folder(pin_dir)
             finally:
                 os.close(lock)

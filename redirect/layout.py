@@ -1,4 +1,4 @@
-"""Keys and values of the maps as bytes: the mirror of the structs in bpf/maps.h."""
+"""Keys and values of the maps as bytes: the mirror of the structs in bpf/maps.h and bpf/service_maps.h."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Generic, NamedTuple, TypeVar
 
 from ..policies.identity import IPNetwork
+from ..policies.service import Backend, Frontend
+from ..policies.workload import IPAddress
+from .alias import Slot
 from .plan import Effect, EndpointPolicies, Owner, PolicyKey, Verdict
-from .port_prefix import PortPrefix
+from .port_prefix import PROTOCOL_NUMBERS, PortPrefix
 from .reason import Reason
 
 K = TypeVar("K")
@@ -24,6 +27,10 @@ _PREFIX = struct.Struct("=I16s")
 _TWO_WORDS = struct.Struct("=II")
 _WORD = struct.Struct("=I")
 _CONFIG = struct.Struct("=I2s2x")
+_FRONTEND = struct.Struct(">16sHBx")
+_BACKEND = struct.Struct(">16sH2x")
+_LONG = struct.Struct("=Q")
+_PROTOCOLS = {number: protocol for protocol, number in PROTOCOL_NUMBERS.items()}
 
 
 class Config(NamedTuple):
@@ -31,6 +38,27 @@ class Config(NamedTuple):
 
     revision: int
     reset_port: int
+
+
+class Table(NamedTuple):
+    """Where the kernel looks for a backend: the number of a table of slots, and how many it has (0: nobody serves)."""
+
+    number: int
+    slots: int
+
+
+class SlotKey(NamedTuple):
+    """One slot of a table."""
+
+    table: int
+    slot: int
+
+
+class Serving(NamedTuple):
+    """One backend of a service's address and port."""
+
+    frontend: Frontend
+    backend: Backend
 
 
 @dataclass(frozen=True)
@@ -86,6 +114,55 @@ def _decode_config(data: bytes) -> Config:
     return Config(revision, int.from_bytes(port, "big"))
 
 
+def packed(address: IPAddress) -> bytes:
+    """As the maps have it: IPv4 mapped into IPv6."""
+    return address.packed if address.version == 6 else (int(_MAPPED.network_address) | int(address)).to_bytes(16, "big")
+
+
+def unpacked(data: bytes) -> IPAddress:
+    """The other way round."""
+    address = IPv6Address(data)
+    return address.ipv4_mapped or address
+
+
+def _encode_frontend(frontend: Frontend | IPAddress) -> bytes:
+    if isinstance(frontend, Frontend):
+        return _FRONTEND.pack(packed(frontend.ip), frontend.port, PROTOCOL_NUMBERS[frontend.protocol])
+    return _FRONTEND.pack(packed(frontend), 0, 0)
+
+
+def _decode_frontend(data: bytes) -> Frontend | IPAddress:
+    address, port, protocol = _FRONTEND.unpack(data)
+    return Frontend(unpacked(address), port, _PROTOCOLS[protocol]) if protocol else unpacked(address)
+
+
+def _encode_backend(backend: Backend) -> bytes:
+    return _BACKEND.pack(packed(backend.ip), backend.port)
+
+
+def _decode_backend(data: bytes) -> Backend:
+    address, port = _BACKEND.unpack(data)
+    return Backend(unpacked(address), port)
+
+
+def _decode_serving(data: bytes) -> Serving:
+    address, port, protocol = _FRONTEND.unpack(data[: _FRONTEND.size])
+    return Serving(Frontend(unpacked(address), port, _PROTOCOLS[protocol]), _decode_backend(data[_FRONTEND.size :]))
+
+
+def _encode_slot(slot: Slot[Backend]) -> bytes:
+    return _WORD.pack(slot.share) + _encode_backend(slot.own) + _encode_backend(slot.other)
+
+
+def _decode_slot(data: bytes) -> Slot[Backend]:
+    end = _WORD.size + _BACKEND.size
+    return Slot(_word(data[: _WORD.size]), _decode_backend(data[_WORD.size : end]), _decode_backend(data[end:]))
+
+
+def _word(data: bytes) -> int:
+    return int(_WORD.unpack(data)[0])
+
+
 POLICY = Codec[PolicyKey, Effect](
     "policy",
     _POLICY_KEY.size,
@@ -109,7 +186,7 @@ ENDPOINTS = Codec[int, EndpointPolicies](
     _WORD.size,
     _TWO_WORDS.size,
     _WORD.pack,
-    lambda data: int(_WORD.unpack(data)[0]),
+    _word,
     lambda policies: _TWO_WORDS.pack(policies.ingress, policies.egress),
     lambda data: EndpointPolicies(*_TWO_WORDS.unpack(data)),
 )
@@ -118,11 +195,48 @@ CONFIG = Codec[int, Config](  # the one key is 0
     _WORD.size,
     _CONFIG.size,
     _WORD.pack,
-    lambda data: int(_WORD.unpack(data)[0]),
+    _word,
     lambda config: _CONFIG.pack(config.revision, config.reset_port.to_bytes(2, "big")),
     _decode_config,
 )
 GENERATION_NAME = "ipcache_generation"
+SERVICE_CLIENTS = Codec[int, int](  # cookies of network namespaces
+    "service_clients",
+    _LONG.size,
+    _WORD.size,
+    _LONG.pack,
+    lambda data: int(_LONG.unpack(data)[0]),
+    _WORD.pack,
+    _word,
+)
+SERVICE_FRONTENDS = Codec[Frontend | IPAddress, Table](  # an address alone: no other port of it is served
+    "service_frontends",
+    _FRONTEND.size,
+    _TWO_WORDS.size,
+    _encode_frontend,
+    _decode_frontend,
+    lambda table: _TWO_WORDS.pack(*table),
+    lambda data: Table(*_TWO_WORDS.unpack(data)),
+)
+SERVICE_SLOTS = Codec[SlotKey, Slot[Backend]](
+    "service_slots",
+    _TWO_WORDS.size,
+    _WORD.size + 2 * _BACKEND.size,
+    lambda key: _TWO_WORDS.pack(*key),
+    lambda data: SlotKey(*_TWO_WORDS.unpack(data)),
+    _encode_slot,
+    _decode_slot,
+)
+SERVICE_BACKENDS = Codec[Serving, int](  # weights
+    "service_backends",
+    _FRONTEND.size + _BACKEND.size,
+    _WORD.size,
+    lambda serving: _encode_frontend(serving.frontend) + _encode_backend(serving.backend),
+    _decode_serving,
+    _WORD.pack,
+    _word,
+)
+SERVICE_FLOWS_NAME = "service_flows"
 COUNTERS_NAME = "counters"
 COUNTERS = 2 * len(Reason)
 CONNECTIONS_NAME = "connections"
@@ -130,11 +244,16 @@ DROPS_NAME, DROPS_KEPT = "drops", 128  # records for each CPU
 DROP_CURSOR_NAME = "drop_cursor"
 DROP = struct.Struct("=Q16s16s4sIBBB5x")  # at, src, dst, ports, ifindex, protocol, reason, hook
 
-SIZES = {  # (key, value) in bytes, of every map of bpf/maps.h
+SIZES = {  # (key, value) in bytes, of every map
     **{codec.name: (codec.key_size, codec.value_size) for codec in (POLICY, IPCACHE, ENDPOINTS, CONFIG)},
     GENERATION_NAME: (4, 8),
     COUNTERS_NAME: (4, 8),
     CONNECTIONS_NAME: (40, 24),
     DROPS_NAME: (4, DROP.size),
     DROP_CURSOR_NAME: (4, 4),
+    **{
+        codec.name: (codec.key_size, codec.value_size)
+        for codec in (SERVICE_CLIENTS, SERVICE_FRONTENDS, SERVICE_SLOTS, SERVICE_BACKENDS)
+    },
+    SERVICE_FLOWS_NAME: (32, _BACKEND.size),
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ..policies.service import Frontend
 from . import layout
 from .errors import NotLoadedError
 from .maps import PinnedMap
@@ -53,8 +54,26 @@ def _ipcache(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _services(folder: Path) -> list[dict[str, Any]]:
+    """Every address and port with who serves there; nobody: connections are refused."""
+    with (
+        closing(PinnedMap(folder, layout.SERVICE_FRONTENDS)) as frontends,
+        closing(PinnedMap(folder, layout.SERVICE_BACKENDS)) as serving,
+    ):
+        known = [each for each in frontends.read() if isinstance(each, Frontend)]
+        backends = serving.read()
+    found = []
+    for frontend in sorted(known, key=lambda each: (each.ip.version, each.ip, each.port, each.protocol)):
+        served = [(key.backend, weight) for key, weight in backends.items() if key.frontend == frontend]
+        served.sort(key=lambda each: (each[0].ip.version, each[0].ip, each[0].port))
+        found += [
+            {"address": str(frontend), "backend": str(backend), "weight": weight} for backend, weight in served
+        ] or [{"address": str(frontend), "backend": "nobody", "weight": 0}]
+    return found
+
+
 MAPS: Mapping[str, Callable[[Path], list[dict[str, Any]]]] = MappingProxyType(
-    {"endpoints": _endpoints, "policy": _policies, "ipcache": _ipcache}
+    {"endpoints": _endpoints, "policy": _policies, "ipcache": _ipcache, "services": _services}
 )
 
 
@@ -66,8 +85,10 @@ def read_map(pin_dir: Path, name: str) -> list[dict[str, Any]]:
         PinConflictError: it is another version's.
     """
     folder = pin_dir / "maps"
-    if not (folder / name).exists():
-        raise NotLoadedError(f"{folder / name} does not exist: no agent has loaded a data path for this --run-dir")
+    if not (folder / layout.POLICY.name).exists():
+        raise NotLoadedError(f"{folder} holds no maps: no agent has loaded a data path for this --run-dir")
+    if name == "services" and not (folder / layout.SERVICE_FRONTENDS.name).exists():
+        return []  # no service has had an address yet
     return MAPS[name](folder)
 
 

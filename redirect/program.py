@@ -7,51 +7,56 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 from . import bpffs, syscall
-from .compiler import Exit
+from .cgroup import SocketHook
+from .compiler import SOURCES, Exit
 from .errors import BpfUnsupportedError, ProgramRejectedError, RedirectError
 from .source import read_source
 from .tcx import Hook
+
+H = TypeVar("H", Hook, SocketHook)
 
 _OLDEST = (6, 6)
 _SECONDS = 60
 _ERROR_LINE = re.compile(r"^(bpf/\S+:\d+:\d+: )?(fatal )?error: .*", re.MULTILINE)
 
 
-def load_programs(map_folder: Path, program_folder: Path) -> Mapping[Hook, int]:
-    """A descriptor for each program, from its pin or fresh from the compiler. Both folders lie in a BPF file system.
+def load_programs(map_folder: Path, program_folder: Path, hooks: type[H]) -> Mapping[H, int]:
+    """A descriptor for each of the hooks' programs, from its pin or fresh from the compiler. Both folders lie in a BPF
+    file system; nothing else may be in `program_folder`.
 
     Maps pinned in `map_folder` are used, missing ones are made there. Compiling takes about a second; the pins are
     named by what they were made from, so that an agent that starts again need not.
     """
-    pins = {hook: program_folder / f"{hook.program}-{_digest()}" for hook in Hook}
+    digest = _digest(SOURCES[hooks])
+    pins = {hook: program_folder / f"{hook.program}-{digest}" for hook in hooks}
     if not all(path.exists() for path in pins.values()):
         bpffs.empty_folder(program_folder)
-        _compile(map_folder, pins)
+        _compile(SOURCES[hooks], map_folder, list(pins.values()))
     return {hook: syscall.get(path) for hook, path in pins.items()}
 
 
-def _digest() -> str:
-    made_from = [read_source(), platform.release(), platform.machine()]
+def _digest(source: str) -> str:
+    made_from = [read_source(source), platform.release(), platform.machine()]
     return sha256("\0".join(made_from).encode()).hexdigest()[:16]
 
 
-def _compile(map_folder: Path, pins: Mapping[Hook, Path]) -> None:
+def _compile(source: str, map_folder: Path, pins: Sequence[Path]) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-P", "-m", "lockgate.redirect.compiler", str(map_folder)]
+    command = [sys.executable, "-P", "-m", "lockgate.redirect.compiler", source, str(map_folder)]
     try:
         done = subprocess.run(
-            [*command, *(str(pins[hook]) for hook in Hook)],
+            [*command, *map(str, pins)],
             env=environment,
             capture_output=True,
             text=True,
             errors="replace",
             timeout=_SECONDS,
-            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ProgramRejectedError(

@@ -42,7 +42,7 @@ _TEXTS = {
     Reason.UNPROXIED: "an L7 rule covers it and it came round the proxy",
     Reason.SPOOFED: "its source address is not the endpoint's",
     Reason.UNSYNCED: "the endpoint has no policy yet",
-    Reason.ADDRESS: "its address is loopback, unknown, or another endpoint's",
+    Reason.ADDRESS: "its address is loopback, unknown, another endpoint's, or a service's own",
     Reason.FRAGMENT: "an IP fragment",
     Reason.UNSUPPORTED: "a protocol no policy can name, an IPv6 extension header, or a VLAN tag",
     Reason.MALFORMED: "a header that cannot be read whole",

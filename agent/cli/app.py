@@ -15,6 +15,7 @@ from . import (
     envoy_group,
     flows_command,
     policy_group,
+    service_group,
     status_command,
     xds_group,
 )
@@ -30,6 +31,7 @@ app.add_typer(agent_group.app, name="agent")
 app.add_typer(policy_group.app, name="policy")
 app.add_typer(endpoint_group.endpoints, name="endpoint")
 app.add_typer(endpoint_group.identities, name="identity")
+app.add_typer(service_group.app, name="service")
 app.add_typer(envoy_group.app, name="envoy")
 app.add_typer(xds_group.app, name="xds")
 app.add_typer(datapath_group.app, name="datapath")

@@ -49,6 +49,7 @@ class MapName(StrEnum):
     ENDPOINTS = "endpoints"
     POLICY = "policy"
     IPCACHE = "ipcache"
+    SERVICES = "services"
 
 
 @app.command()
@@ -60,7 +61,8 @@ def maps(
     """The entries of a kernel map, read from its pin: what is enforced, whether an agent runs or not.
 
     endpoints: the numbers of the policies in force at each interface. policy: verdicts by policy number, peer identity
-    and port, of which the longest port prefix counts. ipcache: the identity behind each prefix.
+    and port, of which the longest port prefix counts. ipcache: the identity behind each prefix. services: who is given
+    to those that ask for a service's address, with weights.
     """
     from ...redirect.map_dump import read_map
     from ..settings import Settings

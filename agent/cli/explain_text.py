@@ -8,11 +8,16 @@ _CONSIDERED_LIMIT = 20  # rules shown for each direction; all of them are in -o 
 
 
 def explanation_text(explanation: dict[str, Any]) -> str:
-    """The verdict, then each direction with the rules that were considered, in order."""
+    """The verdict, then each direction with the rules that were considered, in order; for each backend of a service."""
     lines = [
         f"{explanation['verdict'].upper()}  {explanation['from']['name']} -> {explanation['to']['name']}",
         f"  {explanation['reason']}",
     ]
+    if "backends" in explanation:
+        for backend in explanation["backends"]:
+            lines += [f"backend {backend['address']} port {backend['port']}, weight {backend['weight']}"]
+            lines += [f"  {line}" for line in explanation_text(backend).splitlines()]
+        return "\n".join(lines)
     for direction in ("egress", "ingress"):
         side = explanation[direction]
         through = " (through Envoy)" if side["redirected"] else ""

@@ -42,6 +42,10 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
             f"{datapath['policy_entries']} policy entries, {datapath['dropped']} packets dropped",
         ),
     ]
+    services = answer["services"]
+    if services["addresses"]:
+        serving = f"{services['serving']} of {services['backends']} backends serve"
+        rows.append(("services", f"{services['addresses']} addresses with ports, {serving}"))
     return rows + [("problem", problem) for problem in answer["problems"]]
 
 

@@ -47,6 +47,9 @@ class Answers:
     async def dns(self) -> Any:
         return {"asked": "dns"}
 
+    async def services(self) -> Any:
+        return ["services"]
+
 
 class Numbers:
     """Metrics, while no Envoy answers."""

@@ -18,6 +18,7 @@ ASKS_AGENT = (
     ("policy", "get", "x"),
     ("endpoint", "list"),
     ("identity", "list"),
+    ("service", "list"),
     ("xds", "status"),
     ("xds", "resources"),
     ("datapath", "status"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from lockgate.policies.service import Service
+from lockgate.policies.endpoint_policy import Protocol
+from lockgate.policies.service import BackendGroup, HealthCheck, HealthKind, Service, ServicePort
 from lockgate.policies.workload import Workload
 from lockgate.policies.workload_file import ParsedWorkloads, parse_workloads
 
@@ -48,6 +49,32 @@ services:
     )
 
 
+def test_a_service_with_an_address() -> None:
+    parsed = parse("""\
+services:
+- name: shop
+  selector: {app: shop}
+  vips: [10.96.0.1, "fd00:96::1"]
+  ports: [{name: web, port: 80, targetPort: HTTP}, {port: 53, protocol: UDP}]
+  backends:
+  - {selector: {version: v2}, weight: 3}
+  - {ip: 192.0.2.7, port: 7000, weight: 0}
+  health: {http: /healthz, port: 8081, interval: 0.5, timeout: 0.2, rise: 1, fall: 5}
+- {name: plain, vips: [10.96.0.2], ports: [{port: 80}], ips: [192.0.2.1], health: {tcp: true, interval: 0.5}}
+""")
+    assert parsed.problems == ()
+    shop, plain = parsed.services
+    assert shop.vips == (ip_address("10.96.0.1"), ip_address("fd00:96::1"))
+    assert shop.ports == (ServicePort(80, "http", Protocol.TCP, "web"), ServicePort(53, 53, Protocol.UDP))
+    assert shop.backends == (
+        BackendGroup((("version", "v2"),), weight=3),
+        BackendGroup(ip=ip_address("192.0.2.7"), port=7000, weight=0),
+    )
+    assert shop.health == HealthCheck(HealthKind.HTTP, "/healthz", 8081, 0.5, 0.2, 1, 5)
+    assert plain.health == HealthCheck(HealthKind.TCP, interval=0.5, timeout=0.5)
+    assert plain.groups == (BackendGroup(ip=ip_address("192.0.2.1")),)
+
+
 def test_documents_add_up_and_nothing_is_nothing() -> None:
     parsed = parse("workloads: [{name: a}]\n---\nworkloads: [{name: b}]\n---\nservices: []\n")
     assert [workload.key for workload in parsed.workloads] == ["default/a", "default/b"]
@@ -55,7 +82,13 @@ def test_documents_add_up_and_nothing_is_nothing() -> None:
     assert parse("workloads:\n") == ParsedWorkloads((), ())
 
 
-PLACE = "workloads[0]"
+PLACE, SERVED = "workloads[0]", "services[0]"
+
+
+def with_vip(more: str) -> str:
+    return f"services: [{{name: a, vips: [10.96.0.1], {more}}}]"
+
+
 REFUSALS = [
     ("wrkloads: []", "wrkloads", "unknown field 'wrkloads'; did you mean 'workloads'?"),
     ("workloads: {}", "workloads", "a list expected, not a mapping"),
@@ -139,6 +172,88 @@ REFUSALS = [
         "services: [{name: a}, {name: a}]",
         "services[1]",
         "the service default/a is listed twice; remove one of the two",
+    ),
+    (
+        "services: [{name: a, ports: [{port: 80}]}]",
+        f"{SERVED}.ports",
+        "the service has ports and no vips; give it vips, addresses of its own",
+    ),
+    (
+        "services: [{name: a, vips: [10.96.0.1]}]",
+        SERVED,
+        "the service has vips and no ports; write ports: [{port: 80}]",
+    ),
+    (
+        "services: [{name: a, vips: [127.0.0.1], ports: [{port: 80}]}]",
+        f"{SERVED}.vips",
+        "127.0.0.1 cannot be a service's address; choose one that is routed and that nobody has",
+    ),
+    (with_vip("ports: [{name: x}]"), f"{SERVED}.ports[0]", "the entry has no port; write port: and a number"),
+    (with_vip("ports: [{port: 0}]"), f"{SERVED}.ports[0].port", "0 is out of range; write a number from 1 to 65535"),
+    (
+        with_vip("ports: [{port: 80, protocol: SCTP}]"),
+        f"{SERVED}.ports[0].protocol",
+        "a service's address has no protocol 'SCTP'; use TCP or UDP",
+    ),
+    (
+        with_vip("ports: [{port: 80}, {port: 80}]"),
+        f"{SERVED}.ports[1]",
+        "80/TCP is listed twice; remove one of the two",
+    ),
+    (
+        with_vip("ports: [{port: 80, targetPort: 'a b'}]"),
+        f"{SERVED}.ports[0].targetPort",
+        "'a b' is not a port name; write a number, or one of the workloads' port names",
+    ),
+    (
+        with_vip("ports: [{port: 80, targetPort: web}], ips: [192.0.2.1]"),
+        f"{SERVED}.ips",
+        "an address has no named ports; write it in backends, with its port: [{ip: 192.0.2.1, port: 8080}]",
+    ),
+    (
+        with_vip("ports: [{port: 80, targetPort: web}], backends: [{ip: 192.0.2.1}]"),
+        f"{SERVED}.backends[0]",
+        "an address has no named ports; write port: and a number",
+    ),
+    (
+        with_vip("ports: [{port: 80}], backends: [{weight: 1}]"),
+        f"{SERVED}.backends[0]",
+        "a backend needs exactly one of selector and ip; write one of them",
+    ),
+    (
+        with_vip("ports: [{port: 80}], backends: [{selector: {a: b}, port: 1}]"),
+        f"{SERVED}.backends[0].port",
+        "workloads serve at the service port's targetPort; remove it",
+    ),
+    (
+        with_vip("ports: [{port: 80}], backends: [{selector: {}}]"),
+        f"{SERVED}.backends[0].selector",
+        "an empty selector selects nobody; write labels",
+    ),
+    (
+        with_vip("ports: [{port: 80}], backends: [{ip: 192.0.2.1, weight: -1}]"),
+        f"{SERVED}.backends[0].weight",
+        "-1 is out of range; write a number from 0 to 10000",
+    ),
+    (
+        with_vip("ports: [{port: 80}], health: {}"),
+        f"{SERVED}.health",
+        "a health check is one of http and tcp; write http: /healthz, or tcp: true",
+    ),
+    (
+        with_vip("ports: [{port: 80}], health: {http: x}"),
+        f"{SERVED}.health.http",
+        "'x' is not a path; write one that begins with /",
+    ),
+    (
+        with_vip("ports: [{port: 80}], health: {tcp: true, interval: 0}"),
+        f"{SERVED}.health.interval",
+        "seconds expected; write a number from 0.1 to 3600",
+    ),
+    (
+        with_vip("ports: [{port: 80, protocol: UDP}], health: {tcp: true}"),
+        f"{SERVED}.health",
+        "nothing can be asked over UDP; write port: and a TCP port of the backends",
     ),
 ]
 

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lockgate.policies.endpoint_policy import Protocol
 from lockgate.policies.identity import IPNetwork
+from lockgate.policies.service import Backend, Frontend
 from lockgate.redirect import layout
+from lockgate.redirect.alias import Slot
 from lockgate.redirect.plan import Effect, EndpointPolicies, Owner, PolicyKey, Verdict
 from lockgate.redirect.port_prefix import PortPrefix
 from lockgate.redirect.reason import Reason
@@ -57,6 +60,26 @@ def test_a_policy_key_counts_the_bits_before_the_ports() -> None:
 def test_ipv4_is_mapped_into_ipv6() -> None:
     encoded = layout.IPCACHE.encode_key(ip_network("10.0.0.0/8"))
     assert encoded == (104).to_bytes(4, "little") + bytes(10) + b"\xff\xff\x0a\x00\x00\x00"
+
+
+addresses = st.one_of(st.builds(IPv4Address, words), st.builds(lambda n: IPv6Address((0xFD << 120) + n), words))
+ports = st.integers(1, 65535)
+frontends = st.builds(Frontend, addresses, ports, st.sampled_from([Protocol.TCP, Protocol.UDP]))
+backends = st.builds(Backend, addresses, ports)
+
+
+@given(frontends, backends, backends, words, words)
+def test_services_survive(frontend: Frontend, own: Backend, other: Backend, number: int, share: int) -> None:
+    codec, serving, slots = layout.SERVICE_FRONTENDS, layout.SERVICE_BACKENDS, layout.SERVICE_SLOTS
+    for key in (frontend, frontend.ip):
+        assert codec.decode_key(codec.encode_key(key)) == key
+    assert codec.decode_value(codec.encode_value(layout.Table(number, share))) == (number, share)
+    entry = layout.Serving(frontend, own)
+    assert serving.decode_key(serving.encode_key(entry)) == entry
+    assert slots.decode_value(slots.encode_value(Slot(share, own, other))) == (share, own, other)
+    sizes = [layout.SIZES[each.name] for each in (codec, serving, slots)]
+    assert [size for size, _ in sizes] == [len(codec.encode_key(frontend)), len(serving.encode_key(entry)), 8]
+    assert sizes[2][1] == len(slots.encode_value(Slot(share, own, other)))
 
 
 def test_reasons_are_those_of_the_programs() -> None:

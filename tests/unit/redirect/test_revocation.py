@@ -18,7 +18,8 @@ from lockgate.policies.endpoint_policy import (
     RuleOrigin,
 )
 from lockgate.policies.workload import Endpoint, Workload
-from lockgate.redirect.connections import Concern, LiveConnection, packed
+from lockgate.redirect.connections import Concern, LiveConnection
+from lockgate.redirect.layout import packed
 from lockgate.redirect.plan import DatapathPlan, diff, plan
 from lockgate.redirect.revocation import end, revoked, segment
 

@@ -1,0 +1,100 @@
+"""Programs at sockets: links to the root of the cgroups (v2), alive as long as their pins."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from enum import Enum
+from pathlib import Path
+
+from . import syscall
+from .errors import BpfUnsupportedError
+from .syscall import Command
+
+PROGRAM_TYPE = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+class SocketHook(Enum):
+    """A program of bpf/services.c and what of a socket it is about (`enum bpf_attach_type`)."""
+
+    CONNECT4 = ("service_connect4", 10)
+    CONNECT6 = ("service_connect6", 11)
+    SENDMSG4 = ("service_sendmsg4", 14)
+    SENDMSG6 = ("service_sendmsg6", 15)
+    RECVMSG4 = ("service_recvmsg4", 19)
+    RECVMSG6 = ("service_recvmsg6", 20)
+    GETPEERNAME4 = ("service_getpeername4", 29)
+    GETPEERNAME6 = ("service_getpeername6", 30)
+
+    @property
+    def program(self) -> str:
+        """The function's name in the C source."""
+        return self.value[0]
+
+    @property
+    def attach_type(self) -> int:
+        """The kernel's number."""
+        return self.value[1]
+
+
+def root(mounts: Path = _MOUNTS) -> Path:
+    """Where the root of the cgroups (v2) is mounted. Raises BpfUnsupportedError when it is nowhere."""
+    found: Path | None = None
+    for line in mounts.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if after.split()[:1] == ["cgroup2"]:
+            path = Path(fields[4].encode().decode("unicode_escape"))
+            if fields[3] == "/":
+                return path
+            found = found or path
+    if found is None:
+        raise BpfUnsupportedError(
+            "no cgroup2 file system is mounted, which service addresses need; "
+            "mount one with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"
+        )
+    return found
+
+
+def create_pinned(hook: SocketHook, group: Path, program_fd: int, path: Path) -> None:
+    """Attach the program to the cgroup and pin the link at `path`; it stays when this process ends."""
+    target = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = syscall.bpf(Command.LINK_CREATE, struct.pack("=IIIIIIQ", program_fd, target, hook.attach_type, 0, 0, 0, 0))
+    except OSError as error:
+        raise BpfUnsupportedError(
+            f"cannot attach {hook.program} to the cgroup {group} ({error.strerror}); it needs root and Linux 6.6"
+        ) from error
+    finally:
+        os.close(target)
+    try:
+        syscall.pin(fd, path)
+    finally:
+        os.close(fd)
+
+
+def swap(path: Path, program_fd: int) -> None:
+    """Put another program behind the pinned link, atomically."""
+    fd = syscall.get(path)
+    try:
+        syscall.bpf(Command.LINK_UPDATE, struct.pack("=IIII", fd, program_fd, 0, 0))
+    finally:
+        os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Take the program off, and the pin with it. A link that is not there is fine."""
+    try:
+        fd = syscall.get(path)
+    except FileNotFoundError:
+        return
+    try:
+        syscall.bpf(Command.LINK_DETACH, struct.pack("=I", fd))
+    except OSError as error:
+        if error.errno != errno.ENOLINK:  # the cgroup is gone
+            raise
+    finally:
+        os.close(fd)
+    path.unlink(missing_ok=True)
