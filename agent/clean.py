@@ -14,11 +14,11 @@ from ..redirect.datapath import Datapath
 from .errors import HostError
 from .host import make_run_dir
 from .lock import AgentLock
-from .settings import Settings
+from .settings import FORMER_XDS_SOCKET, XDS_SOCKET, Settings
 
 # Each also with what rotation and atomic writing append to its name.
 _FILES = (
-    *("agent.lock", "agent.sock", "xds.sock", "admin.sock", ACCESS_LOG),
+    *("agent.lock", "agent.sock", XDS_SOCKET, FORMER_XDS_SOCKET, "admin.sock", ACCESS_LOG),
     *(run_files.BOOTSTRAP, run_files.LOCK, run_files.LAUNCH, run_files.STATE, run_files.LOG, hot_restart.BASE_ID),
 )
 

@@ -96,7 +96,7 @@ _ENVOY_STATS = (
     r"|^http\.lockgate_http\.(downstream_(cx|rq)_(total|active)|downstream_rq_[2345]xx|downstream_cx_protocol_error"
     r"|rbac\..*(allowed|denied))$"
     r"|^lockgate_tls.*(allowed|denied)$"
-    r"|^listener\.lockgate_[a-z]+_ipv[46]\.downstream_cx_(total|active|overflow|overload_reject)$"
+    r"|^listener\.lockgate_[a-z]+\.downstream_cx_(total|active|overflow|overload_reject)$"
     r"|^cluster\.lockgate\.original_destination\.upstream_(cx_(total|active|connect_fail)|rq_(total|active|timeout))$"
     r"|^extension_config_discovery\..*\.(config_reload|update_rejected)$"
 )

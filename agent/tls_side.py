@@ -1,4 +1,4 @@
-"""What Envoy is told about TLS: listeners, their policies, and the certificates and clusters of what is taken up."""
+"""What Envoy is told about TLS: the listener, its policies, and the certificates and clusters of what is taken up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeAlias
 from ..envoy.http_listener import ORIGINAL_DESTINATION
 from ..envoy.identity_filter import Ipcache
 from ..envoy.originating_cluster import Originating, originating_cluster
-from ..envoy.tls_listener import TakenUp, TlsListener, taken_up_chain, tls_listeners
+from ..envoy.tls_listener import NAME, TakenUp, TlsListener, taken_up_chain, tls_listener
 from ..policies.endpoint_policy import Direction, RuleOrigin, TlsContext
 from ..policies.tls_secret import TlsMaterial, TlsSecrets
 from ..policies.tls_secret import TlsSide as Side
@@ -63,7 +63,7 @@ _Contexts: TypeAlias = Mapping[tuple[Side, TlsContext], _Context]
 class TlsSide:
     """`resources` is a pure function of its arguments; the object only remembers what is costly to make again.
 
-    The listeners are there also while no rule is about TLS: the connections of a listener that goes away end with it.
+    The listener is there also while no rule is about TLS: the connections of a listener that goes away end with it.
     """
 
     def __init__(self, settings: TlsListener, access_log: Path, ipcache: Ipcache) -> None:
@@ -71,7 +71,7 @@ class TlsSide:
         self._settings = settings
         self._access_log = access_log
         self._compiler = TlsCompiler()
-        self._listeners = tls_listeners(settings, access_log, ipcache)
+        self._listener = tls_listener(settings, access_log, ipcache)
         self._chains = FragmentCache[TakenUp, bytes]()
         self._clusters = FragmentCache[Originating, bytes]()
         self._last: _Contexts = {}
@@ -99,7 +99,7 @@ class TlsSide:
                 )
                 for each in clusters
             ),
-            *(listener(name, body, parts, policy.matcher) for name, body in self._listeners.items()),
+            listener(NAME, self._listener, parts, policy.matcher),
             *policy.filters,
         ]
         return TlsResources(tuple(resources), policy.refused)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from .access_log import FILE_NAME as ACCESS_LOG
 from .errors import BootstrapError
-from .http_listener import HttpListener, http_listeners, original_destination_cluster
+from .http_listener import HttpListener, http_listener, original_destination_cluster
 from .identity_filter import Ipcache
 from .messages import boot, cluster, connection_monitor, core, endpoint, heap_monitor, overload, protobuf, upstream_http
 from .policy_slot import XDS_CLUSTER, from_ads
 
 ADMIN_SOCKET = "admin.sock"
-XDS_SOCKET = "xds.sock"
+XDS_SOCKET = "ads.sock"
 
 _LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL
 _UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -63,7 +63,7 @@ def bootstrap(settings: BootstrapSettings) -> bytes:
         node=core.Node(id=settings.node_id, cluster=settings.node_cluster),
         admin=boot.Admin(address=core.Address(pipe=core.Pipe(path=str(settings.admin_socket), mode=0o600))),
         static_resources=boot.BootstrapStaticResources(
-            listeners=[*http_listeners(settings.http, settings.access_log, settings.ipcache)],
+            listeners=[http_listener(settings.http, settings.access_log, settings.ipcache)],
             clusters=[_xds_cluster(settings.xds_socket), original_destination_cluster(settings.http)],
         ),
         dynamic_resources=boot.BootstrapDynamicResources(

@@ -1,9 +1,9 @@
 """The transparent HTTP listener of the node: what every L7-policed HTTP connection passes.
 
-One listener per address family on loopback. The kernel hands it connections with their own source and destination
-(`original_dst`), it enforces the two policy slots, and its upstream sockets carry the client's address and a mark
-(`original_src`) by which the datapath knows them. Between policy and router nothing touches a request: a client and a
-server that Lockgate allows to talk must not notice it.
+One listener on loopback for both address families. The kernel hands it connections with their own source and
+destination (`original_dst`), it enforces the two policy slots, and its upstream sockets carry the client's address and
+a mark (`original_src`) by which the datapath knows them. Between policy and router nothing touches a request: a client
+and a server that Lockgate allows to talk must not notice it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from .messages import (
     cluster,
     composite,
     core,
-    direct_response,
     dynamic_filter,
     dynamic_modules,
     early_mutation,
@@ -43,6 +42,7 @@ from .messages import (
     xds_matcher,
 )
 from .module_file import NAME
+from .own_address import listen, refuse_own_address
 from .policy_slot import policy_source
 from .running_stream import REPORT_SECONDS, request_reports
 
@@ -62,7 +62,7 @@ UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 @dataclass(frozen=True, slots=True)
 class HttpListener:
-    """The HTTP listeners' settings. `egress_slot` and `ingress_slot` are ECDS resource names of type RBAC; behind each
+    """The HTTP listener's settings. `egress_slot` and `ingress_slot` are ECDS resource names of type RBAC; behind each
     stands a slot for what the policy does to headers, NAME.headers of type Composite."""
 
     port: int = 15001
@@ -78,42 +78,41 @@ class HttpListener:
     connections_per_client: int = 0  # at a time, over all listeners; 0 is any number, and needs no dynamic module
 
 
-def http_listeners(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> list[listener.Listener]:
-    """One listener for IPv4 and one for IPv6, equal but for the address; what `access_log.py` says is logged."""
+def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
+    """The listener; what `access_log.py` says is logged."""
     slots = (settings.egress_slot, settings.ingress_slot)
     manager = protobuf.Any.pack(connection_manager(settings, access_log, slots, ORIGINAL_DESTINATION))
-    return [
-        listener.Listener(
-            name=f"lockgate.http.{family}",
-            stat_prefix=f"lockgate_http_{family}",
-            address=core.Address(socket_address=core.SocketAddress(address=address, port_value=settings.port)),
-            transparent=True,
-            traffic_direction=core.TrafficDirection.OUTBOUND,
-            tcp_backlog_size=settings.backlog,
-            listener_filters=[
-                listener.ListenerFilter(
-                    name="envoy.filters.listener.original_dst",
-                    typed_config=protobuf.Any.pack(original_dst.OriginalDst()),
-                ),
-                identity_filter(ipcache),
-                listener.ListenerFilter(
-                    name="envoy.filters.listener.original_src",
-                    typed_config=protobuf.Any.pack(original_src.OriginalSrc(mark=settings.mark)),
-                ),
-            ],
-            filter_chains=[
-                listener.FilterChain(
-                    name="policed",
-                    filters=[
-                        *connection_limit(settings.connections_per_client),
-                        listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager),
-                    ],
-                ),
-                refuse_own_address(address, bits, settings.port),
-            ],
-        )
-        for family, address, bits in (("ipv4", "127.0.0.1", 32), ("ipv6", "::1", 128))
-    ]
+    address, others = listen(settings.port)
+    return listener.Listener(
+        name="lockgate.http",
+        stat_prefix="lockgate_http",
+        address=address,
+        additional_addresses=others,
+        transparent=True,
+        traffic_direction=core.TrafficDirection.OUTBOUND,
+        tcp_backlog_size=settings.backlog,
+        listener_filters=[
+            listener.ListenerFilter(
+                name="envoy.filters.listener.original_dst",
+                typed_config=protobuf.Any.pack(original_dst.OriginalDst()),
+            ),
+            identity_filter(ipcache),
+            listener.ListenerFilter(
+                name="envoy.filters.listener.original_src",
+                typed_config=protobuf.Any.pack(original_src.OriginalSrc(mark=settings.mark)),
+            ),
+        ],
+        filter_chains=[
+            listener.FilterChain(
+                name="policed",
+                filters=[
+                    *connection_limit(settings.connections_per_client),
+                    listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager),
+                ],
+            ),
+            refuse_own_address(settings.port),
+        ],
+    )
 
 
 def connection_limit(connections: int) -> list[listener.Filter]:
@@ -130,23 +129,6 @@ def connection_limit(connections: int) -> list[listener.Filter]:
         filter_config=protobuf.Any.pack(limit),
     )
     return [listener.Filter(name="lockgate.connection_limit", typed_config=protobuf.Any.pack(limited))]
-
-
-def refuse_own_address(address: str, bits: int, port: int) -> listener.FilterChain:
-    """Closes a connection that was made to the listener itself: its original destination would be this listener again,
-    and one request would connect to itself until the descriptors run out."""
-    return listener.FilterChain(
-        name="own_address",
-        filter_chain_match=listener.FilterChainMatch(
-            destination_port=port,
-            prefix_ranges=[core.CidrRange(address_prefix=address, prefix_len=bits)],
-        ),
-        filters=[
-            listener.Filter(
-                name="envoy.filters.network.direct_response", typed_config=protobuf.Any.pack(direct_response.Config())
-            )
-        ],
-    )
 
 
 def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:

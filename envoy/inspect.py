@@ -47,7 +47,7 @@ class ListenerRecord:
     """A listener; `version` is empty for a static one."""
 
     name: str
-    address: str
+    address: str  # all of them, with commas between
     dynamic: bool
     version: str
     filters: tuple[str, ...]  # of all filter chains, listener filters first, HTTP filters in place of their manager
@@ -163,12 +163,18 @@ def _listeners(section: Mapping[str, Any]) -> Iterator[ListenerRecord]:
 def _listener(listener: Mapping[str, Any], *, dynamic: bool, version: str, error: str | None) -> ListenerRecord:
     return ListenerRecord(
         name=listener.get("name", ""),
-        address=_address(listener.get("address", {})),
+        address=", ".join(map(_address, _addresses(listener))),
         dynamic=dynamic,
         version=version,
         filters=tuple(_filter_names(listener)),
         error=error,
     )
+
+
+def _addresses(listener: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield listener.get("address", {})
+    for each in listener.get("additional_addresses", ()):
+        yield each.get("address", {})
 
 
 def _filter_names(listener: Mapping[str, Any]) -> Iterator[str]:

@@ -1,20 +1,19 @@
 """The transparent Kafka listener of the node: what every connection passes whose requests a Kafka rule judges.
 
-One listener per address family on loopback, with one policy slot: the filter of Lockgate's dynamic module, which judges
-both directions (see envoy/module/kafka). It comes by LDS, so that a node without the agent's word has none, and the
-kernel then drops what it would send there.
+One listener on loopback for both address families, with one policy slot: the filter of Lockgate's dynamic module, which
+judges both directions (see envoy/module/kafka). It comes by LDS, so that a node without the agent's word has none, and
+the kernel then drops what it would send there.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/network_filters/dynamic_modules_filter
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from betterproto2 import Message
 
-from .http_listener import ORIGINAL_DESTINATION, connection_limit, refuse_own_address
+from .http_listener import ORIGINAL_DESTINATION, connection_limit
 from .identity_filter import Ipcache, identity_filter
 from .messages import (
     core,
@@ -26,8 +25,10 @@ from .messages import (
     protobuf,
     tcp_proxy,
 )
+from .own_address import listen, refuse_own_address
 from .policy_slot import policy_source
 
+NAME = "lockgate.kafka"
 FILTER_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
 MODULE = "lockgate"  # liblockgate.so
 _NO_TIMEOUT = timedelta(0)
@@ -36,7 +37,7 @@ _MOST_EARLY_DATA = 1 << 20  # bytes of the client's that wait for the server
 
 @dataclass(frozen=True, slots=True)
 class KafkaListener:
-    """The Kafka listeners' settings. The slot is the ECDS resource name of the module's filter."""
+    """The Kafka listener's settings. The slot is the ECDS resource name of the module's filter."""
 
     port: int = 15003
     slot: str = "lockgate.kafka"
@@ -46,20 +47,14 @@ class KafkaListener:
     connections_per_client: int = 0  # as of HttpListener
 
 
-def kafka_listeners(settings: KafkaListener, ipcache: Ipcache) -> Mapping[str, bytes]:
-    """One serialised Listener for each address family, by name."""
-    found = {}
-    for family, address, bits in (("ipv4", "127.0.0.1", 32), ("ipv6", "::1", 128)):
-        name = f"lockgate.kafka.{family}"
-        found[name] = bytes(_listener(settings, ipcache, name, address, bits))
-    return found
-
-
-def _listener(settings: KafkaListener, ipcache: Ipcache, name: str, address: str, bits: int) -> listener.Listener:
-    return listener.Listener(
-        name=name,
-        stat_prefix=name.replace(".", "_"),
-        address=core.Address(socket_address=core.SocketAddress(address=address, port_value=settings.port)),
+def kafka_listener(settings: KafkaListener, ipcache: Ipcache) -> bytes:
+    """The serialised Listener called NAME."""
+    address, others = listen(settings.port)
+    made = listener.Listener(
+        name=NAME,
+        stat_prefix=NAME.replace(".", "_"),
+        address=address,
+        additional_addresses=others,
         transparent=True,
         traffic_direction=core.TrafficDirection.OUTBOUND,
         tcp_backlog_size=settings.backlog,
@@ -68,8 +63,9 @@ def _listener(settings: KafkaListener, ipcache: Ipcache, name: str, address: str
             identity_filter(ipcache),
             _listener_filter("original_src", original_src.OriginalSrc(mark=settings.mark)),
         ],
-        filter_chains=[_judged(settings), refuse_own_address(address, bits, settings.port)],
+        filter_chains=[_judged(settings), refuse_own_address(settings.port)],
     )
+    return bytes(made)
 
 
 def _listener_filter(name: str, config: Message) -> listener.ListenerFilter:

@@ -1,6 +1,6 @@
-"""The transparent TLS listeners of the node: what connections pass whose TLS a rule speaks about.
+"""The transparent TLS listener of the node: what connections pass whose TLS a rule speaks about.
 
-One for each address family on loopback. They come by LDS, so that a node without the agent's word has none, and the
+One on loopback for both address families. It comes by LDS, so that a node without the agent's word has none, and the
 kernel then drops what it would send there. A matcher that the agent adds (xds/tls_chain.py) sends each connection to a
 filter chain, by its addresses and its greeting:
 
@@ -15,7 +15,6 @@ https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/listener_fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +28,6 @@ from .http_listener import (
     HttpListener,
     connection_limit,
     connection_manager,
-    refuse_own_address,
 )
 from .identity_filter import Ipcache, identity_filter
 from .messages import (
@@ -51,10 +49,12 @@ from .messages import (
     xds_core,
     xds_matcher,
 )
+from .own_address import listen, refuse_own_address
 from .policy_slot import policy_source
 from .running_stream import REPORT_SECONDS, greeting_reports
 from .sds import from_sds
 
+NAME = "lockgate.tls"
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
 NO_TIMEOUT = timedelta(0)
 _GREETING = timedelta(seconds=15)  # for the whole ClientHello
@@ -63,7 +63,7 @@ _MOST_EARLY_DATA = 65536  # bytes of the client's that wait for the server
 
 @dataclass(frozen=True, slots=True)
 class TlsListener:
-    """The TLS listeners' settings. The slots are ECDS resource names of network RBAC filters; `http` are the settings
+    """The TLS listener's settings. The slots are ECDS resource names of network RBAC filters; `http` are the settings
     of chains that read requests, with slots as in `HttpListener`."""
 
     port: int = 15002
@@ -99,14 +99,10 @@ class TakenUp:
     encrypts: bool = False
 
 
-def tls_listeners(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> Mapping[str, bytes]:
-    """One serialised Listener for each address family, by name, with the chains that are always there and without a
-    matcher, which is to be appended. Denials of connections are logged to `access_log`."""
-    found = {}
-    for family, address, bits in (("ipv4", "127.0.0.1", 32), ("ipv6", "::1", 128)):
-        name = f"lockgate.tls.{family}"
-        found[name] = bytes(_listener(settings, access_log, ipcache, name, address, bits))
-    return found
+def tls_listener(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> bytes:
+    """The serialised Listener called NAME, with the chains that are always there and without a matcher, which is to be
+    appended. Denials of connections are logged to `access_log`."""
+    return bytes(_listener(settings, access_log, ipcache))
 
 
 def taken_up_chain(settings: TlsListener, access_log: Path, wanted: TakenUp) -> bytes:
@@ -114,15 +110,15 @@ def taken_up_chain(settings: TlsListener, access_log: Path, wanted: TakenUp) -> 
     return bytes(_taken_up(settings, access_log, wanted))
 
 
-def _listener(
-    settings: TlsListener, access_log: Path, ipcache: Ipcache, name: str, address: str, bits: int
-) -> listener.Listener:
+def _listener(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
     # The last two are for nobody: their HTTP slots are there to have their policies before the first connection.
     waiting = [TakenUp(f"waiting:{direction}", direction == "egress", True) for direction in ("egress", "ingress")]
+    address, others = listen(settings.port)
     return listener.Listener(
-        name=name,
-        stat_prefix=name.replace(".", "_"),
-        address=core.Address(socket_address=core.SocketAddress(address=address, port_value=settings.port)),
+        name=NAME,
+        stat_prefix=NAME.replace(".", "_"),
+        address=address,
+        additional_addresses=others,
         transparent=True,
         traffic_direction=core.TrafficDirection.OUTBOUND,
         tcp_backlog_size=settings.backlog,
@@ -135,7 +131,7 @@ def _listener(
         ],
         filter_chains=[
             _encrypted(settings, access_log),
-            _by_name(refuse_own_address(address, bits, settings.port)),
+            _by_name(refuse_own_address(settings.port)),
             *(_taken_up(settings, access_log, each) for each in waiting),
         ],
     )

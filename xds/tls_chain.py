@@ -1,4 +1,4 @@
-"""Which filter chain of the TLS listeners a connection takes: whom Envoy takes up, and with which secrets.
+"""Which filter chain of the TLS listener a connection takes: whom Envoy takes up, and with which secrets.
 
 A matcher of the listener, asked once for each connection: own identity -> destination port -> peer identity -> TLS or
 not -> server name -> the name of a chain. A chain stands for what is done, not for whom, so most changes of policies

@@ -1,4 +1,4 @@
-"""Compiles the rules about TLS: how the TLS listeners choose a filter chain, and the filters that judge behind it.
+"""Compiles the rules about TLS: how the TLS listener chooses a filter chain, and the filters that judge behind it.
 
 In each direction the tree is of the same shape as those for HTTP (see rbac.py): own identity -> destination port ->
 peer identity -> what the rules say (see tls_verdict.py and tls_chain.py). Connections that are carried as they are, are
@@ -47,7 +47,7 @@ _Say: TypeAlias = Callable[[Sequence[ResolvedRule], OnMatch, OnMatch], OnMatch]
 
 @dataclass(frozen=True, slots=True)
 class TlsPolicy:
-    """What Envoy is told: the filters; the matcher of the listeners, and the chains it leads to beside those that are
+    """What Envoy is told: the filters; the matcher of the listener, and the chains it leads to beside those that are
     always there. `refused` are rules that Envoy cannot carry out: what they cover is denied."""
 
     filters: tuple[Resource, ...]

@@ -143,7 +143,12 @@ def listeners(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) ->
         data(answer, output)
         return
     statuses = answer.get("listener_statuses", ())
-    table(("LISTENER", "ADDRESS"), ((entry["name"], _host(entry.get("local_address", {}))) for entry in statuses))
+    rows = (
+        (entry["name"], _host(address))
+        for entry in statuses
+        for address in (entry.get("local_address", {}), *entry.get("additional_local_addresses", ()))
+    )
+    table(("LISTENER", "ADDRESS"), rows)
 
 
 @app.command()

@@ -54,7 +54,7 @@ class PolicyServer:
     METHOD = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
     def __init__(self, run_dir: Path, policy: http_rbac.Rbac) -> None:
-        self._socket = run_dir / "xds.sock"
+        self._socket = run_dir / "ads.sock"
         self._policy = policy
         self._due: asyncio.Queue[bytes] = asyncio.Queue()
         self.version = 1

@@ -377,8 +377,7 @@ async def test_admin(run_dir: Path) -> None:
     async with ready(run_dir) as admin:
         assert (await admin.server_info())["command_line_options"]["concurrency"] == 2
         assert [entry["name"] for entry in (await admin.listeners())["listener_statuses"]] == [
-            "lockgate.http.ipv4",
-            "lockgate.http.ipv6",
+            "lockgate.http",
         ]
         assert (await admin.certs()) == {"certificates": []}
         clusters = {entry["name"] for entry in (await admin.clusters())["cluster_statuses"]}
@@ -392,7 +391,7 @@ async def test_admin(run_dir: Path) -> None:
             await admin.config_dump(resource="nonsense")
 
         config = read_config(await admin.config_dump())
-        assert [record.address for record in config.listeners] == ["127.0.0.1:15001", "[::1]:15001"]
+        assert [record.address for record in config.listeners] == ["127.0.0.1:15001, [::1]:15001"]
         assert [(record.name, record.default) for record in config.filters] == [
             ("lockgate.http.egress", True),
             ("lockgate.http.egress.headers", True),

@@ -65,7 +65,7 @@ class Node:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.xds = XdsServer(run_dir / "xds.sock")
+        self.xds = XdsServer(run_dir / "ads.sock")
         self.admin: Admin | None = None
         self._compiler = NodeCompiler()
         self._told: NodeResources | None = None
@@ -255,8 +255,8 @@ async def test_a_change_of_policy_and_its_headers_reach_a_live_connection(run_di
         await node.enforce(acting(), OPEN)
         assert await node.ask(CLIENT, request) == Answer(200, {"x-role": "admin"})
         assert node.admin is not None
-        assert (await node.admin.stats(r"lockgate_http_ipv4\.downstream_cx_total$")) == {
-            "listener.lockgate_http_ipv4.downstream_cx_total": 1
+        assert (await node.admin.stats(r"lockgate_http\.downstream_cx_total$")) == {
+            "listener.lockgate_http.downstream_cx_total": 1
         }
 
 

@@ -213,7 +213,7 @@ def test_the_nodes_own_listeners(ground: Field, family: int) -> None:
     hop: IPAddress = ip_address(("169.254.1.1", "fe80::1")[family])
     node: tuple[IPAddress, ...] = ((NODE_IPV4, NODE_IPV6)[family], hop)
     loopback = {0: ("0.0.0.0", "127.0.0.2", "127.0.0.1"), 1: ("::", "::ffff:127.0.0.1", "::1")}[family]
-    accepted = ground.node.stat("^listener.lockgate_(http|tls)_ipv[46].downstream_cx_total$")
+    accepted = ground.node.stat("^listener.lockgate_(http|tls).downstream_cx_total$")
     attacker.received()
     before = ground.counted("address")
     for there in (*node, *map(ip_address, loopback)):
@@ -225,7 +225,7 @@ def test_the_nodes_own_listeners(ground: Field, family: int) -> None:
         for port in OWN_PORTS:
             assert not reaches(ground.intruder, there, port)
     assert not [frame for frame in attacker.received() if wire.is_syn_ack(frame)]
-    assert ground.node.stat("^listener.lockgate_(http|tls)_ipv[46].downstream_cx_total$") == accepted
+    assert ground.node.stat("^listener.lockgate_(http|tls).downstream_cx_total$") == accepted
 
 
 def reaches(where: Namespace, there: IPAddress, port: int) -> bool:
@@ -245,7 +245,7 @@ def test_nothing_of_the_nodes_listens_beyond_loopback(ground: Field) -> None:
     addresses = [line.split()[4].rpartition(":")[0] for line in listed]
     assert addresses
     assert {each.partition("%")[0] for each in addresses} <= {"127.0.0.1", "[::1]"}
-    for name in ("xds.sock", "admin.sock", "agent.sock"):
+    for name in ("ads.sock", "admin.sock", "agent.sock"):
         assert (ground.node.run_dir / name).stat().st_mode & 0o777 == 0o600
 
 

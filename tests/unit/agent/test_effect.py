@@ -10,7 +10,7 @@ from lockgate.xds import FILTER_CONFIG, LISTENER, ClientStatus, ResourceStatus, 
 from lockgate.xds.status import Moment
 
 NOW = Moment(0.0, 0.0)
-FILTER, OTHER = Name(FILTER_CONFIG, "lockgate.http.ingress"), Name(LISTENER, "lockgate.tls.ipv4")
+FILTER, OTHER = Name(FILTER_CONFIG, "lockgate.http.ingress"), Name(LISTENER, "lockgate.tls")
 
 
 def test_what_was_confirmed_is_read_off_the_status() -> None:
@@ -30,7 +30,7 @@ def test_drift_is_another_version_than_the_confirmed() -> None:
     found = drifted(wanted, {FILTER: InForce("1", "too bad", "2")}, types)
     assert found == (Drift(FILTER, "2", "1", "too bad"), Drift(OTHER, "5", None))
     assert str(found[1]) == (
-        "Envoy confirmed version 5 of Listener lockgate.tls.ipv4, but has none in force; it is sent again"
+        "Envoy confirmed version 5 of Listener lockgate.tls, but has none in force; it is sent again"
     )
     assert "version 1 in force (too bad); it is sent again" in str(found[0])
     assert drifted(wanted, {FILTER: InForce("2")}, (FILTER_CONFIG,)) == (), "nobody asked about listeners"

@@ -60,7 +60,7 @@ def told(side: TlsSide, policy: str, documents: str = "") -> dict[str, dict[str,
 
 
 def chains(resources: dict[str, dict[str, Resource]]) -> dict[str, bytes]:
-    listener = Listener.parse(resources[LISTENER]["lockgate.tls.ipv4"].body)
+    listener = Listener.parse(resources[LISTENER]["lockgate.tls"].body)
     assert listener.filter_chain_matcher is not None
     return {chain.name: bytes(chain) for chain in listener.filter_chains}
 
@@ -72,7 +72,7 @@ TAKEN = "egress:http:default/s[tls.crt,tls.key,]:default/s[,,ca.crt]"
 def test_without_contexts_there_is_what_is_always_there(side: TlsSide) -> None:
     resources = told(side, POLICY % ("a.example", "rules: {}"))
     assert chains(resources).keys() == ALWAYS
-    assert resources[LISTENER].keys() == {"lockgate.tls.ipv4", "lockgate.tls.ipv6"}
+    assert resources[LISTENER].keys() == {"lockgate.tls"}
     assert not resources.keys() & {SECRET, CLUSTER}
 
 
@@ -90,7 +90,7 @@ def test_a_context_brings_its_secrets_its_cluster_and_a_chain(side: TlsSide, aut
     (cluster,) = resources[CLUSTER].values()
     assert Cluster.parse(cluster.body).name == "lockgate.originating:default/s[,,ca.crt]"
     assert trusted.encode() in cluster.body and own.encode() in cluster.body
-    listener = Listener.parse(resources[LISTENER]["lockgate.tls.ipv6"].body)
+    listener = Listener.parse(resources[LISTENER]["lockgate.tls"].body)
     taken = next(each for each in listener.filter_chains if each.name == TAKEN)
     assert taken.transport_socket is not None and taken.transport_socket.typed_config is not None
     context = DownstreamTlsContext.parse(taken.transport_socket.typed_config.value)

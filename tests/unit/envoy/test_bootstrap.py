@@ -77,7 +77,8 @@ def test_other_settings_give_other_bytes(changed: BootstrapSettings) -> None:
 def test_nothing_listens_beyond_this_machine() -> None:
     message = parsed()
     assert message.static_resources is not None
-    addresses = [listener.address for listener in message.static_resources.listeners]
+    (listener,) = message.static_resources.listeners
+    addresses = [listener.address, *(each.address for each in listener.additional_addresses)]
     assert [address.socket_address.address for address in addresses if address and address.socket_address] == [
         "127.0.0.1",
         "::1",

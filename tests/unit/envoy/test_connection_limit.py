@@ -5,25 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.http_listener import HttpListener, http_listeners
+from lockgate.envoy.http_listener import HttpListener, http_listener
 from lockgate.envoy.identity_filter import Ipcache
+from lockgate.envoy.kafka_listener import KafkaListener, kafka_listener
 from lockgate.envoy.messages import dynamic_filter, listener, protobuf
-from lockgate.envoy.tls_listener import TlsListener, tls_listeners
+from lockgate.envoy.tls_listener import TlsListener, tls_listener
 
 LOG = Path("/run/lockgate/requests.jsonl")
 IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)
 
 
 def listeners(limit: int) -> list[listener.Listener]:
-    http = http_listeners(HttpListener(connections_per_client=limit), LOG, IPCACHE)
-    tls = tls_listeners(TlsListener(connections_per_client=limit), LOG, IPCACHE).values()
-    return [*http, *(listener.Listener.parse(body) for body in tls)]
+    http = http_listener(HttpListener(connections_per_client=limit), LOG, IPCACHE)
+    tls = tls_listener(TlsListener(connections_per_client=limit), LOG, IPCACHE)
+    kafka = kafka_listener(KafkaListener(connections_per_client=limit), IPCACHE)
+    return [http, listener.Listener.parse(tls), listener.Listener.parse(kafka)]
 
 
 @pytest.mark.parametrize("limit", [1, 10_000])
 def test_the_limit_comes_first(limit: int) -> None:
     found = listeners(limit)
-    assert len(found) == 4
+    assert len(found) == 3
     for each in found:
         first = each.filter_chains[0].filters[0].typed_config
         assert first is not None
