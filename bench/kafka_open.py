@@ -1,4 +1,4 @@
-"""The node's agent with Kafka listeners that have all but the Kafka filter: what the filter's cost is compared with.
+"""The node's agent with a Kafka listener that has all but the Kafka filter: what the filter's cost is compared with.
 
     python -P -m lockgate.bench.kafka_open agent run ...
 
@@ -7,8 +7,6 @@ agent finds everything in force.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from lockgate.agent import kafka_side
 from lockgate.agent.cli import run
@@ -20,26 +18,20 @@ from lockgate.envoy.messages import listener
 _NOBODY = 1  # a port that no connection of the bench goes to
 
 
-def without_filter(settings: KafkaListener, ipcache: Ipcache) -> Mapping[str, bytes]:
-    """The product's listeners, by name, with the slot moved out of the way."""
-    return {
-        name: _moved(body, settings.slot) for name, body in kafka_listener.kafka_listeners(settings, ipcache).items()
-    }
-
-
-def _moved(body: bytes, slot: str) -> bytes:
-    made = listener.Listener().parse(body)
+def without_filter(settings: KafkaListener, ipcache: Ipcache) -> bytes:
+    """The product's listener, with the slot moved out of the way."""
+    made = listener.Listener().parse(kafka_listener.kafka_listener(settings, ipcache))
     judged = made.filter_chains[0]
     unused = listener.FilterChain(
         name="unused",
         filters=list(judged.filters),
         filter_chain_match=listener.FilterChainMatch(destination_port=_NOBODY),
     )
-    judged.filters = [each for each in judged.filters if each.name != slot]
+    judged.filters = [each for each in judged.filters if each.name != settings.slot]
     made.filter_chains.append(unused)
     return bytes(made)
 
 
 if __name__ == "__main__":
-    kafka_side.kafka_listeners = without_filter  # type: ignore[attr-defined]
+    kafka_side.kafka_listener = without_filter  # type: ignore[attr-defined]
     run()

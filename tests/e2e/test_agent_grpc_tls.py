@@ -121,7 +121,7 @@ def test_every_kind_of_method_is_judged_inside_tls(shop: Shop, port: int) -> Non
 
 
 def test_all_calls_went_over_one_connection(shop: Shop) -> None:
-    entered = "^listener.lockgate_tls_ipv4.downstream_cx_total$"
+    entered = "^listener.lockgate_tls.downstream_cx_total$"
     client = shop.dial(BOTH)
     assert client.call("Catalog/Get", "one").code == "OK"
     before = shop.node.stat(entered)
