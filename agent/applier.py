@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
+from itertools import islice
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -47,6 +48,7 @@ from .tls_side import TlsResources, TlsSide
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
 _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
+_MOST_TOLD = 3  # one policy may be in the shards of many endpoints
 _CLOSED = 0  # a redirect to this port is a drop
 
 T = TypeVar("T")
@@ -74,12 +76,7 @@ class _Told:
 
     @property
     def snapshot(self) -> Snapshot:
-        return self.http.snapshot().joined(self.others)
-
-    @property
-    def others(self) -> tuple[Resource, ...]:
-        """What is not of HTTP."""
-        return (*self.tls.resources, *self.kafka)
+        return self.http.snapshot().joined((*self.tls.resources, *self.kafka))
 
     @property
     def unexpressed(self) -> tuple[tuple[RuleOrigin, str], ...]:
@@ -98,8 +95,10 @@ class Applied:
 
     @property
     def nack(self) -> str:
-        """Envoy's texts in one line; empty when it refused nothing."""
-        return "; ".join(f"{resource}: {text}" for resource, text in self.nacks.items())
+        """Envoy's texts in one line, those about the first resources; empty when it refused nothing."""
+        told = [f"{resource}: {text}" for resource, text in islice(self.nacks.items(), _MOST_TOLD)]
+        more = len(self.nacks) - len(told)
+        return "; ".join([*told, f"and {more} more"] if more else told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,6 @@ class Applier:
         self._planner = Planner()
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         self._policed: _Needs | None = None  # of the world in force; None: not known, an earlier agent's
-        self._told: _Told | None = None  # what Envoy has taken up last
         self._late: dict[IPAddress, frozenset[str]] = {}
         self.world: World | None = None  # what the kernel has
         self._offered: World | None = None  # what Envoy may have taken up, wholly or in part, and the kernel has not
@@ -178,8 +176,7 @@ class Applier:
             )
         self._policed = wanted
         if leaving or wanted | before != wanted:
-            self._told = self._compile(enforced, world, wanted)
-            await self._xds.publish(self._told.snapshot)
+            await self._xds.publish(self._compile(enforced, world, wanted).snapshot)
         return Applied(unexpressed=unexpressed, problems=problems)
 
     async def offer(self, world: World) -> Applied:
@@ -213,7 +210,7 @@ class Applier:
         self._offered = world
         telling = self._compile(enforced, world, needs)
         unexpressed = telling.unexpressed
-        answer = await self._tell(telling)
+        answer = await self._answer(await self._xds.publish(telling.snapshot))
         if answer.outcome is Outcome.NACKED:
             nacks = MappingProxyType({name: text for (_, name), text in answer.errors})
             return Applied(nacks, unexpressed=unexpressed)
@@ -227,22 +224,6 @@ class Applier:
         http = self._compiler.compile(enforced, needs.envoy)
         tls = self._tls.resources(enforced, needs.tls, world.tls)
         return _Told(http, tls, self._kafka.resources(enforced, needs.kafka))
-
-    async def _tell(self, telling: _Told) -> Settled:
-        """Publishes what Envoy is to have, step by step where header changes are about to be others; its answer."""
-        told, steps = self._told, [telling.snapshot]
-        if told is not None:
-            between = self._compiler.steps(told.http, telling.http)[:-1]
-            others = (told.others, telling.others)
-            steps = [step.joined(each) for step, each in zip(between, others, strict=False)] + steps
-        for number, step in enumerate(steps, start=1):
-            answer = await self._answer(await self._xds.publish(step))
-            if not answer.acked:
-                if number < len(steps) and not self._envoy_runs():
-                    await self._xds.publish(steps[-1])  # there is nothing to get over for an Envoy that starts
-                return answer
-        self._told = telling
-        return answer
 
     @property
     def judging(self) -> tuple[World, ...]:

@@ -69,7 +69,7 @@ def field_in(policy: Policy, part: Part, resource: str, text: str) -> str:
     if len(fields) == 1:
         return fields[0]
     rule = condition(policy, part)
-    if rule is not None and resource.endswith(".headers"):
+    if rule is not None and (resource.endswith(".headers") or "HeaderMutation" in text):
         return "headerMatches"
     return ""
 

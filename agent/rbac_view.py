@@ -13,6 +13,8 @@ from ..policies import Direction
 from ..policies.endpoint_policy import LAST_PORT
 from ..xds import NOT_POLICED, names_a_rule
 
+_UNNUMBERED = re.compile(r"\.[0-9]+$")  # of a shard
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -41,7 +43,7 @@ def rows(rules: Iterable[EnforcedRule], names: Mapping[str, str]) -> list[Row]:
     for rule in rules:
         if rule.name == NOT_POLICED:
             continue
-        protocol, _, direction = rule.filter.removeprefix("lockgate.").partition(".")
+        protocol, _, direction = _UNNUMBERED.sub("", rule.filter).removeprefix("lockgate.").partition(".")
         policy, place = _origin(rule.name)
         method, path, host = (_text(rule.fields.get(field)) for field in ("method", "path", "host"))
         row = Row(

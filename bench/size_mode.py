@@ -17,7 +17,7 @@ from lockgate.agent.playground import Pod
 from lockgate.policies import Direction, World, endpoint_of, parse_policies
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect import netns
-from lockgate.xds import FILTERS, Resource, compile_node, policed_by
+from lockgate.xds import Resource, compile_node, policed_by
 from lockgate.xds.wire import any_of_type, frame, text
 
 from .errors import CheckError, StartError
@@ -29,7 +29,6 @@ _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 _RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 _SET_FILTER_STATE = "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config"
-_FILTER = FILTERS[Direction.INGRESS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,7 @@ class Compiled(SizeMode):
         listed = any_of_type(resource.type_url, resource.body)
         file.write_bytes(text(1, "1") + frame(2, listed) + text(4, resource.type_url))
         source = {"path_config_source": {"path": str(file)}, "resource_api_version": "V3"}
-        return [{"name": _FILTER, "config_discovery": {"config_source": source, "type_urls": [_RBAC]}}]
+        return [{"name": resource.name, "config_discovery": {"config_source": source, "type_urls": [_RBAC]}}]
 
 
 class Linear(SizeMode):
@@ -197,7 +196,7 @@ class Linear(SizeMode):
 
     def policy_filter(self) -> list[dict[str, Any]]:
         rbac = linear_rbac(self.kind, self.rules, str(self.place.client.ipv4))
-        return [{"name": _FILTER, "typed_config": rbac}]
+        return [{"name": "linear", "typed_config": rbac}]
 
 
 class CompiledPaths(Compiled):
@@ -231,7 +230,7 @@ def compiled(kind: Kind, rules: int, port: int) -> Resource:
         raise StartError(f"the policy is refused: {parsed.problems[0]}")
     world = World.of(parsed.policies, [_endpoint(name) for name in (CLIENT, SERVER)])
     pairs = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints]
-    return compile_node(pairs, policed_by(pairs)).filters[Direction.INGRESS]
+    return compile_node(pairs, policed_by(pairs)).of(Direction.INGRESS, _endpoint(SERVER).identity)
 
 
 def _endpoint(name: str) -> Endpoint:

@@ -63,7 +63,7 @@ def enforced_rules(dump: _Json, own: Collection[str]) -> Iterator[EnforcedRule]:
     for section in dump.get("configs", ()):
         for entry in section.get("ecds_filters", (section,)):
             filter_ = entry.get("ecds_filter", {})
-            matcher = filter_.get("typed_config", {}).get("matcher")
+            matcher = _judging(filter_.get("typed_config", {})).get("matcher")
             if matcher is not None:
                 for fields, action in _top(matcher, frozenset(own)):
                     allowed = action.get("action", "ALLOW") == "ALLOW"
@@ -71,6 +71,13 @@ def enforced_rules(dump: _Json, own: Collection[str]) -> Iterator[EnforcedRule]:
 
 
 _Fields: TypeAlias = Mapping[str, tuple[str, ...]]
+
+
+def _judging(config: _Json) -> _Json:
+    """The RBAC filter of a policy that changes headers too: the first of the chain that its filter runs."""
+    run = config.get("matcher", {}).get("on_no_match", {}).get("action", {}).get("typed_config", {})
+    chain = run.get("filter_chain", {}).get("typed_config", ())
+    return chain[0].get("typed_config", {}) if chain else config
 
 
 def _top(matcher: _Json, own: frozenset[str]) -> Iterator[tuple[_Fields, _Json]]:

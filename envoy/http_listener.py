@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
-from .identity_filter import Ipcache, identity_filter
+from .identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
 from .messages import (
     accesslog,
     cluster,
@@ -25,7 +25,6 @@ from .messages import (
     early_mutation,
     file_access_log,
     hcm,
-    http_rbac,
     http_router,
     listener,
     matcher,
@@ -34,22 +33,17 @@ from .messages import (
     original_src,
     preserve_case,
     protobuf,
-    rbac,
     route,
     stream_log,
     upstream_http,
-    xds_core,
-    xds_matcher,
 )
 from .module_file import NAME
 from .own_address import listen, refuse_own_address
-from .policy_slot import policy_source
+from .policy_shard import sharded_policy
+from .policy_slot import COMPOSITE_TYPE_URL, RBAC_TYPE_URL, deny_all, policy_source
 from .running_stream import REPORT_SECONDS, request_reports
 
-RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
-COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
-NOT_SYNCED = "lockgate:no-policy-received"  # names the default's denials in the access log
 DENIED_BODY = "Access denied\r\n"
 DENIED_MESSAGE = "Access denied"  # of a gRPC status, PERMISSION_DENIED
 
@@ -62,8 +56,8 @@ UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 @dataclass(frozen=True, slots=True)
 class HttpListener:
-    """The HTTP listener's settings. `egress_slot` and `ingress_slot` are ECDS resource names of type RBAC; behind each
-    stands a slot for what the policy does to headers, NAME.headers of type Composite."""
+    """The HTTP listener's settings. `egress_slot` and `ingress_slot` are what the names of the policy's ECDS resources
+    begin with (see policy_shard)."""
 
     port: int = 15001
     egress_slot: str = "lockgate.http.egress"
@@ -80,8 +74,11 @@ class HttpListener:
 
 def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
     """The listener; what `access_log.py` says is logged."""
-    slots = (settings.egress_slot, settings.ingress_slot)
-    manager = protobuf.Any.pack(connection_manager(settings, access_log, slots, ORIGINAL_DESTINATION))
+    policy = [
+        sharded_policy(name, shard, settings.first_policy_timeout)
+        for name, shard in ((settings.egress_slot, EGRESS_SHARD), (settings.ingress_slot, INGRESS_SHARD))
+    ]
+    manager = protobuf.Any.pack(connection_manager(settings, access_log, policy, ORIGINAL_DESTINATION))
     address, others = listen(settings.port)
     return listener.Listener(
         name="lockgate.http",
@@ -175,10 +172,10 @@ def http1() -> core.Http1ProtocolOptions:
 
 
 def connection_manager(
-    settings: HttpListener, access_log: Path, slots: Iterable[str], upstream: str, scheme: str = ""
+    settings: HttpListener, access_log: Path, policy: Iterable[hcm.HttpFilter], upstream: str, scheme: str = ""
 ) -> hcm.HttpConnectionManager:
-    """What reads requests, judges them in the policy slots and sends those that pass to the cluster `upstream`. With
-    `scheme` that is the scheme of every request, whatever the client says."""
+    """What reads requests, has the filters of the policy judge them and sends those that pass to the cluster
+    `upstream`. With `scheme` that is the scheme of every request, whatever the client says."""
     transformation = core.SchemeHeaderTransformation(scheme_to_overwrite=scheme) if scheme else None
     return hcm.HttpConnectionManager(
         stat_prefix="lockgate_http",
@@ -186,7 +183,7 @@ def connection_manager(
         route_config=_routes(upstream),
         scheme_header_transformation=transformation,
         http_filters=[
-            *(each for slot in slots for each in _policy_slots(slot, settings.first_policy_timeout)),
+            *policy,
             # suppress_envoy_headers: neither adds x-envoy-* nor obeys what a client writes into them.
             hcm.HttpFilter(
                 name="envoy.filters.http.router",
@@ -283,24 +280,16 @@ def _refuse_dots_with_parameters() -> route.Route:
     )
 
 
-def _policy_slots(name: str, first_policy_timeout: float) -> list[hcm.HttpFilter]:
-    """One direction: the verdict, then what the policy does to the headers of what it allows (until told, nothing)."""
+def policy_slots(name: str, first_policy_timeout: float) -> list[hcm.HttpFilter]:
+    """One direction undivided: the verdict, then what the policy does to the headers of what it allows (until told,
+    nothing)."""
     return [
-        hcm.HttpFilter(name=slot, config_discovery=policy_source(default, type_url, first_policy_timeout))
+        hcm.HttpFilter(name=slot, config_discovery=policy_source(default, first_policy_timeout, type_url))
         for slot, type_url, default in (
             (name, RBAC_TYPE_URL, deny_all()),
             (f"{name}.headers", COMPOSITE_TYPE_URL, composite.Composite()),
         )
     ]
-
-
-def deny_all() -> http_rbac.Rbac:
-    """The policy of a slot that has none yet."""
-    deny = xds_core.TypedExtensionConfig(
-        name="envoy.filters.rbac.action",
-        typed_config=protobuf.Any.pack(rbac.Action(name=NOT_SYNCED, action=rbac.RbacAction.DENY)),
-    )
-    return http_rbac.Rbac(matcher=xds_matcher.Matcher(on_no_match=xds_matcher.MatcherOnMatch(action=deny)))
 
 
 def _access_denied() -> hcm.LocalReplyConfig:

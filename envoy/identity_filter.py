@@ -11,6 +11,11 @@ from pathlib import Path
 from .messages import dynamic_modules, listener, module_listener_filter, protobuf
 from .module_file import NAME
 
+SHARDS = 64  # into so many parts the HTTP policies of each direction are divided, as in xds/shard.py
+# Filter state: in which of them the policy is that judges an end, from 0 on; NO_SHARD for one that is not of this node.
+EGRESS_SHARD, INGRESS_SHARD = "lockgate.egress.shard", "lockgate.ingress.shard"
+NO_SHARD = "none"
+
 
 @dataclass(frozen=True, slots=True)
 class Ipcache:
@@ -28,7 +33,7 @@ class Ipcache:
 
 def identity_filter(ipcache: Ipcache) -> listener.ListenerFilter:
     """To be put behind `original_dst`, which says where the client wanted to go."""
-    config = protobuf.StringValue(value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id}")
+    config = protobuf.StringValue(value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id} {SHARDS}")
     return listener.ListenerFilter(
         name="lockgate.identity",
         typed_config=protobuf.Any.pack(

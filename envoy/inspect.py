@@ -194,9 +194,19 @@ def _slots(listener: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for chain in listener.get("filter_chains", ()):
         for entry in chain.get("filters", ()):
             for candidate in (entry, *entry.get("typed_config", {}).get("http_filters", ())):
-                source = candidate.get("config_discovery")
-                if source is not None:
-                    yield candidate.get("name", ""), ", ".join(_short(url) for url in source.get("type_urls", ()))
+                for name, source in _discovered(candidate):
+                    yield name, ", ".join(_short(url) for url in source.get("type_urls", ()))
+
+
+def _discovered(candidate: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The name and source of a filter's configuration, or of those that it chooses among (its shards)."""
+    if "config_discovery" in candidate:
+        yield candidate.get("name", ""), candidate["config_discovery"]
+    choice = candidate.get("typed_config", {}).get("matcher", {}).get("matcher_tree", {}).get("exact_match_map", {})
+    for on_match in choice.get("map", {}).values():
+        chosen = on_match.get("action", {}).get("typed_config", {}).get("dynamic_config", {})
+        if "config_discovery" in chosen:
+            yield chosen.get("name", ""), chosen["config_discovery"]
 
 
 def _filters(
@@ -223,7 +233,7 @@ def _filters(
             FilterRecord(
                 name=name,
                 kind=kind,
-                listeners=tuple(listener.name for listener in listeners if name in listener.filters),
+                listeners=tuple(listener.name for listener in listeners if _whole(name) in listener.filters),
                 # An update that was rejected before any was accepted is listed too, without a version.
                 version=entry.get("version_info") or None,
                 updated=entry.get("last_updated", ""),
@@ -232,6 +242,12 @@ def _filters(
             )
         )
     return tuple(records)
+
+
+def _whole(name: str) -> str:
+    """The name without the number of a shard."""
+    whole, _, number = name.rpartition(".")
+    return whole if number.isdigit() else name
 
 
 def _clusters(section: Mapping[str, Any]) -> Iterator[ClusterRecord]:

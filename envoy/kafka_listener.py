@@ -94,7 +94,7 @@ def _judged(settings: KafkaListener) -> listener.FilterChain:
 def _policy_slot(name: str, first_policy_timeout: float) -> listener.Filter:
     return listener.Filter(
         name=name,
-        config_discovery=policy_source(without_policy(name), FILTER_TYPE_URL, first_policy_timeout),
+        config_discovery=policy_source(without_policy(name), first_policy_timeout, FILTER_TYPE_URL),
     )
 
 

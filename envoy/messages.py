@@ -41,11 +41,13 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy import v3 as tcp_proxy
     from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_mutation
     from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case import v3 as preserve_case
+    from envoy_data_plane.envoy.extensions.matching.common_inputs.network import v3 as network_input
     from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import v3 as connection_monitor
     from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap import v3 as heap_monitor
     from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
     from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http
     from envoy_data_plane.envoy.service.accesslog import v3 as access_log_service
+    from envoy_data_plane.envoy.type import v3 as envoy_type
     from envoy_data_plane.envoy.type.matcher import v3 as matcher
     from envoy_data_plane.google import protobuf
     from envoy_data_plane.xds.core import v3 as xds_core
@@ -65,6 +67,7 @@ __all__ = [
     "dynamic_modules",
     "early_mutation",
     "endpoint",
+    "envoy_type",
     "file_access_log",
     "filter_state",
     "grpc_access_log",
@@ -76,6 +79,7 @@ __all__ = [
     "matcher",
     "module_listener_filter",
     "mutation_rules",
+    "network_input",
     "network_rbac",
     "original_dst",
     "original_src",

@@ -23,11 +23,11 @@ from betterproto2 import Message
 
 from .access_log import CONNECTION_FORMAT
 from .http_listener import (
-    NOT_SYNCED,
     ORIGINAL_DESTINATION,
     HttpListener,
     connection_limit,
     connection_manager,
+    policy_slots,
 )
 from .identity_filter import Ipcache, identity_filter
 from .messages import (
@@ -50,7 +50,7 @@ from .messages import (
     xds_matcher,
 )
 from .own_address import listen, refuse_own_address
-from .policy_slot import policy_source
+from .policy_slot import NOT_SYNCED, policy_source
 from .running_stream import REPORT_SECONDS, greeting_reports
 from .sds import from_sds
 
@@ -63,8 +63,9 @@ _MOST_EARLY_DATA = 65536  # bytes of the client's that wait for the server
 
 @dataclass(frozen=True, slots=True)
 class TlsListener:
-    """The TLS listener's settings. The slots are ECDS resource names of network RBAC filters; `http` are the settings
-    of chains that read requests, with slots as in `HttpListener`."""
+    """The TLS listener's settings. The slots are ECDS resource names of network RBAC filters. `http` are the settings
+    of chains that read requests; its slots are names of HTTP RBAC filters, beside each of which is one called
+    NAME.headers of the type Composite, for what the policy does to headers."""
 
     port: int = 15002
     egress_slot: str = "lockgate.tls.egress"
@@ -189,8 +190,9 @@ def _taken_up(settings: TlsListener, access_log: Path, wanted: TakenUp) -> liste
         filters.append(_call_the_server_as_the_client_does())
     if wanted.http:
         slot = settings.http.egress_slot if wanted.egress else settings.http.ingress_slot
+        policy = policy_slots(slot, settings.http.first_policy_timeout)
         scheme = "https" if wanted.certificate else "http"
-        manager = connection_manager(settings.http, access_log, (slot,), wanted.upstream, scheme)
+        manager = connection_manager(settings.http, access_log, policy, wanted.upstream, scheme)
         filters.append(
             listener.Filter(
                 name="envoy.filters.network.http_connection_manager", typed_config=protobuf.Any.pack(manager)
@@ -245,7 +247,7 @@ def _by_name(chain: listener.FilterChain) -> listener.FilterChain:
 def _policy_slot(name: str, first_policy_timeout: float) -> listener.Filter:
     return listener.Filter(
         name=name,
-        config_discovery=policy_source(deny_all_connections(), RBAC_TYPE_URL, first_policy_timeout),
+        config_discovery=policy_source(deny_all_connections(), first_policy_timeout, RBAC_TYPE_URL),
     )
 
 

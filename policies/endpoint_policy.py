@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import TypeAlias
 
 
@@ -211,7 +212,7 @@ class ResolvedRule:
         return self.l7 is not None or self.tls is not None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DirectionPolicy:
     """All rules about one direction. With `default_deny` false, what no rule denies is allowed (and an L7 rule then
     also lets every other request through, see enableDefaultDeny)."""
@@ -219,10 +220,27 @@ class DirectionPolicy:
     default_deny: bool = False
     rules: tuple[ResolvedRule, ...] = ()
 
-    @property
+    # Asked with every change of any policy, of all that have not changed.
+
+    @cached_property
     def redirects(self) -> bool:
-        """True when at least one rule needs Envoy."""
+        """True when at least one rule needs a proxy."""
         return any(rule.redirects for rule in self.rules)
+
+    @cached_property
+    def needs_envoy(self) -> bool:
+        """True when at least one rule needs Envoy; dns rules do not."""
+        return any(rule.redirects and not isinstance(rule.l7, DnsRules) for rule in self.rules)
+
+    @cached_property
+    def about_tls(self) -> bool:
+        """True when a rule is about TLS connections."""
+        return any(rule.tls is not None for rule in self.rules)
+
+    @cached_property
+    def about_kafka(self) -> bool:
+        """True when a rule judges Kafka requests."""
+        return any(isinstance(rule.l7, KafkaRules) for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True)

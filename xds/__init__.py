@@ -4,10 +4,11 @@ from .errors import SocketError, UnknownRevision, WireError, XdsError
 from .fragment_cache import FragmentCache
 from .kafka_policy import KAFKA_FILTER, KafkaCompiler, kafka_policed_by
 from .observer import Observer
-from .rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
+from .rbac import NodeCompiler, NodeResources, compile_node, policed_by
 from .regex import spoken_regexes
 from .rule_name import NOT_POLICED, UNKNOWN_SUBJECT, denied_by, names_a_rule
 from .server import Outcome, Settled, XdsServer
+from .shard import SHARDS, shard_name, shard_of
 from .snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from .status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
 from .subject import Enforced, Policed
@@ -17,13 +18,13 @@ from .tls_rbac import TlsCompiler, TlsPolicy, tls_policed_by
 __all__ = [
     "CLUSTER",
     "ENDPOINTS",
-    "FILTERS",
     "FILTER_CONFIG",
     "KAFKA_FILTER",
     "LISTENER",
     "NOT_POLICED",
     "ROUTE",
     "SECRET",
+    "SHARDS",
     "UNKNOWN_SUBJECT",
     "Chain",
     "ClientStatus",
@@ -54,6 +55,8 @@ __all__ = [
     "kafka_policed_by",
     "names_a_rule",
     "policed_by",
+    "shard_name",
+    "shard_of",
     "spoken_regexes",
     "tls_policed_by",
 ]

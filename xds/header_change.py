@@ -13,7 +13,6 @@ from ..policies.endpoint_policy import MismatchAction
 from ..policies.header_action import HeaderAction
 from ..policies.secret import MARK
 from .matcher import OnMatch, act, extension
-from .rbac_action import deny
 from .wire import frame, number, text
 
 # Where the names of LOG's rules are left for the access log.
@@ -43,18 +42,13 @@ def changes(listed: Sequence[Change]) -> OnMatch:
         filters.append(extension(MARK if secret else "headers", f"{_FILTERS}header_mutation.v3.HeaderMutation", body))
     if logged:
         filters.append(extension("log", f"{_FILTERS}set_metadata.v3.Config", frame(3, _metadata(logged))))
-    return _run(filters)
+    return run(filters)
 
 
-def _run(filters: Sequence[bytes]) -> OnMatch:
+def run(filters: Sequence[bytes]) -> OnMatch:
     """Let the request pass through these filters, at least one."""
-    run = frame(1, filters[0]) if len(filters) == 1 else frame(4, b"".join(frame(1, each) for each in filters))
-    return act(extension("change", f"{_FILTERS}composite.v3.ExecuteFilterAction", run))
-
-
-def refusal(name: str) -> OnMatch:
-    """Deny the request here. `name` tells in the access log why."""
-    return _run([extension("refuse", f"{_FILTERS}rbac.v3.RBAC", frame(4, frame(3, deny(name))))])
+    body = frame(1, filters[0]) if len(filters) == 1 else frame(4, b"".join(frame(1, each) for each in filters))
+    return act(extension("run", f"{_FILTERS}composite.v3.ExecuteFilterAction", body))
 
 
 NOTHING = changes(())

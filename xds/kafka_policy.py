@@ -37,18 +37,13 @@ _MODULE = "lockgate"
 _MESSAGE = "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
 
 
-def has_kafka(half: DirectionPolicy) -> bool:
-    """True when a rule of this direction is about Kafka requests."""
-    return any(isinstance(rule.l7, KafkaRules) for rule in half.rules)
-
-
 def kafka_policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
     """The (identity, direction) pairs with at least one rule about Kafka requests."""
     return frozenset(
         (endpoint.identity, direction)
         for endpoint, policy in endpoints
         for direction in Direction
-        if has_kafka(policy.direction(direction))
+        if policy.direction(direction).about_kafka
     )
 
 

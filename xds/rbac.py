@@ -1,25 +1,29 @@
-"""Compiles the node's policies into the filters of its shared Envoy: in each direction RBAC and header changes.
+"""Compiles the node's policies into what its shared Envoy judges HTTP requests by.
 
-One pass through Envoy enforces the client's egress and then the server's ingress. Each filter is one matcher tree that
-travels by ECDS: own identity -> destination port -> peer identity -> the verdict, or the HTTP rules that give it. An
-endpoint that is policed in a direction gets the whole verdict of that direction for TCP there, so that the tree is
-right on its own whatever the kernel sends; every other end is allowed, because the kernel has judged it.
+One pass through Envoy enforces the client's egress and then the server's ingress. Each direction is divided into shards
+(see shard.py), each a matcher tree that travels by ECDS: own identity -> destination port -> peer identity -> the
+verdict, or the HTTP rules that give it. An endpoint that is policed in a direction gets the whole verdict of that
+direction for TCP there, so that the tree is right on its own whatever the kernel sends; every other end is allowed,
+because the kernel has judged it.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/rbac_filter
 
-What header matches do instead of failing is another filter behind the RBAC filter of its direction (see change_filter):
-both judge the request as it came there, and the server's policy what the client's left.
+What header matches do instead of failing is a filter behind the RBAC filter (see change_filter): the server's policy
+judges what the client's left. Both filters of a direction come in one resource and one request runs through one version
+of it, so that none is judged by one policy and misses what that does to its headers.
+https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/composite_filter
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
+from typing import TypeAlias, TypeVar
 
 from ..policies.endpoint_policy import (
     Direction,
     DirectionPolicy,
-    DnsRules,
     EndpointPolicy,
     HttpRules,
     Protocol,
@@ -28,38 +32,40 @@ from ..policies.endpoint_policy import (
 )
 from ..policies.proxy_kind import clash
 from ..policies.workload import Endpoint
-from .change_filter import ChangeCompiler, Compiled
+from .change_filter import ChangeCompiler
 from .flow_tree import flow_tree
 from .fragment_cache import FragmentCache
+from .header_change import run
 from .http_tree import Condition, conditions, http_tree
-from .matcher import OnMatch, extension
+from .matcher import OnMatch, always, extension
 from .rbac_action import allow, deny
 from .rule_name import default_allow, no_rule_matched, none_of_these_matched
+from .shard import SHARDS, shard_name, shard_of
 from .snapshot import FILTER_CONFIG, Resource, Snapshot
-from .subject import PEER, Enforced, Halves, Policed, policy_of_subjects, subject_trees
+from .subject import PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
 from .wire import frame
 
-FILTERS: Mapping[Direction, str] = MappingProxyType(
-    {Direction.EGRESS: "lockgate.http.egress", Direction.INGRESS: "lockgate.http.ingress"}
-)
+_FILTERS = "envoy.extensions.filters.http."
+_ShardKey: TypeAlias = tuple[Direction, int, bool, frozenset[int], tuple[object, ...]]
+Whose = TypeVar("Whose", Endpoint, Judged)
 _SWEEP = 16  # compilations after which fragments that are no longer needed are let go
 
 
 @dataclass(frozen=True, slots=True)
 class NodeResources:
-    """The filters, ready to publish, and the rules that could not be expressed: what they cover is denied meanwhile.
+    """The filters, ready to publish: the shards of each direction, in their order. `refused` are the rules that could
+    not be expressed: what they cover is denied meanwhile."""
 
-    `made_of` is what they were compiled from.
-    """
-
-    filters: Mapping[Direction, Resource]
-    changes: Mapping[Direction, Resource]
+    shards: Mapping[Direction, tuple[Resource, ...]]
     refused: Mapping[RuleOrigin, str]
-    made_of: Compiled
+
+    def of(self, direction: Direction, identity: int) -> Resource:
+        """The shard that the policy of an identity is in."""
+        return self.shards[direction][shard_of(identity)]
 
     def snapshot(self) -> Snapshot:
         """The filters as what the server publishes."""
-        return Snapshot.of((*self.changes.values(), *self.filters.values()))
+        return Snapshot.of(resource for shards in self.shards.values() for resource in shards)
 
 
 def policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
@@ -68,7 +74,7 @@ def policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
         (endpoint.identity, direction)
         for endpoint, policy in endpoints
         for direction in Direction
-        if any(rule.redirects and not isinstance(rule.l7, DnsRules) for rule in policy.direction(direction).rules)
+        if policy.direction(direction).needs_envoy
     )
 
 
@@ -81,6 +87,7 @@ class NodeCompiler:
     """`compile` is a pure function of its arguments; the object only remembers fragments of the last compilation."""
 
     def __init__(self) -> None:
+        self._shards = FragmentCache[_ShardKey, Resource]()
         self._subtrees = FragmentCache[tuple[int, Direction, int], OnMatch]()
         self._since_sweep = 0
         self._unions = FragmentCache[tuple[int, ...], OnMatch | None]()
@@ -92,49 +99,58 @@ class NodeCompiler:
         """Build all filters for these local endpoints.
 
         `policed` names the pairs that get a tree: those with a rule for Envoy now, and while a change is on its way
-        also those that had one before. The same policy objects are taken as unchanged.
+        also those that had one before. The same policy objects are taken as unchanged, and a shard whose policies are
+        is not built again.
         """
-        made_of = Compiled(endpoints, policed)
         refused: dict[RuleOrigin, str] = {}
-        filters: dict[Direction, Resource] = {}
-        changes: dict[Direction, Resource] = {}
-        for direction in (Direction.EGRESS, Direction.INGRESS):
-            filters[direction] = self._filter(direction, made_of, refused)
-            changes[direction] = self._headers.filter(direction, made_of)
+        shards: dict[Direction, tuple[Resource, ...]] = {}
+        current: set[_ShardKey] = set()
+        for direction in Direction:
+            pairs = judged(direction, endpoints, policed)
+            for _, half in pairs:
+                refused.update(self._half(half).refused)
+            own = _divided(endpoint for endpoint, _ in endpoints)
+            policies = _divided(pairs)
+            found = []
+            for shard in range(SHARDS):
+                key = _shard_key(direction, shard, own[shard], policies[shard], bool(pairs))
+                current.add(key)
+                make = partial(self._shard, direction, shard, own[shard], policies[shard], bool(pairs))
+                found.append(self._shards.get(key, policies[shard], make))
+            shards[direction] = tuple(found)
+        self._shards.keep(current.__contains__)
         self._since_sweep += 1
         if self._since_sweep > _SWEEP:
             self._since_sweep = 0
             self._forget_all_but([half for _, policy in endpoints for half in (policy.ingress, policy.egress)])
-        return NodeResources(MappingProxyType(filters), MappingProxyType(changes), MappingProxyType(refused), made_of)
+        return NodeResources(MappingProxyType(shards), MappingProxyType(refused))
 
-    def steps(self, before: NodeResources | None, after: NodeResources) -> list[Snapshot]:
-        """What to publish, one after the other as Envoy takes each up, to get from the one to the other.
+    def _shard(
+        self,
+        direction: Direction,
+        shard: int,
+        own: Sequence[Endpoint],
+        policies: Sequence[Judged],
+        anybody: bool,
+    ) -> Resource:
+        """What judges requests to or from these endpoints. `anybody`: some endpoint of the node is policed in this
+        direction; where nobody is, everything passes, which costs a request next to nothing."""
 
-        At every moment a request that either policy allows gets at least the changes to its headers that this policy
-        asks for. `before` None: it is not known what Envoy has.
-        """
-        if before is None or before.changes == after.changes:
-            return [after.snapshot()]
-        bridge = [self._headers.bridge(direction, before.made_of, after.made_of) for direction in Direction]
-        return [
-            Snapshot.of((*bridge, *before.filters.values())),
-            Snapshot.of((*bridge, *after.filters.values())),
-            after.snapshot(),
-        ]
-
-    def _filter(self, direction: Direction, made_of: Compiled, refused: dict[RuleOrigin, str]) -> Resource:
-        def tree(identity: int, halves: Halves) -> OnMatch:
-            (half,) = halves
-            refused.update(self._half(half).refused)
+        def tree(identity: int, half: DirectionPolicy) -> OnMatch:
             key = (identity, direction, id(half))
             return self._subtrees.get(key, half, lambda: self._build_subtree(identity, direction, half))
 
-        trees = subject_trees(direction, made_of.halves(direction), tree)
-        name = FILTERS[direction]
-        # Where nobody is policed the filter is empty: it then costs a request next to nothing.
-        rbac = frame(4, policy_of_subjects(direction, trees, made_of.endpoints)) if trees else b""
-        body = extension(name, "envoy.extensions.filters.http.rbac.v3.RBAC", rbac)
-        return Resource(FILTER_CONFIG, name, body)
+        trees = subject_trees(direction, policies, tree)
+        name = shard_name(direction, shard)
+        rbac = frame(4, policy_of_subjects(direction, trees, own)) if anybody else b""
+        changing = self._headers.matcher(direction, policies)
+        if changing is None:
+            return Resource(FILTER_CONFIG, name, extension(name, f"{_FILTERS}rbac.v3.RBAC", rbac))
+        judging = extension("rbac", f"{_FILTERS}rbac.v3.RBAC", rbac)
+        chain = run([judging, extension("headers", f"{_FILTERS}composite.v3.Composite", frame(2, changing))])
+        return Resource(
+            FILTER_CONFIG, name, extension(name, f"{_FILTERS}composite.v3.Composite", frame(2, always(chain)))
+        )
 
     def _build_subtree(self, identity: int, direction: Direction, half: DirectionPolicy) -> OnMatch:
         """The whole verdict of one policy."""
@@ -197,6 +213,36 @@ class NodeCompiler:
         self._rules.keep(rules.__contains__)
         self._halves.keep(live.__contains__)
         self._headers.forget_all_but(halves)
+
+
+def _divided(whose: Iterable[Whose]) -> list[list[Whose]]:
+    """By shard."""
+    shards: list[list[Whose]] = [[] for _ in range(SHARDS)]
+    for each in whose:
+        endpoint = each if isinstance(each, Endpoint) else each[0]
+        shards[shard_of(endpoint.identity)].append(each)
+    return shards
+
+
+def _shard_key(
+    direction: Direction, shard: int, own: Iterable[Endpoint], policies: Iterable[Judged], anybody: bool
+) -> _ShardKey:
+    """All that a shard depends on. Addresses are a part of it only where endpoints of one identity differ."""
+    identities = frozenset(endpoint.identity for endpoint in own)
+    variants: dict[int, dict[int, list[Endpoint]]] = {}
+    for endpoint, half in policies:
+        variants.setdefault(endpoint.identity, {}).setdefault(id(half), []).append(endpoint)
+    return (
+        direction,
+        shard,
+        anybody,
+        identities,
+        tuple(
+            (identity, half, tuple((each.key, each.ips) for each in members) if len(by_half) > 1 else ())
+            for identity, by_half in sorted(variants.items())
+            for half, members in by_half.items()
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

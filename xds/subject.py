@@ -21,7 +21,7 @@ from .rule_name import NOT_POLICED, UNKNOWN_SUBJECT
 
 Policed: TypeAlias = frozenset[tuple[int, Direction]]  # (identity of local endpoints, direction)
 Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]
-Halves: TypeAlias = tuple[DirectionPolicy, ...]  # one, or between two worlds that of both
+Judged: TypeAlias = tuple[Endpoint, DirectionPolicy]
 
 SUBJECT: Mapping[Direction, Input] = MappingProxyType(
     {direction: filter_state(f"lockgate.{direction}.subject") for direction in Direction}
@@ -38,23 +38,30 @@ _ADDRESS: Mapping[Direction, Input] = MappingProxyType(
 )
 
 
+def judged(direction: Direction, endpoints: Enforced, policed: Policed) -> list[Judged]:
+    """Those that have a tree in a direction, each with its policy there."""
+    return [
+        (endpoint, policy.direction(direction))
+        for endpoint, policy in endpoints
+        if (endpoint.identity, direction) in policed
+    ]
+
+
 def subject_trees(
-    direction: Direction,
-    endpoints: Iterable[tuple[Endpoint, Halves]],
-    tree: Callable[[int, Halves], OnMatch],
+    direction: Direction, endpoints: Iterable[Judged], tree: Callable[[int, DirectionPolicy], OnMatch]
 ) -> dict[str, OnMatch]:
     """What `tree` says for each identity and its policy, by what SUBJECT reads.
 
     Endpoints of one identity differ when a rule names a port that they number differently. Only then are they told
     apart, by their addresses.
     """
-    variants: dict[int, dict[tuple[int, ...], tuple[Halves, list[Endpoint]]]] = {}
-    for endpoint, halves in sorted(endpoints, key=lambda pair: pair[0].key):
+    variants: dict[int, dict[int, tuple[DirectionPolicy, list[Endpoint]]]] = {}
+    for endpoint, half in sorted(endpoints, key=lambda pair: pair[0].key):
         of_identity = variants.setdefault(endpoint.identity, {})
-        of_identity.setdefault(tuple(map(id, halves)), (halves, []))[1].append(endpoint)
+        of_identity.setdefault(id(half), (half, []))[1].append(endpoint)
     trees: dict[str, OnMatch] = {}
-    for identity, by_halves in sorted(variants.items()):
-        said = [(tree(identity, halves), members) for halves, members in by_halves.values()]
+    for identity, by_half in sorted(variants.items()):
+        said = [(tree(identity, half), members) for half, members in by_half.values()]
         if len({on_match for on_match, _ in said}) == 1:
             trees[str(identity)] = said[0][0]
         else:
@@ -63,12 +70,12 @@ def subject_trees(
     return trees
 
 
-def policy_of_subjects(direction: Direction, trees: Mapping[str, OnMatch], endpoints: Enforced) -> Matcher:
+def policy_of_subjects(direction: Direction, trees: Mapping[str, OnMatch], endpoints: Iterable[Endpoint]) -> Matcher:
     """The matcher of an RBAC filter.
 
     Of these endpoints, those that have no tree were judged by the kernel alone, as was an end that is no endpoint of
     this node. An identity of which nothing is known here is denied.
     """
-    identities = sorted({endpoint.identity for endpoint, _ in endpoints})
+    identities = sorted({endpoint.identity for endpoint in endpoints})
     passing = dict.fromkeys((_ELSEWHERE, *map(str, identities)), allow(NOT_POLICED))
     return exact_map(SUBJECT[direction], {**passing, **trees}, deny(UNKNOWN_SUBJECT))

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from ..policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, ResolvedRule, RuleOrigin
 from ..policies.workload import Endpoint
-from .change_filter import TOO_MANY, Compiled
+from .change_filter import TOO_MANY
 from .change_tree import TooManyChanges, change_tree
 from .flow_tree import coverings, flow_tree
 from .fragment_cache import FragmentCache
@@ -26,7 +26,7 @@ from .matcher import Matcher, OnMatch, always, exact_map, extension
 from .rbac_action import allow, deny
 from .rule_name import default_allow, no_rule_matched
 from .snapshot import FILTER_CONFIG, Resource
-from .subject import PEER, SUBJECT, Enforced, Halves, Policed, policy_of_subjects, subject_trees
+from .subject import PEER, SUBJECT, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
 from .tls_chain import MISS, Chain, chain_matcher, chain_tree
 from .tls_verdict import carried, changing, requested
 from .wire import frame, text
@@ -56,18 +56,13 @@ class TlsPolicy:
     refused: Mapping[RuleOrigin, str]
 
 
-def has_tls(half: DirectionPolicy) -> bool:
-    """True when a rule of this direction is about TLS connections."""
-    return any(rule.tls is not None for rule in half.rules)
-
-
 def tls_policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
     """The (identity, direction) pairs with at least one rule about TLS connections."""
     return frozenset(
         (endpoint.identity, direction)
         for endpoint, policy in endpoints
         for direction in Direction
-        if has_tls(policy.direction(direction))
+        if policy.direction(direction).about_tls
     )
 
 
@@ -85,54 +80,53 @@ class TlsCompiler:
         self._subtrees.keep(lambda key: key[3] in live)
         self._choices.keep(lambda key: key[1] in live)
         self._refusals.keep(live.__contains__)
-        made_of = Compiled(endpoints, policed)
-        filters = [self._network_filter(direction, made_of, by_name=True) for direction in TLS_FILTERS]
-        filters.append(self._network_filter(Direction.INGRESS, made_of, by_name=False))
+        by_direction = {direction: judged(direction, endpoints, policed) for direction in Direction}
+        own = [endpoint for endpoint, _ in endpoints]
+        filters = [self._network_filter(TLS_FILTERS[each], each, by_direction[each], own) for each in TLS_FILTERS]
+        filters.append(self._network_filter(TAKEN_INGRESS, Direction.INGRESS, by_direction[Direction.INGRESS], own))
         for direction in TLS_HTTP_FILTERS:
-            filters += self._http_filters(direction, made_of)
-        matcher, chains = self._chains(made_of)
+            filters += self._http_filters(direction, by_direction[direction])
+        matcher, chains = self._chains(by_direction)
         refused = {
             origin: why
-            for direction in Direction
-            for _, halves in made_of.halves(direction)
-            for half in halves
+            for pairs in by_direction.values()
+            for _, half in pairs
             for origin, why in self._refused(half).items()
         }
         return TlsPolicy(tuple(filters), matcher, chains, MappingProxyType(refused))
 
-    def _network_filter(self, direction: Direction, made_of: Compiled, by_name: bool) -> Resource:
-        name = TLS_FILTERS[direction] if by_name else TAKEN_INGRESS
-
+    def _network_filter(
+        self, name: str, direction: Direction, pairs: Sequence[Judged], own: Sequence[Endpoint]
+    ) -> Resource:
         def say(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch:
-            return carried(covering, unmatched, uncovered, by_name=by_name)
+            return carried(covering, unmatched, uncovered, by_name=name != TAKEN_INGRESS)
 
-        trees = self._trees(name, direction, made_of, _verdicts(say))
+        trees = self._trees(name, direction, pairs, _verdicts(say))
         rbac = text(3, name.replace(".", "_") + ".")
         if trees:
-            rbac += frame(6, policy_of_subjects(direction, trees, made_of.endpoints))
+            rbac += frame(6, policy_of_subjects(direction, trees, own))
         return Resource(FILTER_CONFIG, name, extension(name, "envoy.extensions.filters.network.rbac.v3.RBAC", rbac))
 
-    def _http_filters(self, direction: Direction, made_of: Compiled) -> Iterable[Resource]:
+    def _http_filters(self, direction: Direction, pairs: Sequence[Judged]) -> Iterable[Resource]:
         """The verdict on requests, and what becomes of their headers. Nobody is here without being policed."""
         name = TLS_HTTP_FILTERS[direction]
         nobody = deny(f"lockgate:nothing-is-taken-up:{direction}")
-        trees = self._trees(name, direction, made_of, _verdicts(_requested))
+        trees = self._trees(name, direction, pairs, _verdicts(_requested))
         rbac = frame(4, exact_map(SUBJECT[direction], trees, nobody) if trees else always(nobody))
         yield Resource(FILTER_CONFIG, name, extension(name, "envoy.extensions.filters.http.rbac.v3.RBAC", rbac))
         name = f"{name}.headers"
-        trees = self._trees(name, direction, made_of, _changes)
+        trees = self._trees(name, direction, pairs, _changes)
         trees = {identity: tree for identity, tree in trees.items() if tree != NOTHING}
         body = frame(2, exact_map(SUBJECT[direction], trees)) if trees else b""
         body = extension(name, "envoy.extensions.filters.http.composite.v3.Composite", body)
         yield Resource(FILTER_CONFIG, name, body)
 
-    def _trees(self, kind: str, direction: Direction, made_of: Compiled, build: _Build) -> dict[str, OnMatch]:
-        def tree(identity: int, halves: Halves) -> OnMatch:
-            (half,) = halves
+    def _trees(self, kind: str, direction: Direction, pairs: Sequence[Judged], build: _Build) -> dict[str, OnMatch]:
+        def tree(identity: int, half: DirectionPolicy) -> OnMatch:
             key = (kind, identity, direction, id(half))
             return self._subtrees.get(key, half, lambda: build(identity, direction, half))
 
-        return subject_trees(direction, made_of.halves(direction), tree)
+        return subject_trees(direction, pairs, tree)
 
     def _refused(self, half: DirectionPolicy) -> Mapping[RuleOrigin, str]:
         def find() -> Mapping[RuleOrigin, str]:
@@ -144,17 +138,16 @@ class TlsCompiler:
 
         return self._refusals.get(id(half), half, find)
 
-    def _chains(self, made_of: Compiled) -> tuple[Matcher, frozenset[Chain]]:
+    def _chains(self, by_direction: Mapping[Direction, Sequence[Judged]]) -> tuple[Matcher, frozenset[Chain]]:
         used: set[Chain] = set()
 
         def trees(direction: Direction) -> dict[str, OnMatch]:
-            def tree(_: int, halves: Halves) -> OnMatch:
-                (half,) = halves
+            def tree(_: int, half: DirectionPolicy) -> OnMatch:
                 found, chains = self._choices.get((direction, id(half)), half, lambda: _choice(direction, half))
                 used.update(chains)
                 return found
 
-            found = subject_trees(direction, made_of.halves(direction), tree)
+            found = subject_trees(direction, by_direction[direction], tree)
             return {identity: on_match for identity, on_match in found.items() if on_match != MISS}
 
         matcher = chain_matcher(trees(Direction.EGRESS), trees(Direction.INGRESS))

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look inside the node's Envoy, or replace it.", no_args_is_help=True)
 
-_DEFAULTS = {"RBAC": "default: deny all", "Composite": "default: change nothing"}
+_DEFAULTS = {
+    "RBAC, Composite": "default: deny all",
+    "RBAC": "default: deny all",
+    "Composite": "default: change nothing",
+}
 
 T = TypeVar("T")
 
@@ -104,11 +108,14 @@ def rbac(
     otherwise is what nothing above fitted. What the kernel alone decides is not here: see `lockgate policy explain`.
     """
     from ...envoy.enforced import enforced_rules
+    from ...xds import shard_of
     from ..rbac_view import identity_names, rows
 
     known = ask(run_dir, "/v1/endpoints")
     found = _find_endpoint(endpoint, known)
-    dump = _ask(run_dir, lambda admin: admin.config_dump(name=r"lockgate\..*", mask="ecds_filters"))
+    shard = shard_of(found["identity"])
+    names = rf"lockgate\.(http\.[a-z]+\.{shard}|(tls|kafka)(\..*)?)"
+    dump = _ask(run_dir, lambda admin: admin.config_dump(name=names, mask="ecds_filters"))
     own = [str(found["identity"])]
     listed = rows(enforced_rules(dump, own), identity_names(known, ask(run_dir, "/v1/identities")))
     if output is not Format.TABLE:

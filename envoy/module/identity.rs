@@ -3,10 +3,11 @@
 //! It leaves filter state, as text, for the policy filters and the access log. An end that the map does not know, or that
 //! nobody may talk to, closes the connection: the kernel would have dropped it, so the map has changed since.
 //!
-//! Configuration: `PATH ID GENERATION`, the pin of the ipcache, the id of the map that must be behind it, and that of the
-//! map with its generation.
+//! Configuration: `PATH ID GENERATION SHARDS`, the pin of the ipcache, the id of the map that must be behind it, that of
+//! the map with its generation, and into how many shards the policies of each direction are divided.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use crate::abi::envoy_dynamic_module_callback_is_validation_mode;
@@ -19,21 +20,25 @@ const DESTINATION: &str = "lockgate.destination.identity";
 /// The identity whose egress (ingress) policy this node enforces here; `0` when that end is no endpoint of the node.
 const EGRESS_SUBJECT: &str = "lockgate.egress.subject";
 const INGRESS_SUBJECT: &str = "lockgate.ingress.subject";
+/// The shard in which that policy is; NO_SHARD when that end is no endpoint of the node.
+const EGRESS_SHARD: &str = "lockgate.egress.shard";
+const INGRESS_SHARD: &str = "lockgate.ingress.shard";
+const NO_SHARD: &str = "none";
 
 /// The filter. Without a map it only checks configurations, and closes every connection.
 pub struct Identity {
     ipcache: Option<Ipcache>,
+    shards: NonZeroU32,
 }
 
 impl Identity {
     pub fn new(config: &[u8]) -> Result<Identity, String> {
-        let (path, id, generation) = parse(config)?;
+        let (path, [id, generation], shards) = parse(config)?;
         if unsafe { envoy_dynamic_module_callback_is_validation_mode() } {
-            return Ok(Identity { ipcache: None });
+            return Ok(Identity { ipcache: None, shards });
         }
-        Ok(Identity {
-            ipcache: Some(Ipcache::open(&path, id, generation)?),
-        })
+        let ipcache = Some(Ipcache::open(&path, id, generation)?);
+        Ok(Identity { ipcache, shards })
     }
 
     fn owner(&self, end: &str, address: Option<IpAddr>) -> Result<Owner, String> {
@@ -51,14 +56,18 @@ impl ListenerConfig for Identity {
     fn accept(&self, socket: &Socket) -> Result<(), String> {
         let source = self.owner("source", socket.remote_address())?;
         let destination = self.owner("destination", socket.local_address())?;
+        let (egress, ingress) = (subject(source), subject(destination));
         let told = [
-            (SOURCE, source.identity),
-            (DESTINATION, destination.identity),
-            (EGRESS_SUBJECT, subject(source)),
-            (INGRESS_SUBJECT, subject(destination)),
+            (SOURCE, Some(source.identity)),
+            (DESTINATION, Some(destination.identity)),
+            (EGRESS_SUBJECT, Some(egress)),
+            (INGRESS_SUBJECT, Some(ingress)),
+            (EGRESS_SHARD, shard(egress, self.shards)),
+            (INGRESS_SHARD, shard(ingress, self.shards)),
         ];
-        for (key, identity) in told {
-            if !socket.set_filter_state(key, Digits::of(identity).text()) {
+        for (key, number) in told {
+            let digits = number.map(Digits::of);
+            if !socket.set_filter_state(key, digits.as_ref().map_or(NO_SHARD, Digits::text)) {
                 return Err(format!("Envoy does not take the filter state {key}"));
             }
         }
@@ -74,14 +83,26 @@ fn subject(owner: Owner) -> u32 {
     }
 }
 
-fn parse(config: &[u8]) -> Result<(PathBuf, u32, u32), String> {
+fn shard(subject: u32, shards: NonZeroU32) -> Option<u32> {
+    if subject == 0 {
+        None
+    } else {
+        Some(subject % shards)
+    }
+}
+
+fn parse(config: &[u8]) -> Result<(PathBuf, [u32; 2], NonZeroU32), String> {
     let text = std::str::from_utf8(config).map_err(|_| "the configuration is not text".to_string())?;
-    let mut words = text.rsplitn(3, ' ');
-    let (generation, id, path) = (words.next(), words.next(), words.next().unwrap_or(""));
-    match (number(id), number(generation)) {
-        (Some(id), Some(generation)) if path.starts_with('/') => Ok((PathBuf::from(path), id, generation)),
+    let mut words = text.rsplitn(4, ' ');
+    let (shards, generation, id) = (number(words.next()), number(words.next()), number(words.next()));
+    let path = words.next().unwrap_or("");
+    match (id, generation, shards.and_then(NonZeroU32::new)) {
+        (Some(id), Some(generation), Some(shards)) if path.starts_with('/') => {
+            Ok((PathBuf::from(path), [id, generation], shards))
+        }
         _ => Err(format!(
-            "{text:?} is not 'PATH ID GENERATION', the ipcache's pin, its map id and that of its generation"
+            "{text:?} is not 'PATH ID GENERATION SHARDS', the ipcache's pin, its map id, that of its generation and how \
+             many shards policies have"
         )),
     }
 }
@@ -139,20 +160,31 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_a_path_and_a_number() {
+    fn a_subject_has_one_shard() {
+        let shards = NonZeroU32::new(64).unwrap();
+        let found = [0, 1, 64, 65_600, u32::MAX].map(|subject| shard(subject, shards));
+        assert_eq!(found, [None, Some(1), Some(0), Some(0), Some(63)]);
+    }
+
+    #[test]
+    fn the_configuration_is_a_path_and_three_numbers() {
+        let shards = NonZeroU32::new(64).unwrap();
         assert_eq!(
-            parse(b"/sys/fs/bpf/with blank/ipcache 17 18").unwrap(),
-            (PathBuf::from("/sys/fs/bpf/with blank/ipcache"), 17, 18)
+            parse(b"/sys/fs/bpf/with blank/ipcache 17 18 64").unwrap(),
+            (PathBuf::from("/sys/fs/bpf/with blank/ipcache"), [17, 18], shards)
         );
         for wrong in [
             &b""[..],
             b"/a",
             b"/a b",
             b"/a 1",
-            b"a 1 2",
-            b"/a -1 2",
-            b"/a 1 4294967296",
-            b"\xff 1 2",
+            b"/a 1 2",
+            b"a 1 2 64",
+            b"/a -1 2 64",
+            b"/a 1 4294967296 64",
+            b"/a 1 2 0",
+            b"/a 1 2 -1",
+            b"\xff 1 2 64",
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

@@ -21,16 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockgate.envoy.binary import find_binary
-from lockgate.envoy.identity_filter import Ipcache, identity_filter
+from lockgate.envoy.identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
 from lockgate.envoy.module_file import find_module
+from lockgate.envoy.policy_shard import sharded_policy
 from lockgate.policies.identity import IPNetwork
 from lockgate.policies.workload import Endpoint
 from lockgate.tests.e2e.pinned_ipcache import PinnedIpcache, pinned_ipcache
 
-SLOTS = ("lockgate.http.egress", "lockgate.http.ingress")
 HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
-COMPOSITE = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,40 +187,8 @@ def _is_free(address: str, port: int) -> bool:
 def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]], ipcache: Ipcache) -> dict[str, object]:
     sockets = [{"socket_address": {"address": address, "port_value": port}} for address, port in listen]
     slots = [
-        {
-            "name": slot,
-            "config_discovery": {
-                "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"},
-                "default_config": {
-                    "@type": RBAC,
-                    "matcher": {
-                        "on_no_match": {
-                            "action": {
-                                "name": "action",
-                                "typed_config": {
-                                    "@type": "type.googleapis.com/envoy.config.rbac.v3.Action",
-                                    "name": f"default:{slot}",
-                                    "action": "DENY",
-                                },
-                            }
-                        }
-                    },
-                },
-                "type_urls": [RBAC],
-            },
-        }
-        for slot in SLOTS
-    ]
-    slots += [
-        {
-            "name": f"{slot}.headers",
-            "config_discovery": {
-                "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"},
-                "default_config": {"@type": COMPOSITE},
-                "type_urls": [COMPOSITE],
-            },
-        }
-        for slot in SLOTS
+        sharded_policy(f"lockgate.http.{direction}", key, first_policy_timeout=1.0).to_dict()
+        for direction, key in (("egress", EGRESS_SHARD), ("ingress", INGRESS_SHARD))
     ]
     router = {
         "name": "envoy.filters.http.router",

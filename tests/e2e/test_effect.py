@@ -12,12 +12,22 @@ import pytest
 from lockgate.agent.client import ask
 from lockgate.agent.effect_watch import EffectWatch
 from lockgate.envoy.admin import Admin
-from lockgate.policies.endpoint_policy import HttpRule
+from lockgate.policies.endpoint_policy import Direction, HttpRule
 from lockgate.tests.e2e.live_node import EXAMPLES, LiveNode
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, running_envoy
-from lockgate.tests.e2e.test_xds_envoy import CACHE, CLIENT, FRONTEND, SERVER, WAIT, allowing, enforce, server_policy
+from lockgate.tests.e2e.test_xds_envoy import (
+    CACHE,
+    CLIENT,
+    FRONTEND,
+    SERVER,
+    SHARD,
+    WAIT,
+    allowing,
+    enforce,
+    server_policy,
+)
 from lockgate.tests.unit.agent.test_metrics import samples
-from lockgate.xds import FILTER_CONFIG, XdsServer
+from lockgate.xds import FILTER_CONFIG, SHARDS, XdsServer, shard_name
 
 NODE = "loopback"
 API = (EXAMPLES / "api-access-control.yaml").read_text()
@@ -44,22 +54,19 @@ async def test_drift_is_found_and_repaired(server: XdsServer, envoy: LoopbackEnv
     async with Admin(envoy.folder / "admin.sock") as admin:
         assert await watch.look(admin) == ()
         assert {name.name for name in watch.effect.in_force} == {
-            "lockgate.http.egress",
-            "lockgate.http.egress.headers",
-            "lockgate.http.ingress",
-            "lockgate.http.ingress.headers",
+            shard_name(direction, number) for direction in Direction for number in range(SHARDS)
         }
         new = server_policy(allowing(HttpRule("/new"))).snapshot()
         (client,) = server._clients.values()
         subscription = client.stream.subscriptions[FILTER_CONFIG]
-        version = new.of_type(FILTER_CONFIG)["lockgate.http.ingress"].version
-        subscription._known["lockgate.http.ingress"] = version
+        version = new.of_type(FILTER_CONFIG)[SHARD].version
+        subscription._known[SHARD] = version
         await enforce(server, new)
         envoy.wait_until_listening()
         assert envoy.get(FRONTEND, "/new").status == 403, "it has confirmed, for all that the server knows"
 
         (drift,) = await watch.look(admin)
-        assert (drift.resource.name, drift.confirmed) == ("lockgate.http.ingress", version)
+        assert (drift.resource.name, drift.confirmed) == (SHARD, version)
         assert drift.actual not in (None, version)
         watch._conclude((drift,))
         assert (watch.effect.repaired, watch.effect.drifts) == (1, (drift,))

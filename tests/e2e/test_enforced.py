@@ -12,12 +12,20 @@ from lockgate.agent.cli.app import app
 from lockgate.agent.cli.options import known_names
 from lockgate.agent.rbac_view import Row, identity_names, rows
 from lockgate.envoy.enforced import enforced_rules
-from lockgate.policies.endpoint_policy import Direction, HeaderMatch, HttpRule, PortSpan, Protocol, ResolvedRule
+from lockgate.policies.endpoint_policy import (
+    Direction,
+    HeaderMatch,
+    HttpRule,
+    MismatchAction,
+    PortSpan,
+    Protocol,
+    ResolvedRule,
+)
 from lockgate.tests.e2e.live_node import LiveNode
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, running_envoy
 from lockgate.tests.e2e.test_xds_envoy import CACHE, CLIENT, SERVER, allowing, enforce, server_policy
 from lockgate.tests.unit.xds.policy_strategies import origin
-from lockgate.xds import XdsServer
+from lockgate.xds import SHARDS, XdsServer
 
 PLACE = "spec.ingress[0].toPorts[0]"
 NAMES = identity_names(
@@ -80,6 +88,13 @@ async def test_every_rule_is_read_back_with_its_policy(server: XdsServer, envoy:
     assert any(row.rule == "identity:400:ingress:no-rule-matched" for row in refused)
 
 
+async def test_a_policy_that_changes_headers_is_read_back_too(server: XdsServer, envoy: LoopbackEnvoy) -> None:
+    replaced = HeaderMatch("x-role", "user", MismatchAction.REPLACE)
+    found = await read_back(server, envoy, allowing(HttpRule("/a", "GET", headers=(replaced,))))
+    (row,) = (row for row in found if row.verdict == "allow")
+    assert (row.direction, row.peer, row.method, row.path) == ("ingress", "default/frontend", "GET", "/a")
+
+
 async def test_a_secret_is_struck_out(server: XdsServer, envoy: LoopbackEnvoy) -> None:
     secret = allowing(HttpRule("/", headers=(HeaderMatch("x-token", "hunter2", secret=True),)))
     found = await read_back(server, envoy, secret)
@@ -102,7 +117,7 @@ def test_the_command_on_a_live_node(shared_node: LiveNode) -> None:
 
 def test_all_filters_are_listed_whatever_their_sort(shared_node: LiveNode) -> None:
     listed = shared_node.lockgate("envoy", "config", "filters").out
-    for name in ("lockgate.http.ingress", "lockgate.tls.ingress"):
+    for name in ("lockgate.http.ingress.0", f"lockgate.http.egress.{SHARDS - 1}", "lockgate.tls.ingress"):
         (line,) = (line for line in listed.splitlines() if line.startswith(f"{name} "))
         assert "default" not in line, "its policy is in force"
     some = shared_node.lockgate("envoy", "config", "filters", "-n", "tls", "-o", "json").data

@@ -15,9 +15,10 @@ from lockgate.envoy.access_log import LoggedRequest, Rotation, parse
 from lockgate.envoy.admin import Admin
 from lockgate.envoy.bootstrap import bootstrap
 from lockgate.envoy.errors import AdminUnreachableError
-from lockgate.envoy.http_listener import NOT_SYNCED, RBAC_TYPE_URL
+from lockgate.envoy.identity_filter import SHARDS
 from lockgate.envoy.inspect import read_config
-from lockgate.envoy.messages import composite, core, http_rbac, matcher, protobuf, rbac
+from lockgate.envoy.messages import core, http_rbac, matcher, protobuf, rbac
+from lockgate.envoy.policy_slot import NOT_SYNCED, RBAC_TYPE_URL
 from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
     CLIENT,
     CLIENT6,
@@ -66,15 +67,15 @@ class PolicyServer:
         self._due.put_nowait(self._response())
 
     def _response(self) -> bytes:
-        nothing = composite.Composite()
+        policy = protobuf.Any.pack(self._policy)
         resources = [
             discovery.Resource(
                 name=name,
                 version=str(self.version),
-                resource=protobuf.Any.pack(core.TypedExtensionConfig(name=name, typed_config=protobuf.Any.pack(body))),
+                resource=protobuf.Any.pack(core.TypedExtensionConfig(name=name, typed_config=policy)),
             )
-            for slot in ("lockgate.http.egress", "lockgate.http.ingress")
-            for name, body in ((slot, self._policy), (f"{slot}.headers", nothing))
+            for direction in ("egress", "ingress")
+            for name in (f"lockgate.http.{direction}.{number}" for number in range(SHARDS))
         ]
         return bytes(
             discovery.DeltaDiscoveryResponse(
@@ -347,7 +348,7 @@ async def test_a_rejected_policy_shows_and_the_last_good_one_stays(run_dir: Path
 
         await until("Envoy rejects the policy", rejected)
         stats = await admin.stats(r"^extension_config_discovery\..*\.update_rejected$")
-        assert sorted(stats.values()) == [1, 1, 1, 1]  # a response is taken or refused as a whole
+        assert list(stats.values()) == [1] * 2 * SHARDS  # a response is taken or refused as a whole
         for record in read_config(await admin.config_dump()).filters:
             assert (record.version, record.default) == ("1", False)
         assert (await client.ask(get("/secret")))[1] == DENIED

@@ -76,10 +76,11 @@ def test_envoy_runs_without_the_module_being_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ("", "is not 'PATH ID GENERATION', the ipcache's pin, its map id and that of its generation"),
-        ("maps/ipcache 7 8", "is not 'PATH ID GENERATION'"),
-        ("/sys/fs/bpf/ipcache seven 8", "is not 'PATH ID GENERATION'"),
-        ("/sys/fs/bpf/ipcache 7", "is not 'PATH ID GENERATION'"),
+        ("", "is not 'PATH ID GENERATION SHARDS', the ipcache's pin, its map id, that of its generation and how many"),
+        ("maps/ipcache 7 8 64", "is not 'PATH ID GENERATION SHARDS'"),
+        ("/sys/fs/bpf/ipcache seven 8 64", "is not 'PATH ID GENERATION SHARDS'"),
+        ("/sys/fs/bpf/ipcache 7 8", "is not 'PATH ID GENERATION SHARDS'"),
+        ("/sys/fs/bpf/ipcache 7 8 0", "is not 'PATH ID GENERATION SHARDS'"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_rejected_before_any_map_is_looked_for(

@@ -17,6 +17,7 @@ from lockgate.envoy.admin import Admin
 from lockgate.envoy.binary import find_binary
 from lockgate.envoy.bootstrap import bootstrap
 from lockgate.envoy.errors import AdminError, AdminUnreachableError, RestartError, SupervisorError
+from lockgate.envoy.identity_filter import SHARDS
 from lockgate.envoy.inspect import read_config
 from lockgate.envoy.module_file import find_module
 from lockgate.envoy.process import EnvoyProcess, EnvoyStatus, Phase
@@ -392,12 +393,11 @@ async def test_admin(run_dir: Path) -> None:
 
         config = read_config(await admin.config_dump())
         assert [record.address for record in config.listeners] == ["127.0.0.1:15001, [::1]:15001"]
-        assert [(record.name, record.default) for record in config.filters] == [
-            ("lockgate.http.egress", True),
-            ("lockgate.http.egress.headers", True),
-            ("lockgate.http.ingress", True),
-            ("lockgate.http.ingress.headers", True),
+        names = [
+            f"lockgate.http.{direction}.{number}" for direction in ("egress", "ingress") for number in range(SHARDS)
         ]
+        assert [(record.name, record.default) for record in config.filters] == [(name, True) for name in sorted(names)]
+        assert {record.listeners for record in config.filters} == {("lockgate.http",)}
     assert not await admin.ready()
     with pytest.raises(AdminUnreachableError, match="is it running"):
         await admin.server_info()

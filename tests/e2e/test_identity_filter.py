@@ -9,12 +9,19 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from lockgate.policies.endpoint_policy import DirectionPolicy, EndpointPolicy, HttpRule, HttpRules, ResolvedRule
+from lockgate.policies.endpoint_policy import (
+    Direction,
+    DirectionPolicy,
+    EndpointPolicy,
+    HttpRule,
+    HttpRules,
+    ResolvedRule,
+)
 from lockgate.redirect.maps import PinnedMap
 from lockgate.redirect.plan import Owner
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, ask, running_envoy
 from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache, origin
-from lockgate.xds import NodeCompiler, XdsServer, policed_by
+from lockgate.xds import NodeCompiler, XdsServer, policed_by, shard_name, shard_of
 
 WAIT = 15.0
 FRONTEND, NEW, STRANGER = "127.0.0.21", "127.0.1.1", "127.9.9.9"
@@ -66,7 +73,8 @@ async def test_a_new_address_of_a_known_identity_takes_a_map_entry_and_no_config
     await up(envoy)
     with pytest.raises(ConnectionError):  # its first connection, before the entry
         await asyncio.to_thread(envoy.get, NEW, "/a")
-    responses = "extension_config_discovery.http_filter.lockgate.http.ingress.update_attempt"
+    shard = shard_name(Direction.INGRESS, shard_of(SERVER.identity))
+    responses = f"extension_config_discovery.http_filter.{shard}.update_attempt"
     told = envoy.stat(responses)
     envoy.ipcache.set({ip_network(f"127.0.{n // 250 + 1}.{n % 250 + 1}"): Owner(300) for n in range(1000)})
     assert [(await asyncio.to_thread(envoy.get, NEW, path)).status for path in ("/a", "/b")] == [200, 403]

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from lockgate.agent.client import ask
+from lockgate.policies import Direction
 from lockgate.tests.e2e.hobbled_envoy import hobbled_envoy
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, EXAMPLES, GLANCE, OK, LiveNode, fetch, live_node
+from lockgate.xds import shard_name, shard_of
 
 API = (EXAMPLES / "api-access-control.yaml").read_text()
 EVERY_REQUEST = API.partition("        http:")[0] + "        http: [{}]\n"
@@ -42,6 +44,14 @@ def as_it_was(node: LiveNode) -> Iterator[None]:
     node.becomes(DROPPED, lambda: fetch(node.intruder, node.backend.ipv4, 8080, patience=GLANCE))
 
 
+def shard(node: LiveNode) -> str:
+    """The resource that the policies of api-server are in."""
+    (number,) = (
+        each["identity"] for each in ask(node.run_dir, "/v1/endpoints") if each["endpoint"].endswith("/api-server")
+    )
+    return shard_name(Direction.INGRESS, shard_of(number))
+
+
 def nacks(node: LiveNode) -> dict[str, Any]:
     return {each["policy"]: each["nack"] for each in ask(node.run_dir, "/v1/policies") if each["nack"]}
 
@@ -56,9 +66,9 @@ def test_a_refused_policy_is_named_and_the_others_of_the_change_are_in_force(nod
     node.until("it is reported", lambda: nacks(node))
     nack = nacks(node)["default/api-access-control"]
     assert nack.pop("text").startswith(TEXT)
-    assert nack == {"resource": "lockgate.http.ingress", "enforced": "older", "path": PLACE, "line": line}
+    assert nack == {"resource": shard(node), "enforced": "older", "path": PLACE, "line": line}
 
-    place = f"{path}:{line}: {PLACE}: Envoy refuses policy default/api-access-control (lockgate.http.ingress: {TEXT}"
+    place = f"{path}:{line}: {PLACE}: Envoy refuses policy default/api-access-control ({shard(node)}: {TEXT}"
     status = node.lockgate("status")
     assert status.status == 1
     assert f"problem    {place}" in status.out
@@ -67,7 +77,7 @@ def test_a_refused_policy_is_named_and_the_others_of_the_change_are_in_force(nod
     shown = node.lockgate("policy", "get", "api-access-control").out
     assert "state       nack\n" in shown
     assert f"refused     {PLACE} (line {line})\n" in shown
-    assert f"envoy says  lockgate.http.ingress: {TEXT}" in shown
+    assert f"envoy says  {shard(node)}: {TEXT}" in shown
     assert "in force    the last version that Envoy took\n" in shown
     assert fetch(node.frontend, node.api.ipv4, 80, ADMIN) == OK, "as that version says"
 

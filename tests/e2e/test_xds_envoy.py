@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
+from lockgate.envoy.policy_slot import NOT_SYNCED
 from lockgate.policies.endpoint_policy import (
+    Direction,
     DirectionPolicy,
     EndpointPolicy,
     GrpcRule,
@@ -23,6 +25,7 @@ from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, ask, running_envoy
 from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache, origin
 from lockgate.xds import (
     FILTER_CONFIG,
+    SHARDS,
     NodeCompiler,
     NodeResources,
     Outcome,
@@ -31,6 +34,8 @@ from lockgate.xds import (
     SyncState,
     XdsServer,
     policed_by,
+    shard_name,
+    shard_of,
 )
 from lockgate.xds.matcher import DESTINATION_IP, exact_map, extension
 from lockgate.xds.wire import frame
@@ -50,6 +55,7 @@ CACHE = ipcache(
 SERVER = endpoint("default/api-server", 400, "127.0.0.1", "::1")
 CLIENT = endpoint("default/frontend", 300, FRONTEND)
 NO_RULE = "identity:400:ingress:no-rule-matched"
+SHARD = shard_name(Direction.INGRESS, shard_of(SERVER.identity))
 
 
 def allowing(*http: HttpRule | GrpcRule, name: str = "api", ports: tuple[PortSpan, ...] | None = None) -> ResolvedRule:
@@ -207,21 +213,19 @@ async def test_a_refused_resource_keeps_the_last_good_one(server: XdsServer, env
     await enforce(server, good)
     envoy.wait_until_listening()
     empty_map = frame(4, exact_map(DESTINATION_IP, {}))
-    body = extension("lockgate.http.ingress", "envoy.extensions.filters.http.rbac.v3.RBAC", empty_map)
-    bad = Resource(FILTER_CONFIG, "lockgate.http.ingress", body)
-    egress = good.of_type(FILTER_CONFIG)["lockgate.http.egress"]
-    settled = await server.settled(await server.publish(Snapshot.of([bad, egress])), WAIT)
+    bad = Resource(FILTER_CONFIG, SHARD, extension(SHARD, "envoy.extensions.filters.http.rbac.v3.RBAC", empty_map))
+    settled = await server.settled(await server.publish(good.joined([bad])), WAIT)
     assert settled.outcome is Outcome.NACKED and "MatchMap" in settled.text
     (entry,) = server.status().clients[0].types
     assert entry.state is SyncState.NACK
     states = {one.name: (one.state, one.held) for one in entry.resources}
-    held = good.of_type(FILTER_CONFIG)["lockgate.http.ingress"].version
-    assert states["lockgate.http.ingress"] == (SyncState.NACK, held)
-    assert states["lockgate.http.egress"][0] is SyncState.SYNCED
+    held = good.of_type(FILTER_CONFIG)[SHARD].version
+    assert states.pop(SHARD) == (SyncState.NACK, held)
+    assert len(states) == 2 * SHARDS - 1 and {state for state, _ in states.values()} == {SyncState.SYNCED}
     assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [200, 403]
-    rejected = envoy.stat("extension_config_discovery.http_filter.lockgate.http.ingress.config_fail")
-    await server.settled(await server.publish(Snapshot.of([bad, egress])), WAIT)
-    name = "extension_config_discovery.http_filter.lockgate.http.ingress.config_fail"
+    name = f"extension_config_discovery.http_filter.{SHARD}.config_fail"
+    rejected = envoy.stat(name)
+    await server.settled(await server.publish(good.joined([bad])), WAIT)
     assert envoy.stat(name) == rejected == 1  # not sent again
     await enforce(server, server_policy(allowing(HttpRule("/b"))).snapshot())
     assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [403, 200]
@@ -229,7 +233,7 @@ async def test_a_refused_resource_keeps_the_last_good_one(server: XdsServer, env
 
 async def test_a_restarted_server_sends_nothing_needless(tmp_path: Path, envoy: LoopbackEnvoy) -> None:
     snapshot = server_policy(allowing(HttpRule("/a"))).snapshot()
-    stat = "extension_config_discovery.http_filter.lockgate.http.ingress.config_reload"
+    stat = f"extension_config_discovery.http_filter.{SHARD}.config_reload"
     for _ in range(3):
         async with serving(tmp_path / "xds.sock") as server:
             await enforce(server, snapshot)
@@ -245,23 +249,22 @@ async def test_a_restarted_server_sends_nothing_needless(tmp_path: Path, envoy: 
 
 async def test_what_is_not_published_is_denied(server: XdsServer, envoy: LoopbackEnvoy) -> None:
     whole = server_policy(allowing(HttpRule("/a"))).snapshot()
-    egress = whole.of_type(FILTER_CONFIG)["lockgate.http.egress"]
-    await server.publish(Snapshot.of([egress]))
+    lacking = Snapshot.of(each for name, each in whole.of_type(FILTER_CONFIG).items() if name != SHARD)
+    await server.publish(lacking)
     await asyncio.to_thread(envoy.wait_until_listening)
-    assert envoy.get(FRONTEND, "/a").rule == "default:lockgate.http.ingress"
+    assert envoy.get(FRONTEND, "/a").rule == NOT_SYNCED
     await enforce(server, whole)
     assert envoy.get(FRONTEND, "/a").status == 200
-    await enforce(server, Snapshot.of([egress]))
-    assert envoy.get(FRONTEND, "/a").rule == "default:lockgate.http.ingress"
+    await enforce(server, lacking)
+    assert envoy.get(FRONTEND, "/a").rule == NOT_SYNCED
 
 
 async def test_a_fresh_envoy_gets_the_last_good_policy(server: XdsServer, tmp_path: Path) -> None:
     good = server_policy(allowing(HttpRule("/a"))).snapshot()
-    bad = Resource(FILTER_CONFIG, "lockgate.http.ingress", extension("lockgate.http.ingress", "no.such.Message"))
-    egress = good.of_type(FILTER_CONFIG)["lockgate.http.egress"]
+    bad = Resource(FILTER_CONFIG, SHARD, extension(SHARD, "no.such.Message"))
     with running_envoy(tmp_path / "xds.sock", CACHE, (SERVER, CLIENT)) as first:
         await enforce(server, good)
-        settled = await server.settled(await server.publish(Snapshot.of([bad, egress])), WAIT)
+        settled = await server.settled(await server.publish(good.joined([bad])), WAIT)
         assert settled.outcome is Outcome.NACKED
         assert first.process.poll() is None
     await gone(lambda: bool(server.status().clients))

@@ -163,6 +163,12 @@ async def test_an_endpoint_is_mute_until_a_world_that_has_it_is_in_force(node: R
     await applier.mute(world(L7, local=(7, 8, 9)).endpoints)
 
 
+async def test_of_many_refusals_a_few_are_told(node: Recorded, applier: Applier) -> None:
+    """One policy may be in the shards of many endpoints."""
+    node.answers = [Settled(Outcome.NACKED, tuple((("type", f"shard.{n}"), "no") for n in range(5)))]
+    assert (await applier.apply(world(L7))).nack == "shard.0: no; shard.1: no; shard.2: no; and 2 more"
+
+
 async def test_what_envoy_refuses_never_reaches_the_kernel(node: Recorded, applier: Applier) -> None:
     node.answers = [Settled(Outcome.NACKED, ((("type", "lockgate.http.ingress"), "no such matcher"),))]
     applied = await applier.apply(world(L7))
@@ -276,40 +282,3 @@ async def test_an_agent_that_ends_waits_for_the_kernel(node: Recorded, applier: 
     with pytest.raises(asyncio.CancelledError):
         await applying
     assert node.events[-1] == "attach 8", "it was done to its end"
-
-
-def changing(role: str) -> str:
-    headers = f"headerMatches: [{{name: x-role, value: {role}, mismatch: REPLACE}}]"
-    return L4.replace("protocol: TCP}]", f"protocol: TCP}}], rules: {{http: [{{path: /, {headers}}}]}}")
-
-
-async def test_other_header_changes_come_in_steps(node: Recorded, applier: Applier) -> None:
-    await applier.apply(world(changing("a")))
-    node.events.clear()
-    assert await applier.apply(world(changing("b"))) == Applied()
-    assert node.events == ["publish", "wait"] * 3 + ["maps"]
-    node.events.clear()
-    assert await applier.apply(world(changing("b"))) == Applied()
-    assert node.events == ["publish", "wait", "maps"]
-
-
-async def test_a_step_that_envoy_refuses_is_the_last(node: Recorded, applier: Applier) -> None:
-    await applier.apply(world(changing("a")))
-    node.events.clear()
-    node.answers = [
-        Settled(Outcome.ACKED),
-        Settled(Outcome.NACKED, ((("type", "name"), "no"),)),
-        Settled(Outcome.ACKED),
-    ]
-    assert (await applier.apply(world(changing("b")))).nacks == {"name": "no"}
-    assert node.events == ["publish", "wait"] * 2
-    assert await applier.apply(world(changing("b"))) == Applied()
-    assert node.events == ["publish", "wait"] * 5 + ["maps"]
-
-
-async def test_an_envoy_that_is_down_is_told_the_end_at_once(node: Recorded, applier: Applier) -> None:
-    await applier.apply(world(changing("a")))
-    node.events.clear()
-    node.answers, node.envoy_runs = [Settled(Outcome.TIMEOUT)], False
-    assert (await applier.apply(world(changing("b")))).unconfirmed
-    assert node.events == ["publish", "wait", "publish", "maps"]

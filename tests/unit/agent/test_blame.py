@@ -65,7 +65,8 @@ def test_short_values_are_quoted_only_in_quotes() -> None:
     ("resource", "places"),
     [
         ("lockgate.http.ingress", [f"{HTTP}[0]", f"{HTTP}[1]"]),
-        ("lockgate.http.egress", ["spec.egress[0].toPorts[0].rules.http[0]"]),
+        ("lockgate.http.ingress.17", [f"{HTTP}[0]", f"{HTTP}[1]"]),
+        ("lockgate.http.egress.0", ["spec.egress[0].toPorts[0].rules.http[0]"]),
         ("lockgate.tls.egress", ["spec.egress[0].toPorts[1].serverNames"]),
     ],
 )

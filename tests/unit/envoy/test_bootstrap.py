@@ -12,10 +12,12 @@ import pytest
 from lockgate.envoy.binary import find_binary
 from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.errors import BootstrapError
-from lockgate.envoy.http_listener import HttpListener, deny_all
-from lockgate.envoy.identity_filter import Ipcache
-from lockgate.envoy.messages import boot, composite, hcm, protobuf
+from lockgate.envoy.http_listener import HttpListener
+from lockgate.envoy.identity_filter import SHARDS, Ipcache
+from lockgate.envoy.messages import boot, composite, core, hcm, network_input, protobuf, xds_matcher
 from lockgate.envoy.module_file import find_module
+from lockgate.envoy.policy_slot import deny_all
+from lockgate.tests.unit.xds.matcher_messages import Seen, evaluate
 
 IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)
 SETTINGS = BootstrapSettings(run_dir=Path("/run/lockgate"), node_id="node-1", ipcache=IPCACHE)
@@ -89,34 +91,62 @@ def test_nothing_listens_beyond_this_machine() -> None:
     assert (pipe.path, pipe.mode) == ("/run/lockgate/admin.sock", 0o600)
 
 
-def test_every_slot_waits_for_the_policy() -> None:
-    for manager in managers(parsed(dataclasses.replace(SETTINGS, http=HttpListener(first_policy_timeout=15.0)))):
-        assert [entry.name for entry in manager.http_filters] == [
-            "lockgate.http.egress",
-            "lockgate.http.egress.headers",
-            "lockgate.http.ingress",
-            "lockgate.http.ingress.headers",
-            "envoy.filters.http.router",
-        ]
-        for slot in manager.http_filters[:4]:
-            source = slot.config_discovery
-            assert source is not None and source.default_config is not None and source.config_source is not None
+def policies(settings: BootstrapSettings = SETTINGS) -> dict[str, xds_matcher.Matcher]:
+    """By the name of its filter, how each direction's policy is chosen."""
+    (manager,) = managers(parsed(settings))
+    *found, router = manager.http_filters
+    assert router.name == "envoy.filters.http.router"
+    chosen = {}
+    for each in found:
+        assert each.typed_config is not None
+        filter_ = each.typed_config.unpack()
+        assert isinstance(filter_, composite.Composite) and filter_.matcher is not None
+        chosen[each.name] = filter_.matcher
+    return chosen
+
+
+def run(policy: xds_matcher.Matcher, **state: str) -> composite.ExecuteFilterAction:
+    """What is run for a connection with this filter state."""
+    seen = Seen("", "", 0, state={f"lockgate.{key}.shard": value for key, value in state.items()})
+    found = evaluate(policy, seen)
+    assert found is not None and found.typed_config is not None
+    action = found.typed_config.unpack()
+    assert isinstance(action, composite.ExecuteFilterAction)
+    return action
+
+
+def test_each_direction_is_judged_by_the_shard_of_its_own_end() -> None:
+    found = policies(dataclasses.replace(SETTINGS, http=HttpListener(egress_slot="a", ingress_slot="b")))
+    assert list(found) == ["a", "b"], "the client's policy first"
+    for (name, policy), direction in zip(found.items(), ("egress", "ingress"), strict=True):
+        tree = policy.matcher_tree
+        assert tree is not None and tree.input is not None and tree.input.typed_config is not None
+        assert tree.input.typed_config.unpack() == network_input.FilterStateInput(key=f"lockgate.{direction}.shard")
+        for number in range(SHARDS):
+            dynamic = run(policy, **{direction: str(number)}).dynamic_config
+            assert dynamic is not None and dynamic.name == f"{name}.{number}"
+
+
+def test_every_shard_waits_for_its_policy_and_denies_without() -> None:
+    for direction, policy in zip(("egress", "ingress"), policies().values(), strict=True):
+        for number in range(SHARDS):
+            dynamic = run(policy, **{direction: str(number)}).dynamic_config
+            assert dynamic is not None and dynamic.config_discovery is not None
+            source = dynamic.config_discovery
+            assert source.default_config == protobuf.Any.pack(deny_all())
+            assert source.config_source is not None and source.config_source.ads is not None
             assert not source.apply_default_config_without_warming
             assert source.config_source.initial_fetch_timeout == timedelta(seconds=15)
-            assert source.config_source.ads is not None
 
 
-def test_slots_are_named_by_the_settings() -> None:
-    http = HttpListener(egress_slot="a", ingress_slot="b")
-    for manager in managers(parsed(dataclasses.replace(SETTINGS, http=http))):
-        assert [entry.name for entry in manager.http_filters[:4]] == ["a", "a.headers", "b", "b.headers"]
-
-
-def test_without_a_policy_a_slot_denies_and_changes_nothing() -> None:
-    for manager in managers(parsed()):
-        defaults = [slot.config_discovery.default_config for slot in manager.http_filters[:4] if slot.config_discovery]
-        assert defaults[0] == defaults[2] == protobuf.Any.pack(deny_all())
-        assert defaults[1] == defaults[3] == protobuf.Any.pack(composite.Composite())
+def test_who_has_no_shard_is_judged_by_nobody_and_who_is_unknown_is_denied() -> None:
+    denied = core.TypedExtensionConfig(name="deny", typed_config=protobuf.Any.pack(deny_all("node:unknown-identity")))
+    for direction, policy in zip(("egress", "ingress"), policies().values(), strict=True):
+        elsewhere = run(policy, **{direction: "none"})
+        assert elsewhere.sample_percent is not None and elsewhere.sample_percent.default_value is not None
+        assert elsewhere.sample_percent.default_value.numerator == 0, "it is never run"
+        for state in ({}, {direction: ""}, {direction: "0x1"}, {direction: str(SHARDS)}):
+            assert run(policy, **state) == composite.ExecuteFilterAction(typed_config=denied)
 
 
 def test_no_route_has_a_timeout() -> None:

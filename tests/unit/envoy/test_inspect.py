@@ -196,3 +196,18 @@ def test_values_of_secrets_are_struck_out_of_a_map_and_what_they_lead_to_stays()
         f"{REDACTED} 2": {"action": {"name": "two"}},
     }
     assert shown["on_no_match"] == {"action": "deny"}
+
+
+def test_shards_are_filters_of_their_own() -> None:
+    shard = {"name": "ingress.7", "config_discovery": {"type_urls": [RBAC]}}
+    action = {"action": {"typed_config": {"dynamic_config": shard}}}
+    choice = {"exact_match_map": {"map": {"7": action, "none": {"action": {"typed_config": {"sample_percent": {}}}}}}}
+    divided = {"name": "ingress", "typed_config": {"matcher": {"matcher_tree": choice}}}
+    entry = listener("http", "127.0.0.1", 15001)
+    entry["additional_addresses"] = [{"address": {"socket_address": {"address": "::1", "port_value": 15001}}}]
+    entry["filter_chains"] = [{"filters": [{"name": "hcm", "typed_config": {"http_filters": [divided]}}]}]
+    config = read_config(dump(ListenersConfigDump={"static_listeners": [{"listener": entry}]}))
+    (found,) = config.filters
+    assert (found.name, found.kind, found.listeners, found.default) == ("ingress.7", "RBAC", ("http",), True)
+    assert config.listeners[0].address == "127.0.0.1:15001, [::1]:15001"
+    assert config.listeners[0].filters == ("original_dst", "ingress")

@@ -19,7 +19,7 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from lockgate.envoy import access_log, http_listener
 from lockgate.policies.endpoint_policy import HeaderMatch, MismatchAction
 from lockgate.policies.header_action import HeaderAction
-from lockgate.xds import change_filter, header_change, header_condition, rbac
+from lockgate.xds import header_change, header_condition
 from lockgate.xds.header_change import NOTHING, Change, changes
 
 ADD, DELETE, LOG, REPLACE = MismatchAction.ADD, MismatchAction.DELETE, MismatchAction.LOG, MismatchAction.REPLACE
@@ -46,7 +46,7 @@ def metadata_of(*notes: str) -> TypedExtensionConfig:
 
 
 def action_of(execute: ExecuteFilterAction) -> bytes:
-    return bytes(MatcherOnMatch(action=Action(name="change", typed_config=Any.pack(execute))))
+    return bytes(MatcherOnMatch(action=Action(name="run", typed_config=Any.pack(execute))))
 
 
 OVERWRITE = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -85,9 +85,3 @@ def test_the_names_that_the_bootstrap_shares() -> None:
         access_log.MISMATCH_KEY,
     )
     assert header_condition.ABSENT_FORWARDED_PROTO == http_listener.ABSENT_FORWARDED_PROTO
-    listener = http_listener.HttpListener()
-    assert tuple(rbac.FILTERS.values()) == (listener.egress_slot, listener.ingress_slot)
-    assert tuple(change_filter.CHANGES.values()) == (
-        f"{listener.egress_slot}.headers",
-        f"{listener.ingress_slot}.headers",
-    )

@@ -7,10 +7,12 @@ from functools import lru_cache
 
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.rbac.v3 import RbacAction
-from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite
+from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite, ExecuteFilterAction
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lockgate.envoy import identity_filter
+from lockgate.envoy.http_listener import HttpListener
 from lockgate.policies.endpoint_policy import (
     Direction,
     DirectionPolicy,
@@ -34,39 +36,56 @@ from lockgate.tests.unit.xds.policy_strategies import (
     origin,
     requests,
 )
-from lockgate.xds.change_filter import CHANGES
 from lockgate.xds.header_condition import ABSENT_FORWARDED_PROTO
-from lockgate.xds.rbac import FILTERS, NodeCompiler, NodeResources, compile_node, policed_by
+from lockgate.xds.rbac import NodeCompiler, NodeResources, compile_node, policed_by
 from lockgate.xds.rule_name import NOT_POLICED
+from lockgate.xds.shard import SHARDS, shard_name, shard_of
 from lockgate.xds.snapshot import FILTER_CONFIG, Resource
 
 PORTS = (80, 443, 8080)
 PEERS = {"10.0.0.1": 300, "10.0.0.2": 301, "10.1.2.3": 302, "10.9.9.9": 9, "fd00::2": 301, "fd01::1": 10}
 SERVER = endpoint("default/api-server", 400, "10.0.0.9", "fd00::9")
 EVERY = frozenset({(SERVER.identity, Direction.INGRESS), (SERVER.identity, Direction.EGRESS)})
+RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
+COMPOSITE = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"
 PORT_80 = (PortSpan(Protocol.TCP, 80, 80),)
 
 
-def unpacked(resource: Resource) -> bytes:
+@lru_cache(maxsize=4)
+def parsed(resource: Resource) -> tuple[Rbac, Composite]:
+    """The verdict's filter and that of header changes, which is empty where there are none."""
     extension = TypedExtensionConfig.parse(resource.body)
     assert extension.name == resource.name and extension.typed_config is not None
-    return extension.typed_config.value
+    packed = extension.typed_config
+    if packed.type_url == RBAC:
+        return Rbac.parse(packed.value), Composite()
+    assert packed.type_url == COMPOSITE
+    chain = Composite.parse(packed.value).matcher
+    assert chain is not None and chain.on_no_match is not None and chain.on_no_match.action is not None
+    assert chain.on_no_match.action.typed_config is not None
+    run = ExecuteFilterAction.parse(chain.on_no_match.action.typed_config.value)
+    assert run.filter_chain is not None
+    judging, changing = (each.typed_config for each in run.filter_chain.typed_config)
+    assert judging is not None and changing is not None
+    assert (judging.type_url, changing.type_url) == (RBAC, COMPOSITE)
+    return Rbac.parse(judging.value), Composite.parse(changing.value)
 
 
-@lru_cache(maxsize=4)
-def parsed_rbac(resource: Resource) -> Rbac:
-    return Rbac.parse(unpacked(resource))
-
-
-@lru_cache(maxsize=4)
-def parsed_composite(resource: Resource) -> Composite:
-    return Composite.parse(unpacked(resource))
+def shard(node: NodeResources, direction: Direction, seen: Seen) -> Resource | None:
+    """What Envoy runs by what the identity filter left; None for nothing."""
+    own = int(seen.state.get(f"lockgate.{direction}.subject", "-1"))
+    if own == 0:
+        return None
+    resource = node.of(direction, own)
+    assert (resource.type_url, resource.name) == (FILTER_CONFIG, shard_name(direction, shard_of(own)))
+    return resource
 
 
 def decide(node: NodeResources, direction: Direction, seen: Seen) -> tuple[str, str]:
-    resource = node.filters[direction]
-    assert (resource.type_url, resource.name) == (FILTER_CONFIG, FILTERS[direction])
-    rbac = parsed_rbac(resource)
+    resource = shard(node, direction, seen)
+    if resource is None:
+        return "allow", NOT_POLICED
+    rbac, _ = parsed(resource)
     if rbac.matcher is None:  # an empty filter, by which everything passes
         return "allow", NOT_POLICED
     action = verdict(rbac.matcher, seen)
@@ -76,10 +95,9 @@ def decide(node: NodeResources, direction: Direction, seen: Seen) -> tuple[str, 
 
 def left(node: NodeResources, direction: Direction, seen: Seen) -> tuple[dict[str, str], list[str]]:
     """The headers that go on, and what is logged. Without X-Forwarded-Proto Envoy's bootstrap writes a mark there."""
-    resource = node.changes[direction]
-    assert (resource.type_url, resource.name) == (FILTER_CONFIG, CHANGES[direction])
+    resource = shard(node, direction, seen)
     marked = replace(seen, headers={"x-forwarded-proto": ABSENT_FORWARDED_PROTO, **seen.headers})
-    headers, logged = changed(parsed_composite(resource), marked)
+    headers, logged = changed(parsed(resource)[1] if resource is not None else Composite(), marked)
     if headers.get("x-forwarded-proto") == ABSENT_FORWARDED_PROTO:
         del headers["x-forwarded-proto"]
     return {name: value for name, value in headers.items() if name[0] != ":" and name != "host"}, logged
@@ -258,16 +276,16 @@ def test_what_is_logged_names_rule_and_header() -> None:
     assert sent(node, "/a", x_key="1")[1] == [f"{origin('p')} x-b"]
 
 
-def test_where_nothing_changes_headers_the_filter_is_empty() -> None:
+def test_where_nothing_changes_headers_there_is_no_filter_for_it() -> None:
     node = node_of(rule(HttpRule("/a", headers=(HeaderMatch("x-a", "1"),))))
-    assert unpacked(node.changes[Direction.INGRESS]) == b""
+    assert all(COMPOSITE.encode() not in each.body for each in node.shards[Direction.INGRESS])
 
 
 def test_many_paths_with_one_change_are_one_decision() -> None:
     """Regexes that no map can hold, but what they lead to is the same."""
     many = (acting(f"/a/[0-9]+/{number}/.+", "x-role", "user", MismatchAction.REPLACE) for number in range(2000))
     node = node_of(rule(*many))
-    assert not node.refused and len(node.changes[Direction.INGRESS].body) < 200_000
+    assert not node.refused and len(node.of(Direction.INGRESS, SERVER.identity).body) < 200_000
     assert sent(node, "/a/1/1999/x") == ({"x-role": "user"}, [])
     assert sent(node, "/a/1/2000/x") == ({}, [])
 
@@ -322,3 +340,52 @@ def test_replicas_and_families_differ_only_where_they_must() -> None:
     node = node_of(rule(HttpRule("/a"), peers=frozenset({301})))
     assert ask(node, "fd00::2", path="/a")[0] == "allow"
     assert ask(node, "fd01::1", path="/a")[0] == "deny"
+
+
+def test_a_policy_is_in_one_shard_and_a_change_touches_no_other() -> None:
+    compiler = NodeCompiler()
+    others = [endpoint(f"default/e{n}", 1000 + n, f"10.0.1.{n}") for n in range(2 * SHARDS)]
+    same = EndpointPolicy(ingress=DirectionPolicy(True, (rule(HttpRule("/same")),)))
+    nodes = []
+    for path in ("/a", "/b"):
+        own = EndpointPolicy(ingress=DirectionPolicy(True, (rule(HttpRule(path)),)))
+        pairs = [(SERVER, own), *((each, same) for each in others)]
+        nodes.append(compiler.compile(pairs, policed_by(pairs)))
+    before, after = (node.snapshot().of_type(FILTER_CONFIG) for node in nodes)
+    assert len(before) == 2 * SHARDS
+    changed = {name for name, each in after.items() if before[name] is not each}
+    assert changed == {shard_name(Direction.INGRESS, shard_of(SERVER.identity))}, "and nothing else is built again"
+    assert [ask(node, path="/a")[0] for node in nodes] == ["allow", "deny"]
+
+
+def test_who_comes_and_goes_changes_one_shard() -> None:
+    compiler = NodeCompiler()
+    policy = EndpointPolicy(ingress=DirectionPolicy(True, (rule(HttpRule("/a")),)))
+    pairs = [(SERVER, policy)]
+    before = compiler.compile(pairs, policed_by(pairs))
+    pairs.append((endpoint("default/new", 777, "10.0.2.1"), EndpointPolicy()))
+    after = compiler.compile(pairs, policed_by(pairs))
+    names = {each.name for each in after.shards[Direction.INGRESS]} - {
+        each.name for each in before.shards[Direction.INGRESS] if each in after.shards[Direction.INGRESS]
+    }
+    assert names == {shard_name(Direction.INGRESS, shard_of(777))}
+    assert before.shards[Direction.EGRESS] == after.shards[Direction.EGRESS], "nobody is policed there"
+
+
+def test_a_shard_of_nobody_is_small_and_denies() -> None:
+    node = node_of(rule(HttpRule("/a")))
+    empty = node.of(Direction.INGRESS, SERVER.identity + 1)
+    assert len(empty.body) < 600
+    matcher = parsed(empty)[0].matcher
+    assert matcher is not None
+    action = verdict(matcher, Seen("", "", 80, state=ends(Direction.INGRESS, 401, 300)))
+    assert action is not None and (action.action, action.name) == (RbacAction.DENY, "node:unknown-identity")
+
+
+def test_envoy_and_the_compiler_divide_alike() -> None:
+    settings = HttpListener()
+    assert (SHARDS, shard_name(Direction.EGRESS, 5), shard_name(Direction.INGRESS, 6)) == (
+        identity_filter.SHARDS,
+        f"{settings.egress_slot}.5",
+        f"{settings.ingress_slot}.6",
+    )

@@ -25,7 +25,7 @@ from lockgate.tests.unit.xds.matcher_messages import Seen, ends, verdict
 from lockgate.tests.unit.xds.policy_strategies import endpoint, origin, rules
 from lockgate.xds.rule_name import NOT_POLICED
 from lockgate.xds.snapshot import FILTER_CONFIG, Resource
-from lockgate.xds.tls_rbac import TLS_FILTERS, TlsCompiler, has_tls, tls_policed_by
+from lockgate.xds.tls_rbac import TLS_FILTERS, TlsCompiler, tls_policed_by
 
 PORTS = (80, 443, 8443)
 PEERS = {"10.0.0.1": 300, "10.0.0.2": 301, "10.9.9.9": 9, "fd00::2": 301, "fd01::1": 10}
@@ -101,7 +101,7 @@ def test_who_has_no_rule_about_tls_is_judged_by_the_kernel_alone() -> None:
     half = DirectionPolicy(True, (rule("a.example"),))
     pairs = [(OWN, EndpointPolicy(egress=half)), (endpoint("default/other", 401, "10.0.0.8"), EndpointPolicy())]
     assert tls_policed_by(pairs) == {(OWN.identity, Direction.EGRESS)}
-    assert has_tls(half) and not has_tls(EndpointPolicy().egress)
+    assert half.about_tls and not EndpointPolicy().egress.about_tls
     egress, ingress = TlsCompiler().compile(pairs, tls_policed_by(pairs)).filters[:2]
     assert decide(egress, Seen("10.0.0.8", "10.0.0.1", 443, state=ends(Direction.EGRESS, 401, 300))) == (
         "allow",
