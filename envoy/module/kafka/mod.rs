@@ -18,6 +18,8 @@ mod schema;
 mod session;
 #[cfg(test)]
 mod session_tests;
+#[cfg(test)]
+mod storm;
 mod wire;
 
 pub use filter::config;

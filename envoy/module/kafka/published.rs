@@ -62,10 +62,18 @@ impl Hold {
     /// Take more in; false when that is too much.
     #[must_use]
     pub fn extend(&mut self, more: &[u8]) -> bool {
-        if self.bytes.len() + more.len() > MOST {
+        let length = self.bytes.len() + more.len();
+        if length > MOST {
             return false;
         }
-        let wanted = (self.bytes.len() + more.len()).saturating_sub(FREE);
+        // What counts is the memory that is taken, which doubles when there is no more room.
+        let room = self.bytes.capacity();
+        let room = if length > room {
+            length.max(2 * room).min(MOST)
+        } else {
+            room
+        };
+        let wanted = room.saturating_sub(FREE);
         if wanted > self.counted {
             let before = HELD.fetch_add(wanted - self.counted, Ordering::Relaxed);
             let step = wanted - self.counted;
@@ -74,6 +82,7 @@ impl Hold {
                 return false;
             }
         }
+        self.bytes.reserve_exact(room - self.bytes.len());
         self.bytes.extend_from_slice(more);
         true
     }
@@ -106,7 +115,9 @@ mod tests {
         assert!(hold.extend(&[0; FREE]));
         assert!(hold.extend(&vec![0; 1 << 20]));
         assert_eq!(hold.counted, 1 << 20);
-        assert_eq!(hold.take().len(), FREE + (1 << 20));
+        assert!(hold.extend(&[0]));
+        assert_eq!(hold.counted, FREE + (2 << 20), "the memory, not what is in it");
+        assert_eq!(hold.take().len(), FREE + (1 << 20) + 1);
         assert_eq!(hold.counted, 0);
     }
 

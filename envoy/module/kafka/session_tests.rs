@@ -19,8 +19,12 @@ pub fn published(rules: &[&str]) -> &'static Published {
 }
 
 fn publish(published: &Published, rules: &[&str]) {
+    published.publish(Policy::read(policy(rules).as_bytes()).unwrap());
+}
+
+pub fn policy(rules: &[&str]) -> String {
     let rules: String = rules.iter().map(|rule| format!("rule {}\n", rule)).collect();
-    published.publish(Policy::read(format!("{}{}{}", HEAD, rules, TAIL).as_bytes()).unwrap());
+    format!("{}{}{}", HEAD, rules, TAIL)
 }
 
 fn session(published: &'static Published) -> Session {
