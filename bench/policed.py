@@ -18,12 +18,12 @@ _POLICY = """\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata:
-  name: bench
+  name: {app}
   namespace: default
 spec:
   endpointSelector:
     matchLabels:
-      app: server
+      app: {app}
   ingress:
   - fromEndpoints:
     - matchLabels:
@@ -40,6 +40,11 @@ _HTTP_RULES = """\
           path: {path}
 """
 _AGENT = "lockgate agent"
+
+
+def http_policy(app: str, path: str) -> str:
+    """For the pods labelled app=`app`: the client may GET `path`."""
+    return _POLICY.format(app=app, port=PORT) + _HTTP_RULES.format(path=path)
 
 
 class Policed(Mode):
@@ -61,13 +66,18 @@ class Policed(Mode):
     def _engage(self, playground: Playground) -> None:
         settings = self._settings
         settings.policies.mkdir()
-        (settings.policies / "bench.yaml").write_text(self.policy)
+        for name, policy in self._policies().items():
+            (settings.policies / f"{name}.yaml").write_text(policy)
         settings.workloads.write_text(playground.workloads_yaml())
         command: list[str | Path] = [*self.command, "agent", "run"]
         command += ["--policies", settings.policies, "--workloads", settings.workloads]
         command += ["--run-dir", settings.run_dir, "--state-dir", settings.state_dir]
         with self.log_of(_AGENT).open("wb") as log:
             self._agent = spawn(playground.node, command, stdout=log, stderr=subprocess.STDOUT)
+
+    def _policies(self) -> dict[str, str]:
+        """The policies' files, by name."""
+        return {"bench": self.policy}
 
     def _parts(self) -> list[tuple[str, subprocess.Popen[bytes]]]:
         return [*super()._parts(), (_AGENT, self._agent)]
@@ -89,7 +99,7 @@ class PolicedL4(Policed):
     forbidden = "200"
     intruder_gets = "dropped"
     proxied = False
-    policy = _POLICY.format(port=PORT)
+    policy = _POLICY.format(app="server", port=PORT)
 
 
 class PolicedL7(Policed):
@@ -100,4 +110,4 @@ class PolicedL7(Policed):
     forbidden = "403"
     intruder_gets = "dropped"
     proxied = True
-    policy = _POLICY.format(port=PORT) + _HTTP_RULES.format(path=ALLOWED)
+    policy = http_policy("server", ALLOWED)
