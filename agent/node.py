@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -104,6 +104,8 @@ class NodeAgent:
             stack.callback(name_memory.close)
             name_memory.recall(self._names, time.monotonic(), time.time())
             self._content = await self._store.read()
+            # Read while the kernel's programs are compiled and Envoy starts.
+            reading = asyncio.create_task(asyncio.to_thread(admit, self._intake, self._content, last_good))
             stop = _stop_signal()
 
             metrics = Metrics()
@@ -183,7 +185,9 @@ class NodeAgent:
                 asyncio.create_task(self._follow_store(), name="store"),
                 asyncio.create_task(self._follow_links(), name="links"),
                 asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
-                asyncio.create_task(self._reconcile(applier, services, last_good, changes, made), name="reconcile"),
+                asyncio.create_task(
+                    self._reconcile(reading, applier, services, last_good, changes, made), name="reconcile"
+                ),
                 asyncio.create_task(services.run(), name="services"),
                 asyncio.create_task(watch.run(), name="effect"),
                 asyncio.create_task(learner.run(), name="names"),
@@ -228,13 +232,15 @@ class NodeAgent:
 
     async def _reconcile(
         self,
+        reading: Awaitable[Intake],
         applier: Applier,
         services: ServiceSide,
         last_good: LastGood,
         changes: ChangeMaker,
         made: Callable[[float], None],
     ) -> None:
-        """`made` is told of every change that Envoy confirmed, with the time it began."""
+        """Begins with what `reading` gives. `made` is told of every change that Envoy confirmed, with the time it
+        began."""
         world: World | None = None
         hosts: tuple[IPAddress, ...] = ()
         state = self._state
@@ -242,7 +248,8 @@ class NodeAgent:
             await self._until_changed()
             started = time.monotonic()
             waiting, self._rounds = self._rounds, []
-            intake = await asyncio.to_thread(admit, self._intake, self._content, last_good)
+            before = self._intake if world is not None else await reading
+            intake = await asyncio.to_thread(admit, before, self._content, last_good)
             self._tell_problems(self._intake, intake)
             looks = self._look_again or intake.workloads != self._intake.workloads
             if looks:

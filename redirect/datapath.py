@@ -121,7 +121,7 @@ class Datapath:
 
         Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
         """
-        if endpoint.ifindex in self.attached():
+        if all(self._holds(endpoint.ifindex, hook) for hook in POD_HOOKS):
             return
         if endpoint.interface:
             routing.install_interface(endpoint.interface)
@@ -160,9 +160,18 @@ class Datapath:
         return self._held()[Hook.FROM_UPLINK]
 
     def _attach(self, ifindex: int, hook: Hook) -> None:
+        if not self._holds(ifindex, hook):
+            tcx.create_pinned(hook, ifindex, self._programs[hook], self._link(ifindex, hook))
+
+    def _holds(self, ifindex: int, hook: Hook) -> bool:
+        """True when the program is attached; a pin without interface is taken away."""
         path = self._link(ifindex, hook)
         if not path.exists():
-            tcx.create_pinned(hook, ifindex, self._programs[hook], path)
+            return False
+        if tcx.interface_of(path):
+            return True
+        path.unlink(missing_ok=True)
+        return False
 
     def _held(self) -> Mapping[Hook, frozenset[int]]:
         found: dict[Hook, set[int]] = {hook: set() for hook in Hook}
