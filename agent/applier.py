@@ -26,7 +26,8 @@ from ..policies.endpoint_policy import Direction, RuleOrigin
 from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
-from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts, readdressed
+from ..redirect.map_changes import readdressed
+from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts
 from ..redirect.revocation import end_accepted
 from ..redirect.uplink import choose, interfaces
 from ..xds import (

@@ -65,7 +65,9 @@ class Containment:
 
     def __init__(self) -> None:
         self._refusals: dict[PolicyKey, Refusal] = {}
-        self._taken: dict[PolicyKey, Policy] = {}
+        self._took: tuple[Policy, ...] = ()
+        self._mere: frozenset[PolicyKey] = frozenset()  # those of them that were only there to deny
+        self._by_key: Mapping[PolicyKey, Policy] | None = None  # made when it is needed, which is when Envoy refuses
 
     @property
     def refusals(self) -> Mapping[PolicyKey, Refusal]:
@@ -73,7 +75,10 @@ class Containment:
         return self._refusals
 
     def admitted(self, wanted: Iterable[Policy]) -> tuple[Policy, ...]:
-        """The policies to enforce when these are wanted. Forgets the refusals that no longer apply."""
+        """The policies to enforce when these are wanted, no two of one key. Forgets the refusals that no longer
+        apply."""
+        if not self._refusals:
+            return tuple(wanted)
         listed = {policy.key: policy for policy in wanted}
         self._refusals = {key: refusal for key, refusal in self._refusals.items() if _applies(refusal, listed)}
         return tuple(
@@ -82,8 +87,15 @@ class Containment:
 
     def take(self, policies: Iterable[Policy]) -> None:
         """Envoy took all of these, and they are in force."""
-        mere = {key for key, refusal in self._refusals.items() if not refusal.stand_in.older}
-        self._taken = {policy.key: policy for policy in policies if policy.key not in mere}
+        self._took = tuple(policies)
+        self._mere = frozenset(key for key, refusal in self._refusals.items() if not refusal.stand_in.older)
+        self._by_key = None
+
+    @property
+    def _taken(self) -> Mapping[PolicyKey, Policy]:
+        if self._by_key is None:
+            self._by_key = {policy.key: policy for policy in self._took if policy.key not in self._mere}
+        return self._by_key
 
     def refuse(self, refusal: Refusal) -> None:
         """Keep the policy from Envoy from now on."""

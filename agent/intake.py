@@ -20,6 +20,7 @@ from ..policies import (
     parse_policies,
     parse_workloads,
 )
+from ..policies.difference import other_values
 from ..policies.model import SecretRef
 from ..policies.secret import HeaderValues, Secret, header_values, names_secrets, secret_problems
 from ..policies.service import Service
@@ -134,7 +135,13 @@ class Intake:
 
 def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServices | None = None) -> Intake:
     """Reads what changed since `before` and decides what is enforced now. With `grpc` rules may name only these."""
-    files = {document.source: _policy_file(before, document, memory, grpc) for document in content.policies}
+    files: dict[str, PolicyFile] = {}
+    known = before.files
+    for document in content.policies:  # of which most are the same as before
+        file = known.get(document.source)
+        if file is None or file.document is not document:
+            file = _policy_file(before, document, memory, grpc)
+        files[document.source] = file
     workload_files = {document.source: _workload_file(before, document, memory) for document in content.workloads}
     special = [file for file in files.values() if not file.plain]
     problems = [Problem(source="store", line=0, path="", message=sentence, hint="") for sentence in content.problems]
@@ -192,8 +199,7 @@ def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServi
 
 def _policies(before: Intake, files: Mapping[str, PolicyFile]) -> tuple[dict[PolicyKey, Policy], list[Problem]]:
     """What the files hold by key, and what one of them holds that another does too."""
-    changed = [file for source, file in files.items() if before.files.get(source) is not file]
-    gone = [file for source, file in before.files.items() if files.get(source) is not file]
+    changed, gone = other_values(files, before.files), other_values(before.files, files)
     if before.distinct:
         policies = dict(before.by_key)
         for file in gone:

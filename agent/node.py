@@ -251,6 +251,7 @@ class NodeAgent:
             before = self._intake if world is not None else await reading
             intake = await asyncio.to_thread(admit, before, self._content, last_good)
             self._tell_problems(self._intake, intake)
+            muting: Awaitable[None] | None = None
             looks = self._look_again or intake.workloads != self._intake.workloads
             if looks:
                 self._look_again = False
@@ -258,7 +259,7 @@ class NodeAgent:
                 found = await asyncio.to_thread(discover, intake.workloads, find_device)
                 _tell_new(found.problems, state.discovery.problems)
                 state.discovery = found
-                await applier.mute(found.endpoints)
+                muting = asyncio.create_task(applier.mute(found.endpoints))  # while Envoy is told
             state.intake = self._intake = intake
             applier.names_taken()
             world_of = partial(
@@ -287,6 +288,8 @@ class NodeAgent:
                 if applier.late:
                     self._changed.set()  # Envoy may have to know
             state.refusals = changes.refusals
+            if muting is not None:
+                await muting
             if looks or state.uplink_problems:
                 await self._follow_uplinks(applier)
             if not gc.isenabled():

@@ -177,7 +177,7 @@ class Named(NamedTuple):
     services: tuple[ServiceRef, ...] = ()
 
 
-_NOTHING = Named()
+NOTHING_NAMED = Named()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Policy:
             frozenset(rule for each in peers for rule in each.fqdns),
             tuple(reference for each in peers for reference in each.services),
         )
-        object.__setattr__(self, "named", _NOTHING if found == _NOTHING else found)
+        object.__setattr__(self, "named", NOTHING_NAMED if found == NOTHING_NAMED else found)
 
     def __str__(self) -> str:
         return str(self.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,14 +29,17 @@ from .identity import (
 from .identity_index import IdentityIndex
 from .labels import CIDR, CLUSTER_LABEL, FQDN, NAMESPACE_LABEL, NAMESPACE_NAME_LABEL, Labels, workload_labels
 from .longest_prefix import LongestPrefix
-from .model import Policy, PolicyKey, SecretRef
-from .resolve import NamedPorts, PolicyPlan, RulePlan, Surroundings, assemble, services_meant
+from .model import NOTHING_NAMED, Policy, PolicyKey, SecretRef
+from .plans import Plans
+from .resolve import NamedPorts, RulePlan, Surroundings, assemble, services_meant
 from .selector import Selector
 from .service import Service
 from .tls_secret import TlsSecrets
 from .workload import Endpoint, IPAddress
 
 _T = TypeVar("_T", Policy, Endpoint)
+
+_FEW = 8  # a change of more than one policy in so many is no small one
 
 _WORLDS: Mapping[IPNetwork, Reserved] = MappingProxyType(
     {IPv4Network("0.0.0.0/0"): Reserved.WORLD_IPV4, IPv6Network("::/0"): Reserved.WORLD_IPV6}
@@ -55,14 +59,13 @@ class World:
     identities: Mapping[int, Labels]
     ipcache: Mapping[IPNetwork, int]
     _around: Surroundings = field(repr=False)
-    _plans: dict[PolicyKey, PolicyPlan] = field(repr=False)
-    _selecting: Mapping[int, list[RulePlan]] = field(repr=False)
+    _plans: Plans = field(repr=False)
     _by_key: Mapping[str, Endpoint] = field(repr=False)
     _by_labels: Mapping[Labels, int] = field(repr=False)
     _cidrs: Mapping[IPNetwork, int] = field(repr=False)
     _learned: LearnedIdentities = field(repr=False)
-    _previous_policies: dict[tuple[int, NamedPorts], tuple[list[RulePlan], EndpointPolicy]] = field(repr=False)
-    _resolved: dict[tuple[int, NamedPorts], tuple[list[RulePlan], EndpointPolicy]] = field(
+    _previous_policies: dict[tuple[int, NamedPorts], tuple[Sequence[RulePlan], EndpointPolicy]] = field(repr=False)
+    _resolved: dict[tuple[int, NamedPorts], tuple[Sequence[RulePlan], EndpointPolicy]] = field(
         repr=False, default_factory=dict
     )
 
@@ -87,13 +90,14 @@ class World:
         The endpoints' identities are computed here (see `number_labels`). Raises PolicyError when two policies or two
         endpoints have one key.
         """
-        ordered = tuple(sorted(policies, key=lambda policy: policy.key))
-        _refuse_twice("policies", ordered, lambda policy: f"{policy.key.kind} {policy.key}")
+        ordered, new, gone = _ordered(tuple(policies), previous)
         numbered, by_labels = _number_endpoints(endpoints)
         _refuse_twice("endpoints", numbered, lambda endpoint: endpoint.key)
         services = tuple(services)
-        selectors = _selectors(ordered, previous)
-        prefixes = _prefixes(ordered, services)
+        if previous is not None and services == previous._around.services and not _name_something(new, gone):
+            selectors, prefixes = previous._learned.selectors, {*previous._cidrs}
+        else:
+            selectors, prefixes = _selectors(ordered, previous), _prefixes(ordered, services)
         fitting = _fitting(selectors, names or {})
         cidrs, learned = _number_addresses(prefixes, selectors, fitting)
         identities = {**RESERVED_LABELS, **{number: labels for labels, number in by_labels.items()}}
@@ -102,12 +106,10 @@ class World:
         around = _surroundings(
             identities, cidrs, learned, numbered, services, secrets or {}, tls or TlsSecrets(), previous
         )
-        plans = _plan(ordered, around, previous)
-        selecting: defaultdict[int, list[RulePlan]] = defaultdict(list)
-        for plan in plans.values():
-            for rule in plan.rules:
-                for number in rule.subjects:
-                    selecting[number].append(rule)
+        if previous is not None and previous._around is around:
+            plans = previous._plans.changed(new, gone, around)
+        else:
+            plans = Plans.of(ordered, around, previous._plans if previous is not None else None)
         return cls(
             ordered,
             numbered,
@@ -115,7 +117,6 @@ class World:
             MappingProxyType(_ipcache(cidrs, learned.owners(fitting), services, numbered, hosts)),
             around,
             plans,
-            selecting,
             {endpoint.key: endpoint for endpoint in numbered},
             by_labels,
             cidrs,
@@ -201,7 +202,7 @@ class World:
         ports = tuple(sorted(known.workload.ports.items()))
         cached = self._resolved.get((known.identity, ports))
         if cached is None:
-            plans = self._selecting.get(known.identity, [])
+            plans = self._plans.selecting.get(known.identity, ())
             before = self._previous_policies.get((known.identity, ports))
             cached = before if before is not None and before[0] == plans else (plans, assemble(plans, ports))
             self._resolved[known.identity, ports] = cached
@@ -210,7 +211,7 @@ class World:
     def policies_of(self, endpoint: Endpoint) -> tuple[Policy, ...]:
         """The policies that select the endpoint, sorted by key."""
         known = self._by_key.get(endpoint.key, endpoint)
-        plans = self._selecting.get(known.identity, [])
+        plans = self._plans.selecting.get(known.identity, ())
         return tuple({plan.policy.key: plan.policy for plan in plans}.values())
 
     def peer_name(self, number: int) -> str:
@@ -226,6 +227,43 @@ class World:
         implicit = (NAMESPACE_LABEL, NAMESPACE_NAME_LABEL, CLUSTER_LABEL)
         own = ",".join(f"{label.key}={label.value}" for label in labels if label.key not in implicit)
         return f"{own or 'no labels'} in {namespace}"
+
+
+def _ordered(
+    policies: tuple[Policy, ...], previous: World | None
+) -> tuple[tuple[Policy, ...], list[Policy], list[Policy]]:
+    """The policies by key, those of them that are not the previous world's very objects, and those of the previous
+    world that are not among them. Of few changes it costs no more than a look at each policy's id.
+
+    Raises PolicyError when two have one key.
+    """
+    before = previous.policies if previous is not None else ()
+    ids, known = set(map(id, policies)), set(map(id, before))
+    new = [policy for policy in policies if id(policy) not in known]
+    gone = [policy for policy in before if id(policy) not in ids]
+    if len(new) > len(before) // _FEW or len(ids) < len(policies):
+        ordered = sorted(policies, key=_key)
+        _refuse_twice("policies", ordered, _name)
+    else:
+        ordered = [policy for policy in before if id(policy) in ids] if gone else [*before]
+        for policy in new:
+            at = bisect_left(ordered, policy.key, key=_key)
+            _refuse_twice("policies", (policy, *ordered[at : at + 1]), _name)
+            ordered.insert(at, policy)
+    return tuple(ordered), new, gone
+
+
+def _key(policy: Policy) -> PolicyKey:
+    return policy.key
+
+
+def _name(policy: Policy) -> str:
+    return f"{policy.key.kind} {policy.key}"
+
+
+def _name_something(*policies: Iterable[Policy]) -> bool:
+    """True when one of them may change which prefixes and names have an identity of their own."""
+    return any(policy.named != NOTHING_NAMED for part in policies for policy in part)
 
 
 def _refuse_twice(what: str, ordered: Sequence[_T], name: Callable[[_T], str]) -> None:
@@ -322,22 +360,6 @@ def _surroundings(
         index = IdentityIndex(identities, cidrs, ((prefix, number) for (prefix, _), number in learned.numbers.items()))
     around = Surroundings(index, _ports_by_name(endpoints), services, secrets, tls)
     return old if old is not None and old == around else around
-
-
-def _plan(policies: Iterable[Policy], around: Surroundings, previous: World | None) -> dict[PolicyKey, PolicyPlan]:
-    """A plan for each policy; the previous one wherever it would come out equal."""
-    old_plans = previous._plans if previous is not None else {}
-    unchanged = previous is not None and previous._around is around
-    plans: dict[PolicyKey, PolicyPlan] = {}
-    for policy in policies:
-        old = old_plans.get(policy.key)
-        if old is not None and not (old.policy is policy or old.policy == policy):
-            old = None
-        if old is None or not unchanged:
-            new = PolicyPlan(policy, around)
-            old = old if old is not None and old.same_as(new) else new
-        plans[policy.key] = old
-    return plans
 
 
 def _ipcache(

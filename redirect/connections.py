@@ -12,8 +12,8 @@ from pathlib import Path
 from ..policies.workload import IPAddress
 from . import layout
 from .layout import packed, unpacked
+from .map_changes import MapChanges
 from .maps import each_entry, open_map
-from .plan import MapChanges
 
 _TCP = 6
 # After so many seconds of silence the kernel judges anew: bpf/conntrack.h.

@@ -25,8 +25,9 @@ from .connections import Concern, ConnectionMap
 from .errors import RedirectError
 from .ipcache_map import IpcacheMap
 from .layout import Config
+from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
 from .maps import CounterMap, PinnedMap, open_map
-from .plan import DEFAULT_HTTP_PORT, NO_CHANGE, DatapathPlan, MapChanges, MapDelta, Owner, diff
+from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
 from .program import load_programs
 from .proxy_sockets import end_carried
 from .reason import Reason

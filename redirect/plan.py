@@ -16,8 +16,9 @@ from enum import IntEnum
 from hashlib import blake2b
 from ipaddress import IPv6Network, ip_network
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
+from ..policies.difference import other_values
 from ..policies.endpoint_policy import (
     LAST_PORT,
     Direction,
@@ -31,9 +32,6 @@ from ..policies.identity import IPNetwork, network_of
 from ..policies.proxy_kind import ProxyKind, proxy_of
 from ..policies.workload import Endpoint, IPAddress
 from .port_prefix import EVERYTHING, PortPrefix, exact, split
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 ANYONE = 0
 DEFAULT_HTTP_PORT = 15001
@@ -133,6 +131,8 @@ class DatapathPlan:
     policy: Mapping[PolicyKey, Effect] = field(default_factory=dict)
     endpoints: Mapping[int, EndpointPolicies] = field(default_factory=dict)
     ipcache: Mapping[IPNetwork, Owner] = field(default_factory=dict)
+    # `policy` by number, of a plan that was made and not read: between two such plans most are the same objects.
+    numbered: Mapping[int, Mapping[PolicyKey, Effect]] | None = field(default=None, compare=False, repr=False)
 
     def lookup(self, ifindex: int, direction: Direction, identity: int, protocol: Protocol, port: int) -> Effect:
         """What the kernel finds for one endpoint and direction: `ask` in bpf/verdict.h."""
@@ -175,32 +175,6 @@ class DatapathPlan:
         return effect
 
 
-@dataclass(frozen=True, slots=True)
-class MapDelta(Generic[K, V]):
-    """What to write to one map and what to take out of it."""
-
-    put: Mapping[K, V]
-    gone: frozenset[K]
-
-    def __len__(self) -> int:
-        return len(self.put) + len(self.gone)
-
-
-NO_CHANGE: MapDelta[Any, Any] = MapDelta(MappingProxyType({}), frozenset())
-
-
-@dataclass(frozen=True, slots=True)
-class MapChanges:
-    """The way from what the maps hold to a plan."""
-
-    policy: MapDelta[PolicyKey, Effect]
-    endpoints: MapDelta[int, EndpointPolicies]
-    ipcache: MapDelta[IPNetwork, Owner]
-
-    def __len__(self) -> int:
-        return len(self.policy) + len(self.endpoints) + len(self.ipcache)
-
-
 # Loopback is never a pod's business: Envoy's listeners, its admin and the xDS server live there.
 _CLOSED = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 # In the maps an IPv4 address stands here. A policy or a DNS answer that writes one so means an IPv6 address, which no
@@ -222,6 +196,8 @@ class Planner:
 
     def __init__(self) -> None:
         self._compiled: dict[tuple[int, ProxyPorts], _Compiled] = {}  # by the id() of the policy that it holds
+        self._entries: dict[PolicyKey, Effect] = {}
+        self._numbered: dict[int, Mapping[PolicyKey, Effect]] = {}  # the same
 
     def plan(
         self,
@@ -234,7 +210,7 @@ class Planner:
         `ipcache` should own 0.0.0.0/0 and ::/0 (an address without owner is dropped) and the node's own addresses.
         L7 rules of a kind that no proxy serves are drops.
         """
-        owners = {network: Owner(identity) for network, identity in ipcache.items() if _can_own(network)}
+        owners = {network: Owner(identity) for network, identity in ipcache.items() if can_own(network)}
         local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]
         known, self._compiled = self._compiled, {}
         for _, policy in local:
@@ -251,9 +227,14 @@ class Planner:
         def number(half: DirectionPolicy) -> int:
             return numbers[self._compiled[id(half), proxies].digest]
 
-        entries: dict[PolicyKey, Effect] = {}
-        for compiled in self._compiled.values():
-            entries |= compiled.numbered(numbers[compiled.digest])
+        numbered = {numbers[each.digest]: each.numbered(numbers[each.digest]) for each in self._compiled.values()}
+        entries = self._entries.copy()
+        for part in other_values(self._numbered, numbered):
+            for entry in part:
+                del entries[entry]
+        for part in other_values(numbered, self._numbered):
+            entries |= part
+        self._entries, self._numbered = entries, numbered
         return DatapathPlan(
             policy=MappingProxyType(entries),
             endpoints=MappingProxyType(
@@ -263,34 +244,15 @@ class Planner:
                 }
             ),
             ipcache=MappingProxyType(owners),
+            numbered=MappingProxyType(numbered),
         )
 
 
-def _can_own(network: IPNetwork) -> bool:
+def can_own(network: IPNetwork) -> bool:
     """False for prefixes whose addresses are nobody's on the wire."""
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED_IPV4):
         return False
     return not network.is_loopback
-
-
-def readdressed(
-    before: Mapping[IPNetwork, int], after: Mapping[IPNetwork, int], networks: Iterable[IPNetwork]
-) -> MapDelta[IPNetwork, Owner]:
-    """From one ipcache to another that differs in some of `networks`, none of which is an endpoint's."""
-    networks = [network for network in networks if _can_own(network) and before.get(network) != after.get(network)]
-    return MapDelta(
-        put={network: Owner(after[network]) for network in networks if network in after},
-        gone=frozenset(network for network in networks if network not in after),
-    )
-
-
-def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:
-    """What to do to get from one to the other."""
-    return MapChanges(
-        policy=_delta(current.policy, wanted.policy),
-        endpoints=_delta(current.endpoints, wanted.endpoints),
-        ipcache=_delta(current.ipcache, wanted.ipcache),
-    )
 
 
 def compile_direction(policy: DirectionPolicy, proxies: ProxyPorts) -> dict[tuple[int, PortPrefix], Effect]:
@@ -383,11 +345,3 @@ def _close(rules: Sequence[Mapping[PortPrefix, Effect]]) -> dict[PortPrefix, Eff
         if effect != covering:
             closed[ports] = effect
     return closed
-
-
-def _delta(current: Mapping[K, V], wanted: Mapping[K, V]) -> MapDelta[K, V]:
-    return MapDelta(
-        # Plans share the values that have not changed, and asking for identity first spares a slow comparison.
-        put={key: value for key, value in wanted.items() if (old := current.get(key)) is not value and old != value},
-        gone=frozenset(key for key in current if key not in wanted),
-    )

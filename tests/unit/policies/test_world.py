@@ -216,6 +216,50 @@ def test_a_world_from_the_previous_one_equals_one_from_scratch(
         previous = reused
 
 
+BASE = [policy("", subject, Peers((selector(peer),))).rules[0] for subject in "abc" for peer in "ab"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.integers(0, 30),
+            st.sampled_from(["gone", "again"]) | st.lists(RULES, min_size=1, max_size=2),
+            min_size=1,
+            max_size=3,
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_few_changes_of_many_policies_give_the_world_from_scratch(steps: list[dict[int, list[Rule] | str]]) -> None:
+    """Policies come, go, change, or are read anew without being others."""
+    endpoints = [
+        endpoint(name, app, http=port) for name, app, port in (("t", "a", 80), ("u", "a", 8080), ("v", "b", 80))
+    ]
+    rules: dict[int, tuple[Rule, ...]] = {number: (BASE[number % len(BASE)],) for number in range(24)}
+    listed = {number: _numbered(number, rules[number]) for number in rules}
+    previous = World.of(listed.values(), endpoints)
+    for step in steps:
+        for number, changed in step.items():
+            if changed == "gone":
+                listed.pop(number, None)
+            else:
+                rules[number] = rules.get(number, (BASE[0],)) if isinstance(changed, str) else tuple(changed)
+                listed[number] = _numbered(number, rules[number])
+        fresh, reused = World.of(listed.values(), endpoints), World.of(listed.values(), endpoints, previous=previous)
+        assert all(one is other for one, other in zip(reused.policies, fresh.policies, strict=True))
+        assert (reused.identities, reused.ipcache) == (fresh.identities, fresh.ipcache)
+        for item in fresh.endpoints:
+            assert reused.policy_of(item) == fresh.policy_of(item)
+            assert reused.policies_of(item) == fresh.policies_of(item)
+        previous = reused
+
+
+def _numbered(number: int, rules: tuple[Rule, ...]) -> Policy:
+    return Policy(PolicyKey(PolicyKind.CILIUM, "default", f"p{number:02}"), rules, "p.yaml", 1)
+
+
 def test_many_policies_resolve_without_comparing_all_with_all() -> None:
     """10,000 policies on 100 endpoints: each selector is matched once, and a change keeps all but one plan."""
     endpoints = [endpoint(f"w{number}", f"a{number}") for number in range(100)]

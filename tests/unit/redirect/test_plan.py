@@ -29,6 +29,7 @@ from lockgate.policies.verdict import Verdict as Judged
 from lockgate.policies.verdict import judge
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect import layout
+from lockgate.redirect.map_changes import diff
 from lockgate.redirect.plan import (
     ALLOW,
     ANYONE,
@@ -36,10 +37,10 @@ from lockgate.redirect.plan import (
     DatapathPlan,
     Effect,
     Owner,
+    Planner,
     ProxyPorts,
     Verdict,
     compile_direction,
-    diff,
     plan,
 )
 from lockgate.redirect.port_prefix import EVERYTHING, PortPrefix, exact
@@ -269,3 +270,23 @@ def test_diff_leads_from_one_plan_to_the_other() -> None:
         **changes.policy.put,
     } == after.policy
     assert len(diff(after, make(80, 8080))) == 0
+
+
+# The same objects again and again, as they come from a world that most changes leave alone; two have equal rules.
+HALVES = [DirectionPolicy(True, (rule({70001}, tcp(port)),)) for port in (80, 81, 80)] + [DirectionPolicy()]
+nodes = st.dictionaries(
+    st.integers(1, 4), st.builds(EndpointPolicy, st.sampled_from(HALVES), st.sampled_from(HALVES)), max_size=4
+)
+
+
+@given(st.lists(nodes, min_size=2, max_size=5))
+def test_a_planner_that_goes_on_says_what_a_new_one_says(steps: list[dict[int, EndpointPolicy]]) -> None:
+    planner = Planner()
+    before = DatapathPlan()
+    for step in steps:
+        node = [(endpoint(f"e{number}", number, 70000 + number), policy) for number, policy in step.items()]
+        fresh, made = plan(node, {}), planner.plan(node, {})
+        assert made == fresh
+        read = DatapathPlan(made.policy, made.endpoints, made.ipcache)  # as from the kernel
+        assert diff(before, made) == diff(before, fresh) == diff(before, read)
+        before = made

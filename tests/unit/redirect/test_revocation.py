@@ -20,7 +20,8 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect.connections import Concern, LiveConnection
 from lockgate.redirect.layout import packed
-from lockgate.redirect.plan import DatapathPlan, diff, plan
+from lockgate.redirect.map_changes import diff
+from lockgate.redirect.plan import DatapathPlan, plan
 from lockgate.redirect.revocation import end, revoked, segment
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)

@@ -1,0 +1,80 @@
+"""The way from what the kernel's maps hold to what they should hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from ..policies.difference import other_values
+from ..policies.identity import IPNetwork
+from .plan import DatapathPlan, Effect, EndpointPolicies, Owner, PolicyKey, can_own
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class MapDelta(Generic[K, V]):
+    """What to write to one map and what to take out of it."""
+
+    put: Mapping[K, V]
+    gone: frozenset[K]
+
+    def __len__(self) -> int:
+        return len(self.put) + len(self.gone)
+
+
+NO_CHANGE: MapDelta[Any, Any] = MapDelta(MappingProxyType({}), frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class MapChanges:
+    """The way from what the maps hold to a plan."""
+
+    policy: MapDelta[PolicyKey, Effect]
+    endpoints: MapDelta[int, EndpointPolicies]
+    ipcache: MapDelta[IPNetwork, Owner]
+
+    def __len__(self) -> int:
+        return len(self.policy) + len(self.endpoints) + len(self.ipcache)
+
+
+def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:
+    """What to do to get from one to the other."""
+    before, after = current.policy, wanted.policy
+    if current.numbered is not None and wanted.numbered is not None:
+        before = _joined(other_values(current.numbered, wanted.numbered))
+        after = _joined(other_values(wanted.numbered, current.numbered))
+    return MapChanges(
+        policy=_delta(before, after),
+        endpoints=_delta(current.endpoints, wanted.endpoints),
+        ipcache=_delta(current.ipcache, wanted.ipcache),
+    )
+
+
+def readdressed(
+    before: Mapping[IPNetwork, int], after: Mapping[IPNetwork, int], networks: Iterable[IPNetwork]
+) -> MapDelta[IPNetwork, Owner]:
+    """From one ipcache to another that differs in some of `networks`, none of which is an endpoint's."""
+    networks = [network for network in networks if can_own(network) and before.get(network) != after.get(network)]
+    return MapDelta(
+        put={network: Owner(after[network]) for network in networks if network in after},
+        gone=frozenset(network for network in networks if network not in after),
+    )
+
+
+def _joined(parts: Iterable[Mapping[K, V]]) -> dict[K, V]:
+    joined: dict[K, V] = {}
+    for part in parts:
+        joined |= part
+    return joined
+
+
+def _delta(current: Mapping[K, V], wanted: Mapping[K, V]) -> MapDelta[K, V]:
+    return MapDelta(
+        # Plans share the values that have not changed, and asking for identity first spares a slow comparison.
+        put={key: value for key, value in wanted.items() if (old := current.get(key)) is not value and old != value},
+        gone=frozenset(key for key in current if key not in wanted),
+    )
