@@ -7,7 +7,7 @@ language is the one in which Kubernetes manifests are written, without anchors a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -31,6 +31,7 @@ _INTEGER = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+_NODES = frozenset({yaml.ScalarEvent, yaml.MappingStartEvent, yaml.SequenceStartEvent, yaml.AliasEvent})
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
     text: value
@@ -98,11 +99,9 @@ def read_document(text: str, first_line: int = 1, max_nodes: int = MAX_DOCUMENT_
 
     Raises UnreadableError, with the line, for anything that is not plain YAML.
     """
-    builder = _Builder(first_line, max_nodes)
     loader = yaml.CSafeLoader(text)
     try:
-        while (event := loader.get_event()) is not None:
-            builder.take(event)
+        return _build(loader.get_event, first_line, max_nodes)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = first_line + mark.line if mark else first_line
@@ -111,7 +110,6 @@ def read_document(text: str, first_line: int = 1, max_nodes: int = MAX_DOCUMENT_
         raise UnreadableError(f"not YAML: {str(error).splitlines()[0]}", first_line) from None
     finally:
         loader.dispose()
-    return builder.roots, builder.nodes
 
 
 def read_documents(data: bytes) -> Iterator[Node | UnreadableError]:
@@ -169,75 +167,57 @@ def _resolve(text: str) -> Value:
     return text
 
 
-class _Builder:
-    """Builds one tree after the other from events."""
-
-    def __init__(self, first_line: int, max_nodes: int) -> None:
-        self.roots: list[Node] = []
-        self.nodes = 0
-        self._first_line = first_line
-        self._max_nodes = max_nodes
-        self._open: list[Sequence | Mapping] = []
-        self._keys: list[tuple[str, int] | None] = []  # of each open mapping: the key that waits for its value
-
-    def take(self, event: Any) -> None:
+def _build(next_event: Callable[[], Any], first_line: int, max_nodes: int) -> tuple[list[Node], int]:
+    """The roots, and how many nodes there are. One loop without calls: it takes half of the time of a start."""
+    roots: list[Node] = []
+    nodes = 0
+    outer: list[Sequence | Mapping | None] = []
+    parent: Sequence | Mapping | None = None
+    waiting: tuple[str, int] | None = None  # the key in `parent`, a mapping, that has no value yet
+    while (event := next_event()) is not None:
         kind = type(event)
-        if kind is yaml.ScalarEvent:
-            line = self._check(event)
-            text = event.value
-            self._place(Scalar(line, _resolve(text) if event.implicit[0] else text, text))
-        elif kind is yaml.MappingStartEvent:
-            self._enter(Mapping(self._check(event)))
-        elif kind is yaml.SequenceStartEvent:
-            self._enter(Sequence(self._check(event)))
-        elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-            self._open.pop()
-            self._keys.pop()
-        elif kind is yaml.AliasEvent:
-            line = self._first_line + event.start_mark.line
+        if kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+            parent = outer.pop()
+            continue
+        if kind not in _NODES:
+            continue
+        line = first_line + event.start_mark.line
+        nodes += 1
+        if nodes > max_nodes:
+            raise UnreadableError(f"more than {max_nodes} values in one document; split it", line)
+        if kind is yaml.AliasEvent:
             raise UnreadableError(f"the alias *{event.anchor} is not accepted; write the value out", line)
-
-    def _check(self, event: Any) -> int:
-        """The line of a node that may stand here."""
-        self.nodes += 1
-        line: int = self._first_line + event.start_mark.line
-        if self.nodes > self._max_nodes:
-            raise UnreadableError(f"more than {self._max_nodes} values in one document; split it", line)
         if event.anchor is not None:
             raise UnreadableError(f"the anchor &{event.anchor} is not accepted; write the value out where needed", line)
         if event.tag is not None and event.tag != "!":
             raise UnreadableError(f"the tag {event.tag} is not accepted; remove it", line)
-        return line
-
-    def _enter(self, node: Sequence | Mapping) -> None:
-        self._place(node)
-        self._open.append(node)
-        self._keys.append(None)
-        if len(self._open) > MAX_DEPTH:
-            raise UnreadableError(f"nested deeper than {MAX_DEPTH} levels", node.line)
-
-    def _place(self, node: Node) -> None:
-        if not self._open:
-            if not (isinstance(node, Scalar) and node.value is None):
-                self.roots.append(node)
-            return
-        parent = self._open[-1]
-        if type(parent) is Sequence:
+        node: Node
+        if kind is yaml.ScalarEvent:
+            text = event.value
+            if waiting is None and type(parent) is Mapping:
+                waiting = (text, line)
+                continue
+            node = Scalar(line, _resolve(text) if event.implicit[0] else text, text)
+        else:
+            node = Mapping(line) if kind is yaml.MappingStartEvent else Sequence(line)
+        if parent is None:
+            if not (type(node) is Scalar and node.value is None):
+                roots.append(node)
+        elif type(parent) is Sequence:
             parent.items.append(node)
         elif type(parent) is Mapping:
-            self._place_in(parent, node)
-
-    def _place_in(self, parent: Mapping, node: Node) -> None:
-        waiting = self._keys[-1]
-        if waiting is None:
-            if not isinstance(node, Scalar):
-                raise UnreadableError("a list or mapping cannot be a key", node.line)
-            self._keys[-1] = (node.text, node.line)
-            return
-        key, line = waiting
-        if key in parent.entries:
-            parent.repeated.append(waiting)
-        else:
-            parent.entries[key] = node
-            parent.key_lines[key] = line
-        self._keys[-1] = None
+            if waiting is None:
+                raise UnreadableError("a list or mapping cannot be a key", line)
+            key, key_line = waiting
+            if key in parent.entries:
+                parent.repeated.append(waiting)
+            else:
+                parent.entries[key] = node
+                parent.key_lines[key] = key_line
+            waiting = None
+        if not isinstance(node, Scalar):
+            outer.append(parent)
+            parent = node
+            if len(outer) > MAX_DEPTH:
+                raise UnreadableError(f"nested deeper than {MAX_DEPTH} levels", line)
+    return roots, nodes
