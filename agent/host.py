@@ -13,7 +13,8 @@ from .errors import HostError
 from .settings import Settings
 
 OLDEST_KERNEL = (6, 6)  # tcx links
-_RIGHTS = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # the second for eBPF and for entering namespaces
+# eBPF, routes and entering namespaces; raw and transparent sockets; the namespaces of other processes.
+_RIGHTS = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21}
 
 
 def require_host() -> None:
@@ -26,7 +27,7 @@ def require_host() -> None:
         raise HostError("not root: eBPF, network namespaces and transparent sockets need root; run it with sudo")
     missing = [name for name, bit in _RIGHTS.items() if not _effective_rights() >> bit & 1]
     if missing:
-        raise HostError(f"root lacks {' and '.join(missing)} here: give the container (or service) these capabilities")
+        raise HostError(f"root lacks {', '.join(missing)} here: give the container (or service) these capabilities")
     release = platform.release()
     if _kernel(release) < OLDEST_KERNEL:
         raise HostError(f"kernel {release} is too old: tcx links need 6.6 or newer; upgrade the kernel")

@@ -28,6 +28,7 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _ANY = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 _LOOPBACK = 1
 _SCOPE_HOST = 254
+_HOST_SYSCTLS = Path("/host/proc/sys/net")
 _SYSCTLS = {
     "ipv4/ip_forward": "1",
     "ipv6/conf/all/forwarding": "1",
@@ -107,7 +108,8 @@ def _write_sysctl(key: str, value: str) -> None:
     path = Path("/proc/sys/net", key)
     try:
         if path.read_text().strip() != value:
-            path.write_text(value)
+            # In a container that path is read-only, and the host's is bound beside it.
+            (_HOST_SYSCTLS / key if _HOST_SYSCTLS.is_dir() else path).write_text(value)
     except FileNotFoundError as error:
         if key.startswith("ipv6/"):
             return  # a node without IPv6

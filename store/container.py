@@ -16,6 +16,7 @@ from .content import Document
 
 NAMESPACE_LABEL = "lockgate.namespace"
 PORTS_LABEL = "lockgate.ports"
+HOST_LABEL = "lockgate.host-network"  # `expected`: whoever wrote it knows that no policy covers the container
 _OWN_PREFIX = "lockgate."
 _COMPOSE_PREFIX = "com.docker.compose."
 _COMPOSE_KEPT = frozenset({"com.docker.compose.project", "com.docker.compose.service"})
@@ -125,8 +126,11 @@ def list_containers(engine: str, containers: Iterable[Container]) -> Listing:
 
 def _not_policed(container: Container) -> str | None:
     kind, _, other = container.mode.partition(":")
-    if kind == "host":
-        return "uses the node's own network, so no policy can be enforced on it; give it a network of its own"
+    if kind == "host" and dict(container.labels).get(HOST_LABEL) != "expected":
+        return (
+            "uses the node's own network, so no policy can be enforced on it; give it a network of its own, or the "
+            f"label {HOST_LABEL}=expected"
+        )
     if kind == "container":
         return f"uses the network of container {other[:_SHORT_ID]} and is policed as that one, whatever its labels are"
     return None

@@ -44,7 +44,8 @@ def test_root_without_its_rights(node: LiveNode) -> None:
     """As in a container that is not privileged."""
     ended = node.try_agent(inside=("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"))
     assert refused(ended) == (
-        "root lacks CAP_NET_ADMIN and CAP_SYS_ADMIN here: give the container (or service) these capabilities"
+        "root lacks CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_PTRACE, CAP_SYS_ADMIN here: give the container (or service) "
+        "these capabilities"
     )
 
 

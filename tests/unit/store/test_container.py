@@ -163,6 +163,11 @@ def test_without_a_network_of_its_own(mode: str, words: str | None) -> None:
     assert words is None or words in listing.problems[0]
 
 
+def test_an_expected_one_on_the_host_is_not_told() -> None:
+    listing = list_containers(ENGINE, [container(mode="host", labels=(("lockgate.host-network", "expected"),))])
+    assert (listing.documents, listing.problems) == ([], [])
+
+
 texts = st.text(max_size=20)
 
 

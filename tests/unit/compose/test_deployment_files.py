@@ -1,0 +1,97 @@
+"""The files of compose/: valid for the tools that read them, and of one mind about rights, paths and policies.
+
+What they do is tried in tests/e2e/test_compose.py and tests/e2e/test_systemd_unit.py.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from lockgate.agent.config_file import read_config
+from lockgate.agent.host import _RIGHTS
+from lockgate.policies import parse_policies, parse_workloads
+from lockgate.store import read_documents
+
+COMPOSE = Path(__file__).resolve().parents[3] / "compose"
+UNIT = COMPOSE / "systemd" / "lockgate.service"
+MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all((COMPOSE / "kubernetes" / "lockgate.yaml").read_text()))
+RIGHTS = {name.removeprefix("CAP_") for name in _RIGHTS}
+PATHS = "--policies /etc/lockgate/policies --workloads /etc/lockgate/workloads --config /etc/lockgate/config.yaml"
+COMMAND = f"agent run {PATHS}"
+
+
+def manifest(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [each for each in MANIFESTS if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+@pytest.mark.parametrize("each", MANIFESTS, ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
+def test_manifests_follow_the_schemas_of_kubernetes(each: dict[str, Any]) -> None:
+    kubernetes_validate.validate(each, "1.31", strict=True)
+
+
+def test_a_wrong_manifest_would_be_found() -> None:
+    wrong = manifest("DaemonSet", "lockgate") | {"spec": {"selector": {}, "template": {"spec": {"hostPid": True}}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, "1.31", strict=True)
+
+
+def test_every_volume_is_mounted_and_every_map_there() -> None:
+    pod = manifest("DaemonSet", "lockgate")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
+    for volume in pod["volumes"]:
+        if "configMap" in volume:
+            manifest("ConfigMap", volume["configMap"]["name"])
+
+
+def test_all_grant_what_the_agent_asks_for_and_no_more() -> None:
+    service = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]["lockgate"]
+    assert (set(service["cap_add"]), service["cap_drop"]) == (RIGHTS, ["ALL"])
+    (container,) = manifest("DaemonSet", "lockgate")["spec"]["template"]["spec"]["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": sorted(RIGHTS)}
+    bounding = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert [set(line.split()) for line in bounding] == [set(_RIGHTS)]
+
+
+def test_all_start_the_agent_alike() -> None:
+    unit = ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(UNIT)
+    assert unit["Service"]["ExecStart"] == f"/opt/lockgate/bin/lockgate {COMMAND}"
+    (command,) = re.findall(r"^CMD (\[.*\])$", (COMPOSE / "Containerfile").read_text(), re.MULTILINE)
+    assert yaml.safe_load(command) == COMMAND.split()
+
+
+def test_the_unit_is_one_for_systemd(tmp_path: Path) -> None:
+    text = UNIT.read_text().replace("/opt/lockgate/bin/lockgate", "/bin/true")
+    (tmp_path / UNIT.name).write_text(text)
+    ended = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / UNIT.name], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_policies_and_workloads_are_accepted() -> None:
+    read_config(COMPOSE / "config.yaml")
+    documents = [(each.data, each.source) for each in read_documents(COMPOSE / "policies")]
+    documents += [(text.encode(), name) for name, text in manifest("ConfigMap", "lockgate-policies")["data"].items()]
+    assert len(documents) == 2
+    for data, source in documents:
+        parsed = parse_policies(data, source)
+        assert parsed.policies and not parsed.problems
+    for name, text in manifest("ConfigMap", "lockgate-workloads")["data"].items():
+        assert len(parse_workloads(text.encode(), name).workloads) == 2
+
+
+def test_the_agents_configuration_in_kubernetes_is_accepted(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(manifest("ConfigMap", "lockgate")["data"]["config.yaml"])
+    assert read_config(config) == {"metrics_port": 9964}
