@@ -1,6 +1,6 @@
 """`lockgate datapath doctor`: whether this machine can run a node agent, and what may be in its way.
 
-Facts are gathered by `examine`, which changes nothing; each becomes one Check.
+Facts are gathered by `examine`, which changes nothing; each becomes one Check. `probe` sends packets.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import platform
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import product
 from pathlib import Path
 
@@ -19,40 +18,13 @@ from pyroute2 import IPRoute
 from ..envoy.binary import VERSION, find_binary
 from ..envoy.errors import EnvoyError
 from ..envoy.run_files import lock_holder
+from ..redirect.attached import Attached, others_programs
 from ..redirect.routing import MARK_MASK, MARK_PROXY, TABLE
+from .check import Check, State
 from .settings import Settings
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _SYSCTL = Path("/proc/sys/net")
-
-
-class State(StrEnum):
-    """WARN: it works, or the agent puts it right by itself; FAIL: no agent can work here."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at: what was found, and what to do when it is not well."""
-
-    group: str
-    name: str
-    state: State
-    found: str
-    advice: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """Every field."""
-        return {
-            "group": self.group,
-            "name": self.name,
-            "state": str(self.state),
-            "found": self.found,
-            "advice": self.advice,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +44,7 @@ FEATURES = (
     _Feature("socket look-up in tc", "5.2", "bpf_skc_lookup_tcp", "finding Envoy's socket"),
     _Feature("socket assignment", "5.7", "bpf_sk_assign", "handing connections to Envoy"),
     _Feature("batched map access", "5.6", "generic_map_lookup_batch", "reading and writing thousands of entries"),
+    _Feature("cgroup programs on connect", "4.17", "__cgroup_bpf_run_filter_sock_addr", "service addresses"),
     _Feature("BPF links on tc (TCX)", "6.6", "tcx_link_attach", "programs that outlive the agent"),
 )
 
@@ -235,6 +208,16 @@ def _others(_: Settings) -> Iterator[Check]:
     folder = Path("/etc/cni/net.d")
     configured = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     yield from other_checks(interfaces, configured)
+    yield from program_checks(tuple(others_programs()))
+
+
+def program_checks(found: Sequence[Attached]) -> Iterator[Check]:
+    """Programs of others at this namespace's interfaces."""
+    if not found:
+        yield Check("others", "programs", State.OK, "none at any interface")
+    for each in found:
+        advice = "it sees packets before or after ours and may pass, drop or redirect them: find out whose it is"
+        yield Check("others", "programs", State.WARN, str(each), advice)
 
 
 def other_checks(interfaces: Sequence[str], configured: Sequence[str]) -> Iterator[Check]:

@@ -25,7 +25,9 @@ class Command(IntEnum):
     MAP_DELETE_ELEM = 3
     OBJ_PIN = 6
     OBJ_GET = 7
+    PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
+    PROG_QUERY = 16
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     LINK_CREATE = 28
@@ -80,6 +82,11 @@ def link_ifindex(fd: int) -> int:
     """The interface a TCX link sits on; 0 when the interface is gone."""
     ifindex: int = struct.unpack_from("=I", _info(fd), 16)[0]
     return ifindex
+
+
+def program_name(fd: int) -> str:
+    """What a program is called, 15 bytes at most."""
+    return _info(fd)[64:80].split(b"\0")[0].decode(errors="replace")
 
 
 def _info(fd: int) -> bytes:

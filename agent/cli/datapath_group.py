@@ -100,13 +100,25 @@ def _cell(value: object) -> object:
 
 
 @app.command()
-def doctor(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+def doctor(
+    output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
+    probes: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Also send packets, through an agent in namespaces of its own.")
+    ] = True,
+    probe_name: Annotated[str, typer.Option("--probe-name", hidden=True)] = "doctor",
+) -> None:
     """Whether this machine can run an agent: kernel features with the version that brings each, mounts, sysctls, marks,
-    ports, Envoy, other networks. Changes nothing. Exits 1 when something is missing."""
-    from ..doctor import State, examine
+    ports, Envoy, other networks; then real packets over every leg, between two namespaces that are made for it and
+    vanish again. Exits 1 when something is missing or does not work."""
+    from ..check import State
+    from ..doctor import examine
+    from ..probe import probe
     from ..settings import Settings
 
     checks = examine(Settings(policies=Path(), workloads=Path(), run_dir=run_dir.absolute()))
+    if probes:
+        checks += probe(probe_name)
     failed = any(check.state is State.FAIL for check in checks)
     if output is Format.TABLE:
         table(

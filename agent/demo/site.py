@@ -29,6 +29,7 @@ class Site:
     """`name` is part of everything that a demonstration makes; two with different names do not disturb each other."""
 
     name: str = DEFAULT_NAME
+    command: str = "demo"
 
     @property
     def directory(self) -> Path:
@@ -47,8 +48,8 @@ class Site:
                 lock.bind(f"\0lockgate-demo-{self.name}")
             except OSError:
                 raise AlreadyRunningError(
-                    f"another 'lockgate demo' is at work under the name {self.name}; wait for it, or give this one "
-                    "another --name"
+                    f"another 'lockgate {self.command}' is at work under the name {self.name}; wait for it, or give "
+                    "this one another --name"
                 ) from None
             yield
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lockgate.agent.check import Check, State
 from lockgate.agent.doctor import (
     FEATURES,
-    Check,
-    State,
     feature_checks,
     mount_checks,
     other_checks,
+    program_checks,
     rule_checks,
     sysctl_checks,
 )
+from lockgate.redirect.attached import Attached
 from lockgate.tests.command_line import lockgate
 
 WELL = {
@@ -71,8 +72,15 @@ def test_other_networks() -> None:
     assert configured.found == "05-cilium.conflist"
 
 
+def test_programs_of_others() -> None:
+    (none,) = program_checks([])
+    assert (none.state, none.found) == (State.OK, "none at any interface")
+    (found,) = program_checks([Attached("eth0", "ingress", "tcx", "cil_from_netdev")])
+    assert (found.state, found.found) == (State.WARN, "cil_from_netdev at eth0 (tcx ingress)")
+
+
 def test_the_command_on_this_machine(tmp_path: Path) -> None:
-    ended = lockgate("datapath", "doctor", "-o", "json", "--run-dir", tmp_path)
+    ended = lockgate("datapath", "doctor", "--no-probe", "-o", "json", "--run-dir", tmp_path)
     shown = json.loads(ended.out)
     assert shown["ok"] is (ended.status == 0)
     assert {check["group"] for check in shown["checks"]} == {
@@ -80,7 +88,7 @@ def test_the_command_on_this_machine(tmp_path: Path) -> None:
     }
     kernel = {check["name"]: check["state"] for check in shown["checks"] if check["group"] == "kernel"}
     assert kernel["BPF links on tc (TCX)"] == "ok", "the tests run on such a kernel"
-    assert "WHAT TO DO" in lockgate("datapath", "doctor", "--run-dir", tmp_path).out
+    assert "WHAT TO DO" in lockgate("datapath", "doctor", "--no-probe", "--run-dir", tmp_path).out
 
 
 def test_maps_without_an_agent_ever(tmp_path: Path) -> None:
