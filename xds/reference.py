@@ -35,6 +35,14 @@ def references(type_url: str, body: bytes) -> frozenset[Reference]:
         return _NOTHING
 
 
+def addresses(listener: bytes) -> frozenset[bytes]:
+    """Where a serialised listener listens, each an envoy.config.core.v3.Address; nothing when its bytes are none."""
+    try:
+        return frozenset((*_parts(listener, 2), *_parts(listener, 33, 1)))
+    except WireError:
+        return frozenset()
+
+
 def _parts(message: bytes, *path: int) -> Iterator[bytes]:
     """All submessages, strings or bytes at the end of a path of field numbers."""
     for number, value in fields(message, "resource"):

@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from types import MappingProxyType
 
-from .reference import Reference, references
+from .reference import Reference, addresses, references
 from .type_url import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET
 from .wire import around, text
 
@@ -41,6 +41,11 @@ class Resource:
     def references(self) -> frozenset[Reference]:
         """What it names of other resources."""
         return references(self.type_url, self.body)
+
+    @cached_property
+    def addresses(self) -> frozenset[bytes]:
+        """Where it listens, if it is a listener."""
+        return addresses(self.body) if self.type_url == LISTENER else frozenset()
 
 
 @dataclass(frozen=True)

@@ -332,9 +332,19 @@ class Subscription:
             yield from sent.resources.values()
 
     @property
+    def size(self) -> int:
+        """How many names are remembered for the client."""
+        return max(len(self._named), len(self._known))
+
+    @property
     def has_unseen(self) -> bool:
         """True when it came back with something that this server cannot know the content of."""
-        return any(version is not None and name not in self._held for name, version in self._known.items())
+        return any(True for _ in self.unseen)
+
+    @property
+    def unseen(self) -> Iterator[str]:
+        """The names of that."""
+        return (name for name, version in self._known.items() if version is not None and name not in self._held)
 
     def wants_all(self, names: Iterable[str]) -> bool:
         """True when the client asked for every one of these names."""

@@ -27,6 +27,8 @@ _REFERRERS: Mapping[str, tuple[str, ...]] = {
     SECRET: (CLUSTER, LISTENER),
 }
 
+_ANYWHERE = b""
+
 
 def target(snapshot: Snapshot, memory: NodeMemory) -> Snapshot:
     """What a node is led to: the snapshot, with the last good resources in place of those that the node refused and of
@@ -128,12 +130,40 @@ class Gate:
         self._in_use: dict[str, dict[str, Passage]] = {}
         self._adding: dict[str, bool] = {}
         self._early: frozenset[str] | None = None
+        self._leaving: Mapping[bytes, set[str]] | None = None
 
     def may_send(self, resource: Resource) -> Passage:
         """Whether the client has all that the resource names."""
         if resource.type_url == ENDPOINTS:
             return Passage.WAIT if resource.name in self._endpoints_too_early() else Passage.FREE
+        if resource.type_url == LISTENER and self._address_is_taken(resource):
+            return Passage.WAIT
         return Passage.worst(self._ready(*reference) for reference in _needs(resource))
+
+    def _address_is_taken(self, listener: Resource) -> bool:
+        """True while the client has another listener at an address of this one that is about to leave it: Envoy refuses
+        two at one address."""
+        if self._leaving is None:
+            self._leaving = self._left_addresses()
+        taken = self._leaving
+        return _ANYWHERE in taken or any(
+            taken.get(each, {listener.name}) != {listener.name} for each in listener.addresses
+        )
+
+    def _left_addresses(self) -> Mapping[bytes, set[str]]:
+        """Addresses of listeners that the client has and that are to go or to be elsewhere, with their names."""
+        found: dict[bytes, set[str]] = {}
+        subscription = self._subscriptions.get(LISTENER)
+        if subscription is None:
+            return found
+        goal = self._goal.of_type(LISTENER)
+        for held in subscription.present():
+            staying = goal.get(held.name)
+            for address in held.addresses - (staying.addresses if staying is not None else frozenset()):
+                found.setdefault(address, set()).add(held.name)
+        if any(name not in goal for name in subscription.unseen):  # of one that is to go it is not known where it is
+            found[_ANYWHERE] = set()
+        return found
 
     def may_remove(self, type_url: str, name: str) -> Passage:
         """Whether nothing that the client has names it any more, and what replaces it is in its place."""

@@ -58,7 +58,7 @@ async def says_no_more(setup: Setup, client: DeltaRaw) -> None:
 
 @runs(*ALL)
 async def test_resources_subscribed_to_one_after_the_other(setup: Setup, type_url: str, aggregated: bool) -> None:
-    """#how-the-client-specifies-what-resources-to-return"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return"""
     await setup.offer(type_url, "ABC", "1")
     async with setup.delta(type_url, aggregated=aggregated) as client:
         await client.subscribe("A")
@@ -70,7 +70,7 @@ async def test_resources_subscribed_to_one_after_the_other(setup: Setup, type_ur
 
 @runs(*ALL)
 async def test_an_update_is_sent_by_itself(setup: Setup, type_url: str, aggregated: bool) -> None:
-    """#grouping-resources-into-responses"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#grouping-resources-into-responses"""
     await setup.offer(type_url, "ABC", "1")
     async with setup.delta(type_url, aggregated=aggregated) as client:
         await client.subscribe(*"ABC")
@@ -84,7 +84,7 @@ async def test_an_update_is_sent_by_itself(setup: Setup, type_url: str, aggregat
 
 @runs(*ALL)
 async def test_what_does_not_exist_is_told_and_sent_once_it_does(setup: Setup, type_url: str, aggregated: bool) -> None:
-    """#knowing-when-a-requested-resource-does-not-exist"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#knowing-when-a-requested-resource-does-not-exist"""
     await setup.offer(type_url, "A", "1")
     async with setup.delta(type_url, aggregated=aggregated) as client:
         await client.subscribe("A", "B")
@@ -100,7 +100,7 @@ async def test_what_does_not_exist_is_told_and_sent_once_it_does(setup: Setup, t
 
 @runs(*ALL)
 async def test_a_removal_is_told_by_name(setup: Setup, type_url: str, aggregated: bool) -> None:
-    """#deleting-resources"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#deleting-resources"""
     await setup.offer(type_url, "AB", "1")
     async with setup.delta(type_url, aggregated=aggregated) as client:
         await client.subscribe(*"AB")
@@ -117,7 +117,7 @@ async def test_a_removal_is_told_by_name(setup: Setup, type_url: str, aggregated
 
 @runs(*ALL)
 async def test_resources_are_unsubscribed_from_one_by_one(setup: Setup, type_url: str, aggregated: bool) -> None:
-    """#unsubscribing-from-resources"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#unsubscribing-from-resources"""
     await setup.offer(type_url, "AB", "1")
     async with setup.delta(type_url, aggregated=aggregated) as client:
         await client.subscribe(*"AB")
@@ -132,7 +132,7 @@ async def test_resources_are_unsubscribed_from_one_by_one(setup: Setup, type_url
 
 @runs("LDS", "RDS")
 async def test_who_names_resources_gets_only_them(setup: Setup, type_url: str, aggregated: bool) -> None:
-    """#how-the-client-specifies-what-resources-to-return"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return"""
     await setup.offer(type_url, "GBLD", "1")
     async with setup.delta(type_url, aggregated=aggregated) as client:
         await client.subscribe("L", "G")
@@ -144,7 +144,7 @@ async def test_who_names_resources_gets_only_them(setup: Setup, type_url: str, a
     ("one", "other"), [("CDS", "LDS"), ("LDS", "CDS"), ("RDS", "EDS"), ("EDS", "RDS")], ids=lambda name: str(name)
 )
 async def test_several_types_on_one_stream(setup: Setup, one: str, other: str) -> None:
-    """#aggregated-discovery-service"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#aggregated-discovery-service"""
     for type_url in (TYPES[one], TYPES[other]):
         await setup.offer(type_url, "ABC", "1")
     async with setup.delta(TYPES[one]) as client:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from lockgate.tests.unit.xds.raw_stream import TYPES, Heard, Setup, SotwRaw, serving
 
-WHOLE, GROUPED = ("CDS", "LDS"), ("RDS", "EDS")  # how responses are made (#grouping-resources-into-responses)
+# How responses are made: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#grouping-resources-into-responses
+WHOLE, GROUPED = ("CDS", "LDS"), ("RDS", "EDS")
 _numbers: Iterator[int] = iter(range(1, 1_000_000))
 
 
@@ -58,7 +59,7 @@ async def says_no_more(setup: Setup, client: SotwRaw, type_url: str = "") -> Non
     assert heard.type_url == type_url
 
 
-# Wildcards: #how-the-client-specifies-what-resources-to-return
+# Wildcards: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return
 
 
 @runs(*WHOLE)
@@ -99,7 +100,9 @@ async def wildcard(client: SotwRaw) -> None:
     del client.names[client.type_url]
 
 
-# Names: #how-the-client-specifies-what-resources-to-return, #when-to-send-an-update
+# Names:
+# https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return
+# https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#when-to-send-an-update
 
 
 @runs("LDS", "RDS")
@@ -133,7 +136,7 @@ async def test_a_change_comes_by_itself(setup: Setup, type_url: str, aggregated:
         await says_no_more(setup, client)
 
 
-# #knowing-when-a-requested-resource-does-not-exist
+# https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#knowing-when-a-requested-resource-does-not-exist
 
 
 @runs(*WHOLE)
@@ -160,7 +163,7 @@ async def test_what_is_created_later_comes_by_itself(setup: Setup, type_url: str
         await says_no_more(setup, client)
 
 
-# #unsubscribing-from-resources
+# https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#unsubscribing-from-resources
 
 
 @runs(*WHOLE)
@@ -212,7 +215,7 @@ async def test_no_names_after_names_are_no_interest(setup: Setup, type_url: str,
 
 @pytest.mark.parametrize(("one", "other"), [("CDS", "LDS"), ("RDS", "EDS")], ids=lambda name: str(name))
 async def test_several_types_on_one_stream(setup: Setup, one: str, other: str) -> None:
-    """#aggregated-discovery-service"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#aggregated-discovery-service"""
     first, second = TYPES[one], TYPES[other]
     for type_url in (first, second):
         await setup.offer(type_url, "ABC", "1")

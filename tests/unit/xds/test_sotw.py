@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from lockgate.xds.discovery import WholeRequest, WholeResponse
 from lockgate.xds.node_memory import NodeMemory
-from lockgate.xds.snapshot import CLUSTER, LISTENER, ROUTE, Resource, Snapshot
+from lockgate.xds.snapshot import CLUSTER, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from lockgate.xds.sotw import SotwStream
 
 
@@ -61,7 +61,7 @@ def only(responses: list[WholeResponse]) -> WholeResponse:
 
 @pytest.mark.parametrize("type_url", [CLUSTER, LISTENER])
 def test_a_removal_is_an_absence_and_comes_after_the_changes(type_url: str) -> None:
-    """#deleting-resources"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#deleting-resources"""
     talk = Talk(type_url)
     talk.ack(only(talk.publish(a="1", b="1")))
     changed = only(talk.publish(b="2"))
@@ -73,7 +73,7 @@ def test_a_removal_is_an_absence_and_comes_after_the_changes(type_url: str) -> N
 
 
 def test_removals_of_other_types_are_not_told() -> None:
-    """#deleting-resources"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#deleting-resources"""
     talk = Talk(ROUTE, "a", "b")
     talk.ack(only(talk.publish(a="1", b="1")))
     assert talk.publish(a="1") == []
@@ -82,7 +82,8 @@ def test_removals_of_other_types_are_not_told() -> None:
 
 
 def test_legacy_wildcard_and_names() -> None:
-    """#how-the-client-specifies-what-resources-to-return: its four requests."""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return
+    Its four requests."""
     talk = Talk(CLUSTER)
     first = only(talk.publish(A="1", B="1"))
     assert said([first]) == [["A:1", "B:1"]]
@@ -99,7 +100,8 @@ def test_legacy_wildcard_and_names() -> None:
 
 
 def test_a_stale_nonce_is_void() -> None:
-    """#resource-updates: the hint that crosses an update on its way."""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-updates
+    The hint that crosses an update on its way."""
     talk = Talk(ROUTE, "a")
     first = only(talk.publish(a="1", b="1"))
     talk.ack(first)
@@ -118,7 +120,7 @@ def test_the_next_response_waits_for_the_answer_and_is_the_latest() -> None:
 
 
 def test_a_nack_keeps_the_last_good_and_its_bytes_never_come_again() -> None:
-    """#ack-and-nack-semantics-summary"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-and-nack-semantics-summary"""
     talk = Talk(CLUSTER)
     talk.ack(only(talk.publish(a="1", b="1")))
     assert talk.nack(only(talk.publish(a="x", b="1")), "a is bad") == []
@@ -150,6 +152,33 @@ def test_a_client_that_comes_back_is_told_everything() -> None:
     before = Talk(CLUSTER, memory=memory)
     before.ack(only(before.publish(a="1")))
     assert said(Talk(CLUSTER, memory=memory).publish(a="1")) == [["a:1"]]
+
+
+def test_secrets_are_sent_again_on_reconnect() -> None:
+    """In this variant a client cannot say which of them it holds.
+    https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret
+    https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-nack-and-resource-type-instance-version"""
+    memory = NodeMemory()
+    before = Talk(SECRET, "a", "b", memory=memory)
+    first = only(before.publish(a="1", b="1"))
+    before.ack(first)
+    back = Talk(SECRET, "a", "b", memory=memory)
+    again = only(back.publish(a="1", b="1"))
+    assert said([again]) == [["a:1", "b:1"]]
+    assert back.ack(again) == []
+
+
+def test_a_refusal_of_before_a_restart_is_met_once_more_and_harms_nothing() -> None:
+    """What a node refused is remembered by the server's process. The next one offers it once, is refused once, and the
+    client keeps what it had."""
+    before = Talk(ROUTE, "a")
+    before.ack(only(before.publish(a="good")))
+    assert before.nack(only(before.publish(a="bad"))) == []
+    after = Talk(ROUTE, "a", memory=NodeMemory())  # another process: nothing is remembered
+    offered = only(after.publish(a="bad"))
+    assert after.nack(offered) == [], "no good version is known, and absence is not told: the client keeps its own"
+    assert after.rejections() == {"a": "bad"}
+    assert after.publish(a="bad") == []
 
 
 class Client(RuleBasedStateMachine):

@@ -73,7 +73,7 @@ def only(updates: list[Update]) -> Update:
 
 @pytest.mark.parametrize("names", [(), ("*",)], ids=["no names at all", "the name *"])
 def test_both_forms_of_the_wildcard_get_everything(names: tuple[str, ...]) -> None:
-    """#how-the-client-specifies-what-resources-to-return"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return"""
     talk = Talk(A1, B1)
     (first,) = talk.begin(*names)
     assert said([first]) == [(["a:1", "b:1"], [])]
@@ -96,7 +96,7 @@ def test_names_get_only_themselves() -> None:
 
 
 def test_a_name_that_does_not_exist_is_told_once_and_remembered() -> None:
-    """#knowing-when-a-requested-resource-does-not-exist"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#knowing-when-a-requested-resource-does-not-exist"""
     talk = Talk(A1)
     (absent,) = talk.begin("b")
     assert said([absent]) == [([], ["b"])]
@@ -157,7 +157,7 @@ def test_a_resubscription_while_the_answer_is_on_its_way_gets_another() -> None:
 
 
 def test_an_unsubscribed_name_is_silent() -> None:
-    """#unsubscribing-from-resources"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#unsubscribing-from-resources"""
     talk = Talk(A1, B1)
     talk.ack(*talk.begin("a", "b"))
     talk.subscription.unsubscribe(["a"])

@@ -118,7 +118,7 @@ def test_a_secret_goes_before_what_uses_its_new_version(delta: bool) -> None:
 
 @both_variants
 def test_endpoints_come_after_their_cluster_and_again_when_it_changes(delta: bool) -> None:
-    """#resource-warming"""
+    """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming"""
     play = Play(delta=delta)
     play.publish(*chain("1"))
     sent: list[str] = []
