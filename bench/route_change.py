@@ -90,7 +90,7 @@ class RouteReport:
 
     def markdown(self) -> str:
         """With what it was measured on, and how."""
-        head = f"`bench/route-change --minutes {self.seconds / 60:g}` (seed {self.seed}), {self.machine}"
+        head = f"`bench/route-change --minutes {self.seconds / 60:.3g}` (seed {self.seed}), {self.machine}"
         method = _METHOD.format(grace=_GRACE, connections=_CONNECTIONS)
         return f"# Policy changes under load\n\n{head}\n\n{self.table()}\n\n## Method\n\n{method}"
 

@@ -12,59 +12,24 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from lockgate.envoy.binary import EnvoyBinary, find_binary
 
-from .churn_report import percentile
-from .errors import BenchError, StartError
+from . import command
+from .errors import StartError
 from .machine import machine
-from .table import table
-from .workplace import RESULTS, interruptible, positive, positives, workplace
+from .sovereign import ENVIRONMENT, Sovereign
+from .workplace import RESULTS, positive, positives, workplace
+from .xds_envoy import WAIT, await_origin, clusters_envoy, origin
+from .xds_report import IDLE, Change, Crowd, Polled, XdsReport
 
-_WAIT = 60.0  # seconds after which a change that shows no effect ends the run
-_ENFORCED_AIM = 0.010  # seconds
-_CLIENTS_AIM, _MEMORY_AIM = 2.0, 400e6  # seconds, bytes
-_CLUSTER = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_POLLED_CHANGES = 10
 _QUIET = {**os.environ, "GRPC_VERBOSITY": "NONE"}  # it tells of every connection that ends
-_METHOD = """\
-* One change: of N clusters that Envoy has by delta ADS, the one that a listener routes to gets another endpoint. ACKed:
-  until the server has Envoy's ACK. Enforced: until the first answer of the new origin is in; requests follow each other
-  on one connection. Both from the moment of `publish`; server, Envoy and the asking process share the machine.
-* Clients: each is a delta stream on a connection of its own, all in one process, which shares the machine with the
-  server. A change touches every resource of every client. CPU and RSS are the server's; RSS for each client is the
-  growth from no client to all, with their resources.
-* Not measured here: other control planes on the same resources.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Single changes at one number of resources: seconds until ACKed and until enforced."""
-
-    resources: int
-    acked: tuple[float, ...]
-    enforced: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Crowd:
-    """Changes that touch all resources of all clients: seconds and server CPU seconds of each; bytes."""
-
-    clients: int
-    resources: int
-    seconds: tuple[float, ...]
-    cpu: tuple[float, ...]
-    rss: int
-    rss_alone: int
 
 
 class Server:
@@ -97,50 +62,36 @@ class Server:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    interruptible()
-    try:
-        envoy = find_binary()
-        with workplace() as directory:
-            changes = [_change(directory, envoy, size, options.changes) for size in options.sizes]
-            crowd = _crowd(directory, options)
-    except BenchError as error:
-        print(f"xds: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("xds: interrupted; everything it made is removed", file=sys.stderr)
-        return 130
-    figures = _figures(changes, crowd)
-    print(figures)
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        head = f"# The xDS server\n\n`bench/xds`, {machine(envoy)}"
-        (options.output / "xds.md").write_text(f"{head}\n\n{figures}\n\n## Method\n\n{_METHOD}")
-        data = {
-            "machine": asdict(machine(envoy)),
-            "changes": [asdict(each) for each in changes],
-            "crowd": asdict(crowd),
-        }
-        (options.output / "xds.json").write_text(json.dumps(data, indent=1) + "\n")
-    return 0
+    return command.run("xds", lambda: measure(options), options.output)
+
+
+def measure(options: argparse.Namespace) -> XdsReport:
+    """Everything, one after the other. Raises BenchError."""
+    envoy = find_binary()
+    with workplace() as directory:
+        changes = [_change(directory, envoy, size, options.changes) for size in options.sizes]
+        polled = _polled(directory, envoy, options.sizes) if options.sovereign else []
+        crowd = _crowd(directory, options)
+        return XdsReport(machine(envoy), changes, crowd, polled, _version() if polled else "")
 
 
 def _change(directory: Path, envoy: EnvoyBinary, size: int, count: int) -> Change:
     _say(f"{size} resources")
     acked, enforced = [], []
     with ExitStack() as stack:
-        ports = [stack.enter_context(_origin(name)) for name in ("a", "b")]
+        ports = [stack.enter_context(origin(name)) for name in ("a", "b")]
         socket = directory / "xds.sock"
         server = Server(socket)
         stack.callback(server.close)
         server.order(size, "0", 0, ports[0])
         server.answer()
-        listen = stack.enter_context(_envoy(directory, envoy, socket))
+        listen = stack.enter_context(clusters_envoy(directory, envoy, socket))
         connection = http.client.HTTPConnection("127.0.0.1", listen, timeout=10)
         stack.callback(connection.close)
-        _until(connection, "a")
+        await_origin(connection, "a")
         for number in range(1, count + 1):
-            server.order(size, str(number), _WAIT, ports[number % 2])
-            seen = _until(connection, "ab"[number % 2])
+            server.order(size, str(number), WAIT, ports[number % 2])
+            seen = await_origin(connection, "ab"[number % 2])
             report = server.answer()
             if report["outcome"] != "acked":
                 raise StartError(f"Envoy has not taken a change: {report['outcome']}")
@@ -164,7 +115,7 @@ def _crowd(directory: Path, options: argparse.Namespace) -> Crowd:
             if clients.stdout.readline().strip() != "ready":
                 raise StartError("the clients ended")
             for number in range(1, options.rounds + 1):
-                server.order(options.resources, f"all{number}", _WAIT)
+                server.order(options.resources, f"all{number}", WAIT)
                 report = server.answer()
                 if (report["outcome"], report["clients"]) != ("acked", options.clients):
                     raise StartError(f"not every client has taken a change: {report}")
@@ -177,144 +128,36 @@ def _crowd(directory: Path, options: argparse.Namespace) -> Crowd:
     return Crowd(options.clients, options.resources, tuple(seconds), tuple(cpu), report["rss"], alone)
 
 
-def _figures(changes: Sequence[Change], crowd: Crowd) -> str:
-    rows = [
-        [
-            str(each.resources),
-            *(_ms(median(each.acked)), _ms(percentile(each.acked, 99))),
-            *(_ms(median(each.enforced)), _ms(percentile(each.enforced, 99))),
-        ]
-        for each in changes
-    ]
-    one = table(["resources", "ACKed, median", "p99", "enforced, median", "p99"], rows)
-    each_client = (crowd.rss - crowd.rss_alone) / crowd.clients
-    many = table(
-        ["all ACKed, median", "worst", "CPU of the server", "RSS of the server", "RSS for each client"],
-        [
-            [
-                f"{median(crowd.seconds):.2f} s",
-                f"{max(crowd.seconds):.2f} s",
-                f"{median(crowd.cpu):.2f} s",
-                f"{crowd.rss / 1e6:.0f} MB",
-                f"{each_client / 1e3:.0f} kB",
-            ]
-        ],
-    )
-    enforced = median(changes[-1].enforced)
-    aims = [
-        (f"1 change enforced < {_ms(_ENFORCED_AIM)} at {changes[-1].resources}", enforced < _ENFORCED_AIM),
-        (f"all clients ACKed < {_CLIENTS_AIM:.0f} s", median(crowd.seconds) < _CLIENTS_AIM),
-        (f"RSS < {_MEMORY_AIM / 1e6:.0f} MB", crowd.rss < _MEMORY_AIM),
-    ]
-    judged = table(["aim", ""], [[aim, "reached" if reached else "**not reached**"] for aim, reached in aims])
-    title = f"## A change of all {crowd.resources} resources of {crowd.clients} clients"
-    return f"## One change of one resource\n\n{one}\n\n{title}\n\n{many}\n\n## Aims\n\n{judged}"
+def _polled(directory: Path, envoy: EnvoyBinary, sizes: Sequence[int]) -> list[Polled]:
+    """The same by the other control plane."""
+    found = []
+    with ExitStack() as stack:
+        ports = [stack.enter_context(origin(name)) for name in ("a", "b")]
+        other = Sovereign(directory)
+        stack.callback(other.close)
+        for size in sizes:
+            _say(f"{size} resources by sovereign")
+            other.publish(size, ports[0])
+            with ExitStack() as inner:
+                listen = inner.enter_context(clusters_envoy(directory, envoy, other.port))
+                connection = http.client.HTTPConnection("127.0.0.1", listen, timeout=10)
+                inner.callback(connection.close)
+                await_origin(connection, "a")
+                enforced = []
+                for number in range(1, _POLLED_CHANGES + 1):
+                    before = other.publish(size, ports[number % 2])
+                    enforced.append(await_origin(connection, "ab"[number % 2]) - before)
+                    time.sleep(0.05 + number * 0.013)  # at no fixed beat with the polls
+                spent, began = other.cpu(), time.monotonic()
+                time.sleep(IDLE)
+                idle = (other.cpu() - spent) / (time.monotonic() - began)
+            found.append(Polled(size, tuple(enforced), idle))
+    return found
 
 
-def _until(connection: http.client.HTTPConnection, origin: str) -> float:
-    """Ask until this origin answers; returns when it did, on the monotonic clock. Raises StartError."""
-    deadline = time.monotonic() + _WAIT
-    while time.monotonic() < deadline:
-        try:
-            connection.request("GET", "/")
-            answer = connection.getresponse().read()
-        except (OSError, http.client.HTTPException):  # it is still starting
-            connection.close()
-            time.sleep(0.02)
-            continue
-        if answer == origin.encode():
-            return time.monotonic()
-    raise StartError(f"no answer of origin {origin} within {_WAIT:.0f} s")
-
-
-@contextmanager
-def _origin(name: str) -> Iterator[int]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.wfile.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(name)}\r\n\r\n{name}".encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.daemon_threads = True
-        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield running.server_address[1]
-        running.shutdown()
-
-
-@contextmanager
-def _envoy(directory: Path, envoy: EnvoyBinary, xds: Path) -> Iterator[int]:
-    """A running Envoy that routes everything to the cluster c0; yields its port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as free:
-        port = free.server_address[1]
-    config = directory / "envoy.json"
-    config.write_text(json.dumps(_bootstrap(xds, port)))
-    options = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "error")
-    command = [str(envoy.path), "-c", str(config), *options]
-    with (directory / "envoy.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _bootstrap(xds: Path, port: int) -> dict[str, Any]:
-    types = "type.googleapis.com/"
-    manager = {
-        "@type": types + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "http",
-        "route_config": {
-            "validate_clusters": False,
-            "virtual_hosts": [
-                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "c0"}}]}
-            ],
-        },
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": types + "envoy.extensions.filters.http.router.v3.Router"},
-            }
-        ],
-    }
-    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
-    http2 = {"http2_protocol_options": {"max_inbound_window_update_frames_per_data_frame_sent": 100000}}
-    endpoint = {"endpoint": {"address": {"pipe": {"path": str(xds)}}}}
-    return {
-        "node": {"id": "bench", "cluster": "bench"},
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC",
-                "transport_api_version": "V3",
-                "set_node_on_first_message_only": True,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
-            },
-            "cds_config": {"ads": {}, "resource_api_version": "V3"},
-        },
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "web",
-                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-                    "filter_chains": [{"filters": filters}],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": "xds",
-                    "type": "STATIC",
-                    "typed_extension_protocol_options": {
-                        _CLUSTER: {"@type": types + _CLUSTER, "explicit_http_config": http2}
-                    },
-                    "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": [endpoint]}]},
-                }
-            ],
-        },
-    }
+def _version() -> str:
+    listed = sorted(each.name for each in ENVIRONMENT.glob("lib/python*/site-packages/sovereign-*.dist-info"))
+    return listed[-1].removeprefix("sovereign-").removesuffix(".dist-info") if listed else "unknown"
 
 
 def _python(module: str, *arguments: str) -> subprocess.Popen[str]:
@@ -334,10 +177,6 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"
-
-
 def _say(text: str) -> None:
     print(f"xds: {text}", file=sys.stderr, flush=True)
 
@@ -349,6 +188,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=positive, default=1000, help="clients at once (1000)")
     parser.add_argument("--resources", type=positive, default=100, help="resources of each client (100)")
     parser.add_argument("--rounds", type=positive, default=10, help="changes of all of them (10)")
+    parser.add_argument(
+        "--no-sovereign", dest="sovereign", action="store_false", help="without the other control plane beside it"
+    )
     parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
     parser.add_argument("--output", type=Path, help="folder for xds.md and .json (bench/results; with --quick none)")
     options = parser.parse_args(argv)
