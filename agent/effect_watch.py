@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..envoy.admin import Admin
 from ..envoy.errors import AdminError
 from ..envoy.in_force import InForce, named_query, read_versions, versions_query
-from ..xds import XdsServer
+from ..xds import LISTENER, XdsServer
 from .effect import Drift, Name, confirmed, drifted
 
 log = logging.getLogger("lockgate.agent")
@@ -92,6 +92,8 @@ class EffectWatch:
         for type_url in sorted({resource.type_url for resource in before}):
             names = {each.name for each in before if each.type_url == type_url and each not in actual}
             found = await self._versions(admin, type_url.rpartition(".")[2], names, everything=everything)
+            if found is not None and type_url == LISTENER:
+                found = {name: _there(each, before.get(Name(type_url, name))) for name, each in found.items()}
             if found is not None:
                 actual |= {Name(type_url, name): version for name, version in found.items()}
                 asked.append(type_url)
@@ -136,3 +138,8 @@ class EffectWatch:
             if client.node == self._node:
                 found |= confirmed(client)
         return found
+
+
+def _there(listener: InForce, confirmed: str | None) -> InForce:
+    """Of listeners only their presence is compared (see in_force.py)."""
+    return replace(listener, version=confirmed) if listener.version is not None and confirmed is not None else listener

@@ -22,12 +22,16 @@ class InForce:
 
 
 # For each kind of resource the field of a config_dump that lists it, and a mask for its name and versions alone: a dump
-# is then small, though Envoy first makes the whole of each resource that is asked for. Listeners are not among them:
-# one of which only filter chains change goes on under the version it began with (Envoy 1.40), so that nothing can be
-# told from its version.
+# is then small, though Envoy first makes the whole of each resource that is asked for. A listener of which only filter
+# chains change goes on under the version it began with (Envoy 1.40): of listeners can only be told whether they are
+# there.
 _VERSIONED: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "TypedExtensionConfig": ("ecds_filters", "version_info,error_state,ecds_filter.name"),
+        "Listener": (
+            "dynamic_listeners",
+            "name,active_state.version_info,warming_state.version_info,error_state",
+        ),
         "Cluster": ("dynamic_active_clusters", "version_info,error_state,cluster.name"),
         "RouteConfiguration": ("dynamic_route_configs", "version_info,error_state,route_config.name"),
         "Secret": ("dynamic_active_secrets", "name,version_info,error_state"),
@@ -56,7 +60,9 @@ def read_versions(dump: Mapping[str, Any]) -> dict[str, InForce]:
             (entry[key] for key in ("ecds_filter", "cluster", "route_config") if key in entry), {}
         )
         name = entry.get("name") or inner.get("name", "")
-        version = entry.get("version_info")
+        # A listener that waits for what it needs is on its way, and not lost.
+        states = (entry.get(state, {}).get("version_info") for state in ("active_state", "warming_state"))
+        version = entry.get("version_info") or next(filter(None, states), None)
         error = entry.get("error_state", {})
         found[name] = InForce(version or None, error.get("details", ""), error.get("version_info", ""))
     return found

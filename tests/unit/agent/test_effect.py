@@ -42,13 +42,16 @@ def entry(**fields: Any) -> dict[str, Any]:
 
 def test_versions_are_read_from_masked_dumps() -> None:
     assert versions_query("TypedExtensionConfig") == ("ecds_filters", "version_info,error_state,ecds_filter.name")
-    assert versions_query("ClusterLoadAssignment") is versions_query("Listener") is None
+    assert versions_query("ClusterLoadAssignment") is None
     dump = {
         "configs": [
             entry(version_info="1", ecds_filter={"name": "filter"}),
             entry(name="secret", version_info="2"),
             entry(name="refused", error_state={"details": "no", "version_info": "3"}),
             entry(version_info="4", cluster={"name": "cluster"}),
+            entry(name="listener", active_state={"version_info": "5"}, warming_state={"version_info": "6"}),
+            entry(name="new", warming_state={"version_info": "7"}),
+            entry(name="bad", error_state={"details": "no"}),
         ]
     }
     assert read_versions(dump) == {
@@ -56,6 +59,9 @@ def test_versions_are_read_from_masked_dumps() -> None:
         "secret": InForce("2"),
         "refused": InForce(None, "no", "3"),
         "cluster": InForce("4"),
+        "listener": InForce("5"),
+        "new": InForce("7"),
+        "bad": InForce(None, "no"),
     }
     assert read_versions({}) == {}
     whole = {"configs": [{"ecds_filters": [entry(version_info="1", ecds_filter={"name": "a.b"})]}]}
