@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from ..envoy.errors import EnvoyError
+from ..policies.errors import FlowError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,6 +26,7 @@ class View(Protocol):
     async def datapath(self) -> Any: ...
     async def dns(self) -> Any: ...
     async def services(self) -> Any: ...
+    async def explain(self, source: str, destination: str, port: str, protocol: str) -> Any: ...
 
 
 class Exposes(Protocol):
@@ -56,6 +58,7 @@ class LocalApi:
         ):
             application.router.add_get(path, _handler(answer))
         application.router.add_get("/v1/policies/{name:.+}", _policy_handler(view))
+        application.router.add_get("/v1/explain", _explain_handler(view))
         add_metrics(application, metrics)
         self._runner = web.AppRunner(application, access_log=None)
 
@@ -85,6 +88,19 @@ def _policy_handler(view: View) -> Callable[[web.Request], Awaitable[web.Respons
             return web.json_response(await view.policy(request.match_info["name"]))
         except NoSuchPolicyError as error:
             return web.json_response({"error": str(error)}, status=404)
+
+    return handle
+
+
+def _explain_handler(view: View) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """`?from=...&to=...&port=...&protocol=...`: what the policies in force say of a connection."""
+
+    async def handle(request: web.Request) -> web.Response:
+        asked = (request.query.get(key, "") for key in ("from", "to", "port", "protocol"))
+        try:
+            return web.json_response(await view.explain(*asked))
+        except FlowError as error:
+            return web.json_response({"error": str(error)}, status=400)
 
     return handle
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import yaml
 
+from ..policies.workload_file import valid_node
 from .errors import InputError
+from .settings import RemoteSettings
 
 
 class ConfigFile(TypedDict, total=False):
@@ -26,6 +29,7 @@ class ConfigFile(TypedDict, total=False):
     connections_per_client: int
     engines: tuple[str, ...]
     envoy_drain: int
+    remote: RemoteSettings
 
 
 _ENGINE = re.compile(r"unix:///[^/\s].*").fullmatch
@@ -78,7 +82,45 @@ def read_config(path: Path | None) -> ConfigFile:
                 )
             value[key] = tuple(dict.fromkeys(number))
             continue
+        if key == "remote":
+            value[key] = _remote(path, number)
+            continue
         allowed = _LIMITS[key]
         if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
             raise InputError(f"--config {path}: {key}: write a number from {allowed.start} to {allowed.stop - 1}")
     return cast(ConfigFile, value)
+
+
+_REMOTE = ("address", "port", "authority", "certificate", "key", "nodes")
+MOST_NODES = 64
+
+
+def _remote(path: Path, value: Any) -> RemoteSettings:
+    """The section `remote`. Raises InputError."""
+
+    def wrong(key: str, what: str) -> InputError:
+        return InputError(f"--config {path}: remote{'.' if key else ''}{key}: {what}")
+
+    if not isinstance(value, dict) or set(value) != set(_REMOTE):
+        raise wrong("", f"write {', '.join(_REMOTE)}, all of them and nothing else")
+    address, port, nodes = value["address"], value["port"], value["nodes"]
+    try:
+        ip_address(address if isinstance(address, str) else "")
+    except ValueError:
+        raise wrong("address", "write the IP address to listen on, as in 0.0.0.0 or '::'") from None
+    if not isinstance(port, int) or isinstance(port, bool) or port not in range(1, 65536):
+        raise wrong("port", "write a number from 1 to 65535")
+    files = {}
+    for key in ("authority", "certificate", "key"):
+        if not isinstance(value[key], str) or not value[key].startswith("/"):
+            raise wrong(key, "write the absolute path of a PEM file")
+        files[key] = Path(value[key])
+    if (
+        not isinstance(nodes, list)
+        or not nodes
+        or not all(isinstance(node, str) and valid_node(node) for node in nodes)
+    ):
+        raise wrong("nodes", "write a list of node ids, as in [edge-1, edge-2]")
+    if len(nodes) > MOST_NODES or len(set(nodes)) != len(nodes):
+        raise wrong("nodes", f"at most {MOST_NODES}, and each once")
+    return RemoteSettings(address, port, nodes=tuple(nodes), **files)

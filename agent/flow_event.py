@@ -14,9 +14,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from ..envoy.access_log import LoggedRequest, SocketEnd
-from ..policies import Direction
+from ..policies import Direction, Verdict
 from ..redirect.drop_log import DroppedPacket
 from ..redirect.port_prefix import PROTOCOL_NUMBERS
+from ..redirect.reason import Reason
 from ..xds import UNKNOWN_SUBJECT, names_a_rule
 
 
@@ -139,11 +140,12 @@ class FlowFilter:
     policy: str = ""
 
     def wants(self, event: FlowEvent | DropEvent) -> bool:
-        """True when the event passes every condition; a dropped packet has no request and no policy."""
+        """True when the event passes every condition; a dropped packet has no request."""
         if isinstance(event, DropEvent):
             return (
                 self.verdict in (None, FlowVerdict.DROPPED)
-                and not (self.path or self.method or self.policy)
+                and not (self.path or self.method)
+                and (not self.policy or self._named((event.blame.policy, *event.blame.considered)))
                 and _is_end(event.source, self.source)
                 and _is_end(event.destination, self.destination)
             )
@@ -158,7 +160,10 @@ class FlowFilter:
 
     def _is_about(self, event: FlowEvent) -> bool:
         names = (f"{event.policy}:", *event.considered, *(rule for rule, _ in event.mismatches))
-        policies = {name.partition(":")[0] for name in names}
+        return self._named(name.partition(":")[0] for name in names)
+
+    def _named(self, names: Iterable[str]) -> bool:
+        policies = set(names)
         return self.policy in policies or any(name.rpartition("/")[2] == self.policy for name in policies)
 
 
@@ -239,6 +244,45 @@ class Drops:
 
 
 @dataclass(frozen=True, slots=True)
+class Blame:
+    """What the policies of now say of a packet that they dropped: the rule that denies it
+    (empty: nothing allows it), the policies whose rules were asked, and a sentence."""
+
+    policy: str = ""
+    rule: str = ""
+    considered: tuple[str, ...] = ()
+    why: str = ""
+
+
+NOBODY = Blame()
+
+
+def asks_policies(packet: DroppedPacket) -> bool:
+    """True when policies dropped it, and they can be asked: both ends, port and protocol are known."""
+    return packet.reason is Reason.POLICY and packet.protocol in _PROTOCOLS and not packet.source.is_unspecified
+
+
+def blame(explained: Mapping[str, Any]) -> Blame:
+    """From the local API's explanation of the connection. Nobody, when the policies of now would let it pass."""
+    for direction in Direction:
+        side = explained[str(direction)]
+        if side["verdict"] == Verdict.DENY:
+            written = (item["policy"] for item in side["considered"] if item["policy"] and item["source"])
+            asked = tuple(dict.fromkeys(written))
+            if side["policy"]:
+                return Blame(side["policy"], side["rule"], asked, side["reason"])
+            return Blame(
+                considered=asked, why=f"no {direction} rule of {_some(asked)} allows it" if asked else side["reason"]
+            )
+    return NOBODY
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+@dataclass(frozen=True, slots=True)
 class DropEvent:
     """One packet that the kernel dropped."""
 
@@ -249,6 +293,7 @@ class DropEvent:
     direction: str
     reason: str
     meaning: str
+    blame: Blame = NOBODY
 
     def to_json(self) -> dict[str, Any]:
         """One line of `-o json`."""
@@ -261,17 +306,21 @@ class DropEvent:
             "direction": self.direction,
             "reason": self.reason,
             "meaning": self.meaning,
+            "policy": self.blame.policy,
+            "rule": self.blame.rule,
+            "considered": list(self.blame.considered),
+            "why": self.blame.why or self.meaning,
         }
 
     def __str__(self) -> str:
         ends = f"{self.source} -> {self.destination}"
         begin = f"{self.time:%H:%M:%S.%f}"[:12] + f"  {FlowVerdict.DROPPED:<7}  {ends}"
-        return f"{begin}  {self.protocol}  {self.direction}, {self.reason}: {self.meaning}"
+        return f"{begin}  {self.protocol}  {self.direction}, {self.reason}: {self.blame.why or self.meaning}"
 
 
-def drop_event(packet: DroppedPacket, booted: datetime, directory: Directory) -> DropEvent:
+def drop_event(packet: DroppedPacket, booted: datetime, directory: Directory, blamed: Blame = NOBODY) -> DropEvent:
     """`booted` is the moment from which the kernel counts."""
-    protocol = _PROTOCOLS.get(packet.protocol, str(packet.protocol) if packet.protocol else "?")
+    protocol = protocol_of(packet)
     return DropEvent(
         booted + timedelta(microseconds=packet.at // 1000),
         directory.end(SocketEnd(packet.source, packet.source_port)),
@@ -280,10 +329,16 @@ def drop_event(packet: DroppedPacket, booted: datetime, directory: Directory) ->
         str(packet.direction),
         packet.reason.name.lower().replace("_", "-"),
         packet.reason.text,
+        blamed,
     )
 
 
 _PROTOCOLS = {number: protocol.value for protocol, number in PROTOCOL_NUMBERS.items()}
+
+
+def protocol_of(packet: DroppedPacket) -> str:
+    """Its name, or its number, or a question mark."""
+    return _PROTOCOLS.get(packet.protocol, str(packet.protocol) if packet.protocol else "?")
 
 
 def drops_between(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client import (
@@ -45,6 +46,9 @@ class Metrics:
         self._pushes = self._by_type("lockgate_xds_pushes", "Responses sent to xDS clients.")
         self._acks = self._by_type("lockgate_xds_acks", "Responses that clients confirmed.")
         self._nacks = self._by_type("lockgate_xds_nacks", "Responses that clients refused.")
+        self._refused = Counter(
+            "lockgate_xds_clients_refused", "Streams ended for what the client is or wants.", registry=self.registry
+        )
         self._ack_seconds = self._seconds("lockgate_xds_ack_seconds", "From a response to its ACK or NACK.")
         self._change_seconds = self._seconds(
             "lockgate_change_seconds", "From the news of a change until Envoy confirmed it and the kernel has it."
@@ -71,6 +75,10 @@ class Metrics:
     def left(self, client: int) -> None:
         """See xds.Observer."""
         self._sent.pop(client, None)
+
+    def refused(self) -> None:
+        """See xds.Observer."""
+        self._refused.inc()
 
     def change_made(self, seconds: float) -> None:
         """A change is in force, as far as Envoy's ACK and the kernel tell."""
@@ -112,17 +120,21 @@ class Exposition:
         status: Callable[[], Awaitable[Mapping[str, Any]]],
         datapath: Callable[[], Awaitable[Mapping[str, Any]]],
         counts: Callable[[], Mapping[str, int]],
+        dns: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
+        """`dns` is what the DNS proxy counted, by event, and under "learned" what it remembers."""
         self._metrics = metrics
         self._socket = admin_socket
         self._status = status
         self._datapath = datapath
         self._counts = counts
+        self._dns = dns
 
     async def text(self) -> bytes:
         """The agent's own metrics and the chosen ones of Envoy, while it answers."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Made(list(families_of(await self._status(), await self._datapath(), self._counts()))))
+        families = families_of(await self._status(), await self._datapath(), self._counts(), self._dns())
+        registry.register(_Made(list(families)))
         own = generate_latest(self._metrics.registry) + generate_latest(registry)
         try:
             return own + await self._ask_envoy(_ENVOY_STATS)
@@ -146,8 +158,25 @@ class _Made(Collector):
         return self._families
 
 
-def families_of(status: Mapping[str, Any], datapath: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[Metric]:
+def families_of(
+    status: Mapping[str, Any],
+    datapath: Mapping[str, Any],
+    counts: Mapping[str, int],
+    dns: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[Metric]:
     """What can be read off the node's state."""
+    questions = CounterMetricFamily(
+        "lockgate_dns_messages",
+        "Questions and answers at the DNS proxy by what became of them.",
+        labels=("event",),
+    )
+    for event, number in dns.items():
+        if event != "learned":
+            questions.add_metric((event,), number)
+    yield questions
+    yield _gauge(
+        "lockgate_dns_learned", "Addresses of names that answers have shown to clients.", dns.get("learned", 0)
+    )
     yield _gauge("lockgate_ready", "1 when all that is wanted is in force and nothing is wrong.", int(status["ok"]))
     yield _gauge("lockgate_problems", "Sentences in `lockgate status`.", len(status["problems"]))
     yield _gauge("lockgate_policy_revision", "Changes brought into force.", status["agent"]["revision"])
@@ -159,7 +188,17 @@ def families_of(status: Mapping[str, Any], datapath: Mapping[str, Any], counts: 
         {"enforced": policies["enforced"], "stale": policies["stale"], "nack": policies["nacked"]},
     )
     yield _gauges("lockgate_endpoints", "Workloads, by whether they are on this node.", "place", status["endpoints"])
-    yield _gauge("lockgate_xds_clients", "Connected xDS clients.", len({entry["node"] for entry in status["xds"]}))
+    yield _gauge(
+        "lockgate_xds_clients",
+        "Connected xDS clients.",
+        len({entry["node"] for entry in status["xds"] if entry["type"] != "-"}),
+    )
+    yield _gauges(
+        "lockgate_xds_remote_nodes",
+        "Remote nodes by the worst of their resource types; ABSENT: not connected.",
+        "state",
+        _remote_nodes(status["xds"]),
+    )
     states = dict.fromkeys(("SYNCED", "STALE", "NACK"), 0)
     for entry in status["xds"]:
         for resource in entry["resources"]:
@@ -189,6 +228,16 @@ def families_of(status: Mapping[str, Any], datapath: Mapping[str, Any], counts: 
     yield packets
     yield _gauges("lockgate_datapath_entries", "Entries of the kernel's maps.", "map", datapath["maps"])
     yield _gauge("lockgate_datapath_interfaces", "Interfaces with programs.", len(datapath["interfaces"]))
+
+
+def _remote_nodes(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    worst = ("SYNCED", "STALE", "NACK", "ABSENT")
+    nodes: dict[str, str] = {}
+    for row in rows:
+        if row["remote"]:
+            state = "ABSENT" if row["type"] == "-" else row["state"]
+            nodes[row["node"]] = max(nodes.get(row["node"], "SYNCED"), state, key=worst.index)
+    return {state: sum(found == state for found in nodes.values()) for state in worst}
 
 
 def _gauge(name: str, what: str, value: float) -> Metric:

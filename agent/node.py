@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -40,7 +39,7 @@ from .dns.learner import Learner, Names
 from .dns.memory import NameMemory
 from .dns.names import Bounds, NameCache
 from .dns.proxy import DnsProxy
-from .dns.view import dns_view
+from .dns.view import dns_counts, dns_view
 from .effect_watch import Effect, EffectWatch
 from .endpoints import discover
 from .errors import StateError
@@ -51,9 +50,12 @@ from .last_good import LastGood
 from .lock import AgentLock
 from .metrics import Exposition, Metrics
 from .metrics_port import MetricsPort
+from .remote_nodes import RemoteNodes
+from .remote_port import remote_port
 from .service_side import ServiceSide
 from .settings import Settings
 from .sources import make_store
+from .stop_signal import stop_signal
 from .stream_watch import StreamWatch
 from .tls_side import TlsSide
 from .view import NodeState, NodeView
@@ -106,11 +108,14 @@ class NodeAgent:
             self._content = await self._store.read()
             # Read while the kernel's programs are compiled and Envoy starts.
             reading = asyncio.create_task(asyncio.to_thread(admit, self._intake, self._content, last_good))
-            stop = _stop_signal()
+            stop = stop_signal()
 
             metrics = Metrics()
             streams = StreamWatch()
-            xds = XdsServer(settings.xds_socket, metrics, others=[report_handler(streams.reported)])
+            served, files = remote_port(settings.remote, _node_id())
+            others = [report_handler(streams.reported)]
+            xds = XdsServer(settings.xds_socket, metrics, served, others=others)
+            remote = RemoteNodes(settings.remote.nodes if settings.remote is not None else (), xds)
             await xds.start()  # before anything is pinned: a run dir whose name is too long for sockets is refused here
             stack.push_async_callback(xds.stop)
             datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir, settings.http_port)
@@ -161,6 +166,8 @@ class NodeAgent:
             changes = ChangeMaker(applier, last_good)
             watch = EffectWatch(xds, _node_id(), settings.admin_socket, metrics.effect_seen)
             self._state.effect = watch.effect
+            self._state.remote = remote
+            self._state.certificates = files
             view = NodeView(self._state, applier.kernel, xds)
             exposition = Exposition(
                 metrics,
@@ -168,6 +175,7 @@ class NodeAgent:
                 view.status,
                 view.datapath,
                 lambda: _counts(watch.effect, changes, streams),
+                lambda: dns_counts(dns, self._names),
             )
             for service in (
                 LocalApi(settings.api_socket, view, exposition),
@@ -186,9 +194,10 @@ class NodeAgent:
                 asyncio.create_task(self._follow_links(), name="links"),
                 asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
                 asyncio.create_task(
-                    self._reconcile(reading, applier, services, last_good, changes, made), name="reconcile"
+                    self._reconcile(reading, applier, services, last_good, changes, remote, made), name="reconcile"
                 ),
                 asyncio.create_task(services.run(), name="services"),
+                asyncio.create_task(remote.run(), name="remote nodes"),
                 asyncio.create_task(watch.run(), name="effect"),
                 asyncio.create_task(learner.run(), name="names"),
                 asyncio.create_task(stop.wait(), name="stop"),
@@ -237,6 +246,7 @@ class NodeAgent:
         services: ServiceSide,
         last_good: LastGood,
         changes: ChangeMaker,
+        remote: RemoteNodes,
         made: Callable[[float], None],
     ) -> None:
         """Begins with what `reading` gives. `made` is told of every change that Envoy confirmed, with the time it
@@ -283,6 +293,8 @@ class NodeAgent:
                 _tell_applied(state, changed.applied, changed.world, time.monotonic() - started)
                 world = changed.world
                 state.finish(applier.world or world, changed.applied)
+                if not changed.applied.nack:
+                    remote.want(world)
                 if state.settled:
                     made(started)
                 if applier.late:
@@ -318,6 +330,8 @@ class NodeAgent:
         if await applier.readdress(names):
             if applier.world is not None and self._state.world is not None:
                 self._state.world = applier.world
+                if self._state.remote is not None:
+                    self._state.remote.want(applier.world)
             return
         done = asyncio.Event()
         self._rounds.append(done)
@@ -383,14 +397,6 @@ def _counts(effect: Effect, changes: ChangeMaker, streams: StreamWatch) -> dict[
         "searches": changes.searches,
         "streams": streams.ended,
     }
-
-
-def _stop_signal() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 def _tell_new(now: tuple[str, ...], before: tuple[str, ...]) -> None:

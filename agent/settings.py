@@ -15,6 +15,18 @@ FORMER_XDS_SOCKET = "xds.sock"
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteSettings:
+    """Where remote Envoys get their policies by mutual TLS, and who they are. PEM files."""
+
+    address: str
+    port: int
+    authority: Path
+    certificate: Path
+    key: Path
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One agent. `run_dir` names everything that must not be shared by two agents; sockets there are for root only."""
 
@@ -34,6 +46,7 @@ class Settings:
     envoy_heap_mb: int = 2048  # of 10^6 bytes that Envoy's heap may have; near them it takes nothing new. 0: no limit
     connections_per_client: int = 10_000  # that an address may have through Envoy at a time; 0 is any number
     engines: tuple[str, ...] = ()  # unix://PATH of Docker or Podman sockets whose containers are workloads
+    remote: RemoteSettings | None = None  # None: no port is opened
     envoy_drain: int = 300  # seconds that a replaced Envoy has to end with its connections
 
     @property

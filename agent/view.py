@@ -7,14 +7,18 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
 from ..envoy.process import EnvoyStatus, Phase
 from ..policies import Policy, PolicyKey, World
 from ..policies.endpoint_policy import DirectionPolicy
-from ..xds import XdsServer
+from ..policies.errors import FlowError
+from ..policies.explain import explain
+from ..policies.flow import Flow, parse_port, parse_protocol
+from ..policies.workload import Endpoint
+from ..xds import CertificateFiles, ClientStatus, XdsServer
 from .api import NoSuchPolicyError
 from .applier import Applied, Kernel
 from .containment import Refusal
@@ -22,7 +26,10 @@ from .effect import Name
 from .effect_watch import Effect
 from .endpoints import Discovery
 from .intake import Intake
+from .remote_nodes import RemoteNodes
 from .settings import Settings
+
+_RENEWAL = timedelta(days=7)  # before the end of a certificate it becomes a problem
 
 
 @dataclass(slots=True)
@@ -46,6 +53,8 @@ class NodeState:
     started: float = field(default_factory=time.monotonic)
     refusals: Mapping[PolicyKey, Refusal] = field(default_factory=dict)
     effect: Effect = field(default_factory=Effect)
+    remote: RemoteNodes | None = None
+    certificates: CertificateFiles | None = None  # what remote Envoys are shown
     _enforced: tuple[World, dict[PolicyKey, tuple[str, ...]]] | None = None
 
     @property
@@ -87,7 +96,8 @@ class NodeView:
         xds = await self.xds()
         problems = self._problems()
         running = envoy is not None and envoy.phase is Phase.RUNNING
-        synced = bool(xds) and all(entry["state"] == "SYNCED" for entry in xds)
+        own = [entry for entry in xds if not entry["remote"]]  # whatever a remote node does, this one may be ready
+        synced = bool(own) and all(entry["state"] == "SYNCED" for entry in own)
         ready = state.world is not None and running and synced
         return {
             "ok": ready and not problems,
@@ -145,8 +155,8 @@ class NodeView:
                     "interface": endpoint.interface,
                     "ips": [str(ip) for ip in endpoint.ips],
                     "labels": [str(label) for label in world.identities[endpoint.identity]] if world else [],
-                    "ingress": _enforcement(policy.ingress) if policy else "elsewhere",
-                    "egress": _enforcement(policy.egress) if policy else "elsewhere",
+                    "ingress": _enforcement(policy.ingress) if policy else _elsewhere(endpoint),
+                    "egress": _enforcement(policy.egress) if policy else _elsewhere(endpoint),
                 }
             )
         return answer
@@ -202,13 +212,15 @@ class NodeView:
         raise NoSuchPolicyError(f"no policy is called {name}; 'lockgate policy list' shows all")
 
     async def xds(self) -> list[dict[str, Any]]:
-        """Per node and resource type."""
-        return [
+        """Per node and resource type; one line without a type for a remote node that is not connected."""
+        clients = self._xds.status().clients
+        rows = [
             {
                 "node": client.node,
+                "remote": client.remote,
                 "type": entry.type_url.rpartition(".")[2],
                 "state": str(entry.state),
-                "since": datetime.fromtimestamp(entry.since.wall, UTC).isoformat(timespec="seconds"),
+                "since": _time(entry.since.wall),
                 "error": "; ".join(entry.errors),
                 "published": _digest((each.name, each.published) for each in entry.resources),
                 "held": _digest((each.name, each.held) for each in entry.resources),
@@ -218,24 +230,37 @@ class NodeView:
                         "state": str(resource.state),
                         "published": resource.published,
                         "held": resource.held,
-                        "in_force": self._in_force(client.node, entry.type_url, resource.name),
+                        "in_force": self._in_force(client, entry.type_url, resource.name),
                         "error": resource.error,
                     }
                     for resource in entry.resources
                 ],
             }
-            for client in self._xds.status().clients
+            for client in clients
             for entry in client.types
         ]
+        here = {client.node for client in clients if client.remote}
+        absent = [node for node in self._state.remote.names if node not in here] if self._state.remote else []
+        return rows + [_absent(node) for node in absent]
 
-    def _in_force(self, node: str, type_url: str, name: str) -> str | None:
-        """The version that this node's Envoy said it has, when it was last asked; None for another node's."""
+    def _in_force(self, client: ClientStatus, type_url: str, name: str) -> str | None:
+        """The version that this node's Envoy said it has, when it was last asked. Another node's admin interface
+        cannot be reached from here."""
+        if client.remote:
+            return "not asked"
         found = self._state.effect.in_force.get(Name(type_url, name))
-        return found.version if found is not None and node == self._state.node else None
+        return found.version if found is not None and client.node == self._state.node else None
 
     async def dns(self) -> dict[str, Any]:
         """What the DNS proxy did, and the names it has seen."""
         return self._state.dns()
+
+    async def explain(self, source: str, destination: str, port: str, protocol: str) -> dict[str, Any]:
+        """What the policies in force say of a connection, by the one verdict function. Raises FlowError."""
+        world = self._state.world
+        if world is None:
+            raise FlowError("no policies are in force yet; ask again in a moment")
+        return explain(world, Flow(source, destination, parse_port(port), parse_protocol(protocol))).to_json()
 
     async def datapath(self) -> dict[str, Any]:
         """Interfaces, map sizes, counters."""
@@ -303,6 +328,10 @@ class NodeView:
             problems.append(state.memory_problem)
         if problem := state.names_problem():
             problems.append(problem)
+        if problem := _certificate_problem(state.certificates):
+            problems.append(problem)
+        nodes = state.remote or RemoteNodes((), self._xds)
+        problems += nodes.problems(state.intake.workloads, self._xds.status(), state.intake.policies)
         problems += [f"{origin}: {reason}" for origin, reason in state.applied.unexpressed]
         if state.applied.nack:
             problems.append(
@@ -318,6 +347,37 @@ def _services(listed: list[dict[str, Any]]) -> dict[str, int]:
         "backends": len(backends),
         "serving": sum(backend["serves"] for backend in backends),
     }
+
+
+def _time(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds")
+
+
+def _absent(node: str) -> dict[str, Any]:
+    words = "not connected; it enforces what it had"
+    return {
+        "node": node,
+        "remote": True,
+        "type": "-",
+        "state": "STALE",
+        "since": "-",
+        "error": words,
+        "published": "",
+        "held": "",
+        "resources": [],
+    }
+
+
+def _certificate_problem(files: CertificateFiles | None) -> str:
+    """What is wrong with what remote Envoys are shown, or will be soon."""
+    if files is None:
+        return ""
+    files.renewed()
+    left = files.used.expires - datetime.now(UTC)
+    if files.problem or left > _RENEWAL:
+        return files.problem
+    until = f"{files.used.expires:%Y-%m-%d %H:%M}Z"
+    return f"the certificate for remote nodes is valid until {until}: put another in its place"
 
 
 def _interface(ifindex: int) -> str:
@@ -337,6 +397,10 @@ def _is_of(name: str, namespace: str, policy: Policy) -> bool:
     return (namespace, name) == (policy.key.namespace, policy.key.name)
 
 
+def _elsewhere(endpoint: Endpoint) -> str:
+    return f"on {endpoint.workload.node}" if endpoint.workload.node else "elsewhere"
+
+
 def _enforcement(policy: DirectionPolicy) -> str:
     if not policy.default_deny and not policy.rules:
         return "open"
@@ -344,10 +408,10 @@ def _enforcement(policy: DirectionPolicy) -> str:
 
 
 def _enforced_on(world: World) -> dict[PolicyKey, tuple[str, ...]]:
-    """Which local endpoints each policy selects."""
+    """Which endpoints of this node and of remote ones each policy selects."""
     found: dict[PolicyKey, list[str]] = {}
     for endpoint in world.endpoints:
-        if endpoint.local:
+        if endpoint.local or endpoint.workload.node:
             for policy in world.policies_of(endpoint):
                 found.setdefault(policy.key, []).append(endpoint.key)
     return {key: tuple(endpoints) for key, endpoints in found.items()}

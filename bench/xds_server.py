@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from lockgate.xds import CLUSTER, Resource, Snapshot, XdsServer
+from lockgate.xds.limits import Limits
 from lockgate.xds.wire import frame, number, text
 
 
@@ -39,7 +40,7 @@ def resident() -> int:
 
 async def serve(path: Path) -> None:
     """Until standard input ends."""
-    server = XdsServer(path)
+    server = XdsServer(path, limits=Limits(streams=100_000, nodes=100_000))
     await server.start()
     print(json.dumps({"ready": True}), flush=True)
     held: dict[str, Resource] = {}

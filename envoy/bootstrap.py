@@ -19,9 +19,10 @@ from .policy_slot import XDS_CLUSTER, from_ads
 
 ADMIN_SOCKET = "admin.sock"
 XDS_SOCKET = "ads.sock"
+REGEX_PROGRAM_SIZE = 1_000_000
 
-_LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL
-_UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL
+UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class BootstrapSettings:
     http: HttpListener = field(default_factory=HttpListener)
     max_connections: int = 100_000  # downstream, all listeners together
     max_heap: int = 0  # bytes; near them Envoy first ends keep-alive, then refuses what is new; 0 is no limit
-    regex_program_size: int = 1_000_000  # the default refuses ten ordinary path patterns joined by |
+    regex_program_size: int = REGEX_PROGRAM_SIZE  # the default refuses ten ordinary path patterns joined by |
 
     @property
     def admin_socket(self) -> Path:
@@ -67,12 +68,12 @@ def bootstrap(settings: BootstrapSettings) -> bytes:
             clusters=[_xds_cluster(settings.xds_socket), original_destination_cluster(settings.http)],
         ),
         dynamic_resources=boot.BootstrapDynamicResources(
-            ads_config=_ads(),
+            ads_config=ads(),
             # The listeners for TLS come by xDS (see tls_listener), and its clusters (see originating_cluster).
             cds_config=from_ads(settings.http.first_policy_timeout),
             lds_config=from_ads(settings.http.first_policy_timeout),
         ),
-        layered_runtime=_runtime(settings),
+        layered_runtime=runtime(settings.regex_program_size),
         overload_manager=_overload(settings),
         # Without a sink the periodic flush would only burn time; /stats flushes when it is read.
         stats_flush_on_admin=True,
@@ -84,9 +85,9 @@ def _check(settings: BootstrapSettings) -> None:
     if not settings.run_dir.is_absolute():
         raise BootstrapError(f"the run dir {settings.run_dir} is not absolute; give it from /")
     for path in (settings.admin_socket, settings.xds_socket):
-        if len(str(path).encode()) > _LONGEST_SOCKET_PATH:
+        if len(str(path).encode()) > LONGEST_SOCKET_PATH:
             raise BootstrapError(
-                f"the socket {path} has a path of more than {_LONGEST_SOCKET_PATH} bytes; give a shorter run dir"
+                f"the socket {path} has a path of more than {LONGEST_SOCKET_PATH} bytes; give a shorter run dir"
             )
     if not settings.node_id:
         raise BootstrapError("the node has no id; give one (the host name will do)")
@@ -94,12 +95,11 @@ def _check(settings: BootstrapSettings) -> None:
         raise BootstrapError(f"the HTTP listener cannot have port {settings.http.port}; give one from 1 to 65535")
 
 
-def _ads() -> core.ApiConfigSource:
+def ads(longest: timedelta = timedelta(seconds=1)) -> core.ApiConfigSource:
+    """The one stream to the agent; `longest` is the longest pause between two attempts to connect."""
     # Reconnects quickly: a restarted agent is back within a fraction of a second, and it is on the same machine.
     retry = core.RetryPolicy(
-        retry_back_off=core.BackoffStrategy(
-            base_interval=timedelta(milliseconds=100), max_interval=timedelta(seconds=1)
-        )
+        retry_back_off=core.BackoffStrategy(base_interval=timedelta(milliseconds=100), max_interval=longest)
     )
     return core.ApiConfigSource(
         api_type=core.ApiConfigSourceApiType.DELTA_GRPC,
@@ -130,7 +130,7 @@ def _xds_cluster(socket: Path) -> cluster.Cluster:
         name=XDS_CLUSTER,
         type=cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=timedelta(seconds=1),
-        typed_extension_protocol_options={_UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
+        typed_extension_protocol_options={UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
         load_assignment=endpoint.ClusterLoadAssignment(
             cluster_name=XDS_CLUSTER,
             endpoints=[
@@ -146,10 +146,11 @@ def _xds_cluster(socket: Path) -> cluster.Cluster:
     )
 
 
-def _runtime(settings: BootstrapSettings) -> boot.LayeredRuntime:
+def runtime(regex_program_size: int = REGEX_PROGRAM_SIZE) -> boot.LayeredRuntime:
+    """Envoy's runtime values."""
     values = {
-        "re2.max_program_size.error_level": settings.regex_program_size,
-        "re2.max_program_size.warn_level": settings.regex_program_size,
+        "re2.max_program_size.error_level": regex_program_size,
+        "re2.max_program_size.warn_level": regex_program_size,
     }
     return boot.LayeredRuntime(
         layers=[boot.RuntimeLayer(name="lockgate", static_layer=protobuf.Struct.from_dict(values))]

@@ -17,7 +17,8 @@ from .workload import Workload
 
 _NETNS = re.compile(r"[^/\x00]{1,255}")
 _INTERFACE = re.compile(r"[^/\s:]{1,15}")  # IFNAMSIZ less the final zero
-_WORKLOAD_FIELDS = ("name", "namespace", "labels", "netns", "pid", "interface", "ips", "ports")
+_NODE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251}[A-Za-z0-9])?")
+_WORKLOAD_FIELDS = ("name", "namespace", "labels", "netns", "pid", "interface", "node", "ips", "ports")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class _Reader:
             ports=_ports(fields["ports"]) if "ports" in fields else {},
             source=self.findings.source,
             line=item.line,
+            node=_node(item, fields),
         )
         if workload.key in self.workloads:
             first = self.workloads[workload.key].line
@@ -151,6 +153,26 @@ def _place(item: Field, fields: dict[str, Field]) -> tuple[str | None, int | Non
         )
     pid = fields["pid"].integer(1, 1 << 22) if "pid" in fields else None
     return netns, pid, interface
+
+
+def _node(item: Field, fields: dict[str, Field]) -> str:
+    """The remote node that it is on."""
+    if "node" not in fields:
+        return ""
+    here = [name for name in ("netns", "pid", "interface") if name in fields]
+    if here:
+        item.error(f"{here[0]} says that the workload is on this node, node that it is not", "remove one of the two")
+    if "ips" not in fields:
+        item.error("a workload on another node has no address that could be read here", "write ips: and its addresses")
+    node = fields["node"].text()
+    if node is not None and not valid_node(node):
+        fields["node"].error(f"'{shorten(node)}' is not a node id", "use letters, digits, '-', '_' and '.'")
+    return node or ""
+
+
+def valid_node(node: str) -> bool:
+    """True for what may be a remote node's id."""
+    return _NODE.fullmatch(node) is not None
 
 
 def _ports(field: Field) -> dict[str, int]:

@@ -1,11 +1,14 @@
 """How Envoy is told: policies compiled into Envoy resources, and the server that keeps every Envoy in step."""
 
+from .address_table import TABLES, address_tables
+from .certificate_files import CertificateFiles
 from .errors import SocketError, UnknownRevision, WireError, XdsError
 from .fragment_cache import FragmentCache
 from .kafka_policy import KAFKA_FILTER, KafkaCompiler, kafka_policed_by
 from .observer import Observer
 from .rbac import NodeCompiler, NodeResources, compile_node, policed_by
 from .regex import spoken_regexes
+from .remote import Remote
 from .rule_name import NOT_POLICED, UNKNOWN_SUBJECT, denied_by, names_a_rule
 from .server import Outcome, Settled, XdsServer
 from .shard import SHARDS, shard_name, shard_of
@@ -25,7 +28,9 @@ __all__ = [
     "ROUTE",
     "SECRET",
     "SHARDS",
+    "TABLES",
     "UNKNOWN_SUBJECT",
+    "CertificateFiles",
     "Chain",
     "ClientStatus",
     "Enforced",
@@ -36,6 +41,7 @@ __all__ = [
     "Observer",
     "Outcome",
     "Policed",
+    "Remote",
     "Resource",
     "ResourceStatus",
     "Settled",
@@ -50,6 +56,7 @@ __all__ = [
     "XdsError",
     "XdsServer",
     "XdsStatus",
+    "address_tables",
     "compile_node",
     "denied_by",
     "kafka_policed_by",

@@ -34,13 +34,30 @@ class Identity:
     certificate: bytes
     key: bytes
 
-    def write(self, certificate: Path, key: Path) -> None:
-        """To two files; the key's is for the owner only from its first byte on. Raises CertificateError."""
+    @property
+    def expires(self) -> datetime:
+        """When the certificate ceases to be valid, in UTC."""
+        return x509.load_pem_x509_certificate(self.certificate).not_valid_after_utc
+
+    def write(self, certificate: Path, key: Path, replace: bool = False) -> None:
+        """To two files; the key's is for the owner only from its first byte on. A file that is there is left alone
+        without `replace`, and with it renamed over. Raises CertificateError."""
+        files = ((key, self.key, 0o600), (certificate, self.certificate, 0o644))
         try:
-            for path, content, mode in ((certificate, self.certificate, 0o644), (key, self.key, 0o600)):
-                path.unlink(missing_ok=True)
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            for path, _, _ in files:
+                if not replace and os.path.lexists(path):
+                    raise CertificateError(f"{path} is there already and stays as it is; take another folder")
+            certificate.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path, content, mode in files:
+                new = path.with_name(f".{path.name}.new")
+                new.unlink(missing_ok=True)
+                with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                     file.write(content)
+                if replace:
+                    new.replace(path)
+                else:
+                    os.link(new, path)  # fails where a file has appeared meanwhile
+                    new.unlink()
         except OSError as error:
             raise CertificateError(f"cannot write {error.filename}: {error.strerror}") from error
 
@@ -57,13 +74,13 @@ class Authority:
         self._key = key
 
     @classmethod
-    def new(cls, name: str = "lockgate") -> Authority:
+    def new(cls, name: str = "lockgate", days: int = CA_DAYS) -> Authority:
         """A fresh one, self-signed."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(f"{name} authority")
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         builder = (
-            _builder(subject, subject, key.public_key(), CA_DAYS)
+            _builder(subject, subject, key.public_key(), days)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(usage, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -72,18 +89,14 @@ class Authority:
 
     @classmethod
     def open(cls, folder: Path) -> Authority:
-        """That of `folder` (ca.pem, ca.key), made there when there is none. Raises CertificateError."""
-        certificate, key = folder / "ca.pem", folder / "ca.key"
+        """That of `folder` (ca.pem, ca.key). Raises CertificateError."""
         try:
-            if not key.exists():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                made = cls.new()
-                made.identity.write(certificate, key)
-                return made
-            return cls(Identity(certificate.read_bytes(), key.read_bytes()))
+            return cls(Identity((folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes()))
         except OSError as error:
-            raise CertificateError(f"cannot read {error.filename}: {error.strerror}") from error
-        except ValueError as error:
+            raise CertificateError(
+                f"cannot read {error.filename}: {error.strerror}; 'lockgate xds certificate authority' makes one"
+            ) from error
+        except (ValueError, TypeError) as error:
             raise CertificateError(f"{folder} holds no certificate authority: {error}") from error
 
     def node(self, node_id: str, days: int = LEAF_DAYS) -> Identity:

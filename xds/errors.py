@@ -5,6 +5,8 @@ XdsError
 ├── SocketError          the server cannot listen on its socket
 ├── RemoteError          the server cannot listen for remote nodes
 ├── IdentityError        a remote client is not the node that it says it is
+├── LimitError           a client wants more than it may have
+├── SilentClientError    a client has not said in time who it is
 ├── CertificateError     a certificate or a key cannot be made, read or written
 └── UnknownRevision      somebody waits for a snapshot that was never published
 """
@@ -42,6 +44,14 @@ class RemoteError(XdsError):
 
 class IdentityError(XdsError):
     """A remote client is not the node that it says it is."""
+
+
+class LimitError(XdsError):
+    """A client wants more than it may have."""
+
+
+class SilentClientError(XdsError):
+    """A client has not said in time who it is."""
 
 
 class CertificateError(XdsError):

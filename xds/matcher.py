@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from typing import NewType
 
-from .wire import any_of_type, frame, text
+from .wire import any_of_type, frame, number, text
 
 OnMatch = NewType("OnMatch", bytes)  # a serialised Matcher.OnMatch
 Matcher = NewType("Matcher", bytes)  # a serialised Matcher
@@ -76,6 +77,21 @@ def prefix_map(reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch 
     return _map_tree(3, reads, entries, otherwise)
 
 
+def longest_prefix(
+    reads: Input,
+    entries: Iterable[tuple[Iterable[IPv4Network | IPv6Network], OnMatch]],
+    otherwise: OnMatch | None = None,
+) -> Matcher:
+    """Look an IP address up: the longest prefix that holds it counts. Neither `entries` nor one's prefixes may be
+    empty. https://www.envoyproxy.io/docs/envoy/v1.40.0/xds/type/matcher/v3/ip.proto"""
+    ranges = b"".join(
+        frame(1, b"".join(frame(1, _cidr(each)) for each in prefixes) + frame(2, on_match))
+        for prefixes, on_match in entries
+    )
+    found = extension("longest-prefix", "xds.type.matcher.v3.IPMatcher", ranges)
+    return _matcher(frame(2, frame(1, reads) + frame(4, found)), otherwise)
+
+
 def first_of(entries: Iterable[tuple[Predicate, OnMatch]], otherwise: OnMatch | None = None) -> Matcher:
     """Try predicates in order; one whose tree misses passes on to the next. `entries` must not be empty."""
     listed = b"".join(frame(1, frame(1, predicate) + frame(2, on_match)) for predicate, on_match in entries)
@@ -119,6 +135,11 @@ def not_(predicate: Predicate) -> Predicate:
 def _map_tree(kind: int, reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch | None) -> Matcher:
     body = b"".join([_entry(key, on_match) for key, on_match in entries.items()])
     return _matcher(frame(2, frame(1, reads) + frame(kind, body)), otherwise)
+
+
+def _cidr(prefix: IPv4Network | IPv6Network) -> bytes:
+    """An xds.core.v3.CidrRange."""
+    return text(1, str(prefix.network_address)) + frame(2, number(1, prefix.prefixlen))
 
 
 def _matcher(kind: bytes, otherwise: OnMatch | None) -> Matcher:

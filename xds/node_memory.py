@@ -6,9 +6,10 @@ so that an Envoy that starts afresh while a bad policy is published still gets t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeAlias
 
 from .snapshot import Resource
 
@@ -88,6 +89,9 @@ class TypeMemory:
         return self._accepted.get(resource.name)
 
 
+NodeKey: TypeAlias = tuple[str | None, str]  # the node of the certificate (None on the socket), and the one it says
+
+
 @dataclass(slots=True)
 class NodeMemory:
     """The memory of one node, by type URL."""
@@ -107,3 +111,24 @@ class NodeMemory:
     def of_type(self, type_url: str) -> TypeMemory:
         """The memory for one resource type."""
         return self._types.setdefault(type_url, TypeMemory())
+
+
+class NodeMemories:
+    """The memories of all nodes. On the socket a client may call itself anything, so of those no more than `most` are
+    kept; who is connected is not forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._memories: dict[NodeKey, NodeMemory] = {}
+
+    def of(self, key: NodeKey, connected: Set[NodeKey] = frozenset()) -> NodeMemory:
+        """The memory of a node, as an empty one when there is none."""
+        memory = self._memories.pop(key, None) or NodeMemory()
+        self._memories[key] = memory  # behind the others: the one that was seen last
+        local = [each for each in self._memories if each[0] is None and each != key and each not in connected]
+        for each in local[: max(0, sum(known[0] is None for known in self._memories) - self._most)]:
+            del self._memories[each]
+        return memory
+
+    def __len__(self) -> int:
+        return len(self._memories)

@@ -17,6 +17,9 @@ class Observer(Protocol):
     def left(self, client: int) -> None:
         """The stream has ended."""
 
+    def refused(self) -> None:
+        """A stream was ended for what its client is, said or wanted."""
+
 
 class NobodyWatches:
     """An Observer that does nothing."""
@@ -28,4 +31,7 @@ class NobodyWatches:
         """Nothing."""
 
     def left(self, client: int) -> None:
+        """Nothing."""
+
+    def refused(self) -> None:
         """Nothing."""

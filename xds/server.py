@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -23,8 +23,17 @@ import grpc.aio
 
 from .conversation import Conversation
 from .delta import DeltaStream
-from .errors import IdentityError, SocketError, UnknownRevision, WireError
-from .node_memory import NodeMemory
+from .errors import (
+    IdentityError,
+    LimitError,
+    SilentClientError,
+    SocketError,
+    UnknownRevision,
+    WireError,
+    XdsError,
+)
+from .limits import Limits
+from .node_memory import NodeKey, NodeMemories, NodeMemory
 from .observer import NobodyWatches, Observer
 from .remote import Remote, node_of, require_same
 from .service import SERVICES
@@ -81,6 +90,14 @@ class _Published:
 
 
 _NOTHING = _Published(0, Snapshot())
+_LIMITS = Limits()
+# How a stream ends that the server will not go on with.
+_ENDINGS: tuple[tuple[type[XdsError], grpc.StatusCode], ...] = (
+    (WireError, grpc.StatusCode.INVALID_ARGUMENT),
+    (IdentityError, grpc.StatusCode.PERMISSION_DENIED),
+    (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (SilentClientError, grpc.StatusCode.DEADLINE_EXCEEDED),
+)
 
 
 class XdsServer:
@@ -92,17 +109,19 @@ class XdsServer:
         observer: Observer | None = None,
         remote: Remote | None = None,
         others: Iterable[grpc.GenericRpcHandler] = (),
+        limits: Limits = _LIMITS,
     ) -> None:
-        """`others` are further services beside those of xDS."""
+        """`others` are further services beside those of xDS, on the socket alone."""
         self._path = socket_path
         self._others = tuple(others)
+        self._limits = limits
         self._remote = remote
         self.remote_port: int | None = None  # once it listens for remote nodes
         self._observer = observer or NobodyWatches()
-        self._server: grpc.aio.Server | None = None
+        self._servers: list[grpc.aio.Server] = []
         self._published: dict[str | None, _Published] = {}  # by remote node; None is for the socket
         self._clients: dict[int, _Client] = {}
-        self._memories: dict[tuple[str | None, str], NodeMemory] = {}
+        self._memories = NodeMemories(limits.nodes)
         self._watchers: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
@@ -114,8 +133,11 @@ class XdsServer:
             )
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers((*self._handlers(), *self._others))
+        servers = [server]
         if self._remote is not None:
-            self.remote_port = self._remote.listen(server)
+            # A server of its own, so that whatever remote clients use up is not taken from the node's own Envoy.
+            distant, self.remote_port = self._remote.server(self._handlers())
+            servers.append(distant)
         # Bind where nobody else can look, set the mode, then move: the socket is never open to others.
         nest = self._path.with_name(f".{os.getpid():x}")
         hatching = nest / "s"
@@ -131,8 +153,9 @@ class XdsServer:
             if nest.is_dir():
                 hatching.unlink(missing_ok=True)
                 nest.rmdir()
-        await server.start()
-        self._server = server
+        for each in servers:
+            await each.start()
+        self._servers = servers
 
     async def publish(self, snapshot: Snapshot, node: str | None = None) -> int:
         """Offer a snapshot in place of the former one: to the clients on the socket, or to one remote node. Returns its
@@ -189,9 +212,10 @@ class XdsServer:
 
     async def stop(self) -> None:
         """Close every stream and remove the socket. Clients keep what they have."""
-        if self._server is not None:
-            await self._server.stop(grace=None)
-            self._server = None
+        if self._servers:
+            for server in self._servers:
+                await server.stop(grace=None)
+            self._servers = []
             self._path.unlink(missing_ok=True)
 
     def _latest(self, node: str | None) -> _Published:
@@ -234,27 +258,44 @@ class XdsServer:
     ) -> None:
         """One stream, from its first request to its end; `type_url` is empty where requests say it."""
         try:
-            remote = node_of(context)
-        except IdentityError as error:
-            _log.warning("xDS client %s refused: %s", context.peer(), error)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        client = _Client(self._memories, self._observer, variant, type_url, remote)
+            client = self._admit(variant, type_url, context)
+        except XdsError as error:
+            await self._refuse(error, context)
+            return
         self._clients[id(client)] = client
         try:
             await self._serve(client, context)
         except asyncio.CancelledError:
             pass  # grpc.aio's word for "the client is gone" or "the server stops"; let through, it is logged as a fault
-        except WireError as error:
-            _log.warning("%s", error)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except IdentityError as error:
-            _log.warning("xDS client %s refused: %s", context.peer(), error)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        except XdsError as error:
+            await self._refuse(error, context)
         finally:
             del self._clients[id(client)]
             self._observer.left(id(client))
             _log.info("xDS client %s left", client.node or "without a node id")
             self._tell_watchers()
+
+    def _admit(
+        self, variant: type[Conversation[Any]], type_url: str, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> _Client:
+        """Raises IdentityError, LimitError."""
+        remote = node_of(context)
+        if remote is not None and self._remote is not None:
+            self._remote.require_served(remote)
+        most = self._limits.streams if remote is None else self._limits.streams_per_node
+        if len(self._clients_of(remote)) >= most:
+            whose = f"node {remote}" if remote is not None else "the local socket"
+            raise LimitError(f"{whose} has {most} xDS streams already; end one of its clients")
+        return _Client(self._memory, self._limits, self._observer, variant, type_url, remote)
+
+    async def _refuse(self, error: XdsError, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        _log.warning("xDS client %s refused: %s", context.peer(), error)
+        self._observer.refused()
+        code = next((code for kind, code in _ENDINGS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+        await context.abort(code, str(error))
+
+    def _memory(self, key: NodeKey) -> NodeMemory:
+        return self._memories.of(key, {(client.remote, client.node) for client in self._clients.values()})
 
     async def _serve(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         tasks = [asyncio.create_task(self._read(client, context)), asyncio.create_task(self._write(client, context))]
@@ -269,7 +310,13 @@ class XdsServer:
 
     async def _read(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         while True:
-            message = await context.read()
+            try:
+                async with asyncio.timeout(None if client.greeted else self._limits.greeting):
+                    message = await context.read()
+            except TimeoutError:
+                raise SilentClientError(
+                    f"no request within {self._limits.greeting:g} s; the stream is closed"
+                ) from None
             if not isinstance(message, bytes):  # grpc.aio.EOF: the client has closed its side
                 return
             nack = client.receive(message)
@@ -297,7 +344,8 @@ class _Client:
 
     def __init__(
         self,
-        memories: dict[tuple[str | None, str], NodeMemory],
+        memory: Callable[[NodeKey], NodeMemory],
+        limits: Limits,
         observer: Observer,
         variant: type[Conversation[Any]],
         type_url: str,
@@ -310,24 +358,26 @@ class _Client:
         self.stream: Conversation[Any] = variant(NodeMemory())  # until the first request tells the node
         self._variant = variant
         self._type_url = type_url
-        self._memories = memories
-        self._greeted = False
+        self._memory = memory
+        self._limits = limits
+        self.greeted = False
         self._connected = _now()
         self._clock = TypeClock(_now)
 
     def receive(self, message: bytes) -> str | None:
-        """Take a request in; returns the text of a NACK. Raises WireError, IdentityError."""
+        """Take a request in; returns the text of a NACK. Raises WireError, IdentityError, LimitError."""
         request = self._variant.decode(message)
         if self._type_url:
             # Implicit in requests to the service of one type (DiscoveryRequest.type_url).
             request = replace(request, type_url=self._type_url)
-        if not self._greeted:
+        if not self.greeted:
             self.node = request.node.id if request.node is not None else ""
             require_same(self.remote, self.node)
-            self._greeted = True
-            self.stream = self._variant(self._memories.setdefault((self.remote, self.node), NodeMemory()))
+            self.greeted = True
+            self.stream = self._variant(self._memory((self.remote, self.node)))
             _log.info("xDS client %s connected", self.node or "without a node id")
         nack = self.stream.receive(request)
+        self._limits.require(self.stream)
         if request.nonce:
             self._observer.answered(id(self), request.type_url, request.nonce, refused=request.error is not None)
         return nack
@@ -339,7 +389,7 @@ class _Client:
 
     def status(self, snapshot: Snapshot) -> ClientStatus:
         """What it has now."""
-        return ClientStatus(self.node, self._connected, tuple(self._types(snapshot)))
+        return ClientStatus(self.node, self._connected, tuple(self._types(snapshot)), self.remote is not None)
 
     def _types(self, snapshot: Snapshot) -> Iterator[TypeStatus]:
         for subscription in self.stream.subscriptions.values():

@@ -63,6 +63,7 @@ class ClientStatus:
     node: str
     connected: Moment
     types: tuple[TypeStatus, ...]
+    remote: bool = False  # over TCP, as the node of its certificate
 
     @property
     def state(self) -> SyncState:

@@ -9,6 +9,7 @@ import typer
 
 from . import (
     agent_group,
+    bootstrap_command,
     datapath_group,
     demo_command,
     endpoint_group,
@@ -32,6 +33,7 @@ app.add_typer(policy_group.app, name="policy")
 app.add_typer(endpoint_group.endpoints, name="endpoint")
 app.add_typer(endpoint_group.identities, name="identity")
 app.add_typer(service_group.app, name="service")
+envoy_group.app.command("bootstrap")(bootstrap_command.bootstrap)
 app.add_typer(envoy_group.app, name="envoy")
 app.add_typer(xds_group.app, name="xds")
 app.add_typer(datapath_group.app, name="datapath")

@@ -12,16 +12,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
 from ..client import ask
-from ..errors import UnreachableError
+from ..errors import InputError, UnreachableError
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption
 
 if TYPE_CHECKING:
-    from ..flow_event import Directory, DropEvent, Drops, FlowEvent, FlowFilter
+    from ...redirect.drop_log import DroppedPacket
+    from ..flow_event import Blame, Directory, DropEvent, Drops, FlowEvent, FlowFilter
 
 _POLL_SECONDS = 0.2
 _AGENT_SECONDS = 1.0  # between two looks at the kernel's counters and at who is who
@@ -92,7 +94,8 @@ class _Node:
 
         self._run_dir = run_dir
         self._directory = Directory()
-        self._asked = self._counted = float("-inf")
+        self._asked = self._counted = self._explained = float("-inf")
+        self._blames: dict[str, Blame] = {}
         self._first: list[dict[str, Any]] | None = None
         self._last: list[dict[str, Any]] = []
         self._told: Counter[tuple[str, str]] = Counter()
@@ -120,9 +123,26 @@ class _Node:
             return []
         self._after = packets[-1].at
         booted = datetime.now(UTC) - timedelta(microseconds=time.monotonic_ns() // 1000)
-        events = [drop_event(packet, booted, self.directory()) for packet in packets]
+        events = [drop_event(packet, booted, self.directory(), self._blame(packet)) for packet in packets]
         self._told.update((event.direction, event.reason) for event in events)
         return events
+
+    def _blame(self, packet: DroppedPacket) -> Blame:
+        """What the agent's policies say of it; the same connection is asked about once a second."""
+        from ..flow_event import NOBODY, asks_policies, blame, protocol_of
+
+        if not asks_policies(packet):
+            return NOBODY
+        if time.monotonic() - self._explained > _AGENT_SECONDS:
+            self._explained = time.monotonic()
+            self._blames.clear()
+        ends = {"from": str(packet.source), "to": str(packet.destination)}
+        question = urlencode({**ends, "port": packet.destination_port, "protocol": protocol_of(packet)})
+        if question not in self._blames:
+            self._blames[question] = NOBODY
+            with suppress(UnreachableError, InputError):
+                self._blames[question] = blame(ask(self._run_dir, f"/v1/explain?{question}"))
+        return self._blames[question]
 
     def untold(self) -> list[Drops]:
         """How many more were dropped than `drops` has told, by reason, once a second. The first call begins counting.

@@ -50,5 +50,6 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _xds(entry: dict[str, Any]) -> str:
-    text = f"{entry['state']} {entry['type']}, {len(entry['resources'])} resources"
+    where = f", remote node {entry['node']}" if entry["remote"] else ""
+    text = f"{entry['state']} {entry['type']}, {len(entry['resources'])} resources{where}"
     return f"{text}: {entry['error']}" if entry["error"] else text

@@ -5,10 +5,14 @@ from __future__ import annotations
 import typer
 
 from ..client import ask
+from . import certificate_group
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, table
 
 app = typer.Typer(help="What each Envoy was sent and what it made of it.", no_args_is_help=True)
+
+
+app.add_typer(certificate_group.app, name="certificate")
 
 
 @app.callback()

@@ -9,6 +9,14 @@ from .names import NameCache
 from .proxy import DnsProxy
 
 
+def dns_counts(proxy: DnsProxy, names: NameCache) -> dict[str, int]:
+    """For the metrics: events by name, and how many addresses are "learned" now."""
+    return {
+        **{str(event): number for event, number in proxy.counters().items()},
+        "learned": sum(1 for _ in names.entries()),
+    }
+
+
 def dns_view(proxy: DnsProxy, names: NameCache) -> dict[str, Any]:
     """{"counters": {event: number}, "names": [{"name", "address", "client", "seconds"}]}."""
     now = time.monotonic()

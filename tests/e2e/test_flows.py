@@ -90,5 +90,7 @@ def test_dropped_packets_are_remembered_without_a_follower(shared_node: LiveNode
     assert fetch(node.intruder, node.backend.ipv6, 8080, patience=GLANCE) == DROPPED
     shown = node.lockgate("flows", "--verdict", "dropped", "--from", "intruder", "--to", str(node.backend.ipv6)).out
     last = shown.splitlines()[-1]
-    assert "default/intruder:" in last and "-> default/backend:8080  TCP  egress, policy: no rule allows it" in last
+    why = "no ingress rule of default/allow-frontend-to-backend allows it"
+    assert "default/intruder:" in last and f"-> default/backend:8080  TCP  egress, policy: {why}" in last
+    assert last in node.lockgate("flows", "--policy", "allow-frontend-to-backend").out
     assert node.lockgate("flows", "--verdict", "dropped", "--from", "frontend", "--to", "frontend").out == ""

@@ -19,6 +19,7 @@ import pytest
 from lockgate.tests.e2e.dynamic_envoy import dynamic_envoy, eds_cluster, endpoints, http_listener, routes
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy
 from lockgate.xds import LISTENER, Outcome, Resource, Snapshot, XdsServer
+from lockgate.xds.certificate_files import Credentials
 from lockgate.xds.certificates import Authority, Identity
 from lockgate.xds.remote import Remote
 
@@ -129,6 +130,18 @@ async def test_a_changed_cluster_gets_its_endpoints_again(
     assert envoy.stat("cluster.one.init_fetch_timeout") == 0
 
 
+async def test_a_listener_under_another_name_takes_over_the_address(
+    server: XdsServer, envoy: LoopbackEnvoy, origins: dict[str, int]
+) -> None:
+    """Envoy refuses a second listener at an address, so the one before goes first."""
+    rest = [routes("routes", {"/": "one"}), eds_cluster("one"), endpoints("one", origins["one"])]
+    for name in ("web", "renamed", "again"):
+        await enforce(server, http_listener(name, "routes", envoy.listen[0][1]), *rest)
+        await asyncio.to_thread(envoy.wait_until_listening)
+        assert await get(envoy) == "one"
+    assert envoy.stat("listener_manager.lds.update_rejected") == 0
+
+
 async def test_a_refused_listener_leaves_the_good_ones(
     server: XdsServer, envoy: LoopbackEnvoy, origins: dict[str, int]
 ) -> None:
@@ -154,7 +167,7 @@ async def test_a_refused_listener_leaves_the_good_ones(
 async def test_remote_envoys_each_have_their_own_over_mutual_tls(tmp_path: Path, origins: dict[str, int]) -> None:
     """Two nodes, and one that has another's name but not its certificate."""
     authority = Authority.new()
-    remote = Remote("127.0.0.1", 0, authority.server(["127.0.0.1"]), authority.identity.certificate)
+    remote = Remote("127.0.0.1", 0, Credentials(authority.server(["127.0.0.1"]), authority.identity.certificate))
     server = XdsServer(tmp_path / "xds.sock", remote=remote)
     await server.start()
     address: dict[str, object] = {"socket_address": {"address": "127.0.0.1", "port_value": server.remote_port}}

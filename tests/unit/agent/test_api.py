@@ -16,6 +16,7 @@ from lockgate.agent.client import ask
 from lockgate.agent.errors import HostError, InputError, UnreachableError
 from lockgate.agent.metrics_port import MetricsPort
 from lockgate.envoy.errors import AdminUnreachableError
+from lockgate.policies.errors import FlowError
 
 
 class Answers:
@@ -50,6 +51,11 @@ class Answers:
     async def services(self) -> Any:
         return ["services"]
 
+    async def explain(self, source: str, destination: str, port: str, protocol: str) -> Any:
+        if not port:
+            raise FlowError("'port' is missing")
+        return {"asked": [source, destination, port, protocol]}
+
 
 class Numbers:
     """Metrics, while no Envoy answers."""
@@ -81,6 +87,13 @@ async def test_every_question_reaches_the_view(run_dir: Path) -> None:
     for name in ("endpoints", "identities", "policies"):
         assert await asked(run_dir, f"/v1/{name}") == [name]
     assert await asked(run_dir, "/v1/policies/default/api") == {"asked": "default/api"}
+
+
+async def test_a_connection_is_explained(run_dir: Path) -> None:
+    question = "/v1/explain?from=10.0.0.1&to=fd00%3A%3A1&port=80&protocol=TCP"
+    assert await asked(run_dir, question) == {"asked": ["10.0.0.1", "fd00::1", "80", "TCP"]}
+    with pytest.raises(InputError, match=r"^'port' is missing$"):
+        await asked(run_dir, "/v1/explain?from=a&to=b")
 
 
 async def test_only_root_may_ask(run_dir: Path) -> None:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from lockgate.agent.config_file import read_config
 from lockgate.agent.errors import InputError
+from lockgate.agent.settings import RemoteSettings
 
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "config.yaml"
     path.write_text(text)
     return path
+
+
+def remote(**other: object) -> str:
+    """The section, with something else in it."""
+    section = {
+        "address": "0.0.0.0",
+        "port": 18000,
+        "authority": "/pki/ca.pem",
+        "certificate": "/pki/server.pem",
+        "key": "/pki/server.key",
+        "nodes": ["edge-1", "edge-2"],
+    }
+    return json.dumps(section | other)
+
+
+def test_remote_nodes(tmp_path: Path) -> None:
+    files = (Path("/pki/ca.pem"), Path("/pki/server.pem"), Path("/pki/server.key"))
+    expected = RemoteSettings("0.0.0.0", 18000, *files, ("edge-1", "edge-2"))
+    assert read_config(written(tmp_path, f"remote: {remote()}")) == {"remote": expected}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +68,15 @@ def test_no_file_is_an_empty_one() -> None:
         ("http_port: true", "http_port: write a number from 1 to 65535"),
         ("envoy_drain: 1", "envoy_drain: write a number from 2 to 86400"),
         ("connections_per_client: -1", "connections_per_client: write a number from 0 to 1048575"),
+        ("remote: {}", "remote: write address, port, authority, certificate, key, nodes, all of them and nothing else"),
+        (f"remote: {remote(more=1)}", "remote: write address, port, "),
+        (f"remote: {remote(address='agent.example')}", "remote.address: write the IP address to listen on"),
+        (f"remote: {remote(port=0)}", "remote.port: write a number from 1 to 65535"),
+        (f"remote: {remote(key='server.key')}", "remote.key: write the absolute path of a PEM file"),
+        (f"remote: {remote(nodes=[])}", "remote.nodes: write a list of node ids, as in [edge-1, edge-2]"),
+        (f"remote: {remote(nodes=['a b'])}", "remote.nodes: write a list of node ids"),
+        (f"remote: {remote(nodes=['a', 'a'])}", "remote.nodes: at most 64, and each once"),
+        (f"remote: {remote(nodes=[f'n{number}' for number in range(65)])}", "remote.nodes: at most 64, and each once"),
         ("concurrency: 1.5", "concurrency: write a number from 0 to 1024"),
         ("uplinks: eth0", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
         ("uplinks: [1]", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),

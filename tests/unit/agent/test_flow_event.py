@@ -9,16 +9,25 @@ from typing import Any
 
 import pytest
 from lockgate.agent.flow_event import (
+    NOBODY,
     Directory,
+    DropEvent,
     FlowEvent,
     FlowFilter,
     FlowVerdict,
+    asks_policies,
+    blame,
     drop_event,
     drops_between,
     flow_event,
 )
 from lockgate.envoy.access_log import parse
-from lockgate.policies import Direction
+from lockgate.policies import Direction, World, parse_policies
+from lockgate.policies.endpoint_policy import Protocol
+from lockgate.policies.explain import explain
+from lockgate.policies.flow import Flow
+from lockgate.policies.identity import endpoint_of
+from lockgate.policies.workload import Workload
 from lockgate.redirect.drop_log import DroppedPacket
 from lockgate.redirect.reason import Reason
 
@@ -175,3 +184,61 @@ def test_a_dropped_packet_has_names_too() -> None:
     assert FlowFilter(FlowVerdict.DROPPED, source="frontend").wants(found)
     for wanted in (FlowFilter(FlowVerdict.DENIED), FlowFilter(path="x"), FlowFilter(destination="frontend")):
         assert not wanted.wants(found)
+
+
+WORLD = World.of(
+    parse_policies(
+        b"""
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: lock}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress: [{fromEndpoints: [{matchLabels: {app: friend}}]}]
+  ingressDeny: [{fromEndpoints: [{matchLabels: {app: foe}}]}]
+""",
+        "lock.yaml",
+    ).policies,
+    [
+        endpoint_of(Workload(app, "default", (("app", app),), ips=(ip_address(f"10.1.0.{number}"),)))
+        for number, app in enumerate(("server", "friend", "foe", "stranger"), start=1)
+    ],
+)
+
+
+def dropped(source: str, reason: Reason = Reason.POLICY, protocol: int = 6) -> DroppedPacket:
+    ends = (ip_address(source), 40000, ip_address("10.1.0.1"), 80)
+    return DroppedPacket(1_500_000_000, *ends, protocol, 7, reason, Direction.INGRESS)
+
+
+def blamed(source: str) -> DropEvent:
+    packet = dropped(source)
+    explained = explain(WORLD, Flow(source, "10.1.0.1", 80, Protocol.TCP)).to_json()
+    return drop_event(packet, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), Directory(), blame(explained))
+
+
+def test_the_policy_that_denies_is_named() -> None:
+    found = blamed("10.1.0.3")
+    assert (found.blame.policy, found.blame.rule) == ("default/lock", "spec.ingressDeny[0]")
+    assert str(found).endswith("ingress, policy: denied by default/lock:spec.ingressDeny[0]")
+
+
+def test_where_nothing_allows_it_the_policies_that_were_asked_are_named() -> None:
+    found = blamed("10.1.0.4")
+    assert (found.blame.policy, found.blame.considered) == ("", ("default/lock",))
+    assert found.to_json()["why"] == "no ingress rule of default/lock allows it"
+    assert str(found).endswith("ingress, policy: no ingress rule of default/lock allows it")
+    assert FlowFilter(policy="lock").wants(found) and FlowFilter(policy="default/lock").wants(found)
+    assert not FlowFilter(policy="other").wants(found)
+
+
+def test_nobody_is_blamed_for_what_the_policies_of_now_allow() -> None:
+    found = blamed("10.1.0.2")
+    assert found.blame == NOBODY
+    assert found.to_json()["why"] == found.meaning
+
+
+def test_only_what_policies_dropped_is_asked_about() -> None:
+    assert asks_policies(dropped("10.1.0.3"))
+    for other in (dropped("10.1.0.3", Reason.SPOOFED), dropped("10.1.0.3", protocol=47), dropped("0.0.0.0")):
+        assert not asks_policies(other)

@@ -107,20 +107,41 @@ async def test_what_is_is_read_when_it_is_asked_for() -> None:
 
 
 async def test_the_number_of_series_does_not_grow_with_the_policies() -> None:
+    """600 in all is the aim; a live node's, with those of Envoy, are counted in tests/e2e/test_effect.py."""
     few, many = node(1, 1), node(5000, 200)
     counted = [len(samples(await exposition(Metrics(), view).text())) for view in (few, many)]
     assert counted[0] == counted[1] < 250
 
 
+async def test_what_the_dns_proxy_did() -> None:
+    view = node(1, 1)
+    dns = {"forwarded": 7, "refused": 2, "learned": 5}
+    exposed = Exposition(Metrics(), Path("/nowhere"), view.status, view.datapath, lambda: COUNTS, lambda: dns)
+    found = samples(await exposed.text())
+    assert found["lockgate_dns_messages_total,event=forwarded"] == 7
+    assert found["lockgate_dns_messages_total,event=refused"] == 2
+    assert found["lockgate_dns_learned"] == 5
+
+
 def test_every_xds_state_is_a_series_whatever_is_there() -> None:
-    entry: dict[str, Any] = {"node": "n", "resources": [{"state": "NACK"}, {"state": "SYNCED"}, {"state": "SYNCED"}]}
+    resources = [{"state": "NACK"}, {"state": "SYNCED"}, {"state": "SYNCED"}]
+    entry: dict[str, Any] = {"node": "n", "remote": False, "type": "Cluster", "resources": resources}
+    remote = [
+        {"node": node, "remote": True, "type": kind, "state": state, "resources": []}
+        for node, kind, state in (
+            ("m", "-", "STALE"),
+            ("o", "Cluster", "SYNCED"),
+            ("o", "Listener", "NACK"),
+            ("p", "Cluster", "STALE"),
+        )
+    ]
     status: dict[str, Any] = {
         "ok": True,
         "problems": [],
         "agent": {"revision": 4},
         "policies": {"enforced": 1, "stale": 0, "nacked": 1},
         "endpoints": {"local": 1, "known": 1},
-        "xds": [entry, {"node": "m", "resources": []}],
+        "xds": [entry, *remote],
         "envoy": {"state": "running", "restarts": 2},
     }
     datapath: dict[str, Any] = {"counters": [], "maps": {}, "interfaces": ["veth0"]}
@@ -130,6 +151,8 @@ def test_every_xds_state_is_a_series_whatever_is_there() -> None:
         for sample in family.samples
     }
     assert [found[f"lockgate_xds_resources{state}"] for state in ("SYNCED", "STALE", "NACK")] == [2, 0, 1]
-    assert found["lockgate_xds_clients"] == 2
+    assert found["lockgate_xds_clients"] == 3
+    by_state = {state: found[f"lockgate_xds_remote_nodes{state}"] for state in ("SYNCED", "STALE", "NACK", "ABSENT")}
+    assert by_state == {"SYNCED": 0, "STALE": 1, "NACK": 1, "ABSENT": 1}
     assert found["lockgate_envoy_restarts_total"] == 2
     assert found["lockgate_policiesnack"] == 1

@@ -75,6 +75,12 @@ services:
     assert plain.groups == (BackendGroup(ip=ip_address("192.0.2.1")),)
 
 
+def test_a_workload_of_a_remote_node() -> None:
+    parsed = parse("workloads: [{name: a, node: edge-1.example, ips: [192.0.2.1]}]")
+    assert parsed.problems == ()
+    assert [(each.node, each.netns) for each in parsed.workloads] == [("edge-1.example", None)]
+
+
 def test_documents_add_up_and_nothing_is_nothing() -> None:
     parsed = parse("workloads: [{name: a}]\n---\nworkloads: [{name: b}]\n---\nservices: []\n")
     assert [workload.key for workload in parsed.workloads] == ["default/a", "default/b"]
@@ -90,6 +96,21 @@ def with_vip(more: str) -> str:
 
 
 REFUSALS = [
+    (
+        "workloads: [{name: a, node: n, netns: x, ips: [192.0.2.1]}]",
+        PLACE,
+        "netns says that the workload is on this node, node that it is not; remove one of the two",
+    ),
+    (
+        "workloads: [{name: a, node: n}]",
+        PLACE,
+        "a workload on another node has no address that could be read here; write ips: and its addresses",
+    ),
+    (
+        "workloads: [{name: a, node: 'n n', ips: [192.0.2.1]}]",
+        f"{PLACE}.node",
+        "'n n' is not a node id; use letters, digits, '-', '_' and '.'",
+    ),
     ("wrkloads: []", "wrkloads", "unknown field 'wrkloads'; did you mean 'workloads'?"),
     ("workloads: {}", "workloads", "a list expected, not a mapping"),
     ("workloads: [a]", PLACE, "a mapping expected, not the text 'a'"),

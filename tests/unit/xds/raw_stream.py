@@ -185,7 +185,7 @@ class SotwRaw(RawStream):
 
 def _told(body: bytes) -> tuple[str, str]:
     found = {number: value for number, value in fields(body, "resource") if isinstance(value, bytes)}
-    return found[1].decode(), found[15].decode()
+    return found[1].decode(), found.get(15, b"").decode()
 
 
 class Setup:

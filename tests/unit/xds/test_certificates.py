@@ -35,11 +35,23 @@ def test_a_servers_certificate_is_verified_by_its_address() -> None:
         PolicyBuilder().store(store).build_server_verifier(subject).verify(leaf, [])
 
 
-def test_the_authority_of_a_folder_is_made_once_and_its_key_is_the_owners(tmp_path: Path) -> None:
+def test_files_are_made_once_and_keys_are_the_owners(tmp_path: Path) -> None:
     folder = tmp_path / "pki"
-    first, second = Authority.open(folder), Authority.open(folder)
-    assert first.identity == second.identity
-    assert stat.S_IMODE((folder / "ca.key").stat().st_mode) == 0o600
+    files = folder / "ca.pem", folder / "ca.key"
+    made = Authority.new().identity
+    made.write(*files)
+    assert Authority.open(folder).identity == made
+    assert stat.S_IMODE(files[1].stat().st_mode) == 0o600
+    for missing in files:  # neither is written where one of them is
+        missing.unlink()
+        with pytest.raises(CertificateError, match="is there already and stays as it is"):
+            Authority.new().identity.write(*files)
+        assert not missing.exists()
+        other = Authority.new().identity
+        other.write(*files, replace=True)
+        assert Authority.open(folder).identity == other
+        assert stat.S_IMODE(files[1].stat().st_mode) == 0o600
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.key", "ca.pem"]
 
 
 def test_validity_is_what_was_asked_for() -> None:
@@ -65,6 +77,8 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
         Authority.new().node("")
     with pytest.raises(CertificateError, match="needs a host name or an address"):
         Authority.new().server([])
+    with pytest.raises(CertificateError, match="'lockgate xds certificate authority' makes one"):
+        Authority.open(tmp_path)
     (tmp_path / "ca.key").write_text("nonsense")
     (tmp_path / "ca.pem").write_text("nonsense")
     with pytest.raises(CertificateError, match="holds no certificate authority"):

@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from lockgate.tests.unit.xds.raw_stream import DeltaRaw, SotwRaw, resource
+from lockgate.xds.certificate_files import Credentials
 from lockgate.xds.certificates import Authority, Identity
 from lockgate.xds.errors import RemoteError, UnknownRevision
 from lockgate.xds.remote import Remote
@@ -30,7 +31,7 @@ def authority() -> Authority:
 
 @pytest.fixture
 async def server(tmp_path: Path, authority: Authority) -> AsyncIterator[XdsServer]:
-    remote = Remote("127.0.0.1", 0, authority.server(["127.0.0.1"]), authority.identity.certificate)
+    remote = Remote("127.0.0.1", 0, Credentials(authority.server(["127.0.0.1"]), authority.identity.certificate))
     running = XdsServer(tmp_path / "xds.sock", remote=remote)
     await running.start()
     yield running
@@ -159,7 +160,7 @@ async def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path, authority: A
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        remote = Remote("127.0.0.1", port, authority.server(["127.0.0.1"]), authority.identity.certificate)
+        remote = Remote("127.0.0.1", port, Credentials(authority.server(["127.0.0.1"]), authority.identity.certificate))
         with pytest.raises(RemoteError, match=f"cannot serve xDS on 127.0.0.1 port {port}"):
             await XdsServer(tmp_path / "xds.sock", remote=remote).start()
 
