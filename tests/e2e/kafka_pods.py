@@ -1,4 +1,4 @@
-"""Kafka in pods: a broker (Tansu), and clients of three libraries that are run in other pods."""
+"""Kafka in pods: a broker (Tansu, or librdkafka's mock cluster), and clients of three libraries in other pods."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lockgate.tests.e2e.live_node import PATIENCE
 LIBRARIES = ("aiokafka", "confluent-kafka", "kafka-python")
 PORT = 9092
 _CLIENT = Path(__file__).parent / "kafka_client.py"
+_MOCK = Path(__file__).parent / "kafka_mock.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,25 @@ def start_broker(pod: Pod, log: IO[bytes]) -> subprocess.Popen[bytes]:
             time.sleep(0.02)
 
 
+def start_mock(broker: Pod, *clients: Pod) -> str:
+    """librdkafka's mock cluster in one pod, and the way to it in others: where they all find it, `address:port`."""
+    serving = broker.popen([sys.executable, "-P", _MOCK, "serve", str(broker.ipv4)], stdout=subprocess.PIPE, text=True)
+    port = _line(serving)
+    for client in clients:
+        command: list[str | Path] = [sys.executable, "-P", _MOCK, "reach", str(broker.ipv4), port]
+        _line(client.popen(command, stdout=subprocess.PIPE, text=True))
+    return f"127.0.0.1:{port}"
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    with process.stdout as output:
+        line = output.readline().strip()
+    if not line:
+        raise RuntimeError("the mock cluster did not start")
+    return line
+
+
 def dial(client: Namespace, broker: Pod, patience: float = PATIENCE) -> socket.socket:
     """A connection from one pod to the broker in another."""
     address = (str(broker.ipv4), PORT)
@@ -57,8 +77,12 @@ def dial(client: Namespace, broker: Pod, patience: float = PATIENCE) -> socket.s
 
 def use(client: Namespace, broker: Pod, library: str, operation: str, topic: str, **settings: object) -> Outcome:
     """Runs one operation of a client to its end (see kafka_client.py)."""
+    return use_at(client, f"{broker.ipv4}:{PORT}", library, operation, topic, **settings)
+
+
+def use_at(client: Namespace, servers: str, library: str, operation: str, topic: str, **settings: object) -> Outcome:
+    """The same with brokers at an address and port."""
     words = [f"{key}={value}" for key, value in settings.items()]
-    servers = f"{broker.ipv4}:{PORT}"
     command: list[str | Path] = [sys.executable, "-P", _CLIENT, library, operation, servers, topic, *words]
     ended = client.run(command, timeout=60)
     if not ended.stdout:

@@ -9,6 +9,8 @@ mod filter;
 mod frame;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod guided;
 mod policy;
 mod published;
 mod queue;

@@ -145,13 +145,19 @@ impl Api {
 
     /// Walk a request from the end of its header on. `asked` keeps what was found also when the frame is short.
     pub fn read<'a>(&self, version: i16, reader: &mut Reader<'a>, asked: &mut Asked<'a>) -> Result<(), Trouble> {
+        self.read_begin(version, reader, asked)?;
+        if reader.left() > 0 {
+            return Err(Trouble::Malformed);
+        }
+        Ok(())
+    }
+
+    /// The same where something may stand behind it that nobody reads.
+    pub fn read_begin<'a>(&self, version: i16, reader: &mut Reader<'a>, asked: &mut Asked<'a>) -> Result<(), Trouble> {
         let flexible = self.is_flexible(version);
         let walk = Walk { version, flexible };
         walk.fields(&self.request, reader, asked, 0)?;
         reader.tags(flexible)?;
-        if reader.left() > 0 {
-            return Err(Trouble::Malformed);
-        }
         // Bytes that were gone over and have not come.
         reader.take(0).map(|_| ())
     }

@@ -351,9 +351,40 @@ fn what_cannot_be_judged_is_hidden() {
         }
         response(1, &body)
     };
-    let answer = list(&[(0, 3, 99), (3, 0, 5), (7, 0, 3), (17, 0, 1), (71, 0, 0), (24, 4, 5)]);
+    // These are listed in docs/kafka.md.
+    let hidden = [
+        4, 5, 6, 7, 27, 34, 38, 39, 40, 41, 49, 51, 56, 57, 64, 67, 71, 72, 74, 75, 76, 77, 78, 79,
+    ];
+    let mut offered = vec![(0, 3, 99), (3, 0, 5), (17, 0, 1), (24, 4, 5)];
+    offered.extend(hidden.iter().map(|key| (*key, 0, 1)));
+    let answer = list(&offered);
     let came = passed(&answer, &session.from_server(&answer));
     assert_eq!(came, list(&[(0, 3, 13), (3, 0, 5), (17, 1, 1)]));
+    for key in hidden {
+        let mut session = self::session(allow_orders());
+        let asked = request(key, 0, 2, b"");
+        let out = session.from_client(&asked);
+        assert!(out.close.is_some() && passed(&asked, &out).is_empty(), "{}", key);
+    }
+}
+
+#[test]
+fn a_server_that_cannot_say_its_versions_is_asked_in_the_first_one() {
+    let mut session = session(allow_orders());
+    let asked = api_versions(3);
+    assert_eq!(passed(&asked, &session.from_client(&asked)), asked);
+    // As librdkafka's mock cluster has it: the old code, and then neither the old form nor the new one.
+    let answer = response(1, &[0, 35, 1, 0, 18, 0, 0, 0, 2, 0, 0, 0, 0]);
+    let came = passed(&answer, &session.from_server(&answer));
+    assert_eq!(came, response(1, &[0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 0]));
+}
+
+fn api_versions(version: i16) -> Vec<u8> {
+    let mut asked = request(18, version, 1, b"");
+    asked.extend([0, 2, b'x', 2, b'1', 0]);
+    let length = (asked.len() - 4) as i32;
+    asked[..4].copy_from_slice(&length.to_be_bytes());
+    asked
 }
 
 #[test]
@@ -531,4 +562,16 @@ fn a_topic_by_id_that_nobody_knows_is_unknown() {
     let out = session.from_client(&[]);
     assert!(passed(&[], &out).is_empty());
     assert!(out.answer.windows(2).any(|pair| pair == [0, 100]));
+}
+
+#[test]
+fn what_stands_behind_a_metadata_response_passes_with_it() {
+    let mut session = session(allow_orders());
+    let asked = request(3, 1, 1, &[0, 0, 0, 1, 0, 6, b's', b'e', b'c', b'r', b'e', b't']);
+    session.from_client(&asked);
+    // No brokers, controller 1, no topics, and a byte that nobody has defined.
+    let answer = response(1, &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 9]);
+    let came = passed(&answer, &session.from_server(&answer));
+    assert_eq!(came.last(), Some(&9));
+    assert!(came.windows(6).any(|part| part == b"secret"));
 }
