@@ -23,8 +23,9 @@ use listener_hooks::ListenerConfig;
 use network_hooks::NetworkConfig;
 
 /// By these bytes module_file.py tells what a module on disk was built for and from, without loading it.
-#[used]
-static BUILT: &str = concat!(
+/// Exported, or the linker that Debian 12's rustc calls leaves them out.
+#[no_mangle]
+pub static LOCKGATE_BUILT: &str = concat!(
     "lockgate-module envoy=",
     env!("LOCKGATE_ENVOY_VERSION"),
     " abi=v0.2.0 sources=",
