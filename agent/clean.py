@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -50,5 +51,9 @@ def _empty(run_dir: Path) -> tuple[str, ...]:
             path.unlink()
     strangers = tuple(sorted(path.name for path in run_dir.iterdir()))
     if not strangers:
-        run_dir.rmdir()
+        try:
+            run_dir.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # a volume of a container: it stays, empty
+                raise
     return strangers
