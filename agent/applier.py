@@ -126,8 +126,10 @@ class Applier:
         *,
         dns_port: int = DEFAULT_DNS_PORT,
         dns_uses: Callable[[World], None] = lambda _: None,
+        redirecting: bool = True,
     ) -> None:
-        """`dns_uses` tells the DNS proxy what to judge by."""
+        """`dns_uses` tells the DNS proxy what to judge by. `redirecting`: the kernel may have redirects of an earlier
+        agent."""
         self._datapath = datapath
         self._xds = xds
         self._envoy_runs = envoy_runs
@@ -138,7 +140,8 @@ class Applier:
         self._compiler = NodeCompiler()
         self._planner = Planner()
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
-        self._policed: _Needs | None = None  # of the world in force; None: not known, an earlier agent's
+        # Of what the kernel may redirect; None: not known, an earlier agent's.
+        self._policed: _Needs | None = None if redirecting else _Needs(frozenset(), frozenset(), frozenset())
         self._late: dict[IPAddress, frozenset[str]] = {}
         self.world: World | None = None  # what the kernel has
         self._offered: World | None = None  # what Envoy may have taken up, wholly or in part, and the kernel has not
@@ -167,6 +170,7 @@ class Applier:
             world = world.with_addresses(self._late) or world
             self._dns_uses(world)
             others = _in_other_hands(self.world, world)
+            self._policed = wanted | before  # if the next step fails half-way
             problems = await self._in_thread(
                 lambda: self._sync_kernel(enforced, self._planner.plan(enforced, world.ipcache, ports), others)
             )
@@ -274,15 +278,13 @@ class Applier:
 
     async def kernel(self) -> Kernel:
         """A look into the kernel, between two changes."""
+
+        def look() -> Kernel:
+            held = self._datapath.held()
+            return Kernel(held.pods, self._datapath.sizes(), self._datapath.counters(), held.uplinks)
+
         async with self._turn:
-            return await self._in_thread(
-                lambda: Kernel(
-                    self._datapath.attached(),
-                    self._datapath.sizes(),
-                    self._datapath.counters(),
-                    self._datapath.uplinks(),
-                )
-            )
+            return await self._in_thread(look)
 
     async def uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
         """Follows the node's interfaces; `named` are those the user chose. A sentence for each that failed."""

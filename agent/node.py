@@ -152,6 +152,7 @@ class NodeAgent:
                 ),
                 dns_port=settings.dns_port,
                 dns_uses=dns.use,
+                redirecting=datapath.redirecting,
             )
             streams.judge_by(lambda: applier.judging, applier.end_streams)
             learner = Learner(

@@ -28,7 +28,8 @@ _METHOD = """\
   kept connections, kept and new connections to a plain port, and a closed port. A wrong answer is one that the
   policies never gave. `behind` is the time from the last file to the moment when each policy added to these two was
   seen in force.
-* Cold start: from the agent's exec to the moment when its API calls it ready (no earlier state, Envoy is started too).
+* Cold start: from the agent's exec to the moment when its API, asked every 50 ms, calls it ready (no earlier state,
+  Envoy is started too).
   Restart: the same with the state of an earlier agent and a living Envoy, which went on enforcing.
 * RSS is VmRSS after the cold start; the highest ever (VmHWM) after all changes stands beside it. MB are 10^6 bytes.
 * CPU is user + system time of the agent's and of Envoy's process, from /proc/PID/stat.

@@ -30,6 +30,7 @@ _PROBED = 2  # endpoints with servers
 _TOGGLE, _ELSEWHERE = "/toggle", "/elsewhere"
 _OTHER_PORT = PLAIN_PORT + 1
 _PATIENCE = 0.05  # seconds without an answer to a SYN that count as a drop
+_LOOK = 0.05  # seconds between two questions whether the agent is ready: each costs it some CPU
 _WAIT = 120.0  # seconds after which a change that shows no effect ends the run
 _FIRST_ADDED = 1_000_000  # numbers the policies that are added, apart from those that are there
 
@@ -103,7 +104,7 @@ def _size(node: ChurnNode, count: int, options: argparse.Namespace) -> Size:
 def _start(node: ChurnNode) -> Start:
     """From the start of the agent's process to the moment when it enforces everything."""
     began = node.start_agent()
-    ready = until(node.ready, _WAIT, "the agent is ready") - began
+    ready = until(node.ready, _WAIT, "the agent is ready", _LOOK) - began
     for flow, wanted in _flows(node).values():
         with closing(flow):
             await_answer(flow, wanted, 1.0)
@@ -192,7 +193,7 @@ def _add(node: ChurnNode, options: argparse.Namespace) -> Added:
             time.sleep(options.pause / 1000)
         wrote = last - began
         in_force = max((_enforced(flow) for flow in checked), default=last) - last
-        until(node.ready, _WAIT, "everything that was added is in force")
+        until(node.ready, _WAIT, "everything that was added is in force", _LOOK)
     if watch.wrong:
         _say(f"wrong answers: {'; '.join(sorted(set(watch.wrong)))}")
     return Added(options.add, wrote, max(in_force, 0.0), sum(watch.asked.values()), len(watch.wrong))

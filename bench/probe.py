@@ -161,8 +161,8 @@ def _more(connection: socket.socket) -> bytes:
     return got
 
 
-def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    """Waits for `condition`; returns the moment when it held.
+def until(condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.005) -> float:
+    """Waits for `condition`; returns the moment when it held. `pause` are seconds between two looks.
 
     Raises:
         CheckError: it did not hold in time; `what` names it.
@@ -171,5 +171,5 @@ def until(condition: Callable[[], bool], seconds: float, what: str) -> float:
     while not condition():
         if time.monotonic() > deadline:
             raise CheckError(f"{what} not after {seconds:.0f} s")
-        time.sleep(0.005)
+        time.sleep(pause)
     return time.monotonic()

@@ -55,6 +55,14 @@ class Counter:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Interfaces that programs are attached to: those of endpoints (both programs) and uplinks."""
+
+    pods: frozenset[int]
+    uplinks: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """Map entries written and deleted by one `apply`, the revision that counts from now on, and how many live TCP
     connections are over because of it."""
@@ -142,8 +150,7 @@ class Datapath:
 
     def attached(self) -> frozenset[int]:
         """Interfaces that both programs police. Links of interfaces that are gone are taken away."""
-        held = self._held()
-        return held[Hook.TO_POD] & held[Hook.FROM_POD]
+        return self.held().pods
 
     def attach_uplink(self, ifindex: int) -> None:
         """Hand what arrives there for endpoints to Envoy where an L7 rule says so; without it such traffic is dropped.
@@ -158,7 +165,7 @@ class Datapath:
 
     def uplinks(self) -> frozenset[int]:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
-        return self._held()[Hook.FROM_UPLINK]
+        return self.held().uplinks
 
     def _attach(self, ifindex: int, hook: Hook) -> None:
         if not self._holds(ifindex, hook):
@@ -174,7 +181,8 @@ class Datapath:
         path.unlink(missing_ok=True)
         return False
 
-    def _held(self) -> Mapping[Hook, frozenset[int]]:
+    def held(self) -> Held:
+        """Both. Links of interfaces that are gone are taken away."""
         found: dict[Hook, set[int]] = {hook: set() for hook in Hook}
         for path in (self._pin_dir / "links").iterdir():
             ifindex = tcx.interface_of(path)
@@ -182,7 +190,12 @@ class Datapath:
                 found[_hook_of(path)].add(ifindex)
             else:
                 path.unlink(missing_ok=True)
-        return {hook: frozenset(interfaces) for hook, interfaces in found.items()}
+        return Held(frozenset(found[Hook.TO_POD] & found[Hook.FROM_POD]), frozenset(found[Hook.FROM_UPLINK]))
+
+    @property
+    def redirecting(self) -> bool:
+        """False when no endpoint has a policy in the maps, as before the first plan: nothing is redirected then."""
+        return bool(self._endpoints.read())
 
     def apply(self, wanted: DatapathPlan) -> Applied:
         """Make the maps hold `wanted`: additions, then removals, then a revision that has live connections judged anew.

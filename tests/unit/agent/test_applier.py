@@ -22,7 +22,7 @@ from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import World, parse_policies
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
-from lockgate.redirect.datapath import Datapath
+from lockgate.redirect.datapath import Datapath, Held
 from lockgate.redirect.errors import EndpointUnreachableError, MapFullError
 from lockgate.redirect.plan import DatapathPlan, Verdict
 from lockgate.xds import Outcome, Settled, XdsServer
@@ -96,6 +96,9 @@ class Recorded:
     def uplinks(self) -> frozenset[int]:
         return frozenset()
 
+    def held(self) -> Held:
+        return Held(self.attached(), self.uplinks())
+
     def sizes(self) -> dict[str, int]:
         return {"policy": len(self.plan.policy)}
 
@@ -133,6 +136,24 @@ async def test_envoy_first_then_maps_then_programs_then_what_envoy_no_longer_nee
     assert await applier.apply(world(L7)) == Applied()
     assert node.events == ["publish", "wait", "maps", "attach 7", "attach 8", "publish"]
     assert node.proxy_ports() == {HTTP_PORT}
+
+
+async def test_of_a_kernel_that_redirects_nothing_yet_nothing_is_trimmed(node: Recorded) -> None:
+    first = Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: True, TLS, KAFKA, redirecting=False)
+    assert await first.apply(world(L7)) == Applied()
+    assert node.events == ["publish", "wait", "maps", "attach 7", "attach 8"]
+
+
+async def test_what_the_kernel_may_have_of_a_failed_change_stays_with_envoy(node: Recorded) -> None:
+    """It may redirect to Envoy what the next change would let pass there."""
+    first = Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: True, TLS, KAFKA, redirecting=False)
+    node.full = True
+    with pytest.raises(MapFullError):
+        await first.apply(world(L7))
+    node.full, node.events = False, []
+    node._busy = threading.Lock()
+    assert await first.apply(world()) == Applied()
+    assert node.events == ["publish", "wait", "maps", "attach 7", "attach 8", "publish"]
 
 
 async def test_nothing_is_trimmed_when_nothing_can_be(node: Recorded, applier: Applier) -> None:
