@@ -172,7 +172,7 @@ class Applier:
             others = _in_other_hands(self.world, world)
             self._policed = wanted | before  # if the next step fails half-way
             problems = await self._in_thread(
-                lambda: self._sync_kernel(enforced, self._planner.plan(enforced, world.ipcache, ports), others)
+                lambda: self._sync_kernel(enforced, self._plan(enforced, world, ports), others)
             )
             self.world, self._offered = world, None
         if unconfirmed:
@@ -296,12 +296,21 @@ class Applier:
         endpoints = {endpoint.ifindex for endpoint in world.endpoints} if world else set()
         wanted = choose(interfaces(), endpoints | self._datapath.attached(), named)
         problems = list(wanted.problems)
+        selected = world is not None and world.host is not None
+        if selected and not wanted.names:
+            problems.append(
+                "a policy selects this node, which has no uplink to enforce it at: name the node's interfaces under "
+                "uplinks in --config"
+            )
         held = self._datapath.uplinks()
         for ifindex in wanted.names.keys() - held:
             try:
                 self._datapath.attach_uplink(ifindex)
             except RedirectError as error:
-                problems.append(f"uplink {wanted.names[ifindex]}: {error}; requests that arrive there are dropped")
+                problems.append(
+                    f"uplink {wanted.names[ifindex]}: {error}; requests that arrive there are dropped"
+                    + (", and the policies of the node do not hold there" if selected else "")
+                )
         for ifindex in held - wanted.names.keys():
             self._datapath.detach_uplink(ifindex)
         return tuple(problems)
@@ -332,6 +341,10 @@ class Applier:
         for ifindex in self._datapath.attached() - kept:
             self._datapath.detach(ifindex)
         return tuple(problems)
+
+    def _plan(self, enforced: Enforced, world: World, ports: ProxyPorts) -> DatapathPlan:
+        host = world.policy_of(world.host) if world.host is not None else None
+        return self._planner.plan(enforced, world.ipcache, ports, host)
 
     def _end_carried(self, addresses: Set[IPAddress]) -> tuple[str, ...]:
         """What proxies carry for addresses that are others' now; a sentence if it goes on. Blocking."""

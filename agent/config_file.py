@@ -25,6 +25,7 @@ class ConfigFile(TypedDict, total=False):
     metrics_port: int
     concurrency: int
     uplinks: tuple[str, ...]
+    node_labels: tuple[tuple[str, str], ...]
     envoy_heap_mb: int
     connections_per_client: int
     engines: tuple[str, ...]
@@ -85,6 +86,9 @@ def read_config(path: Path | None) -> ConfigFile:
         if key == "remote":
             value[key] = _remote(path, number)
             continue
+        if key == "node_labels":
+            value[key] = _labels(path, number)
+            continue
         allowed = _LIMITS[key]
         if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
             raise InputError(f"--config {path}: {key}: write a number from {allowed.start} to {allowed.stop - 1}")
@@ -124,3 +128,9 @@ def _remote(path: Path, value: Any) -> RemoteSettings:
     if len(nodes) > MOST_NODES or len(set(nodes)) != len(nodes):
         raise wrong("nodes", f"at most {MOST_NODES}, and each once")
     return RemoteSettings(address, port, nodes=tuple(nodes), **files)
+
+
+def _labels(path: Path, value: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
+        raise InputError(f"--config {path}: node_labels: write keys and texts, as in 'node_labels: {{role: edge}}'")
+    return tuple(sorted(value.items()))

@@ -254,6 +254,7 @@ class NodeAgent:
         began."""
         world: World | None = None
         hosts: tuple[IPAddress, ...] = ()
+        selected = False  # a policy is about the node itself
         state = self._state
         while True:
             await self._until_changed()
@@ -282,6 +283,7 @@ class NodeAgent:
                 names=self._names.by_name(),
                 secrets=intake.header_values.values,
                 tls=intake.tls,
+                node_labels={"kubernetes.io/hostname": state.node, **dict(self._settings.node_labels)},
             )
             wanted = await asyncio.to_thread(world_of, changes.admitted(intake.policies))
             if world is None or not state.settled or not world.tells_the_same(wanted):
@@ -303,7 +305,9 @@ class NodeAgent:
             state.refusals = changes.refusals
             if muting is not None:
                 await muting
-            if looks or state.uplink_problems:
+            selects = applier.world is not None and applier.world.host is not None
+            if looks or state.uplink_problems or selects != selected:
+                selected = selects
                 await self._follow_uplinks(applier)
             if not gc.isenabled():
                 gc.freeze()

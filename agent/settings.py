@@ -47,6 +47,7 @@ class Settings:
     connections_per_client: int = 10_000  # that an address may have through Envoy at a time; 0 is any number
     engines: tuple[str, ...] = ()  # unix://PATH of Docker or Podman sockets whose containers are workloads
     remote: RemoteSettings | None = None  # None: no port is opened
+    node_labels: tuple[tuple[str, str], ...] = ()  # for nodeSelector, besides kubernetes.io/hostname
     envoy_drain: int = 300  # seconds that a replaced Envoy has to end with its connections
 
     @property

@@ -414,4 +414,7 @@ def _enforced_on(world: World) -> dict[PolicyKey, tuple[str, ...]]:
         if endpoint.local or endpoint.workload.node:
             for policy in world.policies_of(endpoint):
                 found.setdefault(policy.key, []).append(endpoint.key)
+    if world.host is not None:
+        for policy in world.policies_of(world.host):
+            found.setdefault(policy.key, []).append(world.host.workload.name)
     return {key: tuple(endpoints) for key, endpoints in found.items()}

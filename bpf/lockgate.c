@@ -1,9 +1,9 @@
-/* The two programs on the node's side of every endpoint's veth, and the one on the node's uplinks. What one decides the
+/* The two programs on the node's side of every endpoint's veth, and the two on the node's uplinks. What one decides the
  * others rely on:
  *
  *   pod A ──▶ from_pod(A): egress of A and ingress of B ──▶ routing ──▶ to_pod(B) ──▶ pod B
  *                   └──▶ proxy (client leg) ──▶ proxy (server leg, A's address) ──▶ to_pod(B) ──▶ pod B
- *   outside ──▶ from_uplink: ingress of B, and then as above
+ *   outside ──▶ from_uplink: ingress of B, and then as above;  the node ──▶ to_uplink: its own egress ──▶ outside
  *
  * The proxy is Envoy, or the agent for DNS. A server elsewhere (outside, or on the node itself) answers to A's address;
  * from_uplink hands such an answer to the proxy's socket, and to_pod(A) turns back what came another way. What else
@@ -15,6 +15,7 @@
 #include <uapi/linux/ipv6.h>
 #include <uapi/linux/pkt_cls.h>
 #include "drops.h"
+#include "host.h"
 #include "steer.h"
 #include "verdict.h"
 
@@ -111,7 +112,8 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
     connections.update(&t->key, next);
     if (next->proxied)
         return to_proxy(skb, p, next->proxy_port, next->initiator == t->side);
-    return pass_judged(skb, dst->ifindex);
+    /* What comes to the node over a bridge passes an uplink yet. */
+    return pass_judged(skb, dst->identity == HOST && is_host_policed() ? HOST_ENDPOINT : dst->ifindex);
 }
 
 static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet *p)
@@ -291,6 +293,13 @@ int from_pod(struct __sk_buff *skb)
     return reason;
 }
 
+/* The verifier wants fields at constant distances from the context: clang must not keep the address of one. */
+static __always_inline struct __sk_buff *same(struct __sk_buff *skb)
+{
+    asm volatile("" : "+r"(skb));
+    return skb;
+}
+
 /* tc ingress of an uplink: what reaches the node from elsewhere. What is not read whole is left to to_pod. */
 int from_uplink(struct __sk_buff *skb)
 {
@@ -298,12 +307,34 @@ int from_uplink(struct __sk_buff *skb)
     int reason;
 
     /* Only this node writes marks: the packet came through from_pod, or another uplink below this one, before. */
-    if ((skb->mark & MARK_MASK) == MARK_JUDGED || (skb->mark & MARK_MASK) == MARK_PROXY || parse(skb, &p))
+    if ((skb->mark & MARK_MASK) == MARK_JUDGED || (skb->mark & MARK_MASK) == MARK_PROXY)
         return TC_ACT_UNSPEC;
-    reason = decide_from_uplink(skb, &p);
+    reason = parse(skb, &p);
+    if (is_host_policed() && (reason || is_host(&p.dst)))
+        reason = reason ? decide_unread(&p, reason, 0) : decide_host(skb, &p, 0);
+    else
+        reason = reason ? PASS_ELSEWHERE : decide_from_uplink(same(skb), &p);
     if (reason == ALLOWED || reason == PASS_ELSEWHERE)
         return TC_ACT_UNSPEC; /* to_pod counts it */
     return done(skb, &p, reason, TO_POD);
+}
+
+/* tc egress of an uplink: what the node's own processes send elsewhere. */
+int to_uplink(struct __sk_buff *skb)
+{
+    struct packet p = {};
+    int reason;
+
+    if (!is_host_policed())
+        return TC_ACT_UNSPEC;
+    reason = parse(skb, &p);
+    if (reason)
+        reason = decide_unread(&p, reason, 1);
+    else
+        reason = is_host(&p.src) ? decide_host(skb, &p, 1) : PASS_ELSEWHERE;
+    if (reason == ALLOWED || reason == PASS_ELSEWHERE)
+        return TC_ACT_UNSPEC;
+    return done(skb, &p, reason, FROM_POD);
 }
 
 /* tc egress of the node's side: what the pod is about to receive. */

@@ -23,7 +23,9 @@ PINNED("lpm_trie", struct prefix, struct owner, ipcache, 524288, BPF_F_NO_PREALL
 /* Rises before and after every change of the ipcache, so it is odd meanwhile. Read in memory by the proxy. */
 PINNED("array", __u32, __u64, ipcache_generation, 1, BPF_F_MMAPABLE);
 
-/* Local endpoints by interface. No entry: not synced, everything is dropped. */
+/* Local endpoints by interface. No entry: not synced, everything is dropped. The node itself is HOST_ENDPOINT, and has no
+ * entry unless a policy selects it. */
+#define HOST_ENDPOINT 1 /* lo: no endpoint's interface */
 struct endpoint {
     __u32 ingress, egress; /* numbers of the policies in force; endpoints with equal rules share one */
 };

@@ -163,10 +163,10 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
         struct iphdr ip;
         if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0 || ip.version != 4 || ip.ihl < 5)
             return DROP_MALFORMED;
-        if (ip.frag_off & BE16(0x3fff))
-            return DROP_FRAGMENT;
         map_v4(&p->src, ip.saddr);
         map_v4(&p->dst, ip.daddr);
+        if (ip.frag_off & BE16(0x3fff))
+            return DROP_FRAGMENT;
         p->protocol = ip.protocol;
         return parse_transport(skb, ETH_HLEN + ip.ihl * 4, ip.ttl, p);
     }

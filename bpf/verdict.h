@@ -40,6 +40,12 @@ static __always_inline void ask(struct verdict *v, __u32 policy_number, __u32 id
     combine(v, answer.verdict, answer.proxy_port);
 }
 
+/* Whose policy is asked for this end; 0: nobody's. */
+static __always_inline __u32 subject_of(const struct owner *owner)
+{
+    return owner->identity == HOST ? HOST_ENDPOINT : owner->ifindex;
+}
+
 /* Judges anew. `client` opened the connection to `server`; returns 0 and the verdict, or the reason to drop. */
 static __always_inline int judge(const struct owner *client, const struct owner *server, __u8 protocol, __be16 service,
                                  struct verdict *v)
@@ -49,19 +55,21 @@ static __always_inline int judge(const struct owner *client, const struct owner 
 
     v->verdict = ALLOW;
     v->proxy_port = 0;
-    ifindex = client->ifindex;
+    ifindex = subject_of(client);
     if (ifindex) {
         endpoint = endpoints.lookup(&ifindex);
-        if (!endpoint)
+        if (endpoint)
+            ask(v, endpoint->egress, server->identity, protocol, service);
+        else if (client->identity != HOST)
             return DROP_UNSYNCED;
-        ask(v, endpoint->egress, server->identity, protocol, service);
     }
-    ifindex = server->ifindex;
+    ifindex = subject_of(server);
     if (ifindex) {
         endpoint = endpoints.lookup(&ifindex);
-        if (!endpoint)
+        if (endpoint)
+            ask(v, endpoint->ingress, client->identity, protocol, service);
+        else if (server->identity != HOST)
             return DROP_UNSYNCED;
-        ask(v, endpoint->ingress, client->identity, protocol, service);
         /* Policies let the local host reach its endpoints; Envoy has no say, for it never sees that traffic. */
         if (client->identity == HOST && v->verdict == REDIRECT)
             v->verdict = ALLOW;

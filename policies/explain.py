@@ -187,7 +187,11 @@ def _judge(
     if subject.endpoint is None:
         return None
     policy = world.policy_of(subject.endpoint).direction(direction)
-    name = f"{other.name} ({world.peer_name(other.identity)})" if other.endpoint is not None else other.name
+    name = (
+        f"{other.name} ({world.peer_name(other.identity)})"
+        if other.endpoint is not None and other.endpoint is not world.host
+        else other.name
+    )
     return judge(policy, other.identity, flow.protocol, flow.port, flow.request, peer_name=name, taken_up=taken_up)
 
 

@@ -12,7 +12,7 @@ from .endpoint_policy import LAST_PORT, Protocol
 from .entry_fields import DEFAULT_NAMESPACE
 from .errors import FlowError
 from .fields import suggest
-from .identity import RESERVED_NAMES
+from .identity import RESERVED_NAMES, Reserved
 from .kafka_api import API_KEYS
 from .request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
 from .workload import Endpoint
@@ -82,7 +82,7 @@ def find_peer(world: World, text: str) -> Peer:
         name = text.removeprefix("reserved:")
         if name not in RESERVED_NAMES:
             raise FlowError(f"unknown reserved identity '{name}'; use one of: {', '.join(RESERVED_NAMES)}")
-        return Peer(text, int(RESERVED_NAMES[name]))
+        return Peer(text, int(RESERVED_NAMES[name]), world.host if RESERVED_NAMES[name] is Reserved.HOST else None)
     try:
         address = ip_address(text)
     except ValueError:
@@ -90,7 +90,8 @@ def find_peer(world: World, text: str) -> Peer:
     for endpoint in world.endpoints:
         if address in endpoint.ips:
             return Peer(endpoint.key, endpoint.identity, endpoint)
-    return Peer(text, world.identity_at(address))
+    number = world.identity_at(address)
+    return Peer(text, number, world.host if number == Reserved.HOST else None)
 
 
 def _find_workload(world: World, text: str) -> Peer:

@@ -102,7 +102,7 @@ def _holds_ports(outer: tuple[PortSpan, ...] | None, inner: tuple[PortSpan, ...]
 def _empty_selectors(world: World) -> Iterable[Problem]:
     for policy in world.policies:
         for rule in policy.rules:
-            if not any(number in WORKLOAD_IDENTITIES for number in world.select(rule.subject)):
+            if not rule.node and not any(number in WORKLOAD_IDENTITIES for number in world.select(rule.subject)):
                 text = f"the policy selects no workload ({rule.subject})"
                 yield Problem(policy.source, rule.line, rule.path, text, severity=Severity.WARNING)
             for entry in (*rule.ingress, *rule.egress):

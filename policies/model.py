@@ -167,6 +167,7 @@ class Rule:
     deny_egress: bool
     path: str
     line: int
+    node: bool = False  # the subject is the node itself, by its labels
 
 
 class Named(NamedTuple):

@@ -65,6 +65,7 @@ def parse_rule(field: Field, key: PolicyKey) -> Rule | None:
         deny_egress=deny[Direction.EGRESS],
         path=field.path,
         line=field.line,
+        node="nodeSelector" in fields,
     )
 
 
@@ -76,8 +77,7 @@ def _subject(field: Field, fields: dict[str, Field], key: PolicyKey) -> Selector
         elif key.kind is not PolicyKind.CLUSTERWIDE:
             node.error("nodeSelector is possible in a CiliumClusterwideNetworkPolicy only", "use endpointSelector")
         else:
-            node.unsupported(Feature.NODE_SELECTOR)
-            _refuse_http_for_nodes(fields)
+            _refuse_proxies_for_nodes(fields)
         return parse_selector(node)
     if "endpointSelector" not in fields:
         field.error(
@@ -87,15 +87,23 @@ def _subject(field: Field, fields: dict[str, Field], key: PolicyKey) -> Selector
     return subject_selector(fields["endpointSelector"], key.namespace)
 
 
-def _refuse_http_for_nodes(fields: dict[str, Field]) -> None:
+def _refuse_proxies_for_nodes(fields: dict[str, Field]) -> None:
+    """No proxy takes up the node's own connections, and nobody learns names from its questions."""
     for name in ("ingress", "egress"):
         for entry in fields[name].items() if name in fields else ():
+            if entry.peek().get("toFQDNs"):
+                entry.error("toFQDNs is not possible under nodeSelector", "write toCIDR, or select endpoints")
             for port in entry.at("toPorts"):
+                for kind in ("serverNames", "terminatingTLS", "originatingTLS"):
+                    if port.peek().get(kind):
+                        port.error(f"{kind} is not possible under nodeSelector", "remove it, or select endpoints")
                 for rules in port.at("rules"):
-                    if rules.peek().get("http") or rules.peek().get("grpc"):
-                        rules.error(
-                            "http rules are not possible under nodeSelector", "remove them, or select endpoints"
-                        )
+                    for kind, given in rules.peek().items():
+                        if given:
+                            kind = "http" if kind == "grpc" else kind
+                            rules.error(
+                                f"{kind} rules are not possible under nodeSelector", "remove them, or select endpoints"
+                            )
 
 
 def _entry(field: Field, direction: Direction, deny: bool, namespace: str) -> Entry | None:

@@ -25,7 +25,7 @@ from .endpoint_policy import (
 )
 from .identity import Reserved
 from .identity_index import IdentityIndex
-from .labels import workload_labels
+from .labels import Labels, workload_labels
 from .model import (
     L7,
     Block,
@@ -68,6 +68,14 @@ class Surroundings:
     services: tuple[Service, ...] = ()
     secrets: Mapping[SecretRef, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     tls: TlsSecrets = field(default_factory=TlsSecrets, repr=False)
+    node_labels: Labels = ()
+
+
+def _subjects(rule: Rule, around: Surroundings) -> frozenset[int]:
+    """The node itself is selected by nodeSelector, and by nothing else."""
+    if rule.node:
+        return frozenset({int(Reserved.HOST)}) if rule.subject.matches(around.node_labels) else frozenset()
+    return around.index.select(rule.subject) - {int(Reserved.HOST)}
 
 
 class PolicyPlan:
@@ -93,7 +101,7 @@ class RulePlan:
 
     def __init__(self, policy: Policy, rule: Rule, around: Surroundings) -> None:
         self.rule = rule
-        self.subjects = around.index.select(rule.subject)
+        self.subjects = _subjects(rule, around)
         self.policy = policy
         self._around = around
         self._peers = tuple(resolve_peers(entry.peers, around) for entry in rule.ingress)

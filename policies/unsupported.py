@@ -19,7 +19,6 @@ class Feature(Enum):
     GRPC_RULES = auto()
     LISTENER = auto()
     AUTHENTICATION = auto()
-    NODE_SELECTOR = auto()
     NODES = auto()
     GROUPS = auto()
     CIDR_GROUPS = auto()
@@ -30,7 +29,6 @@ UNSUPPORTED: Mapping[Feature, str] = MappingProxyType(
     {
         Feature.LISTENER: "a listener of one's own is not supported: remove it and use rules",
         Feature.AUTHENTICATION: "mutual authentication is not enforced: remove authentication, or set mode: disabled",
-        Feature.NODE_SELECTOR: "policies for nodes are not enforced: select endpoints with endpointSelector",
         Feature.NODES: "peers by node label are not supported: use the entities host and remote-node",
         Feature.GROUPS: "cloud provider groups are not supported: name the addresses with a CIDR",
         Feature.CIDR_GROUPS: "CiliumCIDRGroups are not supported: write the CIDRs in the policy",

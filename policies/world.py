@@ -27,7 +27,17 @@ from .identity import (
     number_labels,
 )
 from .identity_index import IdentityIndex
-from .labels import CIDR, CLUSTER_LABEL, FQDN, NAMESPACE_LABEL, NAMESPACE_NAME_LABEL, Labels, workload_labels
+from .labels import (
+    CIDR,
+    CLUSTER_LABEL,
+    FQDN,
+    K8S,
+    NAMESPACE_LABEL,
+    NAMESPACE_NAME_LABEL,
+    Label,
+    Labels,
+    workload_labels,
+)
 from .longest_prefix import LongestPrefix
 from .model import NOTHING_NAMED, Policy, PolicyKey, SecretRef
 from .plans import Plans
@@ -35,7 +45,7 @@ from .resolve import NamedPorts, RulePlan, Surroundings, assemble, services_mean
 from .selector import Selector
 from .service import Service
 from .tls_secret import TlsSecrets
-from .workload import Endpoint, IPAddress
+from .workload import Endpoint, IPAddress, Workload
 
 _T = TypeVar("_T", Policy, Endpoint)
 
@@ -81,12 +91,13 @@ class World:
         names: Mapping[str, frozenset[IPAddress]] | None = None,
         secrets: Mapping[SecretRef, str] | None = None,
         tls: TlsSecrets | None = None,
+        node_labels: Mapping[str, str] | None = None,
     ) -> World:
         """The world of these policies and endpoints, whatever their order.
 
         `previous` makes a small change cheap. `hosts` are the node's own addresses (identity `host`), `services` what
         toServices may name, `names` the addresses that DNS answers have shown, `secrets` values for header matches and
-        `tls` those for TLS contexts.
+        `tls` those for TLS contexts. `node_labels` are the node's, for nodeSelector.
         The endpoints' identities are computed here (see `number_labels`). Raises PolicyError when two policies or two
         endpoints have one key.
         """
@@ -104,7 +115,15 @@ class World:
         identities |= {number: cidr_labels(prefix) for prefix, number in cidrs.items()}
         identities |= {number: learned_labels(place) for place, number in learned.numbers.items()}
         around = _surroundings(
-            identities, cidrs, learned, numbered, services, secrets or {}, tls or TlsSecrets(), previous
+            identities,
+            cidrs,
+            learned,
+            numbered,
+            services,
+            secrets or {},
+            tls or TlsSecrets(),
+            _labels_of_node(node_labels or {}),
+            previous,
         )
         if previous is not None and previous._around is around:
             plans = previous._plans.changed(new, gone, around)
@@ -174,6 +193,13 @@ class World:
             owned = {prefix: "this node" for prefix, number in self.ipcache.items() if number == Reserved.HOST}
             owned |= {network_of(ip): f"workload {endpoint.key}" for endpoint in self.endpoints for ip in endpoint.ips}
         return frontends_of(services, self.endpoints, owned)
+
+    @cached_property
+    def host(self) -> Endpoint | None:
+        """The node itself, when a policy selects it. It is none of `endpoints`, and no interface is its own."""
+        if not self._plans.selecting.get(int(Reserved.HOST)):
+            return None
+        return Endpoint(Workload("reserved:host", "", ()), int(Reserved.HOST), ())
 
     def endpoint(self, key: str) -> Endpoint | None:
         """The endpoint with this namespace/name."""
@@ -342,6 +368,11 @@ def _ports_by_name(endpoints: Iterable[Endpoint]) -> dict[str, dict[int, frozens
     return {name: {number: frozenset(having) for number, having in ports.items()} for name, ports in found.items()}
 
 
+def _labels_of_node(labels: Mapping[str, str]) -> Labels:
+    own = {Label(K8S, key, value) for key, value in labels.items()}
+    return tuple(sorted({*own, *RESERVED_LABELS[Reserved.HOST]}))
+
+
 def _surroundings(
     identities: dict[int, Labels],
     cidrs: dict[IPNetwork, int],
@@ -350,6 +381,7 @@ def _surroundings(
     services: tuple[Service, ...],
     secrets: Mapping[SecretRef, str],
     tls: TlsSecrets,
+    node_labels: Labels,
     previous: World | None,
 ) -> Surroundings:
     """As in `previous` when nothing there has changed, so that its plans stay valid."""
@@ -358,7 +390,7 @@ def _surroundings(
         index = old.index
     else:
         index = IdentityIndex(identities, cidrs, ((prefix, number) for (prefix, _), number in learned.numbers.items()))
-    around = Surroundings(index, _ports_by_name(endpoints), services, secrets, tls)
+    around = Surroundings(index, _ports_by_name(endpoints), services, secrets, tls, node_labels)
     return old if old is not None and old == around else around
 
 

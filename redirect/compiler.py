@@ -1,6 +1,6 @@
 """Run as a process of its own: compiles a source of bpf/ with bcc, loads its programs and pins them, and ends.
 
-    python -m lockgate.redirect.compiler lockgate.c MAP_FOLDER FROM_POD_PIN TO_POD_PIN FROM_UPLINK_PIN
+    python -m lockgate.redirect.compiler lockgate.c MAP_FOLDER FROM_POD_PIN TO_POD_PIN FROM_UPLINK_PIN TO_UPLINK_PIN
 
 bcc brings clang and 100 MB with it and talks to standard error directly; here that is no burden for the agent, and what
 clang and the verifier say can be read whole. Exit status: 0, or one of `Exit`.

@@ -14,6 +14,7 @@ from . import layout
 from .layout import packed, unpacked
 from .map_changes import MapChanges
 from .maps import each_entry, open_map
+from .plan import HOST_ENDPOINT
 
 _TCP = 6
 # After so many seconds of silence the kernel judges anew: bpf/conntrack.h.
@@ -53,7 +54,7 @@ class Concern:
         networks = [*changes.ipcache.put, *changes.ipcache.gone]
         whole = frozenset(packed(each.network_address) for each in networks if each.prefixlen == each.max_prefixlen)
         interfaces = changes.endpoints.put.keys() | changes.endpoints.gone
-        return cls(interfaces, whole, len(whole) < len(networks))
+        return cls(interfaces, whole, len(whole) < len(networks) or HOST_ENDPOINT in interfaces)
 
     def touches(self, addresses: Iterable[bytes], interfaces: Iterable[int]) -> bool:
         """True when it may concern a connection with these ends."""

@@ -33,7 +33,7 @@ from .proxy_sockets import end_carried
 from .reason import Reason
 from .revocation import end, revoked
 from .services import ServiceAddresses
-from .tcx import POD_HOOKS, Hook
+from .tcx import POD_HOOKS, UPLINK_HOOKS, Hook
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/lockgate")
 _CONFIG_KEY = 0
@@ -153,15 +153,19 @@ class Datapath:
         return self.held().pods
 
     def attach_uplink(self, ifindex: int) -> None:
-        """Hand what arrives there for endpoints to Envoy where an L7 rule says so; without it such traffic is dropped.
+        """Hand what arrives there for endpoints to Envoy where an L7 rule says so, and police the node itself there.
+
+        Without it such requests are dropped, and the node's policies do not hold.
 
         Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
         """
-        self._attach(ifindex, Hook.FROM_UPLINK)
+        for hook in UPLINK_HOOKS:
+            self._attach(ifindex, hook)
 
     def detach_uplink(self, ifindex: int) -> None:
         """An uplink no more. Unknown ones are fine."""
-        tcx.remove(self._link(ifindex, Hook.FROM_UPLINK))
+        for hook in UPLINK_HOOKS:
+            tcx.remove(self._link(ifindex, hook))
 
     def uplinks(self) -> frozenset[int]:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
@@ -190,7 +194,10 @@ class Datapath:
                 found[_hook_of(path)].add(ifindex)
             else:
                 path.unlink(missing_ok=True)
-        return Held(frozenset(found[Hook.TO_POD] & found[Hook.FROM_POD]), frozenset(found[Hook.FROM_UPLINK]))
+        return Held(
+            frozenset(found[Hook.TO_POD] & found[Hook.FROM_POD]),
+            frozenset(found[Hook.TO_UPLINK] & found[Hook.FROM_UPLINK]),
+        )
 
     @property
     def redirecting(self) -> bool:

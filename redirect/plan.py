@@ -39,6 +39,7 @@ DEFAULT_DNS_PORT = 15053
 DEFAULT_TLS_PORT = 15002
 DEFAULT_KAFKA_PORT = 15003
 _HOST = 1
+HOST_ENDPOINT = 1  # in the map of endpoints, the node itself: bpf/maps.h
 
 
 class Verdict(IntEnum):
@@ -166,13 +167,19 @@ class DatapathPlan:
         if client is None or server is None or not client.identity or not server.identity:
             return DENY
         effect = ALLOW
-        if client.ifindex:
-            effect = effect.combine(self.lookup(client.ifindex, Direction.EGRESS, server.identity, protocol, port))
-        if server.ifindex:
-            effect = effect.combine(self.lookup(server.ifindex, Direction.INGRESS, client.identity, protocol, port))
+        if subject := self._subject(client):
+            effect = effect.combine(self.lookup(subject, Direction.EGRESS, server.identity, protocol, port))
+        if subject := self._subject(server):
+            effect = effect.combine(self.lookup(subject, Direction.INGRESS, client.identity, protocol, port))
             if client.identity == _HOST and effect.verdict is Verdict.REDIRECT:
                 return ALLOW
         return effect
+
+    def _subject(self, owner: Owner) -> int:
+        """Whose policy is asked; 0 is nobody's."""
+        if owner.identity == _HOST:
+            return HOST_ENDPOINT if HOST_ENDPOINT in self.endpoints else 0
+        return owner.ifindex
 
 
 # Loopback is never a pod's business: Envoy's listeners, its admin and the xDS server live there.
@@ -204,8 +211,11 @@ class Planner:
         endpoints: Sequence[tuple[Endpoint, EndpointPolicy]],
         ipcache: Mapping[IPNetwork, int],
         proxies: ProxyPorts = DEFAULT_PORTS,
+        host: EndpointPolicy | None = None,
     ) -> DatapathPlan:
         """The maps' content for these endpoints (those that are not local are left out) and this ipcache.
+
+        `host` is the policy of the node itself; None when no policy selects it.
 
         `ipcache` should own 0.0.0.0/0 and ::/0 (an address without owner is dropped) and the node's own addresses.
         L7 rules of a kind that no proxy serves are drops.
@@ -213,7 +223,7 @@ class Planner:
         owners = {network: Owner(identity) for network, identity in ipcache.items() if can_own(network)}
         local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]
         known, self._compiled = self._compiled, {}
-        for _, policy in local:
+        for policy in [*(policy for _, policy in local), *((host,) if host is not None else ())]:
             for direction in Direction:
                 half = policy.direction(direction)
                 key = (id(half), proxies)
@@ -235,12 +245,15 @@ class Planner:
         for part in other_values(numbered, self._numbered):
             entries |= part
         self._entries, self._numbered = entries, numbered
+        policies = {endpoint.ifindex: policy for endpoint, policy in local}
+        if host is not None:
+            policies[HOST_ENDPOINT] = host
         return DatapathPlan(
             policy=MappingProxyType(entries),
             endpoints=MappingProxyType(
                 {
-                    endpoint.ifindex: EndpointPolicies(number(policy.ingress), number(policy.egress))
-                    for endpoint, policy in local
+                    ifindex: EndpointPolicies(number(policy.ingress), number(policy.egress))
+                    for ifindex, policy in policies.items()
                 }
             ),
             ipcache=MappingProxyType(owners),

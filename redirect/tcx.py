@@ -20,6 +20,7 @@ class Hook(Enum):
     FROM_POD = ("from_pod", 46)  # BPF_TCX_INGRESS
     TO_POD = ("to_pod", 47)  # BPF_TCX_EGRESS
     FROM_UPLINK = ("from_uplink", 46)
+    TO_UPLINK = ("to_uplink", 47)
 
     @property
     def program(self) -> str:
@@ -32,6 +33,7 @@ class Hook(Enum):
         return self.value[1]
 
 
+UPLINK_HOOKS = (Hook.TO_UPLINK, Hook.FROM_UPLINK)
 POD_HOOKS = (Hook.TO_POD, Hook.FROM_POD)  # both sides of an endpoint's interface, in the order of attaching
 
 

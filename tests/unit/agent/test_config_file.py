@@ -44,6 +44,7 @@ def test_remote_nodes(tmp_path: Path) -> None:
         ("{http_port: 65535, concurrency: 1024}", {"http_port": 65535, "concurrency": 1024}),
         ("uplinks: [eth0, bond0.7]", {"uplinks": ("eth0", "bond0.7")}),
         ("uplinks: []", {"uplinks": ()}),
+        ("node_labels: {role: edge, a/b: ''}", {"node_labels": (("a/b", ""), ("role", "edge"))}),
         ("engines: [unix:///run/a.sock, unix:///run/a.sock]", {"engines": ("unix:///run/a.sock",)}),
     ],
 )
@@ -78,6 +79,8 @@ def test_no_file_is_an_empty_one() -> None:
         (f"remote: {remote(nodes=['a', 'a'])}", "remote.nodes: at most 64, and each once"),
         (f"remote: {remote(nodes=[f'n{number}' for number in range(65)])}", "remote.nodes: at most 64, and each once"),
         ("concurrency: 1.5", "concurrency: write a number from 0 to 1024"),
+        ("node_labels: [a]", "node_labels: write keys and texts, as in 'node_labels: {role: edge}'"),
+        ("node_labels: {a: 1}", "node_labels: write keys and texts"),
         ("uplinks: eth0", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
         ("uplinks: [1]", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
         ("engines: unix:///run/docker.sock", "engines: write a list of sockets, as in 'engines: [unix:///var/run/"),

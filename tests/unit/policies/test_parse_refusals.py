@@ -779,6 +779,21 @@ def test_http_under_a_node_selector() -> None:
     assert problem.message == "http rules are not possible under nodeSelector"
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ('toPorts: [{ports: [{port: "9092", protocol: TCP}], rules: {kafka: [{}]}}]', "kafka rules are"),
+        ('toPorts: [{ports: [{port: "53", protocol: UDP}], rules: {dns: [{matchPattern: "*"}]}}]', "dns rules are"),
+        ('toPorts: [{ports: [{port: "443", protocol: TCP}], serverNames: [a.test]}]', "serverNames is"),
+        ("toFQDNs: [{matchName: a.test}]", "toFQDNs is"),
+    ],
+)
+def test_no_proxy_under_a_node_selector(entry: str, message: str) -> None:
+    text = f"nodeSelector: {{}}\negress:\n- {entry}\n"
+    (problem,) = parse_policies(spec(text, CLUSTERWIDE), "p.yaml").problems
+    assert problem.message == f"{message} not possible under nodeSelector"
+
+
 WARNINGS: list[tuple[str, int, str, str, str]] = [
     (
         entry(HTTP + "    - headerMatches: [{name: a, mismatch: DELETE}]"),

@@ -29,7 +29,6 @@ USES: dict[Feature, tuple[str, str]] = {
         "ingress: [{fromEntities: [all], authentication: {mode: required}}]",
         "ingress[0].authentication",
     ),
-    Feature.NODE_SELECTOR: ("ingress: [{}]", "nodeSelector"),
     Feature.NODES: ("ingress: [{fromNodes: [{}]}]", "ingress[0].fromNodes"),
     Feature.GROUPS: ("ingress: [{fromGroups: [{}]}]", "ingress[0].fromGroups"),
     Feature.CIDR_GROUPS: ("ingress: [{fromCIDRSet: [{cidrGroupRef: a}]}]", "ingress[0].fromCIDRSet[0].cidrGroupRef"),
@@ -41,10 +40,7 @@ USES: dict[Feature, tuple[str, str]] = {
 
 
 def document(feature: Feature) -> bytes:
-    node = feature is Feature.NODE_SELECTOR
-    kind = "CiliumClusterwideNetworkPolicy" if node else "CiliumNetworkPolicy"
-    selector = "nodeSelector" if node else "endpointSelector"
-    head = f"apiVersion: cilium.io/v2\nkind: {kind}\nmetadata: {{name: p}}\nspec:\n  {selector}: {{}}\n"
+    head = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p}\nspec:\n  endpointSelector: {}\n"
     return f"{head}  {USES[feature][0]}\n".encode()
 
 

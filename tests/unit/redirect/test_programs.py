@@ -34,9 +34,9 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.verdict import Judgement, Verdict, judge
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
-from lockgate.redirect import Datapath, Reason, layout, netns, plan, syscall
+from lockgate.redirect import Datapath, Reason, layout, netns, syscall
 from lockgate.redirect.drop_log import DropLog
-from lockgate.redirect.plan import DatapathPlan
+from lockgate.redirect.plan import DatapathPlan, Planner
 from lockgate.redirect.tcx import Hook
 
 T = TypeVar("T")
@@ -81,11 +81,13 @@ class Kernel:
     def inside(self, function: Callable[[], T]) -> T:
         return netns.run_in(self.ground.node.path, function)
 
-    def enforce(self, client: EndpointPolicy = OPEN, server: EndpointPolicy = OPEN) -> DatapathPlan:
+    def enforce(
+        self, client: EndpointPolicy = OPEN, server: EndpointPolicy = OPEN, host: EndpointPolicy | None = None
+    ) -> DatapathPlan:
         def endpoint(identity: int, ifindex: int, ips: tuple[IPAddress, ...]) -> Endpoint:
             return Endpoint(Workload(str(identity), "default", ()), identity, ips, ifindex)
 
-        wanted = plan(
+        wanted = Planner().plan(
             [
                 (endpoint(CLIENT, self.client.ifindex, self.client.ips), client),
                 (endpoint(SERVER, self.server.ifindex, self.server.ips), server),
@@ -96,6 +98,7 @@ class Kernel:
                 ip_network(HOST): 1,
                 ip_network(HOST_LINK): 1,
             },
+            host=host,
         )
         self.datapath.apply(wanted)
         return wanted

@@ -1,0 +1,128 @@
+"""The node's own traffic over an uplink, run by the kernel on packets made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+from lockgate.policies.endpoint_policy import EndpointPolicy
+from lockgate.policies.workload import IPAddress
+from lockgate.redirect.reason import Reason
+from lockgate.redirect.tcx import Hook
+from lockgate.tests.unit.redirect.test_programs import (
+    ACK,
+    CLIENT,
+    HOST,
+    HOST_LINK,
+    RST,
+    SYN,
+    UNSPEC,
+    WORLD,
+    Kernel,
+    egress,
+    frame,
+    fresh,
+    ingress,
+    ip,
+    rule,
+    tcp,
+    udp,
+)
+
+WORLD_IDENTITY = 9
+JUDGED = 0x400
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    made = Kernel()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def arrive(kernel: Kernel, source: IPAddress, protocol: int, payload: bytes, mark: int = 0, **more: int) -> str:
+    """What an uplink does with a packet to the node."""
+    packet = frame(ip(source, HOST, protocol, payload, **more))  # type: ignore[arg-type]
+    return outcome(kernel, Hook.FROM_UPLINK, packet, mark)
+
+
+def leave(kernel: Kernel, destination: IPAddress, protocol: int, payload: bytes, came_from: int = 0) -> str:
+    """What it does with a packet of the node."""
+    return outcome(kernel, Hook.TO_UPLINK, frame(ip(HOST, destination, protocol, payload)), 0, came_from)
+
+
+def outcome(kernel: Kernel, hook: Hook, packet: bytes, mark: int, came_from: int = 0) -> str:
+    found = kernel.run(hook, kernel.outside.ifindex, packet, mark, came_from)
+    return "passes" if found.action == UNSPEC else str(found.reason.name if found.reason is not None else found.action)
+
+
+def host(*, incoming: EndpointPolicy | None = None, outgoing: EndpointPolicy | None = None) -> EndpointPolicy:
+    return EndpointPolicy((incoming or EndpointPolicy()).ingress, (outgoing or EndpointPolicy()).egress)
+
+
+def test_nothing_is_judged_while_no_policy_selects_the_node(kernel: Kernel) -> None:
+    kernel.enforce()
+    assert arrive(kernel, WORLD, 6, tcp(next(fresh), 23)) == "passes"
+    assert arrive(kernel, WORLD, 47, bytes(20)) == "passes"
+    assert leave(kernel, WORLD, 6, tcp(next(fresh), 23)) == "passes"
+
+
+def test_what_comes_to_the_node(kernel: Kernel) -> None:
+    kernel.enforce(host=host(incoming=ingress(rule(WORLD_IDENTITY, 22), rule(CLIENT, 80))))
+    port = next(fresh)
+    assert arrive(kernel, WORLD, 6, tcp(port, 22)) == "passes"
+    assert arrive(kernel, WORLD, 6, tcp(port, 22, ACK)) == "passes"
+    assert leave(kernel, WORLD, 6, tcp(22, port, SYN | ACK)) == "passes"
+    assert arrive(kernel, WORLD, 6, tcp(next(fresh), 23)) == Reason.POLICY.name
+    assert arrive(kernel, WORLD, 17, udp(next(fresh), 22)) == Reason.POLICY.name
+    assert arrive(kernel, WORLD, 6, tcp(next(fresh), 22), fragment=0x2000) == Reason.FRAGMENT.name
+    assert arrive(kernel, WORLD, 47, bytes(20)) == Reason.UNSUPPORTED.name, "the default is deny"
+    for extension in (0, 43, 44, 60):
+        packet = frame(
+            ip(ip_address("2001:db8::9"), HOST_LINK, extension, bytes([6]) + bytes(7) + tcp(next(fresh), 22))
+        )
+        assert outcome(kernel, Hook.FROM_UPLINK, packet, 0) == Reason.UNSUPPORTED.name
+    # The default of the other direction is open.
+    assert leave(kernel, WORLD, 6, tcp(next(fresh), 443)) == "passes"
+    assert leave(kernel, WORLD, 47, bytes(20)) == "passes"
+
+
+def test_who_claims_to_be_a_pod_or_the_node(kernel: Kernel) -> None:
+    kernel.enforce(host=host(incoming=ingress(rule(CLIENT, 80))))
+    for source in (kernel.client.ipv4, HOST):
+        assert arrive(kernel, source, 6, tcp(next(fresh), 80)) == Reason.SPOOFED.name
+    # Over a bridge it comes with the mark that from_pod has left.
+    sent = kernel.send(frame(ip(kernel.client.ipv4, HOST, 6, tcp(port := next(fresh), 80))))
+    assert (sent.reason, sent.mark) == (Reason.ALLOWED, 1 << 16 | JUDGED)
+    assert arrive(kernel, kernel.client.ipv4, 6, tcp(port, 80), sent.mark) == "passes"
+    assert kernel.send(frame(ip(kernel.client.ipv4, HOST, 6, tcp(next(fresh), 81)))).reason is Reason.POLICY
+
+
+def test_what_the_node_sends(kernel: Kernel) -> None:
+    kernel.enforce(host=host(outgoing=egress(rule(WORLD_IDENTITY, 443))))
+    port = next(fresh)
+    assert leave(kernel, WORLD, 6, tcp(port, 443)) == "passes"
+    assert arrive(kernel, WORLD, 6, tcp(443, port, SYN | ACK)) == "passes"
+    assert leave(kernel, WORLD, 6, tcp(next(fresh), 444)) == Reason.POLICY.name
+    assert leave(kernel, WORLD, 47, bytes(20)) == Reason.UNSUPPORTED.name
+    assert leave(kernel, WORLD, 6, tcp(next(fresh), 444, RST)) == "passes", "how it refuses"
+    assert leave(kernel, kernel.server.ipv4, 6, tcp(next(fresh), 444)) == "passes", "its interface judges"
+    # A pod's, with the node's address; and the answer.
+    pod = kernel.client.ifindex
+    assert leave(kernel, WORLD, 6, tcp(port := next(fresh), 444), came_from=pod) == "passes"
+    assert arrive(kernel, WORLD, 6, tcp(444, port, SYN | ACK)) == "passes"
+    kernel.enforce(host=host(incoming=ingress(), outgoing=egress()))
+    assert arrive(kernel, WORLD, 6, tcp(444, port, ACK)) == "passes", "also by another policy"
+
+
+def test_a_denied_port_leaves_the_rest_open(kernel: Kernel) -> None:
+    closed = rule(WORLD_IDENTITY, 23, deny=True)
+    incoming = ingress(closed)
+    kernel.enforce(host=EndpointPolicy(type(incoming.ingress)(False, (closed,))))
+    assert arrive(kernel, WORLD, 6, tcp(next(fresh), 23)) == Reason.POLICY.name
+    assert arrive(kernel, WORLD, 6, tcp(next(fresh), 24)) == "passes"
+    assert arrive(kernel, WORLD, 47, bytes(20)) == "passes"
+    assert arrive(kernel, WORLD, 6, tcp(next(fresh), 24), fragment=0x2000) == Reason.FRAGMENT.name
