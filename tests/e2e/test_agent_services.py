@@ -160,7 +160,7 @@ class TestConnections:
         assert not served_by(node)
 
     def test_requests_are_judged_by_envoy(self, node: LiveNode, family: int) -> None:
-        entered = "^listener.lockgate_http_ipv[46].downstream_cx_total$"
+        entered = "^listener.lockgate_http.downstream_cx_total$"
         before = node.stat(entered)
         assert fetch(node.frontend, API[family], 8000, "/api/v1/users") == OK
         assert fetch(node.frontend, API[family], 8000, "/", "POST") == DENIED
