@@ -1,4 +1,4 @@
-"""The node agent: follows the store and the node's interfaces, and keeps Envoy and the kernel at what they say."""
+"""The node agent: starts everything that a node needs, ties it together, and ends it in the right order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -24,25 +23,19 @@ from ..envoy.module_file import find_module
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
 from ..envoy.running_stream import report_handler
 from ..envoy.tls_listener import TlsListener
-from ..policies import World
-from ..policies.workload import IPAddress
 from ..redirect.datapath import Datapath
-from ..redirect.device import find_device, node_addresses
-from ..redirect.errors import RedirectError
 from ..redirect.links import Links
-from ..store import Store, StoreContent
+from ..store import Store
 from ..xds import XdsServer
 from .api import LocalApi
-from .applier import Applied, Applier
-from .change import Changed, ChangeMaker
-from .dns.learner import Learner, Names
+from .applier import Applier
+from .change import ChangeMaker
+from .dns.learner import Learner
 from .dns.memory import NameMemory
 from .dns.names import Bounds, NameCache
 from .dns.proxy import DnsProxy
 from .dns.view import dns_counts, dns_view
 from .effect_watch import Effect, EffectWatch
-from .endpoints import discover
-from .errors import StateError
 from .host import make_run_dir, require_host, require_port
 from .intake import Intake, admit
 from .kafka_side import KafkaSide
@@ -50,6 +43,7 @@ from .last_good import LastGood
 from .lock import AgentLock
 from .metrics import Exposition, Metrics
 from .metrics_port import MetricsPort
+from .reconciler import Reconciler
 from .remote_nodes import RemoteNodes
 from .remote_port import remote_port
 from .service_side import ServiceSide
@@ -62,9 +56,6 @@ from .view import NodeState, NodeView
 
 log = logging.getLogger("lockgate.agent")
 
-_SETTLE_SECONDS = 0.02  # several news of one change (a pod's links come in pairs, the names of an answer) are one
-_RETRY_SECONDS = 1.0  # after the kernel refused something, or Envoy did not answer
-_LOOK_SECONDS = 5.0  # for a workload that was not found as it is listed: an address may come without news of a link
 _ENVOY_CHECK_SECONDS = 1.0  # how often a missing supervisor is noticed
 
 
@@ -74,13 +65,8 @@ class NodeAgent:
     def __init__(self, settings: Settings, store: Store | None = None) -> None:
         self._settings = settings
         self._store: Store = store or make_store(settings)
-        self._content = StoreContent((), ())
-        self._intake = Intake()
-        self._changed = asyncio.Event()
-        self._look_again = True  # the node's interfaces may be others than in `_state.discovery`
         self._state = NodeState(settings=settings, node=_node_id())
         self._names = NameCache(Bounds(shortest_ttl=settings.dns_min_ttl))
-        self._rounds: list[asyncio.Event] = []  # set after a round of `_reconcile` that began later
 
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT.
@@ -105,9 +91,9 @@ class NodeAgent:
             name_memory = NameMemory.open(settings.state_dir)
             stack.callback(name_memory.close)
             name_memory.recall(self._names, time.monotonic(), time.time())
-            self._content = await self._store.read()
+            content = await self._store.read()
             # Read while the kernel's programs are compiled and Envoy starts.
-            reading = asyncio.create_task(asyncio.to_thread(admit, self._intake, self._content, last_good))
+            reading = asyncio.create_task(asyncio.to_thread(admit, Intake(), content, last_good))
             stop = stop_signal()
 
             metrics = Metrics()
@@ -155,17 +141,24 @@ class NodeAgent:
                 redirecting=datapath.redirecting,
             )
             streams.judge_by(lambda: applier.judging, applier.end_streams)
+            changes = ChangeMaker(applier, last_good)
+            watch = EffectWatch(xds, _node_id(), settings.admin_socket, metrics.effect_seen)
+
+            def made(began: float) -> None:
+                metrics.change_made(time.monotonic() - began)
+                watch.changed(began)
+
+            reconciler = Reconciler(self._state, self._names, applier, changes, last_good, services, remote, made)
+            reconciler.store_says(content)
             learner = Learner(
                 self._names,
                 name_memory,
-                bring=partial(self._bring, applier),
+                bring=reconciler.bring,
                 busy=applier.busy,
                 matters=lambda name: applier.world is not None and applier.world.asks_for(name),
             )
             self._state.dns = partial(dns_view, dns, self._names)
             self._state.names_problem = lambda: learner.problem
-            changes = ChangeMaker(applier, last_good)
-            watch = EffectWatch(xds, _node_id(), settings.admin_socket, metrics.effect_seen)
             self._state.effect = watch.effect
             self._state.remote = remote
             self._state.certificates = files
@@ -185,18 +178,11 @@ class NodeAgent:
                 await service.start()
                 stack.push_async_callback(service.stop)
 
-            def made(began: float) -> None:
-                metrics.change_made(time.monotonic() - began)
-                watch.changed(began)
-
-            self._changed.set()
             tasks = [
-                asyncio.create_task(self._follow_store(), name="store"),
-                asyncio.create_task(self._follow_links(), name="links"),
+                asyncio.create_task(self._follow_store(reconciler), name="store"),
+                asyncio.create_task(_follow_links(reconciler), name="links"),
                 asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
-                asyncio.create_task(
-                    self._reconcile(reading, applier, services, last_good, changes, remote, made), name="reconcile"
-                ),
+                asyncio.create_task(reconciler.run(reading), name="reconcile"),
                 asyncio.create_task(services.run(), name="services"),
                 asyncio.create_task(remote.run(), name="remote nodes"),
                 asyncio.create_task(watch.run(), name="effect"),
@@ -213,16 +199,9 @@ class NodeAgent:
                 await asyncio.gather(*tasks, return_exceptions=True)
             log.info("stopping; the kernel and Envoy go on enforcing ('lockgate agent clean' takes them away)")
 
-    async def _follow_store(self) -> None:
+    async def _follow_store(self, reconciler: Reconciler) -> None:
         async for content in self._store.changes():
-            self._content = content
-            self._changed.set()
-
-    async def _follow_links(self) -> None:
-        async with Links() as news:
-            async for _ in news:
-                self._look_again = True
-                self._changed.set()
+            reconciler.store_says(content)
 
     async def _follow_envoy(self, envoy: EnvoyProcess) -> None:
         """The supervisor restarts Envoy; this restarts the supervisor, and keeps the log of denials bounded."""
@@ -240,140 +219,14 @@ class NodeAgent:
             async with Admin(self._settings.admin_socket) as admin:
                 await admin.reopen_logs()
 
-    async def _reconcile(
-        self,
-        reading: Awaitable[Intake],
-        applier: Applier,
-        services: ServiceSide,
-        last_good: LastGood,
-        changes: ChangeMaker,
-        remote: RemoteNodes,
-        made: Callable[[float], None],
-    ) -> None:
-        """Begins with what `reading` gives. `made` is told of every change that Envoy confirmed, with the time it
-        began."""
-        world: World | None = None
-        hosts: tuple[IPAddress, ...] = ()
-        selected = False  # a policy is about the node itself
-        state = self._state
-        while True:
-            await self._until_changed()
-            started = time.monotonic()
-            waiting, self._rounds = self._rounds, []
-            before = self._intake if world is not None else await reading
-            intake = await asyncio.to_thread(admit, before, self._content, last_good)
-            self._tell_problems(self._intake, intake)
-            muting: Awaitable[None] | None = None
-            looks = self._look_again or intake.workloads != self._intake.workloads
-            if looks:
-                self._look_again = False
-                hosts = await asyncio.to_thread(node_addresses)
-                found = await asyncio.to_thread(discover, intake.workloads, find_device)
-                _tell_new(found.problems, state.discovery.problems)
-                state.discovery = found
-                muting = asyncio.create_task(applier.mute(found.endpoints))  # while Envoy is told
-            state.intake = self._intake = intake
-            applier.names_taken()
-            world_of = partial(
-                World.of,
-                endpoints=state.discovery.endpoints,
-                previous=world,
-                hosts=hosts,
-                services=intake.services,
-                names=self._names.by_name(),
-                secrets=intake.header_values.values,
-                tls=intake.tls,
-                node_labels={"kubernetes.io/hostname": state.node, **dict(self._settings.node_labels)},
-            )
-            wanted = await asyncio.to_thread(world_of, changes.admitted(intake.policies))
-            if world is None or not state.settled or not world.tells_the_same(wanted):
-                try:
-                    changed = await changes.make(wanted, intake.policies, world_of)
-                except RedirectError as error:
-                    changed = Changed(wanted, Applied(problems=(str(error),)))
-                if applier.world is not None:
-                    await services.follow(applier.world)
-                _tell_applied(state, changed.applied, changed.world, time.monotonic() - started)
-                world = changed.world
-                state.finish(applier.world or world, changed.applied)
-                if not changed.applied.nack:
-                    remote.want(world)
-                if state.settled:
-                    made(started)
-                if applier.late:
-                    self._changed.set()  # Envoy may have to know
-            state.refusals = changes.refusals
-            if muting is not None:
-                await muting
-            selects = applier.world is not None and applier.world.host is not None
-            if looks or state.uplink_problems or selects != selected:
-                selected = selects
-                await self._follow_uplinks(applier)
-            if not gc.isenabled():
-                gc.freeze()
-                gc.enable()
-            for event in waiting:
-                event.set()
-            if state.settled:
-                kept = {key: refusal.stand_in for key, refusal in state.refusals.items()}
-                accepted = intake.with_stand_ins(
-                    {key: each.policy if each.older else None for key, each in kept.items()}
-                )
-                state.memory_problem = await _remember(last_good, accepted, state.memory_problem)
-
-    async def _follow_uplinks(self, applier: Applier) -> None:
-        state = self._state
-        try:
-            problems = await applier.uplinks(self._settings.uplinks)
-        except RedirectError as error:
-            problems = (str(error),)
-        _tell_new(problems, state.uplink_problems)
-        state.uplink_problems = problems
-
-    async def _bring(self, applier: Applier, names: Names) -> None:
-        """Learned addresses into force: straight into the kernel where that is enough."""
-        if await applier.readdress(names):
-            if applier.world is not None and self._state.world is not None:
-                self._state.world = applier.world
-                if self._state.remote is not None:
-                    self._state.remote.want(applier.world)
-            return
-        done = asyncio.Event()
-        self._rounds.append(done)
-        self._changed.set()
-        await done.wait()
-
-    async def _until_changed(self) -> None:
-        """Waits for news, or until what went wrong is worth another try."""
-        state = self._state
-        looks = state.discovery.problems or state.uplink_problems
-        patience = _RETRY_SECONDS if state.applied.problems else _LOOK_SECONDS if looks else None
-        try:
-            async with asyncio.timeout(patience):
-                await self._changed.wait()
-        except TimeoutError:
-            self._look_again = True
-        else:
-            if self._look_again or self._rounds:
-                await asyncio.sleep(_SETTLE_SECONDS)
-        self._changed.clear()
-
     def _envoy_runs(self) -> bool:
         return self._state.envoy is not None and self._state.envoy.phase is Phase.RUNNING
 
-    def _tell_problems(self, before: Intake, now: Intake) -> None:
-        known = set(before.problems)
-        for problem in now.problems:
-            if problem not in known:
-                (log.error if problem.is_error else log.warning)("%s", problem)
-        for key, lacking in now.lacking.items():
-            for problem in lacking:
-                if problem not in before.lacking.get(key, ()):
-                    log.warning("%s", problem)
-        for key in sorted(now.stale - before.stale):
-            log.warning("policy %s stays enforced in its last good version", key)
-        for ref in sorted(now.stale_secrets - before.stale_secrets):
-            log.warning("secret %s stays in force in its last good version", ref)
+
+async def _follow_links(reconciler: Reconciler) -> None:
+    async with Links() as news:
+        async for _ in news:
+            reconciler.look_again()
 
 
 def _bootstrap(settings: Settings, ipcache: Ipcache) -> bytes:
@@ -402,39 +255,6 @@ def _counts(effect: Effect, changes: ChangeMaker, streams: StreamWatch) -> dict[
         "searches": changes.searches,
         "streams": streams.ended,
     }
-
-
-def _tell_new(now: tuple[str, ...], before: tuple[str, ...]) -> None:
-    for problem in now:
-        if problem not in before:
-            log.error("%s", problem)
-
-
-def _tell_applied(before: NodeState, applied: Applied, world: World, seconds: float) -> None:
-    if applied.nack:
-        if applied.nack != before.applied.nack:
-            log.error("Envoy refused the policies, the last good ones stay enforced: %s", applied.nack)
-        return
-    for origin, reason in applied.unexpressed:
-        log.error("%s:%d: %s: %s", origin.source, origin.line, origin.path, reason)
-    _tell_new(applied.problems, before.applied.problems)
-    if not applied.problems:
-        log.info(
-            "%d policies on %d endpoints in force after %.0f ms",
-            len(world.policies),
-            sum(endpoint.local for endpoint in world.endpoints),
-            seconds * 1000,
-        )
-
-
-async def _remember(last_good: LastGood, intake: Intake, before: str) -> str:
-    """What keeps the node from surviving a restart with a broken file, in a sentence; empty when nothing does."""
-    try:
-        await asyncio.to_thread(last_good.remember, intake)
-    except StateError as error:
-        _tell_new((str(error),), (before,))
-        return str(error)
-    return ""
 
 
 def _tell_envoy(before: EnvoyStatus | None, now: EnvoyStatus | None) -> None:
