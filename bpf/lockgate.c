@@ -87,7 +87,7 @@ static __always_inline int revoke(struct __sk_buff *skb, const struct packet *p,
 }
 
 /* Judges a packet on its way in, remembers its connection, and marks it for its way. */
-static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, const struct track *t,
+static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, struct track *t,
                                  const struct owner *src, const struct owner *dst, struct connection *next)
 {
     struct verdict v = {};

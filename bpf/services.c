@@ -67,7 +67,6 @@ static __always_inline int choose(const struct frontend *service, struct backend
 
     if (!table)
         return service_frontends.lookup(&address) ? NOBODY : NO_SERVICE;
-#pragma unroll
     for (int look = 0; look < 2; look++) {
         if (!table || !table->slots)
             return NOBODY;

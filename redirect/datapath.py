@@ -100,7 +100,7 @@ class Datapath:
 
         `reset_port` is one of Envoy's transparent listeners on loopback: it resets connections that are revoked.
 
-        Takes about a second, or a few milliseconds when the same version ran here before.
+        Takes some seconds, or a few milliseconds when the same version ran here before.
 
         Raises:
             BpfUnsupportedError: the kernel or the caller's rights are not enough.

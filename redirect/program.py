@@ -30,7 +30,7 @@ def load_programs(map_folder: Path, program_folder: Path, hooks: type[H]) -> Map
     """A descriptor for each of the hooks' programs, from its pin or fresh from the compiler. Both folders lie in a BPF
     file system; nothing else may be in `program_folder`.
 
-    Maps pinned in `map_folder` are used, missing ones are made there. Compiling takes about a second; the pins are
+    Maps pinned in `map_folder` are used, missing ones are made there. Compiling takes some seconds; the pins are
     named by what they were made from, so that an agent that starts again need not.
     """
     digest = _digest(SOURCES[hooks])
