@@ -201,7 +201,7 @@ def connection_manager(
         internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(
             cidr_ranges=[core.CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
         ),
-        early_header_mutation_extensions=[_mark_absent_forwarded_proto()],
+        early_header_mutation_extensions=[mark_absent_forwarded_proto()],
         skip_xff_append=True,
         generate_request_id=False,
         preserve_external_request_id=True,
@@ -227,9 +227,9 @@ def connection_manager(
     )
 
 
-def _mark_absent_forwarded_proto() -> core.TypedExtensionConfig:
-    # Envoy adds X-Forwarded-Proto to every request that has none, and no option prevents it. So a request without one
-    # gets a value that only we write, by which the route knows to take it away again.
+def mark_absent_forwarded_proto() -> core.TypedExtensionConfig:
+    """Envoy adds X-Forwarded-Proto to every request that has none, and no option prevents it. So a request without one
+    gets a value that only we write, by which policies and the route know it."""
     absent = mutation_rules.HeaderMutation(
         append=core.HeaderValueOption(
             header=core.HeaderValue(key=_FORWARDED_PROTO, value=ABSENT_FORWARDED_PROTO),

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockgate.envoy.binary import find_binary
+from lockgate.envoy.http_listener import mark_absent_forwarded_proto
 from lockgate.envoy.identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
 from lockgate.envoy.module_file import find_module
 from lockgate.envoy.policy_shard import sharded_policy
@@ -199,6 +200,7 @@ def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]], ipcache: 
         "@type": HTTP,
         "stat_prefix": "http",
         "http_filters": [*slots, router],
+        "early_header_mutation_extensions": [mark_absent_forwarded_proto().to_dict()],
         "route_config": {
             "virtual_hosts": [
                 {

@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ def site() -> Iterator[Site]:
 
 @contextmanager
 def started(site: Site, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs it as the leader of a process group, as a shell does."""
+    """Runs it as the leader of a process group that heeds Ctrl-C, as a shell does."""
     command = [sys.executable, "-P", "-m", "lockgate", "demo", "--name", site.name, *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, process_group=0, **pipes) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background ignores it
+    with subprocess.Popen(command, process_group=0, preexec_fn=heed, **pipes) as process:
         try:
             yield process
         finally:

@@ -19,7 +19,7 @@ from lockgate.policies.workload import IPAddress
 from lockgate.redirect import netns
 from lockgate.tests.e2e import wire
 from lockgate.tests.e2e.field import L4, L7, POLICY, SHUT, Field, Packets, Recorder, field, pair
-from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, fetch
+from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, REFUSED, fetch
 from lockgate.tests.e2e.wire import ACK, FIN, ICMPV6, PSH, RST, SYN, TCP, UDP, URG, Wire, ip
 
 REQUEST = b"GET /forbidden HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -394,6 +394,8 @@ def test_the_first_packet_before_the_first_sync(ground: Field) -> None:
     try:
         late = node.ground.pod("late", labels={"app": "late"})
         served = Recorder(late, L7)
+        # The node must know its neighbour already: also what a mute pod says of its own address is dropped.
+        assert fetch(node.node, late.ipv4, L7 + 1, patience=GLANCE) == REFUSED
         node.list_pods()
         with Wire(late, node.node) as capture:
             before = ground.counted("unsynced")
