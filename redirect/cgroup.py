@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from enum import Enum
 from pathlib import Path
 
 from . import syscall
 from .errors import BpfUnsupportedError
+from .program_hook import ProgramHook
 from .syscall import Command
 
 PROGRAM_TYPE = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-class SocketHook(Enum):
+class SocketHook(ProgramHook):
     """A program of bpf/services.c and what of a socket it is about (`enum bpf_attach_type`)."""
 
     CONNECT4 = ("service_connect4", 10)
@@ -27,16 +27,6 @@ class SocketHook(Enum):
     RECVMSG6 = ("service_recvmsg6", 20)
     GETPEERNAME4 = ("service_getpeername4", 29)
     GETPEERNAME6 = ("service_getpeername6", 30)
-
-    @property
-    def program(self) -> str:
-        """The function's name in the C source."""
-        return self.value[0]
-
-    @property
-    def attach_type(self) -> int:
-        """The kernel's number."""
-        return self.value[1]
 
 
 def root(mounts: Path = _MOUNTS) -> Path:

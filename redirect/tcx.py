@@ -6,31 +6,21 @@ import errno
 import os
 import platform
 import struct
-from enum import Enum
 from pathlib import Path
 
 from . import syscall
 from .errors import BpfUnsupportedError, EndpointUnreachableError
+from .program_hook import ProgramHook
 from .syscall import Command
 
 
-class Hook(Enum):
+class Hook(ProgramHook):
     """A program of bpf/lockgate.c and the side of the interface it belongs to (`enum bpf_attach_type`)."""
 
     FROM_POD = ("from_pod", 46)  # BPF_TCX_INGRESS
     TO_POD = ("to_pod", 47)  # BPF_TCX_EGRESS
     FROM_UPLINK = ("from_uplink", 46)
     TO_UPLINK = ("to_uplink", 47)
-
-    @property
-    def program(self) -> str:
-        """The function's name in the C source."""
-        return self.value[0]
-
-    @property
-    def attach_type(self) -> int:
-        """The kernel's number for the side."""
-        return self.value[1]
 
 
 UPLINK_HOOKS = (Hook.TO_UPLINK, Hook.FROM_UPLINK)
