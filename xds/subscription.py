@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import compress
+from operator import is_not
 from types import MappingProxyType
 
 from .node_memory import TypeMemory
@@ -45,6 +47,12 @@ class _Sent:
     @property
     def names(self) -> Iterable[str]:
         return (*self.resources, *self.removed)
+
+
+def _others(before: Mapping[str, Resource], after: Mapping[str, Resource]) -> Iterator[str]:
+    """The names that mean another object, or none any more. Without a step of Python's for each that stays."""
+    yield from compress(after, map(is_not, map(before.get, after), after.values()))
+    yield from before.keys() - after.keys()
 
 
 class Subscription:
@@ -163,8 +171,10 @@ class Subscription:
         its number, which only grows. What `gate` holds back is asked about again in the next call."""
         if published is not self._published:
             before, self._published = self._published, published
-            names = {*before, *published} if self._wildcard else {*self._named, *self._known}
-            self._look_at.update(name for name in names if before.get(name) is not published.get(name))
+            others = _others(before, published)
+            self._look_at.update(
+                others if self._wildcard else filter({*self._named, *self._known}.__contains__, others)
+            )
         if self.variant.in_turn and self._sent:
             return []
         self._revision = revision
