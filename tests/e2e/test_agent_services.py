@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from ipaddress import ip_address
 
 import pytest
@@ -94,11 +95,18 @@ def node() -> Iterator[LiveNode]:
         echoes = [Echo(made.ground.pod(f"echo{n}", labels={"app": "echo"}), 5353) for n in (1, 2)]
         list_services(made)
         made.start_agent()
+        made.until("every backend has been asked", partial(all_serve, made))
         try:
             yield made
         finally:
             for echo in echoes:
                 echo.socket.close()
+
+
+def all_serve(node: LiveNode) -> bool:
+    listed = node.lockgate("service", "list", "-o", "json").data
+    backends = [backend for each in listed for backend in each["backends"]]
+    return bool(backends) and all(backend["serves"] for backend in backends)
 
 
 def list_services(node: LiveNode, services: str = SERVICES) -> None:
