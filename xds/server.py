@@ -186,7 +186,9 @@ class XdsServer:
             changed = asyncio.get_running_loop().create_future()
             self._watchers.add(changed)
             try:
-                await asyncio.wait_for(changed, max(left, 0))
+                # Not wait_for: that of Python 3.11 swallows a cancellation that comes together with the news.
+                async with asyncio.timeout(max(left, 0)):
+                    await changed
             except TimeoutError:
                 last = self._answer(revision, node)
                 return last or Settled(Outcome.TIMEOUT if self._clients_of(node) else Outcome.NO_CLIENT)
