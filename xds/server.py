@@ -53,6 +53,7 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
+_LAST_WRITE_SECONDS = 1.0  # how long a client that is refused has for the response that is on its way
 _LONGEST_SOCKET_PATH = 107  # sizeof(sockaddr_un.sun_path) without the final zero
 
 
@@ -303,6 +304,10 @@ class XdsServer:
         tasks = [asyncio.create_task(self._read(client, context)), asyncio.create_task(self._write(client, context))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # gRPC cannot tell a client why its stream ends while a response is being written.
+            client.over = True
+            client.wake.set()
+            await asyncio.wait(tasks[1:], timeout=_LAST_WRITE_SECONDS)
             for task in done:
                 await task
         finally:
@@ -327,7 +332,7 @@ class XdsServer:
             client.wake.set()
 
     async def _write(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        while True:
+        while not client.over:
             await client.wake.wait()
             client.wake.clear()
             latest = self._latest(client.remote)
@@ -337,6 +342,8 @@ class XdsServer:
             client.note(latest.snapshot)
             self._tell_watchers()
             for response in responses:
+                if client.over:
+                    return
                 self._observer.sent(id(client), response.type_url, response.nonce)
                 await context.write(response.encode())
 
@@ -357,6 +364,7 @@ class _Client:
         self.remote = remote  # the node of its certificate; None on the socket
         self._observer = observer
         self.wake = asyncio.Event()
+        self.over = False  # nothing more is to be written
         self.stream: Conversation[Any] = variant(NodeMemory())  # until the first request tells the node
         self._variant = variant
         self._type_url = type_url
