@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import struct
 from pathlib import Path
 
-from . import syscall
+from . import pinned_link, syscall
 from .errors import BpfUnsupportedError
 from .program_hook import ProgramHook
-from .syscall import Command
 
 PROGRAM_TYPE = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -52,39 +49,20 @@ def create_pinned(hook: SocketHook, group: Path, program_fd: int, path: Path) ->
     """Attach the program to the cgroup and pin the link at `path`; it stays when this process ends."""
     target = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = syscall.bpf(Command.LINK_CREATE, struct.pack("=IIIIIIQ", program_fd, target, hook.attach_type, 0, 0, 0, 0))
+        fd = pinned_link.create(program_fd, target, hook.attach_type)
     except OSError as error:
         raise BpfUnsupportedError(
             f"cannot attach {hook.program} to the cgroup {group} ({error.strerror}); it needs root and Linux 6.6"
         ) from error
     finally:
         os.close(target)
-    try:
-        syscall.pin(fd, path)
-    finally:
-        os.close(fd)
+    pinned_link.keep(fd, path)
 
 
 def swap(path: Path, program_fd: int) -> None:
     """Put another program behind the pinned link, atomically."""
     fd = syscall.get(path)
     try:
-        syscall.bpf(Command.LINK_UPDATE, struct.pack("=IIII", fd, program_fd, 0, 0))
+        pinned_link.swap(fd, program_fd)
     finally:
         os.close(fd)
-
-
-def remove(path: Path) -> None:
-    """Take the program off, and the pin with it. A link that is not there is fine."""
-    try:
-        fd = syscall.get(path)
-    except FileNotFoundError:
-        return
-    try:
-        syscall.bpf(Command.LINK_DETACH, struct.pack("=I", fd))
-    except OSError as error:
-        if error.errno != errno.ENOLINK:  # the cgroup is gone
-            raise
-    finally:
-        os.close(fd)
-    path.unlink(missing_ok=True)

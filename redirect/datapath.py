@@ -20,7 +20,7 @@ from pathlib import Path
 from ..policies.endpoint_policy import Direction
 from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
-from . import bpffs, layout, routing, tcx
+from . import bpffs, layout, pinned_link, routing, tcx
 from .connections import Concern, ConnectionMap
 from .errors import RedirectError
 from .ipcache_map import IpcacheMap
@@ -146,7 +146,7 @@ class Datapath:
     def detach(self, ifindex: int) -> None:
         """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
         for hook in POD_HOOKS:
-            tcx.remove(self._link(ifindex, hook))
+            pinned_link.remove(self._link(ifindex, hook))
 
     def attached(self) -> frozenset[int]:
         """Interfaces that both programs police. Links of interfaces that are gone are taken away."""
@@ -165,7 +165,7 @@ class Datapath:
     def detach_uplink(self, ifindex: int) -> None:
         """An uplink no more. Unknown ones are fine."""
         for hook in UPLINK_HOOKS:
-            tcx.remove(self._link(ifindex, hook))
+            pinned_link.remove(self._link(ifindex, hook))
 
     def uplinks(self) -> frozenset[int]:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from ..policies.service import Backend, Frontend
 from ..policies.workload import IPAddress
-from . import bpffs, cgroup, layout
+from . import bpffs, cgroup, layout, pinned_link
 from .alias import alias_table
 from .cgroup import SocketHook
 from .layout import Serving, SlotKey, Table
@@ -68,7 +68,7 @@ class ServiceAddresses:
         for hook in SocketHook:
             path = links / hook.program
             if not vips:
-                cgroup.remove(path)
+                pinned_link.remove(path)
             elif not path.exists():
                 cgroup.create_pinned(hook, cgroup.root(), kernel.programs[hook], path)
 
@@ -83,7 +83,7 @@ class ServiceAddresses:
         """Take the links away that an agent left behind; the maps go with the data path's."""
         links = pin_dir / "service-links"
         for path in links.iterdir() if links.is_dir() else ():
-            cgroup.remove(path)
+            pinned_link.remove(path)
 
     def _pinned(self) -> bool:
         return (self._pin_dir / "maps" / layout.SERVICE_FRONTENDS.name).exists()

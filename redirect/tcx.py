@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import struct
 from pathlib import Path
 
-from . import syscall
+from . import pinned_link, syscall
 from .errors import BpfUnsupportedError, EndpointUnreachableError
 from .program_hook import ProgramHook
-from .syscall import Command
 
 
 class Hook(ProgramHook):
@@ -30,15 +28,10 @@ POD_HOOKS = (Hook.TO_POD, Hook.FROM_POD)  # both sides of an endpoint's interfac
 def create_pinned(hook: Hook, ifindex: int, program_fd: int, path: Path) -> None:
     """Attach the program and pin the link at `path`; it stays when this process ends."""
     try:
-        fd = syscall.bpf(
-            Command.LINK_CREATE, struct.pack("=IIIIIIQ", program_fd, ifindex, hook.attach_type, 0, 0, 0, 0)
-        )
+        fd = pinned_link.create(program_fd, ifindex, hook.attach_type)
     except OSError as error:
         raise _explain(error, ifindex) from error
-    try:
-        syscall.pin(fd, path)
-    finally:
-        os.close(fd)
+    pinned_link.keep(fd, path)
 
 
 def swap(path: Path, program_fd: int) -> int:
@@ -48,7 +41,7 @@ def swap(path: Path, program_fd: int) -> int:
         ifindex = syscall.link_ifindex(fd)
         if ifindex:
             try:
-                syscall.bpf(Command.LINK_UPDATE, struct.pack("=IIII", fd, program_fd, 0, 0))
+                pinned_link.swap(fd, program_fd)
             except OSError as error:
                 if error.errno != errno.ENOLINK:  # the interface went in this moment
                     raise
@@ -56,25 +49,6 @@ def swap(path: Path, program_fd: int) -> int:
         return ifindex
     finally:
         os.close(fd)
-
-
-def remove(path: Path) -> None:
-    """Take the program off the interface, and the pin with it. A link that is not there is fine.
-
-    Without the pin alone the kernel takes the program off a little later, and until then refuses it a second time.
-    """
-    try:
-        fd = syscall.get(path)
-    except FileNotFoundError:
-        return
-    try:
-        syscall.bpf(Command.LINK_DETACH, struct.pack("=I", fd))
-    except OSError as error:
-        if error.errno != errno.ENOLINK:  # the interface is gone
-            raise
-    finally:
-        os.close(fd)
-    path.unlink(missing_ok=True)
 
 
 def interface_of(path: Path) -> int:

@@ -1,0 +1,48 @@
+"""Links that attach a program and live as long as their pins."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from pathlib import Path
+
+from . import syscall
+from .syscall import Command
+
+
+def create(program_fd: int, target: int, attach_type: int) -> int:
+    """A descriptor of a new link; `target` is an interface or the descriptor of a cgroup. Raises OSError."""
+    return syscall.bpf(Command.LINK_CREATE, struct.pack("=IIIIIIQ", program_fd, target, attach_type, 0, 0, 0, 0))
+
+
+def keep(fd: int, path: Path) -> None:
+    """Pin the link, and let go of the descriptor whether or not that worked."""
+    try:
+        syscall.pin(fd, path)
+    finally:
+        os.close(fd)
+
+
+def swap(fd: int, program_fd: int) -> None:
+    """Put another program behind the link, atomically. Raises OSError."""
+    syscall.bpf(Command.LINK_UPDATE, struct.pack("=IIII", fd, program_fd, 0, 0))
+
+
+def remove(path: Path) -> None:
+    """Take the program off, and the pin with it. A link that is not there is fine.
+
+    Without the pin alone the kernel takes the program off a little later, and until then refuses it a second time.
+    """
+    try:
+        fd = syscall.get(path)
+    except FileNotFoundError:
+        return
+    try:
+        syscall.bpf(Command.LINK_DETACH, struct.pack("=I", fd))
+    except OSError as error:
+        if error.errno != errno.ENOLINK:  # the interface or the cgroup is gone
+            raise
+    finally:
+        os.close(fd)
+    path.unlink(missing_ok=True)
