@@ -22,7 +22,8 @@ from .figures import Figures
 from .machine import machine
 from .mode import Ground
 from .rounds import rounds
-from .workplace import RESULTS, compiled_origin, positive, positives, prefix, uninterrupted, workplace
+from .standing import standing
+from .workplace import RESULTS, compiled_origin, positive, positives, prefix, workplace
 
 CONCURRENCY = 16
 WORKLOADS = (1, 50, 200)
@@ -42,11 +43,7 @@ def measure(options: argparse.Namespace) -> DensityReport:
         directory = stack.enter_context(workplace())
         ground = Ground(prefix(), directory, compiled_origin(directory), envoy.path, threads)
         modes = [Crowd(ground, number) for number in options.workloads]
-        stack.callback(_close, modes)
-        for mode in modes:
-            _say(f"{mode.title}: starting and checking")
-            mode.start()
-            mode.await_ready()
+        stack.enter_context(standing(modes, _say))
         cells = rounds(modes, load.run, [CONCURRENCY], options.rounds, options.seconds, threads, _say)
         shared = [mode.memory() for mode in modes]
         largest = modes[-1]
@@ -58,12 +55,6 @@ def measure(options: argparse.Namespace) -> DensityReport:
             running = mode.workloads
             sizes.append(Size(mode.workloads, mode.key, one, agent, sidecars.memory()))
     return DensityReport(machine(envoy), Figures(tuple(cells)), tuple(sizes), options.rounds, options.seconds, threads)
-
-
-def _close(modes: Sequence[Crowd]) -> None:
-    with uninterrupted():
-        for mode in modes:
-            mode.close()
 
 
 def _say(text: str) -> None:

@@ -22,7 +22,8 @@ from .machine import machine
 from .mode import Ground
 from .report import Report, warning
 from .rounds import rounds
-from .workplace import RESULTS, positive, prefix, uninterrupted, workplace
+from .standing import standing
+from .workplace import RESULTS, positive, prefix, workplace
 
 MODES: tuple[type[GrpcMode], ...] = (GrpcDirect, GrpcOpen, GrpcPoliced, GrpcSidecars)
 AIMS = (
@@ -64,11 +65,7 @@ def measure(options: argparse.Namespace) -> Report:
         # The origin is nghttpd; the path of one that we compile is not used.
         ground = Ground(prefix(), directory, directory, envoy.path, threads)
         modes = [kind(ground) for kind in MODES]
-        stack.callback(_close, modes)
-        for mode in modes:
-            _say(f"{mode.title}: starting and checking")
-            mode.start()
-            mode.await_ready()
+        stack.enter_context(standing(modes, _say))
         cells = rounds(modes, grpc_load.run, CONCURRENCIES, options.rounds, options.seconds, threads, _say)
     figures = Figures(tuple(cells))
     return Report(
@@ -85,12 +82,6 @@ def measure(options: argparse.Namespace) -> Report:
         command="bench/grpc",
         method=METHOD,
     )
-
-
-def _close(modes: Sequence[GrpcMode]) -> None:
-    with uninterrupted():
-        for mode in modes:
-            mode.close()
 
 
 def _say(text: str) -> None:

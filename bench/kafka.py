@@ -24,7 +24,8 @@ from .mode import Ground
 from .report import Report
 from .rounds import rounds
 from .run_report import RunReport
-from .workplace import RESULTS, compiled, positive, prefix, uninterrupted, workplace
+from .standing import standing
+from .workplace import RESULTS, compiled, positive, prefix, workplace
 
 MODES: tuple[type[KafkaMode], ...] = (KafkaDirect, KafkaOpen, KafkaPoliced, KafkaSidecars)
 _SMALL, _LARGE = 0.97, 0.95  # of plain tcp_proxy
@@ -63,11 +64,7 @@ def measure(options: argparse.Namespace) -> RunReport:
         directory = stack.enter_context(workplace())
         ground = Ground(prefix(), directory, compiled("kafka_origin.c", directory), envoy.path, threads)
         modes = [kind(ground) for kind in MODES]
-        stack.callback(_close, modes)
-        for mode in modes:
-            _say(f"{mode.title}: starting and checking")
-            mode.start()
-            mode.await_ready()
+        stack.enter_context(standing(modes, _say))
         figures = {}
         for work in works():
             _say(work.title)
@@ -102,12 +99,6 @@ def aims(work: Work) -> tuple[Aim, ...]:
     """What the filter may cost."""
     bound = _SMALL if work.key == "small" else _LARGE
     return (Aim(KafkaPoliced.key, KafkaOpen.key, Metric.RPS, bound, at_least=True),)
-
-
-def _close(modes: Sequence[KafkaMode]) -> None:
-    with uninterrupted():
-        for mode in modes:
-            mode.close()
 
 
 def _say(text: str) -> None:

@@ -26,8 +26,9 @@ from .report import Report
 from .rounds import rounds
 from .run_report import RunReport
 from .sidecar import SidecarPair
+from .standing import standing
 from .tproxy import Tproxy
-from .workplace import RESULTS, compiled_origin, positive, positives, prefix, uninterrupted, workplace
+from .workplace import RESULTS, compiled_origin, positive, positives, prefix, workplace
 
 MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, Tproxy, SidecarPair)
 BASE = SidecarPair.key
@@ -57,11 +58,7 @@ def measure(options: argparse.Namespace) -> RunReport:
         directory = stack.enter_context(workplace())
         ground = Ground(prefix(), directory, compiled_origin(directory), envoy.path, threads)
         modes = [kind(ground) for kind in kinds]
-        stack.callback(_close, modes)
-        for mode in modes:
-            _say(f"{mode.title}: starting and checking")
-            mode.start()
-            mode.await_ready()
+        stack.enter_context(standing(modes, _say))
         by_clock = paced.prepare(directory)
         closed = Figures(tuple(rounds(modes, load.run, CONCURRENCIES, options.rounds, options.seconds, threads, _say)))
         opened = Figures(
@@ -88,12 +85,6 @@ def measure(options: argparse.Namespace) -> RunReport:
         level=RATE,
     )
     return RunReport("Overhead of enforcement", (saturated, at_rates))
-
-
-def _close(modes: Sequence[Mode]) -> None:
-    with uninterrupted():
-        for mode in modes:
-            mode.close()
 
 
 def _say(text: str) -> None:
