@@ -73,11 +73,6 @@ class _Open:
 _Known: TypeAlias = Mapping[Predicate, bool]
 
 
-def has_changes(rules: HttpRules) -> bool:
-    """True when at least one of them may change (or log) a header."""
-    return any(header.mismatch is not MismatchAction.DENY for http in rules.http for header in http.headers)
-
-
 def acting_rules(name: str, rules: HttpRules, only: tuple[Predicate, ...] = ()) -> list[Acting]:
     """The http rules of one policy rule that may change headers, where `only` holds."""
     return [acting for rule in rules.http if (acting := _acting(name, rule, only)) is not None]
