@@ -19,10 +19,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
-from statistics import median, quantiles
 
 from lockgate.envoy.binary import find_binary
 from lockgate.envoy.identity_filter import Ipcache, identity_filter
@@ -30,86 +29,57 @@ from lockgate.envoy.module_file import find_module
 from lockgate.redirect import Datapath
 from lockgate.redirect.plan import DatapathPlan, Owner
 
+from . import command
+from .cpu import Stopwatch
 from .errors import BenchError, StartError
+from .identity_report import IdentityReport
 from .machine import machine
-from .table import table
-from .workplace import interruptible, positive, workplace
+from .workplace import RESULTS, positive, workplace
 
-AIM = 2.0  # microseconds of CPU
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _PORTS = {"without": 9001, "with": 9002}
 _ORIGINAL_DST = "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 _DIRECT_RESPONSE = "type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config"
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Microseconds of Envoy's CPU for a connection; each of the sequences has a value for each round."""
-
-    addresses: int
-    connections: int
-    without: Sequence[float]
-    with_filter: Sequence[float]
-
-    @property
-    def differences(self) -> list[float]:
-        """Of each round."""
-        return [after - before for before, after in zip(self.without, self.with_filter, strict=True)]
-
-    def table(self) -> str:
-        """Medians, and the middle half of the rounds."""
-        rows = [
-            ("without the filter", *_spread(self.without)),
-            ("with the filter", *_spread(self.with_filter)),
-            ("difference, by round", *_spread(self.differences)),
-        ]
-        verdict = "reached" if median(self.differences) < AIM else "missed"
-        return (
-            f"{len(self.without)} rounds of {self.connections} connections each way, {self.addresses} addresses in the "
-            f"ipcache\n\n{table(('CPU of Envoy for a connection', 'median', 'middle half'), rows)}\n\n"
-            f"Aim: less than {AIM:g} us, {verdict}."
-        )
-
-
-def _spread(values: Sequence[float]) -> tuple[str, str]:
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.2f} us", f"{low:.2f} to {high:.2f} us"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="bench/identity", description="what the identity filter costs a connection")
-    parser.add_argument("--rounds", type=positive, default=60)
+    parser.add_argument("--rounds", type=positive, help="rounds to measure (60; with --quick 4)")
     parser.add_argument("--connections", type=positive, default=500, help="in each turn (default %(default)s)")
     parser.add_argument("--addresses", type=positive, default=100_000, help="in the ipcache (default %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
+    parser.add_argument(
+        "--output", type=Path, help="folder for identity.md and .json (bench/results; with --quick none)"
+    )
     options = parser.parse_args(argv)
-    interruptible()
-    try:
-        print(measure(options.rounds, options.connections, options.addresses).table())
-        print(f"\n{machine(find_binary())}")
-    except BenchError as error:
-        print(f"identity: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("identity: interrupted; everything it made is removed", file=sys.stderr)
-        return 130
-    return 0
+    options.rounds = options.rounds or (4 if options.quick else 60)
+    if options.output is None and not options.quick:
+        options.output = RESULTS
+    run = partial(measure, options.rounds, options.connections, options.addresses)
+    return command.run("identity", run, options.output, IdentityReport.warning)
 
 
-def measure(rounds: int, connections: int, addresses: int) -> Measured:
+def measure(rounds: int, connections: int, addresses: int) -> IdentityReport:
     """In a network namespace of its own, which this process then lives in."""
     if ctypes.CDLL(None, use_errno=True).unshare(_NEW_NETWORK) != 0:
         raise StartError("cannot make a network namespace; run it as root")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     spent: dict[str, list[float]] = {name: [] for name in _PORTS}
+    watch = Stopwatch([Path("/proc/self/ns/net")])
     with workplace() as folder, _map(addresses) as ipcache, _envoy(folder, ipcache) as pid:
         for name in _PORTS:
             _turn(pid, name, connections, 0)  # warm
+        began, own = time.monotonic(), time.process_time()
+        watch.start()
         for number in range(1, rounds + 1):
             # Now the one first, now the other: a machine that gets slower favours neither.
             for name in list(_PORTS) if number % 2 else reversed(_PORTS):
                 spent[name].append(_turn(pid, name, connections, number))
-    return Measured(addresses, connections, spent["without"], spent["with"])
+        # The load is this process, which the watch takes for a stranger.
+        foreign = watch.stop().foreign - (time.process_time() - own)
+        cores = max(0.0, foreign) / (time.monotonic() - began)
+    return IdentityReport(machine(find_binary()), addresses, connections, spent["without"], spent["with"], cores)
 
 
 def _turn(pid: int, name: str, connections: int, number: int) -> float:

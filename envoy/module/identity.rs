@@ -6,7 +6,7 @@
 //! Configuration: `PATH ID GENERATION SHARDS`, the pin of the ipcache, the id of the map that must be behind it, that of
 //! the map with its generation, and into how many shards the policies of each direction are divided.
 
-use std::net::IpAddr;
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -41,13 +41,16 @@ impl Identity {
         Ok(Identity { ipcache, shards })
     }
 
-    fn owner(&self, end: &str, address: Option<IpAddr>) -> Result<Owner, String> {
+    fn owner(&self, end: &str, address: Option<&[u8]>) -> Result<Owner, String> {
         let address = address.ok_or_else(|| format!("the {end} has no IP address"))?;
         let ipcache = self.ipcache.as_ref().ok_or("the configuration is only checked")?;
         match ipcache.find(address) {
             Ok(owner) if owner.identity != 0 => Ok(owner),
-            Ok(_) => Err(format!("nobody may talk to or from the {end} {address}")),
-            Err(error) => Err(format!("the ipcache does not know the {end} {address}: {error}")),
+            Ok(_) => Err(format!("nobody may talk to or from the {end} {}", printed(address))),
+            Err(error) => Err(format!(
+                "the ipcache does not know the {end} {}: {error}",
+                printed(address)
+            )),
         }
     }
 }
@@ -73,6 +76,10 @@ impl ListenerConfig for Identity {
         }
         Ok(())
     }
+}
+
+fn printed(address: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(address)
 }
 
 fn subject(owner: Owner) -> u32 {

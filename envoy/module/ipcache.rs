@@ -4,10 +4,9 @@
 //! What was looked up is kept as long as the map stays as it was (see `generation`).
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::convert::TryInto;
 use std::ffi::CString;
-use std::io::Error;
+use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::raw::{c_int, c_long, c_uint};
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +14,7 @@ use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use crate::generation::Generation;
+use crate::kept::Kept;
 
 #[cfg(target_arch = "x86_64")]
 const SYS_BPF: c_long = 321;
@@ -30,7 +30,6 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
 
 const GENERATION: &str = "ipcache_generation"; // the pin beside the map's
-const MOST_KEPT: usize = 4096; // addresses that a thread keeps
 
 const WHOLE_ADDRESS: u32 = 128;
 const KEY_SIZE: u32 = 20;
@@ -54,16 +53,8 @@ pub struct Ipcache {
     generation: Generation,
 }
 
-/// What a thread has looked up of one map in one generation.
-#[derive(Default)]
-struct Kept {
-    map: u32,
-    generation: u64,
-    owners: HashMap<IpAddr, Owner>,
-}
-
 thread_local! {
-    static KEPT: RefCell<Kept> = RefCell::new(Kept::default());
+    static KEPT: RefCell<Kept> = const { RefCell::new(Kept::new()) };
 }
 
 impl Ipcache {
@@ -78,21 +69,21 @@ impl Ipcache {
         Ok(Ipcache { map, id, generation })
     }
 
-    /// The owner by the longest prefix, as the map has it now. The error says why there is none.
-    pub fn find(&self, address: IpAddr) -> Result<Owner, Error> {
+    /// The owner by the longest prefix, as the map has it now, of an address as Envoy prints it. The error says why there
+    /// is none.
+    pub fn find(&self, address: &[u8]) -> Result<Owner, Error> {
         let generation = match self.generation.at_rest() {
             Some(generation) => generation,
-            None => return self.look_up(address),
+            None => return self.look_up(parsed(address)?),
         };
         KEPT.with(|kept| {
-            let kept = &mut *kept.borrow_mut();
-            kept.turn_to(self.id, generation);
-            if let Some(owner) = kept.owners.get(&address) {
-                return Ok(*owner);
+            let mut kept = kept.borrow_mut();
+            if let Some(owner) = kept.get(address, self.id, generation) {
+                return Ok(owner);
             }
-            let owner = self.look_up(address)?;
+            let owner = self.look_up(parsed(address)?)?;
             if self.generation.at_rest() == Some(generation) {
-                kept.owners.insert(address, owner);
+                kept.put(address, self.id, generation, owner);
             }
             Ok(owner)
         })
@@ -113,15 +104,9 @@ impl Ipcache {
     }
 }
 
-impl Kept {
-    /// Forget what is not of this map and generation, and all when it is too much.
-    fn turn_to(&mut self, map: u32, generation: u64) {
-        if (self.map, self.generation) != (map, generation) || self.owners.len() >= MOST_KEPT {
-            self.owners.clear();
-            self.map = map;
-            self.generation = generation;
-        }
-    }
+fn parsed(address: &[u8]) -> Result<IpAddr, Error> {
+    let address = std::str::from_utf8(address).ok().and_then(|text| text.parse().ok());
+    address.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "it is no IP address"))
 }
 
 /// A descriptor of the pin at `path`. The map must have this id, and this type, key and value size.
@@ -189,26 +174,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_beyond_its_map_and_generation() {
-        let (address, owner) = (
-            "10.0.0.1".parse().unwrap(),
-            Owner {
-                identity: 7,
-                ifindex: 0,
-            },
-        );
-        let mut kept = Kept::default();
-        for (map, generation) in [(1, 2), (1, 4), (2, 4), (2, 2)] {
-            kept.turn_to(map, generation);
-            assert!(kept.owners.is_empty());
-            kept.owners.insert(address, owner);
-            kept.turn_to(map, generation);
-            assert_eq!(kept.owners.get(&address), Some(&owner));
+    fn an_address_is_what_envoy_prints() {
+        assert_eq!(parsed(b"10.1.2.3").unwrap(), IpAddr::from([10, 1, 2, 3]));
+        assert_eq!(parsed(b"fd00::7").unwrap(), "fd00::7".parse::<IpAddr>().unwrap());
+        for wrong in [&b""[..], b"10.1.2", b"10.1.2.3:80", b"/run/socket", b"\xff"] {
+            assert!(parsed(wrong).is_err(), "{wrong:?}");
         }
-        kept.owners
-            .extend((0..MOST_KEPT as u32).map(|number| (IpAddr::V4(number.into()), owner)));
-        kept.turn_to(2, 2);
-        assert!(kept.owners.is_empty(), "it does not grow without end");
     }
 
     #[test]

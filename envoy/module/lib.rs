@@ -10,6 +10,7 @@ mod guard;
 mod identity;
 mod ipcache;
 mod kafka;
+mod kept;
 // What a filter may ask of Envoy, whether one does or not.
 #[allow(dead_code)]
 mod listener_hooks;

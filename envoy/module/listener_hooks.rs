@@ -1,6 +1,5 @@
 //! What Envoy calls for listener filters: once for each configuration and once or more for each accepted socket.
 
-use std::net::IpAddr;
 use std::os::raw::c_void;
 use std::ptr::null;
 
@@ -22,24 +21,24 @@ pub struct Socket {
 type AddressGetter = unsafe extern "C" fn(ListenerFilterEnvoy, *mut EnvoyBuffer, *mut u32) -> bool;
 
 impl Socket {
-    /// The client's address; None when it is no IP address.
-    pub fn remote_address(&self) -> Option<IpAddr> {
+    /// The client's address as Envoy prints it; None when it is no IP address.
+    pub fn remote_address(&self) -> Option<&[u8]> {
         self.address(envoy_dynamic_module_callback_listener_filter_get_remote_address)
     }
 
-    /// Where the client wanted to go: an `original_dst` filter must come first.
-    pub fn local_address(&self) -> Option<IpAddr> {
+    /// Where the client wanted to go, likewise: an `original_dst` filter must come first.
+    pub fn local_address(&self) -> Option<&[u8]> {
         self.address(envoy_dynamic_module_callback_listener_filter_get_local_address)
     }
 
-    fn address(&self, get: AddressGetter) -> Option<IpAddr> {
+    fn address(&self, get: AddressGetter) -> Option<&[u8]> {
         let mut text = EnvoyBuffer::EMPTY;
         let mut port = 0;
         unsafe {
             if !get(self.envoy, &mut text, &mut port) {
                 return None;
             }
-            std::str::from_utf8(text.bytes()).ok()?.parse().ok()
+            Some(text.bytes()) // the socket's own, which it keeps
         }
     }
 
