@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from itertools import islice
@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from ..envoy.running_stream import RunningStream
-from ..policies import World
+from ..policies import PolicyKey, World
 from ..policies.endpoint_policy import Direction, RuleOrigin
 from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
@@ -44,6 +44,7 @@ from ..xds import (
     policed_by,
     tls_policed_by,
 )
+from .blame import ALL, told_in
 from .kafka_side import KafkaSide
 from .tls_side import TlsResources, TlsSide
 
@@ -189,6 +190,10 @@ class Applier:
         `apply` is owed."""
         enforced, wanted, before = self._needs(world)
         return await self._offer([*enforced, *self._leaving(enforced)], world, wanted | before)
+
+    def told(self, world: World, resources: Collection[str] = ALL) -> frozenset[PolicyKey]:
+        """The policies that go into these resources."""
+        return told_in(world, (each for each in world.endpoints if each.local), resources)
 
     def _needs(self, world: World) -> tuple[Enforced, _Needs, _Needs]:
         """The endpoints to enforce for; who needs Envoy for this world, and for the one in force."""

@@ -6,14 +6,17 @@ Envoy knows nothing of policies and often quotes only a value, or nothing. What 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..policies import Direction, Policy
+from ..policies import Direction, Policy, PolicyKey, World
 from ..policies.endpoint_policy import MismatchAction
 from ..policies.withheld import Part, condition, parts, place, port_rule
-from ..xds import spoken_regexes
+from ..policies.workload import Endpoint
+from ..xds import SHARDS, shard_name, shard_of, spoken_regexes
 
+_SHARDS = {shard_name(direction, shard): shard for direction in Direction for shard in range(SHARDS)}
+ALL = ("",)  # resources: any
 _SHORTEST = 4  # characters; a shorter value stands in most sentences by chance
 
 
@@ -104,3 +107,14 @@ def likely(policies: Iterable[Policy], text: str) -> list[Policy]:
     listed = list(policies)
     found = [policy for policy in listed if quoted(policy, text)]
     return found if len(found) < len(listed) else []
+
+
+def told_in(world: World, endpoints: Iterable[Endpoint], resources: Collection[str]) -> frozenset[PolicyKey]:
+    """The policies of these endpoints that go into these resources. Into one that is no shard any of them may."""
+    shards = {_SHARDS.get(resource) for resource in resources}
+    return frozenset(
+        policy.key
+        for endpoint in endpoints
+        if None in shards or shard_of(endpoint.identity) in shards
+        for policy in world.policies_of(endpoint)
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from ..policies import Policy, PolicyKey, World
@@ -17,14 +18,15 @@ log = logging.getLogger("lockgate.agent")
 
 
 class Applies(Protocol):
-    """What brings a world into force; `Applier` is the one."""
+    """What brings a world into force; `Applier` is the one for the agent's node, `RemoteApplier` that for another."""
 
     async def apply(self, world: World) -> Applied: ...
     async def offer(self, world: World) -> Applied: ...
+    def told(self, world: World, resources: Collection[str] = ...) -> Set[PolicyKey]: ...
 
 
 class Remembers(Protocol):
-    """What an earlier agent's Envoy took last; `LastGood` is the one."""
+    """What an earlier agent's Envoy took last; `LastGood` is what does."""
 
     def policies(self, source: str) -> tuple[Policy, ...]: ...
 
@@ -38,11 +40,13 @@ class Changed:
 
 
 class ChangeMaker:
-    """Applies one change after the other; the caller never starts two at once."""
+    """Applies one change after the other; the caller never starts two at once. `node` is the remote node that the
+    Envoy is of."""
 
-    def __init__(self, applier: Applies, memory: Remembers) -> None:
+    def __init__(self, applier: Applies, memory: Remembers, node: str = "") -> None:
         self._applier = applier
         self._memory = memory
+        self._node = node
         self._containment = Containment()
         self.searches = 0  # how often Envoy had to be asked who is to blame
 
@@ -56,7 +60,8 @@ class ChangeMaker:
         before = self.refusals
         admitted = self._containment.admitted(wanted)
         for key in before.keys() - self.refusals.keys():
-            log.info("policy %s is another one now, or gone: it is no longer kept from Envoy", key)
+            whose = f" of remote node {self._node}" if self._node else ""
+            log.info("policy %s is another one now, or gone: it is no longer kept from Envoy%s", key, whose)
         return admitted
 
     async def make(
@@ -85,7 +90,7 @@ class ChangeMaker:
             else:
                 await self._applier.offer(world)  # what is not refused of it, instead of the trials
         if not applied.nacks and not applied.unconfirmed:
-            self._containment.take(world.policies)
+            self._containment.take(world.policies, partial(self._applier.told, world))
         return Changed(world, applied)
 
     async def _search(
@@ -105,4 +110,5 @@ class ChangeMaker:
             return remembered[policy.source].get(policy.key)
 
         self.searches += 1
-        return await Search(self._containment, offer, recall).run(world.policies, nacks)
+        told = self._applier.told(world, nacks.keys())
+        return await Search(self._containment, offer, recall, self._node).run(world.policies, nacks, told)

@@ -7,7 +7,7 @@ it goes it is forgotten; either way nothing else has to be done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class Refusal:
     text: str
     place: Place
     stand_in: StandIn
+    node: str = ""  # whose Envoy it was; empty for the agent's own
     # Where Envoy's words name no place the fault may lie in how policies go together: a change of any of these gives
     # the policy another try.
     beside: Mapping[PolicyKey, Policy] = field(default_factory=dict)
@@ -54,9 +55,11 @@ class Refusal:
 
     def __str__(self) -> str:
         policy = self.policy
+        envoy = f"the Envoy of remote node {self.node}" if self.node else "Envoy"
+        there = " there" if self.node else ""
         return (
-            f"{policy.source}:{self.place.line}: {self.place}: Envoy refuses policy {policy.key} "
-            f"({self.resource}: {self.text}); {self.consequence}"
+            f"{policy.source}:{self.place.line}: {self.place}: {envoy} refuses policy {policy.key} "
+            f"({self.resource}: {self.text}); {self.consequence}{there}"
         )
 
 
@@ -66,6 +69,7 @@ class Containment:
     def __init__(self) -> None:
         self._refusals: dict[PolicyKey, Refusal] = {}
         self._took: tuple[Policy, ...] = ()
+        self._told: Callable[[], Set[PolicyKey]] = frozenset
         self._mere: frozenset[PolicyKey] = frozenset()  # those of them that were only there to deny
         self._by_key: Mapping[PolicyKey, Policy] | None = None  # made when it is needed, which is when Envoy refuses
 
@@ -85,16 +89,17 @@ class Containment:
             self._refusals[key].stand_in.policy if key in self._refusals else policy for key, policy in listed.items()
         )
 
-    def take(self, policies: Iterable[Policy]) -> None:
-        """Envoy took all of these, and they are in force."""
-        self._took = tuple(policies)
+    def take(self, policies: Iterable[Policy], told: Callable[[], Set[PolicyKey]]) -> None:
+        """These are in force, and Envoy took those of them that it was told."""
+        self._took, self._told = tuple(policies), told
         self._mere = frozenset(key for key, refusal in self._refusals.items() if not refusal.stand_in.older)
         self._by_key = None
 
     @property
     def _taken(self) -> Mapping[PolicyKey, Policy]:
         if self._by_key is None:
-            self._by_key = {policy.key: policy for policy in self._took if policy.key not in self._mere}
+            told = self._told() - self._mere
+            self._by_key = {policy.key: policy for policy in self._took if policy.key in told}
         return self._by_key
 
     def refuse(self, refusal: Refusal) -> None:

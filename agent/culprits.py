@@ -6,7 +6,7 @@ way. The kernel is not touched. What Envoy has answered is put together with wha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -46,35 +46,43 @@ class _Why:
 
 
 class Search:
-    """One search; `recall` knows the version of a policy that an earlier agent's Envoy took last."""
+    """One search; `recall` knows the version of a policy that an earlier agent's Envoy took last. `node` is the remote
+    node that the Envoy is of."""
 
-    def __init__(self, containment: Containment, offer: Offer, recall: Callable[[Policy], Policy | None]) -> None:
+    def __init__(
+        self, containment: Containment, offer: Offer, recall: Callable[[Policy], Policy | None], node: str = ""
+    ) -> None:
         self._containment = containment
         self._offer = offer
         self._recall = recall
+        self._node = node
 
-    async def run(self, policies: Sequence[Policy], nacks: Mapping[str, str]) -> list[Refusal]:
-        """Envoy refused these policies with these words. The culprits; none when it is no policy's fault.
+    async def run(
+        self, policies: Sequence[Policy], nacks: Mapping[str, str], told: Collection[PolicyKey]
+    ) -> list[Refusal]:
+        """Envoy refused these policies with these words, in resources that it is `told` some of them in. The culprits;
+        none when it is no policy's fault.
 
         Raises:
             InterruptedSearchError: see there.
         """
         why = _Why.of(nacks)
         stand_ins = {}
-        for policy in self._containment.suspects(policies):
+        for policy in self._containment.suspects(each for each in policies if each.key in told):
             remembered = self._recall(policy)
             if remembered != policy:
                 stand_ins[policy.key] = self._containment.stand_in(policy, remembered)
         guilty = await self._hunt(policies, stand_ins, why)
         good = [stand_ins[each.key].policy if each.key in guilty else each for each in policies]
         refused = guilty.keys() | self._containment.refusals.keys()
-        whole = {each.key: each for each in good if each.key not in refused and needs_envoy(each)}
+        whole = {each.key: each for each in good if each.key in told and each.key not in refused and needs_envoy(each)}
         refusals = []
         for policy in policies:
             if policy.key in guilty:
                 place, its_why, sure = await self._pin_down(good, policy, guilty[policy.key])
                 stand_in, beside = stand_ins[policy.key], {} if sure else whole
-                refusals.append(Refusal(policy, its_why.resource, its_why.text, place, stand_in, beside))
+                refusal = Refusal(policy, its_why.resource, its_why.text, place, stand_in, self._node, beside)
+                refusals.append(refusal)
         return refusals
 
     async def _hunt(

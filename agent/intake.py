@@ -5,7 +5,7 @@ A pure function of the content before and the content now; a `Memory` supplies w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
@@ -132,6 +132,11 @@ class Intake:
             return self
         return replace(self, files={source: _without(file, stand_ins) for source, file in self.files.items()})
 
+    def part(self, keys: Set[PolicyKey]) -> Intake:
+        """Nothing but these of the accepted policies, in their files."""
+        sources = sorted({policy.source for key in keys if (policy := self.by_key.get(key)) is not None})
+        return Intake(files={source: _part(self.files[source], keys) for source in sources})
+
 
 def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServices | None = None) -> Intake:
     """Reads what changed since `before` and decides what is enforced now. With `grpc` rules may name only these."""
@@ -254,6 +259,15 @@ def _without(file: PolicyFile, stand_ins: Mapping[PolicyKey, Policy | None]) -> 
     left = tuple(policy for policy in file.parsed.policies if policy.key not in stand_ins)
     older = tuple(stand_in for policy in refused if (stand_in := stand_ins[policy.key]) is not None)
     return PolicyFile(file.document, replace(file.parsed, policies=left), file.kept + older, file.kept_secrets)
+
+
+def _part(file: PolicyFile, keys: Set[PolicyKey]) -> PolicyFile:
+    if all(policy.key in keys for policy in file.accepted):
+        return file
+    fresh, kept = (
+        tuple(policy for policy in listed if policy.key in keys) for listed in (file.parsed.policies, file.kept)
+    )
+    return PolicyFile(file.document, replace(file.parsed, policies=fresh), kept, file.kept_secrets)
 
 
 def _workload_file(before: Intake, document: Document, memory: Memory) -> WorkloadFile:

@@ -187,6 +187,12 @@ def families_of(
         "state",
         {"enforced": policies["enforced"], "stale": policies["stale"], "nack": policies["nacked"]},
     )
+    yield _gauges(
+        "lockgate_remote_refused_policies",
+        "Policies that a remote node's Envoy refuses and that are held back there.",
+        "node",
+        policies["nacked_by_node"],
+    )
     yield _gauges("lockgate_endpoints", "Workloads, by whether they are on this node.", "place", status["endpoints"])
     yield _gauge(
         "lockgate_xds_clients",

@@ -101,7 +101,9 @@ class NodeAgent:
             served, files = remote_port(settings.remote, _node_id())
             others = [report_handler(streams.reported)]
             xds = XdsServer(settings.xds_socket, metrics, served, others=others)
-            remote = RemoteNodes(settings.remote.nodes if settings.remote is not None else (), xds)
+            nodes = settings.remote.nodes if settings.remote is not None else ()
+            remote = RemoteNodes(nodes, xds, settings.state_dir)
+            stack.callback(remote.close)
             await xds.start()  # before anything is pinned: a run dir whose name is too long for sockets is refused here
             stack.push_async_callback(xds.stop)
             datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir, settings.http_port)
@@ -168,7 +170,7 @@ class NodeAgent:
                 settings.admin_socket,
                 view.status,
                 view.datapath,
-                lambda: _counts(watch.effect, changes, streams),
+                lambda: _counts(watch.effect, changes.searches + remote.searches, streams),
                 lambda: dns_counts(dns, self._names),
             )
             for service in (
@@ -246,13 +248,13 @@ def _node_id() -> str:
     return socket.gethostname()
 
 
-def _counts(effect: Effect, changes: ChangeMaker, streams: StreamWatch) -> dict[str, int]:
+def _counts(effect: Effect, searches: int, streams: StreamWatch) -> dict[str, int]:
     """For `families_of`."""
     return {
         "looks": effect.looks,
         "drift": len(effect.drifts),
         "repaired": effect.repaired,
-        "searches": changes.searches,
+        "searches": searches,
         "streams": streams.ended,
     }
 

@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 from ..policies import World
@@ -22,7 +23,7 @@ from .endpoints import discover
 from .errors import StateError
 from .intake import Intake, admit
 from .last_good import LastGood
-from .remote_nodes import RemoteNodes
+from .remote_nodes import RemoteNodes, Wanted
 from .service_side import ServiceSide
 from .view import NodeState
 
@@ -62,6 +63,7 @@ class Reconciler:
         self._intake = Intake()
         self._changed = asyncio.Event()
         self._look_again = True  # the node's interfaces may be others than in `state.discovery`
+        self._wanted: Wanted | None = None  # on remote nodes
         self._rounds: list[asyncio.Event] = []  # set after a round that began later
 
     def store_says(self, content: StoreContent) -> None:
@@ -80,12 +82,23 @@ class Reconciler:
         if await applier.readdress(names):
             if applier.world is not None and self._state.world is not None:
                 self._state.world = applier.world
-                self._remote.want(applier.world)
+            self._readdress_others(names)
             return
         done = asyncio.Event()
         self._rounds.append(done)
         self._changed.set()
         await done.wait()
+
+    def _readdress_others(self, names: Names) -> None:
+        wanted = self._wanted
+        world = wanted.world.with_addresses(names) if wanted is not None else None
+        if wanted is not None and world is not None and world is not wanted.world:
+            world_of = partial(wanted.world_of, previous=world, names=self._names.by_name())
+            self._want_of_others(replace(wanted, world=world, world_of=world_of))
+
+    def _want_of_others(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._remote.want(wanted)
 
     async def run(self, reading: Awaitable[Intake]) -> None:
         """`reading` is what the store says first, already read."""
@@ -134,7 +147,8 @@ class Reconciler:
                 world = changed.world
                 state.finish(applier.world or world, changed.applied)
                 if not changed.applied.nack:
-                    self._remote.want(world)
+                    exact = not changes.refusals
+                    self._want_of_others(Wanted(world, intake, partial(world_of, previous=world), exact))
                 if state.settled:
                     self._made(started)
                 if applier.late:

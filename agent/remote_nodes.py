@@ -1,140 +1,170 @@
 """Remote Envoys: each is told the policies of the workloads that the list puts on its node, and nothing else.
 
-Nothing here waits for another node: each has a task of its own, which knows one world to bring about and the steps that
-lead there, and goes from step to step as that node's Envoy acknowledges. An Envoy that is away gets the last step when
-it comes. What one refuses stays its own trouble.
+Nothing here waits for another node: each has a task of its own, which brings about what is wanted there as that node's
+Envoy acknowledges. An Envoy that is away gets the last step when it comes. What one refuses is held back on its node
+alone, as on the agent's own (change.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from ..policies import Policy, World
-from ..policies.endpoint_policy import Direction
-from ..policies.identity import IPNetwork
-from ..policies.workload import IPAddress, Workload
-from ..xds import (
-    Enforced,
-    NodeCompiler,
-    NodeResources,
-    Outcome,
-    Policed,
-    Resource,
-    Snapshot,
-    XdsServer,
-    XdsStatus,
-    address_tables,
-)
-from .blame import likely
+from ..policies import PolicyKey, World
+from ..policies.workload import Workload
+from ..xds import XdsServer
+from .applier import Applied
+from .change import ChangeMaker
+from .containment import Refusal
+from .errors import StateError
+from .intake import Intake
+from .last_good import LastGood
+from .remote_applier import RemoteApplier
 
 log = logging.getLogger("lockgate.agent")
 
-_LOOK_SECONDS = 1.0  # how often it is asked whether a node is still there
+_LOOK_SECONDS = 1.0  # how often it is asked whether an Envoy has come, or another one in its place
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What a node's Envoy is told about one world."""
+class Wanted:
+    """What is to be brought about on every node: `world` holds the intake's policies, or where not `exact`, stand-ins
+    for those that the agent's own Envoy refuses. `world_of` makes the same world of other policies."""
 
-    enforced: Enforced
-    policed: Policed
-    http: NodeResources
-    tables: tuple[Resource, ...]
-
-    @property
-    def snapshot(self) -> Snapshot:
-        return self.http.snapshot().joined(self.tables)
+    world: World
+    intake: Intake
+    world_of: partial[World]
+    exact: bool = True
 
 
 class RemoteNode:
     """One of them."""
 
-    def __init__(self, node: str, xds: XdsServer) -> None:
+    def __init__(self, node: str, xds: XdsServer, memory: LastGood) -> None:
+        """`memory` is of what this node's Envoy took."""
         self.node = node
-        self._xds = xds
-        self._compiler = NodeCompiler()
-        self._wanted: World | None = None
+        self._applier = RemoteApplier(node, xds)
+        self._memory = memory
+        self._changes = ChangeMaker(self._applier, memory, node)
+        self._wanted: Wanted | None = None
         self._news = asyncio.Event()
-        self._told: _Told | None = None  # what it took up last, or will find when it comes
-        self._tables: tuple[Mapping[IPNetwork, int], frozenset[IPAddress], tuple[Resource, ...]] | None = None
-        self.problem = ""
+        self._applied = Applied()
+        self._failure = ""
+        self._memory_problem = ""
 
-    def want(self, world: World) -> None:
-        """From now on this world, and no other before it that has not been begun."""
-        self._wanted = world
+    @property
+    def refusals(self) -> Mapping[PolicyKey, Refusal]:
+        """The policies that its Envoy refuses."""
+        return self._changes.refusals
+
+    @property
+    def searches(self) -> int:
+        """How often its Envoy had to be asked who is to blame."""
+        return self._changes.searches
+
+    @property
+    def problems(self) -> Iterable[str]:
+        """What is wrong, in sentences."""
+        yield from map(str, self.refusals.values())
+        yield from self._applied.problems
+        yield from (f"remote node {self.node}: {origin}: {reason}" for origin, reason in self._applied.unexpressed)
+        if self._applied.nack:
+            yield (
+                f"remote node {self.node} refused the last change, the policies before it stay enforced there: "
+                f"{self._applied.nack}"
+            )
+        yield from filter(None, (self._failure, self._memory_problem))
+
+    def want(self, wanted: Wanted) -> None:
+        """From now on this, and nothing before it that has not been begun."""
+        self._wanted = wanted
         self._news.set()
 
     async def run(self) -> None:
         """For as long as the agent lives."""
+        brought: Wanted | None = None
         while True:
-            await self._news.wait()
-            self._news.clear()
-            assert self._wanted is not None
+            await self._until_there_is_something_to_do()
             try:
-                await self._bring(self._wanted)
-                self.problem = ""
+                if brought is not None and await self._applier.news():
+                    await self._bring(brought)
+                if self._wanted is not brought and self._wanted is not None:
+                    brought = self._wanted
+                    await self._bring(brought)
+                self._failure = ""
             except Exception as error:  # whatever it is, the node that the agent runs on must not suffer from it
                 log.exception("remote node %s", self.node)
-                self.problem = f"remote node {self.node} was not told of the last change: {error!r}"
+                self._failure = f"remote node {self.node} was not told of the last change: {error!r}"
 
-    async def _bring(self, world: World) -> None:
-        final, steps = await asyncio.to_thread(self._steps, world)
-        for step in steps:
-            revision = await self._xds.publish(step, self.node)
-            answer = await self._xds.settled(revision, 0.0, self.node)
-            while answer.outcome is Outcome.TIMEOUT:
-                answer = await self._xds.settled(revision, _LOOK_SECONDS, self.node)
-            if answer.outcome is Outcome.NACKED:
-                log.error("remote node %s refused a change and keeps what it had: %s", self.node, answer.text)
-                return
-            if answer.outcome is Outcome.NO_CLIENT:
-                await self._xds.publish(steps[-1], self.node)  # there is nothing to get over for an Envoy that is away
-                break
-        self._told = final
+    async def _until_there_is_something_to_do(self) -> None:
+        while not self._news.is_set() and not await self._applier.news():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._news.wait()
+        self._news.clear()
 
-    def _steps(self, world: World) -> tuple[_Told, Sequence[Snapshot]]:
-        """What to publish, one after the other: policies of the new world also for who leaves, then who is who, then
-        the policies alone. At every step an address has an identity of which Envoy has been told."""
-        enforced = [(each, world.policy_of(each)) for each in world.endpoints if each.workload.node == self.node]
-        tables = self._address_tables(world.ipcache, frozenset(ip for each, _ in enforced for ip in each.ips))
-        # Here no kernel judges anybody, so everybody is judged whole.
-        policed = frozenset((each.identity, direction) for each, _ in enforced for direction in Direction)
-        before = self._told
-        steps = []
-        if before is not None:
-            staying = {each.identity for each, _ in enforced}
-            leaving = [pair for pair in before.enforced if pair[0].identity not in staying]
-            both = self._compiler.compile([*enforced, *leaving], policed | before.policed).snapshot()
-            steps += [both.joined(before.tables), both.joined(tables)]
-        final = _Told(enforced, policed, self._compiler.compile(enforced, policed), tables)
-        steps.append(final.snapshot)
-        return final, [step for number, step in enumerate(steps) if step not in steps[number + 1 : number + 2]]
+    async def _bring(self, wanted: Wanted) -> None:
+        policies = wanted.intake.policies
+        admitted = self._changes.admitted(policies)
+        world = wanted.world
+        if not wanted.exact or self.refusals:
+            world = await asyncio.to_thread(wanted.world_of, admitted)
+        changed = await self._changes.make(world, policies, wanted.world_of)
+        applied = self._applied = changed.applied
+        if applied.nack:
+            log.error("remote node %s refused the policies, the last good ones stay: %s", self.node, applied.nack)
+        elif not applied.unconfirmed:
+            await self._remember(wanted.intake, self._applier.told(changed.world))
 
-    def _address_tables(self, ipcache: Mapping[IPNetwork, int], own: frozenset[IPAddress]) -> tuple[Resource, ...]:
-        """Most changes of policies leave them as they are."""
-        if self._tables is None or self._tables[:2] != (ipcache, own):
-            self._tables = (ipcache, own, address_tables(ipcache, own))
-        return self._tables[2]
+    async def _remember(self, intake: Intake, told: frozenset[PolicyKey]) -> None:
+        kept = {key: refusal.stand_in for key, refusal in self.refusals.items()}
+        accepted = intake.with_stand_ins({key: each.policy if each.older else None for key, each in kept.items()})
+        problem = ""
+        try:
+            await asyncio.to_thread(self._memory.remember, accepted.part(told))
+        except StateError as error:
+            problem = str(error)
+        if problem and problem != self._memory_problem:
+            log.error("%s", problem)
+        self._memory_problem = problem
 
 
 class RemoteNodes:
     """All that the agent's configuration names."""
 
-    def __init__(self, nodes: Iterable[str], xds: XdsServer) -> None:
-        self._nodes = {node: RemoteNode(node, xds) for node in nodes}
+    def __init__(self, nodes: Iterable[str], xds: XdsServer, state_dir: Path) -> None:
+        """Raises StateError. Below `state_dir` each has a folder."""
+        self._memories = ExitStack()
+        self._nodes: dict[str, RemoteNode] = {}
+        for node in nodes:
+            memory = LastGood.open(state_dir / "remote" / node)
+            self._memories.callback(memory.close)
+            self._nodes[node] = RemoteNode(node, xds, memory)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Their ids."""
         return tuple(self._nodes)
 
-    def want(self, world: World) -> None:
+    @property
+    def refusals(self) -> Mapping[str, Mapping[PolicyKey, Refusal]]:
+        """The policies that their Envoys refuse, by node."""
+        return {name: node.refusals for name, node in self._nodes.items()}
+
+    @property
+    def searches(self) -> int:
+        """How often any of their Envoys had to be asked who is to blame."""
+        return sum(node.searches for node in self._nodes.values())
+
+    def want(self, wanted: Wanted) -> None:
         """Bring this about on all of them; returns at once."""
         for node in self._nodes.values():
-            node.want(world)
+            node.want(wanted)
 
     async def run(self) -> None:
         """For as long as the agent lives."""
@@ -143,7 +173,11 @@ class RemoteNodes:
                 group.create_task(node.run(), name=f"remote node {node.node}")
             await asyncio.Event().wait()
 
-    def problems(self, workloads: Iterable[Workload], status: XdsStatus, policies: Sequence[Policy]) -> list[str]:
+    def close(self) -> None:
+        """Closes what is remembered of them."""
+        self._memories.close()
+
+    def problems(self, workloads: Iterable[Workload]) -> list[str]:
         """A sentence for each thing that is wrong with remote nodes; that one is not connected is not."""
         found = [
             f"workload {each.key} is on node {each.node}, which is not among remote: nodes in the config file: "
@@ -151,19 +185,6 @@ class RemoteNodes:
             for each in workloads
             if each.node and each.node not in self._nodes
         ]
-        found += [node.problem for node in self._nodes.values() if node.problem]
-        for client in status.clients:
-            if client.remote:
-                for entry in client.types:
-                    found += [
-                        f"remote node {client.node} refuses {each.name}{_because_of(policies, each.error)} and keeps "
-                        f"what it had: {each.error}"
-                        for each in entry.resources
-                        if each.error
-                    ]
-        return list(dict.fromkeys(found))
-
-
-def _because_of(policies: Sequence[Policy], text: str) -> str:
-    names = [str(policy.key) for policy in likely(policies, text)]
-    return f" (policy {', '.join(names)})" if names else ""
+        for node in self._nodes.values():
+            found += node.problems
+        return found

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
 from ..envoy.process import EnvoyStatus, Phase
@@ -19,6 +18,7 @@ from ..policies.explain import explain
 from ..policies.flow import Flow, parse_port, parse_protocol
 from ..policies.workload import Endpoint
 from ..xds import CertificateFiles, ClientStatus, XdsServer
+from . import xds_view
 from .api import NoSuchPolicyError
 from .applier import Applied, Kernel
 from .containment import Refusal
@@ -120,7 +120,8 @@ class NodeView:
             "policies": {
                 "enforced": len(state.intake.policies),
                 "stale": len(state.intake.stale),
-                "nacked": len(state.refusals),
+                "nacked": len(set(state.refusals).union(*self._refused_elsewhere.values())),
+                "nacked_by_node": {node: len(refused) for node, refused in self._refused_elsewhere.items()},
                 "problems": sum(problem.is_error for problem in state.intake.problems),
             },
             "endpoints": {
@@ -190,6 +191,7 @@ class NodeView:
                     "endpoints": [],
                     "problems": [str(problem) for problem in file.parsed.problems if problem.is_error],
                     "nack": None,
+                    "remote_nacks": {},
                 }
                 for key in sorted(file.parsed.broken - known)
             ]
@@ -213,35 +215,10 @@ class NodeView:
 
     async def xds(self) -> list[dict[str, Any]]:
         """Per node and resource type; one line without a type for a remote node that is not connected."""
-        clients = self._xds.status().clients
-        rows = [
-            {
-                "node": client.node,
-                "remote": client.remote,
-                "type": entry.type_url.rpartition(".")[2],
-                "state": str(entry.state),
-                "since": _time(entry.since.wall),
-                "error": "; ".join(entry.errors),
-                "published": _digest((each.name, each.published) for each in entry.resources),
-                "held": _digest((each.name, each.held) for each in entry.resources),
-                "resources": [
-                    {
-                        "name": resource.name,
-                        "state": str(resource.state),
-                        "published": resource.published,
-                        "held": resource.held,
-                        "in_force": self._in_force(client, entry.type_url, resource.name),
-                        "error": resource.error,
-                    }
-                    for resource in entry.resources
-                ],
-            }
-            for client in clients
-            for entry in client.types
-        ]
-        here = {client.node for client in clients if client.remote}
-        absent = [node for node in self._state.remote.names if node not in here] if self._state.remote else []
-        return rows + [_absent(node) for node in absent]
+        state = self._state
+        remote = state.remote.names if state.remote is not None else ()
+        refused = {**self._refused_elsewhere, "": state.refusals}
+        return xds_view.rows(self._xds.status().clients, remote, refused, self._in_force)
 
     def _in_force(self, client: ClientStatus, type_url: str, name: str) -> str | None:
         """The version that this node's Envoy said it has, when it was last asked. Another node's admin interface
@@ -298,7 +275,11 @@ class NodeView:
         refusal = state.refusals.get(policy.key)
         if refusal is not None:
             problems.append(str(refusal))
-        settled = "nack" if refusal is not None else "stale" if stale else "enforced"
+        elsewhere = {
+            node: refused[policy.key] for node, refused in self._refused_elsewhere.items() if policy.key in refused
+        }
+        problems += map(str, elsewhere.values())
+        settled = "nack" if refusal is not None or elsewhere else "stale" if stale else "enforced"
         return {
             "policy": str(policy.key),
             "kind": str(policy.key.kind),
@@ -308,7 +289,13 @@ class NodeView:
             "endpoints": list(state.enforced_on.get(policy.key, ())),
             "problems": problems,
             "nack": refusal.to_json() if refusal is not None else None,
+            "remote_nacks": {node: each.to_json() for node, each in elsewhere.items()},
         }
+
+    @property
+    def _refused_elsewhere(self) -> Mapping[str, Mapping[PolicyKey, Refusal]]:
+        """By remote node."""
+        return self._state.remote.refusals if self._state.remote is not None else {}
 
     def _problems(self) -> list[str]:
         state = self._state
@@ -330,8 +317,8 @@ class NodeView:
             problems.append(problem)
         if problem := _certificate_problem(state.certificates):
             problems.append(problem)
-        nodes = state.remote or RemoteNodes((), self._xds)
-        problems += nodes.problems(state.intake.workloads, self._xds.status(), state.intake.policies)
+        if state.remote is not None:
+            problems += state.remote.problems(state.intake.workloads)
         problems += [f"{origin}: {reason}" for origin, reason in state.applied.unexpressed]
         if state.applied.nack:
             problems.append(
@@ -346,25 +333,6 @@ def _services(listed: list[dict[str, Any]]) -> dict[str, int]:
         "addresses": len(listed),
         "backends": len(backends),
         "serving": sum(backend["serves"] for backend in backends),
-    }
-
-
-def _time(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds")
-
-
-def _absent(node: str) -> dict[str, Any]:
-    words = "not connected; it enforces what it had"
-    return {
-        "node": node,
-        "remote": True,
-        "type": "-",
-        "state": "STALE",
-        "since": "-",
-        "error": words,
-        "published": "",
-        "held": "",
-        "resources": [],
     }
 
 
@@ -385,12 +353,6 @@ def _interface(ifindex: int) -> str:
         return socket.if_indextoname(ifindex)
     except OSError:  # it went in this moment
         return str(ifindex)
-
-
-def _digest(versions: Iterable[tuple[str, str | None]]) -> str:
-    """A version for many resources together: equal when all are."""
-    listed = [f"{name}={version}" for name, version in versions if version is not None]
-    return sha256("\n".join(listed).encode()).hexdigest()[:8] if listed else ""
 
 
 def _is_of(name: str, namespace: str, policy: Policy) -> bool:

@@ -108,15 +108,16 @@ def get_policy(
             ("revision", entry["revision"]),
             ("endpoints", "\n".join(entry["endpoints"]) or "none: no workload on this node is selected"),
             *(_nack_fields(entry["nack"]) if entry["nack"] else ()),
+            *(row for node, nack in entry["remote_nacks"].items() for row in _nack_fields(nack, f" on {node}")),
             ("problems", "\n".join(entry["problems"]) or "none"),
         ]
     )
 
 
-def _nack_fields(nack: dict[str, Any]) -> list[tuple[str, str]]:
+def _nack_fields(nack: dict[str, Any], where: str = "") -> list[tuple[str, str]]:
     enforced = {"older": "the last version that Envoy took", "denied": "nothing of it: what only it allows is denied"}
     return [
-        ("refused", f"{nack['path']} (line {nack['line']})"),
+        ("refused", f"{nack['path']} (line {nack['line']}){where}"),
         ("envoy says", f"{nack['resource']}: {nack['text']}"),
         ("in force", enforced[nack["enforced"]]),
     ]

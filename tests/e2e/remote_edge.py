@@ -79,6 +79,13 @@ class Edge:
         """Its Envoy's."""
         return (self.folder / "envoy.log").read_text(errors="replace")
 
+    def rejected(self) -> int:
+        """How often its Envoy has refused a filter."""
+        stats = ("envoy", "stats", "-f", "extension_config_discovery.*update_rejected", "-o", "json")
+        shown = lockgate(*stats, "--run-dir", self.folder)
+        assert shown.status == 0, shown
+        return sum(value for value in shown.data.values() if isinstance(value, int))
+
     def serial(self) -> int:
         """Of the certificate that its Envoy shows to the agent."""
         shown = lockgate("envoy", "certs", "-o", "json", "--run-dir", self.folder)

@@ -27,11 +27,20 @@ spec:
     toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{method: GET, path: "PATH"}]}}]
 """
 LACKING = "envoy.filters.http/envoy.filters.http.header_mutation"  # what the Envoy of edge-2 cannot do
-ADDING = (
-    POLICY.replace("NAME", "edge-2")
-    .replace("APP", "edge-2")
-    .replace('path: "PATH"}', "path: /two/4, headerMatches: [{name: x-a, value: b, mismatch: ADD}]}")
-)
+BOTH = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: both}
+spec:
+  endpointSelector: {matchExpressions: [{key: app, operator: In, values: [edge-1, edge-2]}]}
+  ingress:
+  - fromEndpoints: [{matchLabels: {role: frontend}}]
+    toPorts:
+    - ports: [{port: "80", protocol: TCP}]
+      rules: {http: [{path: /both/new, headerMatches: [{name: x-a, value: b, mismatch: ADD}]}]}
+"""
+BOTH_BEFORE = BOTH.partition("      rules:")[0] + "      rules: {http: [{path: /both/old}]}\n"
+PLACE = "spec.ingress[0].toPorts[0].rules.http[0].headerMatches"
 
 
 class Ground:
@@ -187,22 +196,63 @@ def test_a_remote_envoy_that_is_slow_or_dead_delays_nobody(ground: Ground) -> No
     node.until("both are in step", lambda: ground.states()["edge-2"] == "SYNCED")
 
 
-def test_what_a_remote_envoy_refuses_is_shown_and_holds_up_nobody(ground: Ground) -> None:
-    node = ground.node
-    node.write("edge-2", ADDING)
-    node.until("it is refused", lambda: ground.states()["edge-2"] == "NACK")
+def test_what_a_remote_envoy_refuses_is_held_back_there_alone(ground: Ground) -> None:
+    node, (one, two) = ground.node, (ground.one.ips[0], ground.two.ips[0])
+    node.write("both", BOTH_BEFORE)
+    for ip in (one, two):
+        node.becomes(OK, lambda ip=ip: fetch(node.frontend, ip, 80, "/both/old"))  # type: ignore[misc]
+    ground.allow(ground.two, "/two/more")
+    node.write("both", BOTH)
+    node.becomes(OK, lambda: fetch(node.frontend, two, 80, "/two/more"))
     node.until("it is told", node.problems)
     (problem,) = node.problems()
-    assert "remote node edge-2 refuses lockgate.http.ingress." in problem and " and keeps what it had: " in problem
-    assert ground.states()[node_of(ground)] == "SYNCED"
-    assert fetch(node.frontend, ground.two.ips[0], 80, "/two/4") == OK, "what it had stays enforced"
-    assert fetch(node.frontend, ground.two.ips[0], 80, "/two/other") == DENIED
+    assert (
+        f"both.yaml:9: {PLACE}: the Envoy of remote node edge-2 refuses policy default/both (lockgate.http." in problem
+    )
+    assert problem.endswith("; its last good version stays enforced there")
+    assert problem in node.log
+    states = ground.states()
+    assert (states["edge-1"], states["edge-2"], states[node_of(ground)]) == ("SYNCED", "NACK", "SYNCED")
+    assert "NACK" in (told := node.lockgate("xds", "status").out) and "policy default/both: " in told
+    shown = node.lockgate("policy", "get", "both").out
+    assert f"refused     {PLACE} (line 9) on edge-2\n" in shown and "the last version that Envoy took" in shown
+    assert ground.metric("lockgate_remote_refused_policies,node=edge-2") == 1
+    assert ground.metric("lockgate_remote_refused_policies,node=edge-1") == 0
+
+    assert fetch(node.frontend, two, 80, "/both/old") == OK, "what it had stays enforced"
+    assert fetch(node.frontend, two, 80, "/both/new") == DENIED
+    node.becomes(OK, lambda: fetch(node.frontend, one, 80, "/both/new"))
+    assert fetch(node.frontend, one, 80, "/both/old") == DENIED
+
+    # The same bytes are not sent again, whatever else changes, and what is refused here holds up nothing.
+    rejected = ground.two.rejected()
+    assert rejected > 0
     ground.allow(ground.one, "/one/again")
-    node.becomes(OK, lambda: fetch(node.frontend, ground.one.ips[0], 80, "/one/again"))
+    node.becomes(OK, lambda: fetch(node.frontend, one, 80, "/one/again"))
     ground.local_change("/local/again")
+    assert ground.two.rejected() == rejected
+    assert ground.states()["edge-2"] == "NACK"
+
+    # So it stays after a restart of the agent, and no request that was allowed fails meanwhile.
+    node.end_agent()
+    node.start_agent("--config", ground.config, ready=False)
+    node.until("it is refused again", lambda: node.status() and ground.states().get("edge-2") == "NACK")
+    node.until("it is told again", lambda: any("its last good version stays" in each for each in node.problems()))
+    assert fetch(node.frontend, two, 80, "/both/old") == OK
+    assert fetch(node.frontend, two, 80, "/two/more") == OK
+
+    # Mending it is enough, and so is taking it away; without an older version what only it allows is denied.
+    node.write("both", BOTH_BEFORE.replace("/old", "/mended"))
+    node.becomes(OK, lambda: fetch(node.frontend, two, 80, "/both/mended"))
+    node.until("nothing is wrong", node.ok)
+    node.write("fresh", BOTH.replace("name: both", "name: fresh"))
+    node.until("it is refused", lambda: ground.states()["edge-2"] == "NACK")
+    node.until("it is told", lambda: any("is denied there" in each for each in node.problems()))
+    assert fetch(node.frontend, two, 80, "/both/new") == DENIED
+    (node.policies / "fresh.yaml").unlink()
+    node.until("nothing is wrong any more", lambda: node.ok() and ground.states()["edge-2"] == "SYNCED")
     ground.allow(ground.two, "/two")
-    node.becomes(OK, lambda: fetch(node.frontend, ground.two.ips[0], 80, "/two"))
-    node.until("all is well", node.ok)
+    node.becomes(OK, lambda: fetch(node.frontend, two, 80, "/two"))
 
 
 def node_of(ground: Ground) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from ipaddress import ip_address
@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.agent.applier import Applied
+from lockgate.agent.blame import ALL, told_in
 from lockgate.agent.change import ChangeMaker
-from lockgate.policies import Policy, World, parse_policies
+from lockgate.policies import Policy, PolicyKey, World, parse_policies
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.model import HttpConditions
 from lockgate.policies.withheld import withheld
@@ -76,6 +77,9 @@ class Envoy:
         if (text := self.refuses(told)) and frozenset(told) not in self.offered:
             self.offered.append(frozenset(told))
         return Applied({INGRESS: text} if text else {})
+
+    def told(self, world: World, resources: Collection[str] = ALL) -> Set[PolicyKey]:
+        return told_in(world, world.endpoints, resources)
 
     async def apply(self, world: World) -> Applied:
         applied = await self.offer(world)

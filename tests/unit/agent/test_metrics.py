@@ -139,7 +139,7 @@ def test_every_xds_state_is_a_series_whatever_is_there() -> None:
         "ok": True,
         "problems": [],
         "agent": {"revision": 4},
-        "policies": {"enforced": 1, "stale": 0, "nacked": 1},
+        "policies": {"enforced": 1, "stale": 0, "nacked": 1, "nacked_by_node": {"edge-1": 2}},
         "endpoints": {"local": 1, "known": 1},
         "xds": [entry, *remote],
         "envoy": {"state": "running", "restarts": 2},
@@ -156,3 +156,4 @@ def test_every_xds_state_is_a_series_whatever_is_there() -> None:
     assert by_state == {"SYNCED": 0, "STALE": 1, "NACK": 1, "ABSENT": 1}
     assert found["lockgate_envoy_restarts_total"] == 2
     assert found["lockgate_policiesnack"] == 1
+    assert found["lockgate_remote_refused_policiesedge-1"] == 2

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import grpc.aio
 import pytest
-from lockgate.agent.remote_nodes import RemoteNodes
-from lockgate.policies import Direction, World, parse_policies
+from lockgate.agent.intake import Intake, NoMemory, admit
+from lockgate.agent.remote_nodes import RemoteNodes, Wanted
+from lockgate.agent.xds_view import rows
+from lockgate.policies import Direction, World
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Endpoint, Workload
+from lockgate.store import Document, StoreContent
 from lockgate.tests.unit.xds.raw_stream import DeltaRaw, Heard
 from lockgate.xds import SHARDS, TABLES, Remote, XdsServer, shard_name, shard_of
 from lockgate.xds.certificate_files import Credentials
@@ -31,6 +36,8 @@ spec:
   ingress: [{toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: /PATH}]}}]}]
 """
 POLICIES = {shard_name(direction, shard) for direction in Direction for shard in range(SHARDS)}
+PLACE = "spec.ingress[0].toPorts[0].rules.http"
+T = TypeVar("T")
 NAMES = {*TABLES.values(), *POLICIES}
 
 
@@ -39,8 +46,13 @@ def endpoint(name: str, number: int, node: str, **labels: str) -> Endpoint:
     return endpoint_of(workload)
 
 
-def world(path: str, *endpoints: Endpoint) -> World:
-    return World.of(parse_policies(POLICY.replace(b"PATH", path.encode()), "p.yaml").policies, endpoints)
+def wanted(*policies: tuple[str, str], on: Sequence[Endpoint]) -> Wanted:
+    """Policies by name with their paths, each in a file of its own."""
+    text = {name: POLICY.replace(b"name: p", f"name: {name}".encode()) for name, _ in policies}
+    documents = [Document(f"{name}.yaml", text[name].replace(b"PATH", path.encode())) for name, path in policies]
+    intake = admit(Intake(), StoreContent(tuple(documents), ()), NoMemory())
+    world_of = partial(World.of, endpoints=on)
+    return Wanted(world_of(intake.policies), intake, world_of)
 
 
 def shards(world: World) -> set[str]:
@@ -64,20 +76,60 @@ async def server(tmp_path: Path, authority: Authority) -> AsyncIterator[XdsServe
 
 
 @pytest.fixture
-async def nodes(server: XdsServer) -> AsyncIterator[RemoteNodes]:
-    made = RemoteNodes(("a", "b"), server)
+async def nodes(server: XdsServer, tmp_path: Path) -> AsyncIterator[RemoteNodes]:
+    made = RemoteNodes(("a", "b"), server, tmp_path)
     task = asyncio.create_task(made.run())
     yield made
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    made.close()
+
+
+class Speaker(DeltaRaw):
+    """Speaks for an Envoy, and knows what it read last."""
+
+    last = b""
+    refused: tuple[str, ...] = ()  # versions
+
+    async def _read(self) -> bytes:
+        self.last = await super()._read()
+        return self.last
+
+    async def refuse(self, bad: bytes = b"/bad(/[0-9]+)?", *, telling: bool = True) -> None:
+        """Answers for ever, and refuses what holds such a text; whether or not its words quote it."""
+        while True:
+            heard = await self.hear()
+            if found := re.search(bad, self.last):
+                self.refused += tuple(heard.versions.values())
+                await self.nack(heard, f"'{found[0].decode()}': no room for that" if telling else "no room")
+            else:
+                await self.ack(heard)
 
 
 @asynccontextmanager
-async def client(server: XdsServer, authority: Authority, node: str) -> AsyncIterator[DeltaRaw]:
+async def client(server: XdsServer, authority: Authority, node: str) -> AsyncIterator[Speaker]:
     own = authority.node(node)
     credentials = grpc.ssl_channel_credentials(authority.identity.certificate, own.key, own.certificate)
     async with grpc.aio.secure_channel(f"127.0.0.1:{server.remote_port}", credentials) as opened:
-        yield DeltaRaw(opened, type_url=FILTER_CONFIG, aggregated=True, node=node)
+        yield Speaker(opened, type_url=FILTER_CONFIG, aggregated=True, node=node)
+
+
+def said(server: XdsServer, node: str) -> bytes:
+    """What is published for a node."""
+    return b"".join(each.body for each in server._latest(node).snapshot.of_type(FILTER_CONFIG).values())
+
+
+def is_told(text: bytes, found: bytes) -> bool:
+    """This, and nothing bad."""
+    return text in found and b"/bad" not in found
+
+
+async def until(look: Callable[[], T], is_so: Callable[[T], object]) -> T:
+    for _ in range(3000):
+        if is_so(found := look()):
+            return found
+        await asyncio.sleep(0.005)
+    raise TimeoutError(repr(look()))
 
 
 async def all_of(speaker: DeltaRaw) -> dict[str, Heard]:
@@ -95,12 +147,13 @@ async def test_who_leaves_is_known_to_the_policies_until_no_address_says_so(
     server: XdsServer, nodes: RemoteNodes, authority: Authority
 ) -> None:
     """Another identity at the same address: policies for both, then the table, then policies for the new one alone."""
-    before = world("one", endpoint("w", 1, "a", app="server"))
-    changed = world("one", endpoint("w", 1, "a", app="server", more="labels"))
-    nodes.want(before)
+    first = wanted(("p", "one"), on=[endpoint("w", 1, "a", app="server")])
+    second = wanted(("p", "one"), on=[endpoint("w", 1, "a", app="server", more="labels")])
+    before, changed = first.world, second.world
+    nodes.want(first)
     async with client(server, authority, "a") as speaker:
         await all_of(speaker)
-        nodes.want(changed)
+        nodes.want(second)
         told: list[set[str]] = []
         for _ in range(6):
             heard = await speaker.hear()
@@ -111,53 +164,108 @@ async def test_who_leaves_is_known_to_the_policies_until_no_address_says_so(
         assert set().union(*told[4:]) == shards(before)
 
 
-async def test_a_refusal_stops_the_node_and_no_other(
+async def test_what_one_node_refuses_is_held_back_there_alone(
     server: XdsServer, nodes: RemoteNodes, authority: Authority
 ) -> None:
     both = (endpoint("w", 1, "a", app="server"), endpoint("v", 2, "b", app="server"))
-    nodes.want(first := world("one", *both))
-    ingress = shard_name(Direction.INGRESS, shard_of(first.endpoints[0].identity))
-    async with client(server, authority, "a") as bad, client(server, authority, "b") as good:
+    nodes.want(wanted(("good", "1"), ("old", "1"), on=both))
+    async with (
+        client(server, authority, "a") as bad,
+        client(server, authority, "b") as good,
+        asyncio.TaskGroup() as group,
+    ):
         for speaker in (bad, good):
             await all_of(speaker)
-        changed = world("two", *both)
-        nodes.want(changed)
-        heard = await bad.hear()
-        await bad.nack(heard, "no, not default/p:spec.ingress[0].toPorts[0]")
-        other = await good.hear()
-        assert set(other.versions) == set(heard.versions) == {ingress}
-        await good.ack(other)
-        for _ in range(500):
-            problems = nodes.problems((), server.status(), changed.policies)
-            if problems:
-                break
-            await asyncio.sleep(0.01)
-        (problem,) = problems
-        assert problem.startswith(f"remote node a refuses {ingress} and keeps what it had: no, not default/p")
-        nodes.want(world("three", *both))
-        for speaker in (bad, good):
-            after = await speaker.hear()
-            assert set(after.versions) == {ingress}
-            await speaker.ack(after)
+        tasks = [group.create_task(bad.refuse()), group.create_task(good.refuse(b"nothing"))]
+        second = wanted(("good", "2"), ("new", "bad/1"), ("old", "bad/2"), on=both)
+        nodes.want(second)
+        kept = await until(lambda: nodes.refusals["a"], lambda found: len(found) == 2)
+        assert {key.name: (each.stand_in.older, each.place.path) for key, each in kept.items()} == {
+            "new": (False, f"{PLACE}[0].path"),
+            "old": (True, f"{PLACE}[0].path"),
+        }
+        assert not nodes.refusals["b"]
+        problems = nodes.problems(())
+        assert [each.partition(" (")[0] for each in sorted(problems)] == [
+            f"new.yaml:6: {PLACE}[0].path: the Envoy of remote node a refuses policy default/new",
+            f"old.yaml:6: {PLACE}[0].path: the Envoy of remote node a refuses policy default/old",
+        ]
+        await until(lambda: said(server, "a"), lambda found: b"/2" in found and b"/1" in found)
+        assert b"/bad" not in said(server, "a")
+        assert b"/bad/1" in said(server, "b") and b"/bad/2" in said(server, "b")
+        (row,) = [
+            each
+            for each in rows(server.status().clients, nodes.names, nodes.refusals, lambda *_: None)
+            if each["node"] == "a"
+        ]
+        assert row["state"] == "NACK" and "policy default/new: '/bad/1': no room for that" in row["error"]
+
+        # Whatever else changes, nothing of that is offered to it again.
+        refused = bad.refused
+        assert len(set(refused)) == len(refused)
+        nodes.want(wanted(("good", "3"), ("new", "bad/1"), ("old", "bad/2"), on=both))
+        await until(lambda: said(server, "a"), lambda found: b"/3" in found)
+        assert bad.refused == refused and len(nodes.refusals["a"]) == 2
+        # Mended, and deleted.
+        nodes.want(wanted(("good", "3"), ("new", "fine"), on=both))
+        await until(lambda: said(server, "a"), lambda found: b"/fine" in found)
+        assert not nodes.refusals["a"] and not nodes.problems(())
+        for task in tasks:
+            task.cancel()
+
+
+async def test_an_envoy_that_was_away_is_asked_when_it_comes(
+    server: XdsServer, nodes: RemoteNodes, authority: Authority
+) -> None:
+    here = [endpoint("w", 1, "a", app="server")]
+    nodes.want(wanted(("good", "1"), ("new", "bad"), on=here))
+    await until(lambda: said(server, "a"), lambda found: b"/bad" in found)
+    async with client(server, authority, "a") as speaker:
+        await speaker.subscribe(*sorted(NAMES))
+        task = asyncio.create_task(speaker.refuse(telling=False))
+        await until(lambda: nodes.refusals["a"], bool)
+        await until(lambda: said(server, "a"), lambda found: b"/bad" not in found and b"/1" in found)
+        task.cancel()
+
+
+async def test_the_last_good_version_there_outlives_the_agent(
+    server: XdsServer, authority: Authority, tmp_path: Path
+) -> None:
+    here = [endpoint("w", 1, "a", app="server")]
+
+    async def agent(*rounds: Wanted, until_said: Sequence[bytes]) -> None:
+        nodes = RemoteNodes(("a",), server, tmp_path)
+        running = asyncio.create_task(nodes.run())
+        for each, text in zip(rounds, until_said, strict=True):
+            nodes.want(each)
+            await until(lambda: said(server, "a"), partial(is_told, text))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        nodes.close()
+
+    async with client(server, authority, "a") as speaker:
+        await speaker.subscribe(*sorted(NAMES))
+        task = asyncio.create_task(speaker.refuse(telling=False))
+        bad = wanted(("p", "bad"), ("q", "2"), on=here)
+        await agent(wanted(("p", "1"), on=here), bad, until_said=(b"/1", b"/2"))
+        await agent(bad, until_said=(b"/1",))
+        task.cancel()
 
 
 async def test_what_a_node_has_is_only_what_its_workloads_need(
     server: XdsServer, nodes: RemoteNodes, authority: Authority
 ) -> None:
-    nodes.want(world("secret-path", endpoint("w", 1, "a", app="server"), endpoint("v", 2, "b", app="other")))
+    both = (endpoint("w", 1, "a", app="server"), endpoint("v", 2, "b", app="other"))
+    nodes.want(wanted(("p", "secret-path"), on=both))
     async with client(server, authority, "b") as speaker:
         found = await all_of(speaker)
     assert found.keys() == NAMES
-    snapshots = {node: server._latest(node).snapshot for node in ("a", "b")}
-    said = {
-        node: b"".join(each.body for each in found.of_type(FILTER_CONFIG).values()) for node, found in snapshots.items()
-    }
-    assert b"secret-path" in said["a"] and b"secret-path" not in said["b"]
+    assert b"secret-path" in said(server, "a") and b"secret-path" not in said(server, "b")
 
 
 def test_a_node_that_is_not_configured_is_a_problem(tmp_path: Path) -> None:
     server = XdsServer(tmp_path / "xds.sock")
-    (problem,) = RemoteNodes(("a",), server).problems(
-        [replace(endpoint("w", 1, "c").workload), endpoint("v", 2, "a").workload], server.status(), ()
+    (problem,) = RemoteNodes(("a",), server, tmp_path).problems(
+        [endpoint("w", 1, "c").workload, endpoint("v", 2, "a").workload]
     )
     assert problem.startswith("workload default/w is on node c, which is not among remote: nodes")
