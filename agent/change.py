@@ -48,12 +48,18 @@ class ChangeMaker:
         self._memory = memory
         self._node = node
         self._containment = Containment()
+        self._strange = False  # Envoy may be another one than what was taken, or is remembered, tells of
         self.searches = 0  # how often Envoy had to be asked who is to blame
 
     @property
     def refusals(self) -> Mapping[PolicyKey, Refusal]:
         """The policies that Envoy refuses."""
         return self._containment.refusals
+
+    def distrust(self) -> None:
+        """Envoy refuses what it had taken: it is another one now, and any policy may be to blame."""
+        self._containment.take((), frozenset)
+        self._strange = True
 
     def admitted(self, wanted: Sequence[Policy]) -> tuple[Policy, ...]:
         """The policies to enforce when these are wanted."""
@@ -91,6 +97,7 @@ class ChangeMaker:
                 await self._applier.offer(world)  # what is not refused of it, instead of the trials
         if not applied.nacks and not applied.unconfirmed:
             self._containment.take(world.policies, partial(self._applier.told, world))
+            self._strange = False
         return Changed(world, applied)
 
     async def _search(
@@ -105,6 +112,8 @@ class ChangeMaker:
         remembered: dict[str, dict[PolicyKey, Policy]] = {}
 
         def recall(policy: Policy) -> Policy | None:
+            if self._strange:
+                return None
             if policy.source not in remembered:
                 remembered[policy.source] = {each.key: each for each in self._memory.policies(policy.source)}
             return remembered[policy.source].get(policy.key)

@@ -54,6 +54,7 @@ class RemoteNode:
         self._wanted: Wanted | None = None
         self._news = asyncio.Event()
         self._applied = Applied()
+        self._settled = False  # its Envoy took the last change
         self._failure = ""
         self._memory_problem = ""
 
@@ -92,6 +93,8 @@ class RemoteNode:
             await self._until_there_is_something_to_do()
             try:
                 if brought is not None and await self._applier.news():
+                    if self._settled:
+                        self._changes.distrust()
                     await self._bring(brought)
                 if self._wanted is not brought and self._wanted is not None:
                     brought = self._wanted
@@ -100,6 +103,7 @@ class RemoteNode:
             except Exception as error:  # whatever it is, the node that the agent runs on must not suffer from it
                 log.exception("remote node %s", self.node)
                 self._failure = f"remote node {self.node} was not told of the last change: {error!r}"
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def _until_there_is_something_to_do(self) -> None:
         while not self._news.is_set() and not await self._applier.news():
@@ -118,7 +122,8 @@ class RemoteNode:
         applied = self._applied = changed.applied
         if applied.nack:
             log.error("remote node %s refused the policies, the last good ones stay: %s", self.node, applied.nack)
-        elif not applied.unconfirmed:
+        self._settled = not applied.nack and not applied.unconfirmed and not applied.problems
+        if not applied.nack and not applied.unconfirmed:
             await self._remember(wanted.intake, self._applier.told(changed.world))
 
     async def _remember(self, intake: Intake, told: frozenset[PolicyKey]) -> None:

@@ -47,6 +47,8 @@ class TypeMemory:
             self._suspect.discard((resource.name, resource.version))
             self._rejected[resource.name, resource.version] = error
             self.refusals += 1
+            if (good := self._accepted.get(resource.name)) is not None and good.version == resource.version:
+                self.remove(resource.name)  # another Envoy is in the place of the one that took it
             while len(self._rejected) > MOST_REJECTIONS:
                 del self._rejected[next(iter(self._rejected))]
 

@@ -228,6 +228,22 @@ async def test_an_envoy_that_was_away_is_asked_when_it_comes(
         task.cancel()
 
 
+async def test_another_envoy_may_refuse_what_the_one_before_took(
+    server: XdsServer, nodes: RemoteNodes, authority: Authority
+) -> None:
+    nodes.want(wanted(("good", "1"), ("p", "bad"), on=[endpoint("w", 1, "a", app="server")]))
+    async with client(server, authority, "a") as speaker:
+        await all_of(speaker)
+        await until(lambda: nodes._nodes["a"]._settled, bool)
+    async with client(server, authority, "a") as other:
+        await other.subscribe(*sorted(NAMES))
+        task = asyncio.create_task(other.refuse(telling=False))
+        await until(lambda: nodes.refusals["a"], bool)
+        await until(lambda: said(server, "a"), partial(is_told, b"/1"))
+        assert len(set(other.refused)) == len(other.refused), "nothing is sent again that it refused"
+        task.cancel()
+
+
 async def test_the_last_good_version_there_outlives_the_agent(
     server: XdsServer, authority: Authority, tmp_path: Path
 ) -> None:

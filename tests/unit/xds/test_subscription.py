@@ -307,6 +307,15 @@ def test_a_fresh_client_of_the_same_node_gets_the_last_good_version() -> None:
     assert said(after.ack(first)) == []
 
 
+def test_what_a_node_once_took_and_now_refuses_is_not_sent_for_ever() -> None:
+    """Another Envoy in the place of the one that took it."""
+    before = Talk(A1)
+    before.ack(only(before.begin("a")))
+    after = Talk(A1, memory=before.memory)
+    assert after.nack(only(after.begin("a"))) == []
+    assert said(after.publish(A2)) == [(["a:2"], [])]
+
+
 def test_a_fresh_client_learns_that_there_is_nothing_it_would_take() -> None:
     before = Talk(A1)
     before.nack(only(before.begin("a")))
