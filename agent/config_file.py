@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -34,6 +35,7 @@ class ConfigFile(TypedDict, total=False):
 
 
 _ENGINE = re.compile(r"unix:///[^/\s].*").fullmatch
+_HOST = re.compile(r"[A-Za-z0-9._:-]+").fullmatch
 _LIMITS = {
     "http_port": range(1, 65536),
     "tls_port": range(1, 65536),
@@ -105,8 +107,8 @@ def _remote(path: Path, value: Any) -> RemoteSettings:
     def wrong(key: str, what: str) -> InputError:
         return InputError(f"--config {path}: remote{'.' if key else ''}{key}: {what}")
 
-    if not isinstance(value, dict) or set(value) != set(_REMOTE):
-        raise wrong("", f"write {', '.join(_REMOTE)}, all of them and nothing else")
+    if not isinstance(value, dict) or {*value, "admin"} != {*_REMOTE, "admin"}:
+        raise wrong("", f"write {', '.join(_REMOTE)}, all of them, maybe admin, and nothing else")
     address, port, nodes = value["address"], value["port"], value["nodes"]
     try:
         ip_address(address if isinstance(address, str) else "")
@@ -127,7 +129,25 @@ def _remote(path: Path, value: Any) -> RemoteSettings:
         raise wrong("nodes", "write a list of node ids, as in [edge-1, edge-2]")
     if len(nodes) > MOST_NODES or len(set(nodes)) != len(nodes):
         raise wrong("nodes", f"at most {MOST_NODES}, and each once")
-    return RemoteSettings(address, port, nodes=tuple(nodes), **files)
+    admin = {}
+    for node, place in _mapping(value.get("admin", {})):
+        host, number = _place(place)
+        if node not in nodes or not host or not number:
+            raise wrong("admin", "write nodes with their HOST:PORT, as in {edge-1: '192.0.2.77:15009'}")
+        admin[node] = (host, number)
+    return RemoteSettings(address, port, nodes=tuple(nodes), admin=admin, **files)
+
+
+def _mapping(value: object) -> Iterable[tuple[Any, Any]]:
+    return value.items() if isinstance(value, dict) else [("", "")]
+
+
+def _place(value: object) -> tuple[str, int]:
+    """HOST:PORT; an empty host or the port 0 for anything else."""
+    host, _, port = str(value).rpartition(":")
+    number = int(port) if port.isdecimal() and len(port) < 6 else 0
+    host = host.removeprefix("[").removesuffix("]")
+    return (host if _HOST(host) else ""), (number if number in range(1, 65536) else 0)
 
 
 def _labels(path: Path, value: object) -> tuple[tuple[str, str], ...]:

@@ -28,18 +28,21 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A resource of which Envoy confirmed one version and has another (None: none) in force."""
+    """A resource of which Envoy confirmed one version and has another (None: none) in force. `node` is the remote node
+    that it is of."""
 
     resource: Name
     confirmed: str
     actual: str | None
     error: str = ""  # Envoy's, when its dump gives one
+    node: str = ""
 
     def __str__(self) -> str:
         actual = f"version {self.actual}" if self.actual else "none"
         error = f" ({self.error})" if self.error else ""
+        envoy = f"the Envoy of remote node {self.node}" if self.node else "Envoy"
         return (
-            f"Envoy confirmed version {self.confirmed} of {self.resource.kind} {self.resource.name}, "
+            f"{envoy} confirmed version {self.confirmed} of {self.resource.kind} {self.resource.name}, "
             f"but has {actual} in force{error}; it is sent again"
         )
 
@@ -54,7 +57,9 @@ def confirmed(client: ClientStatus) -> dict[Name, str]:
     }
 
 
-def drifted(wanted: Mapping[Name, str], actual: Mapping[Name, InForce], asked: Iterable[str]) -> tuple[Drift, ...]:
+def drifted(
+    wanted: Mapping[Name, str], actual: Mapping[Name, InForce], asked: Iterable[str], node: str = ""
+) -> tuple[Drift, ...]:
     """The resources of the `asked` types that are not in force as they were confirmed, by name."""
     types = frozenset(asked)
     found = []
@@ -62,5 +67,5 @@ def drifted(wanted: Mapping[Name, str], actual: Mapping[Name, InForce], asked: I
         if resource.type_url in types:
             now = actual.get(resource, InForce(None))
             if now.version != version:
-                found.append(Drift(resource, version, now.version, now.error))
+                found.append(Drift(resource, version, now.version, now.error, node))
     return tuple(found)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..envoy.admin import Admin
+from ..envoy.admin import Admin, TlsDoor
 from ..envoy.errors import AdminError
 from ..envoy.in_force import InForce, named_query, read_versions, versions_query
 from ..xds import LISTENER, XdsServer
@@ -31,17 +31,23 @@ class Effect:
     repaired: int = 0
     in_force: dict[Name, InForce] = field(default_factory=dict)
     at: float = 0.0  # Unix time; 0 is never
+    failure: str = ""  # why it could not be asked the last time
 
 
 class EffectWatch:
     """The watch over one node's Envoy, which asks for its configuration under the name `node`."""
 
     def __init__(
-        self, xds: XdsServer, node: str, socket: Path, effective: Callable[[float], None] = lambda _: None
+        self,
+        xds: XdsServer,
+        node: str,
+        socket: Path | TlsDoor,
+        effective: Callable[[float], None] = lambda _: None,
     ) -> None:
         """`effective` is told how many seconds each change took from its beginning until Envoy had it in force."""
         self._xds = xds
         self._node = node
+        self._name = "" if isinstance(socket, Path) else node  # in sentences
         self._socket = socket
         self._effective = effective
         self._asked = asyncio.Event()
@@ -72,9 +78,10 @@ class EffectWatch:
                 try:
                     drifts = await self.look(admin, everything=everything)
                 except AdminError as error:
-                    log.debug("Envoy was not asked what it has in force: %s", error)
+                    self._fail(str(error))
                     patience = None
                     continue
+                self.effect.failure = ""
                 if everything:
                     self._looked = now
                 if not drifts or patience == _LONGEST_PATIENCE:
@@ -103,7 +110,19 @@ class EffectWatch:
         effect = self.effect
         effect.looks += 1
         effect.in_force, effect.at = actual, time.time()
-        return drifted(settled, actual, asked)
+        return drifted(settled, actual, asked, self._name)
+
+    def _fail(self, failure: str) -> None:
+        """Envoy was not asked: on this node it is starting, or gone, and others tell of that."""
+        effect = self.effect
+        if failure != effect.failure:
+            level = logging.WARNING if self._name else logging.DEBUG
+            log.log(
+                level, "Envoy%s was not asked what it has in force: %s", f" of {self._name}" * bool(self._name), failure
+            )
+        effect.failure = failure
+        if self._name:
+            effect.in_force = {}
 
     async def _versions(
         self, admin: Admin, kind: str, names: set[str], *, everything: bool

@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -44,6 +45,7 @@ from .lock import AgentLock
 from .metrics import Exposition, Metrics
 from .metrics_port import MetricsPort
 from .reconciler import Reconciler
+from .remote_admin import remote_doors
 from .remote_nodes import RemoteNodes
 from .remote_port import remote_port
 from .service_side import ServiceSide
@@ -102,7 +104,7 @@ class NodeAgent:
             others = [report_handler(streams.reported)]
             xds = XdsServer(settings.xds_socket, metrics, served, others=others)
             nodes = settings.remote.nodes if settings.remote is not None else ()
-            remote = RemoteNodes(nodes, xds, settings.state_dir)
+            remote = RemoteNodes(nodes, xds, settings.state_dir, remote_doors(settings.remote, files))
             stack.callback(remote.close)
             await xds.start()  # before anything is pinned: a run dir whose name is too long for sockets is refused here
             stack.push_async_callback(xds.stop)
@@ -170,7 +172,7 @@ class NodeAgent:
                 settings.admin_socket,
                 view.status,
                 view.datapath,
-                lambda: _counts(watch.effect, changes.searches + remote.searches, streams),
+                lambda: _counts([watch.effect, *remote.effects.values()], changes.searches + remote.searches, streams),
                 lambda: dns_counts(dns, self._names),
             )
             for service in (
@@ -248,12 +250,12 @@ def _node_id() -> str:
     return socket.gethostname()
 
 
-def _counts(effect: Effect, searches: int, streams: StreamWatch) -> dict[str, int]:
+def _counts(effects: Sequence[Effect], searches: int, streams: StreamWatch) -> dict[str, int]:
     """For `families_of`."""
     return {
-        "looks": effect.looks,
-        "drift": len(effect.drifts),
-        "repaired": effect.repaired,
+        "looks": sum(effect.looks for effect in effects),
+        "drift": sum(len(effect.drifts) for effect in effects),
+        "repaired": sum(effect.repaired for effect in effects),
         "searches": searches,
         "streams": streams.ended,
     }

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
+from ..envoy.admin import TlsDoor
 from ..policies import PolicyKey, World
 from ..policies.workload import Workload
 from ..xds import XdsServer
 from .applier import Applied
 from .change import ChangeMaker
 from .containment import Refusal
+from .effect_watch import Effect, EffectWatch
 from .errors import StateError
 from .intake import Intake
 from .last_good import LastGood
@@ -45,9 +49,11 @@ class Wanted:
 class RemoteNode:
     """One of them."""
 
-    def __init__(self, node: str, xds: XdsServer, memory: LastGood) -> None:
-        """`memory` is of what this node's Envoy took."""
+    def __init__(self, node: str, xds: XdsServer, memory: LastGood, door: TlsDoor | None = None) -> None:
+        """`memory` is of what this node's Envoy took; `door` leads to where it is asked what it has in force."""
         self.node = node
+        self._xds = xds
+        self._watch = EffectWatch(xds, node, door) if door is not None else None
         self._applier = RemoteApplier(node, xds)
         self._memory = memory
         self._changes = ChangeMaker(self._applier, memory, node)
@@ -69,6 +75,11 @@ class RemoteNode:
         return self._changes.searches
 
     @property
+    def effect(self) -> Effect | None:
+        """What it has in force; None when nobody asks it."""
+        return self._watch.effect if self._watch is not None else None
+
+    @property
     def problems(self) -> Iterable[str]:
         """What is wrong, in sentences."""
         yield from map(str, self.refusals.values())
@@ -80,11 +91,22 @@ class RemoteNode:
                 f"{self._applied.nack}"
             )
         yield from filter(None, (self._failure, self._memory_problem))
+        if (effect := self.effect) is not None:
+            yield from map(str, effect.drifts)
+            if effect.failure and any(
+                client.remote and client.node == self.node for client in self._xds.status().clients
+            ):
+                yield f"remote node {self.node} cannot be asked what it has in force: {effect.failure}"
 
     def want(self, wanted: Wanted) -> None:
         """From now on this, and nothing before it that has not been begun."""
         self._wanted = wanted
         self._news.set()
+
+    async def watch(self) -> None:
+        """Asks it for as long as the agent lives, when it has a door."""
+        if self._watch is not None:
+            await self._watch.run()
 
     async def run(self) -> None:
         """For as long as the agent lives."""
@@ -124,6 +146,8 @@ class RemoteNode:
             log.error("remote node %s refused the policies, the last good ones stay: %s", self.node, applied.nack)
         self._settled = not applied.nack and not applied.unconfirmed and not applied.problems
         if not applied.nack and not applied.unconfirmed:
+            if self._watch is not None:
+                self._watch.changed(time.monotonic())
             await self._remember(wanted.intake, self._applier.told(changed.world))
 
     async def _remember(self, intake: Intake, told: frozenset[PolicyKey]) -> None:
@@ -142,14 +166,16 @@ class RemoteNode:
 class RemoteNodes:
     """All that the agent's configuration names."""
 
-    def __init__(self, nodes: Iterable[str], xds: XdsServer, state_dir: Path) -> None:
-        """Raises StateError. Below `state_dir` each has a folder."""
+    def __init__(
+        self, nodes: Iterable[str], xds: XdsServer, state_dir: Path, doors: Mapping[str, TlsDoor] = MappingProxyType({})
+    ) -> None:
+        """Raises StateError. Below `state_dir` each has a folder; `doors` are those of nodes that have one."""
         self._memories = ExitStack()
         self._nodes: dict[str, RemoteNode] = {}
         for node in nodes:
             memory = LastGood.open(state_dir / "remote" / node)
             self._memories.callback(memory.close)
-            self._nodes[node] = RemoteNode(node, xds, memory)
+            self._nodes[node] = RemoteNode(node, xds, memory, doors.get(node))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -166,6 +192,11 @@ class RemoteNodes:
         """How often any of their Envoys had to be asked who is to blame."""
         return sum(node.searches for node in self._nodes.values())
 
+    @property
+    def effects(self) -> Mapping[str, Effect]:
+        """What those have in force that are asked, by node."""
+        return {name: node.effect for name, node in self._nodes.items() if node.effect is not None}
+
     def want(self, wanted: Wanted) -> None:
         """Bring this about on all of them; returns at once."""
         for node in self._nodes.values():
@@ -176,6 +207,7 @@ class RemoteNodes:
         async with asyncio.TaskGroup() as group:
             for node in self._nodes.values():
                 group.create_task(node.run(), name=f"remote node {node.node}")
+                group.create_task(node.watch(), name=f"effect on {node.node}")
             await asyncio.Event().wait()
 
     def close(self) -> None:

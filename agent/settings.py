@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_RUN_DIR = Path("/run/lockgate")
@@ -24,6 +25,7 @@ class RemoteSettings:
     certificate: Path
     key: Path
     nodes: tuple[str, ...]
+    admin: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # where nodes are asked what is in force
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,12 +221,14 @@ class NodeView:
         return xds_view.rows(self._xds.status().clients, remote, refused, self._in_force)
 
     def _in_force(self, client: ClientStatus, type_url: str, name: str) -> str | None:
-        """The version that this node's Envoy said it has, when it was last asked. Another node's admin interface
-        cannot be reached from here."""
+        """The version that this client's Envoy said it has, when it was last asked."""
+        effect: Effect | None = self._state.effect if client.node == self._state.node else Effect()
         if client.remote:
+            effect = self._state.remote.effects.get(client.node) if self._state.remote is not None else None
+        if effect is None:
             return "not asked"
-        found = self._state.effect.in_force.get(Name(type_url, name))
-        return found.version if found is not None and client.node == self._state.node else None
+        found = effect.in_force.get(Name(type_url, name))
+        return found.version if found is not None else None
 
     async def dns(self) -> dict[str, Any]:
         """What the DNS proxy did, and the names it has seen."""

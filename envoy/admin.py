@@ -7,7 +7,9 @@ What Envoy answers is returned decoded but otherwise as it is (https://www.envoy
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +19,19 @@ import aiohttp
 from .errors import AdminError, AdminUnreachableError
 
 
+@dataclass(frozen=True, slots=True)
+class TlsDoor:
+    """Where a part of a remote Envoy's admin interface is reached by TLS (remote_admin.py). `context` is asked for each
+    request, and may raise OSError."""
+
+    host: str
+    port: int
+    context: Callable[[], ssl.SSLContext]
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 class Admin:
     """The admin interface of one Envoy. An async context manager; survives restarts of Envoy.
 
@@ -24,7 +39,7 @@ class Admin:
     an error or takes longer than `timeout` seconds.
     """
 
-    def __init__(self, socket: Path, *, timeout: float = 10.0) -> None:
+    def __init__(self, socket: Path | TlsDoor, *, timeout: float = 10.0) -> None:
         self.socket = socket
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
@@ -108,21 +123,26 @@ class Admin:
 
     async def _ask(self, method: str, path: str, query: Mapping[str, str] | None = None) -> str:
         if self._session is None:
+            unix = aiohttp.UnixConnector(str(self.socket)) if isinstance(self.socket, Path) else None
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self.socket)),
-                timeout=aiohttp.ClientTimeout(total=self._timeout),
+                connector=unix, timeout=aiohttp.ClientTimeout(total=self._timeout), cookie_jar=aiohttp.DummyCookieJar()
             )
         try:
-            async with self._session.request(method, f"http://envoy{path}", params=query or {}) as response:
+            secure = None if isinstance(self.socket, Path) else self.socket.context()
+            url = f"http://envoy{path}" if secure is None else f"https://{self.socket}{path}"
+            request = self._session.request(
+                method, url, params=query or {}, ssl=secure or True, allow_redirects=secure is None
+            )
+            async with request as response:
                 text = await response.text()
                 if response.status >= 400:
                     raise AdminError(f"Envoy's {path} answered {response.status}: {text.strip()[:200]}")
                 return text
-        except (aiohttp.ClientConnectionError, FileNotFoundError) as error:
+        except TimeoutError as error:
+            raise AdminError(f"Envoy did not answer {path} on {self.socket} within {self._timeout:g} s") from error
+        except (aiohttp.ClientConnectionError, OSError) as error:
             raise AdminUnreachableError(
                 f"Envoy does not answer on {self.socket} ({error}); is it running? see `lockgate status`"
             ) from error
-        except TimeoutError as error:
-            raise AdminError(f"Envoy did not answer {path} on {self.socket} within {self._timeout:g} s") from error
         except aiohttp.ClientError as error:
             raise AdminError(f"Envoy's {path} on {self.socket} broke off: {error}") from error

@@ -41,11 +41,13 @@ from .messages import (
 )
 from .policy_shard import sharded_policy
 from .policy_slot import COMPOSITE_TYPE_URL, XDS_CLUSTER, policy_source
+from .remote_admin import admin_cluster, admin_listener
 
 BOOTSTRAP_FILE = "envoy.json"
 _CERTIFICATE_FILE, _AUTHORITY_FILE = "certificate.json", "authority.json"  # an SDS file holds one secret
 TABLE_SLOTS = ("lockgate.remote.source", "lockgate.remote.destination")  # xds/address_table.py
 _CERTIFICATE, _AUTHORITY = "lockgate.node", "lockgate.authority"
+_FILES = {_CERTIFICATE: _CERTIFICATE_FILE, _AUTHORITY: _AUTHORITY_FILE}
 _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
@@ -62,6 +64,7 @@ class RemoteSettings:
     key: Path
     folder: Path
     port: int = 15001
+    admin_port: int = 0  # where the agent may ask for the configuration in force; 0: nowhere
 
 
 def remote_bootstrap(settings: RemoteSettings) -> dict[str, str]:
@@ -72,8 +75,8 @@ def remote_bootstrap(settings: RemoteSettings) -> dict[str, str]:
         node=core.Node(id=settings.node_id, cluster="lockgate"),
         admin=boot.Admin(address=core.Address(pipe=core.Pipe(path=str(settings.folder / ADMIN_SOCKET), mode=0o600))),
         static_resources=boot.BootstrapStaticResources(
-            listeners=[_listener(http, settings.folder / ACCESS_LOG)],
-            clusters=[_xds_cluster(settings), original_destination_cluster(http)],
+            listeners=[_listener(http, settings.folder / ACCESS_LOG), *_admin_listeners(settings)],
+            clusters=[_xds_cluster(settings), original_destination_cluster(http), *_admin_clusters(settings)],
         ),
         dynamic_resources=boot.BootstrapDynamicResources(ads_config=ads(longest=timedelta(seconds=30))),
         layered_runtime=runtime(),
@@ -93,9 +96,12 @@ def _check(settings: RemoteSettings) -> None:
         raise BootstrapError(f"{settings.folder}: the path is too long for a socket in it; give a shorter one")
     if not settings.node_id:
         raise BootstrapError("the node has no id; give the one of its certificate")
-    for port in (settings.port, settings.server_port):
+    ports = (settings.port, settings.server_port, *((settings.admin_port,) if settings.admin_port else ()))
+    for port in ports:
         if not 0 < port < 65536:
             raise BootstrapError(f"{port} is no port; give one from 1 to 65535")
+    if settings.admin_port == settings.port:
+        raise BootstrapError(f"{settings.port} cannot be both ports of Envoy; give two")
 
 
 def _listener(http: HttpListener, access_log: Path) -> listener.Listener:
@@ -148,6 +154,24 @@ def _listener(http: HttpListener, access_log: Path) -> listener.Listener:
     )
 
 
+def _admin_listeners(settings: RemoteSettings) -> list[listener.Listener]:
+    if not settings.admin_port:
+        return []
+    own, agent = _by_file(settings, _CERTIFICATE), _by_file(settings, _AUTHORITY)
+    return [admin_listener(settings.admin_port, own, agent)]
+
+
+def _admin_clusters(settings: RemoteSettings) -> list[cluster.Cluster]:
+    return [admin_cluster(settings.folder / ADMIN_SOCKET)] if settings.admin_port else []
+
+
+def _by_file(settings: RemoteSettings, secret: str) -> tls.SdsSecretConfig:
+    source = core.PathConfigSource(path=str(settings.folder / _FILES[secret]))
+    return tls.SdsSecretConfig(
+        name=secret, sds_config=core.ConfigSource(path_config_source=source, resource_api_version=core.ApiVersion.V3)
+    )
+
+
 def _xds_cluster(settings: RemoteSettings) -> cluster.Cluster:
     options = upstream_http.HttpProtocolOptions(
         explicit_http_config=upstream_http.HttpProtocolOptionsExplicitHttpConfig(
@@ -160,17 +184,11 @@ def _xds_cluster(settings: RemoteSettings) -> cluster.Cluster:
         )
     )
 
-    def by_file(name: str, file: str) -> tls.SdsSecretConfig:
-        source = core.PathConfigSource(path=str(settings.folder / file))
-        return tls.SdsSecretConfig(
-            name=name, sds_config=core.ConfigSource(path_config_source=source, resource_api_version=core.ApiVersion.V3)
-        )
-
     context = tls.UpstreamTlsContext(
         common_tls_context=tls.CommonTlsContext(
             alpn_protocols=["h2"],
-            tls_certificate_sds_secret_configs=[by_file(_CERTIFICATE, _CERTIFICATE_FILE)],
-            validation_context_sds_secret_config=by_file(_AUTHORITY, _AUTHORITY_FILE),
+            tls_certificate_sds_secret_configs=[_by_file(settings, _CERTIFICATE)],
+            validation_context_sds_secret_config=_by_file(settings, _AUTHORITY),
         ),
         sni="" if _is_address(settings.server) else settings.server,
     )

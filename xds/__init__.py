@@ -2,6 +2,7 @@
 
 from .address_table import TABLES, address_tables
 from .certificate_files import CertificateFiles
+from .certificates import node_of_names
 from .errors import SocketError, UnknownRevision, WireError, XdsError
 from .fragment_cache import FragmentCache
 from .kafka_policy import KAFKA_FILTER, KafkaCompiler, kafka_policed_by
@@ -61,6 +62,7 @@ __all__ = [
     "denied_by",
     "kafka_policed_by",
     "names_a_rule",
+    "node_of_names",
     "policed_by",
     "shard_name",
     "shard_of",

@@ -25,6 +25,7 @@ NODE_URI = "lockgate://node/"
 CA_DAYS, LEAF_DAYS = 3650, 365
 _LEEWAY = timedelta(minutes=5)  # clocks differ
 _LONGEST_COMMON_NAME = 64
+_BOTH_ENDS = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +101,28 @@ class Authority:
             raise CertificateError(f"{folder} holds no certificate authority: {error}") from error
 
     def node(self, node_id: str, days: int = LEAF_DAYS) -> Identity:
-        """A client certificate for the node of this id."""
+        """A certificate for the node of this id."""
         if not node_id:
             raise CertificateError("a node needs an id; give the one in its Envoy's bootstrap (node.id)")
         names = [x509.UniformResourceIdentifier(NODE_URI + quote(node_id, safe=""))]
-        return self._leaf(node_id, names, ExtendedKeyUsageOID.CLIENT_AUTH, days)
+        return self._leaf(node_id, names, days)
 
     def server(self, hosts: Sequence[str], days: int = LEAF_DAYS) -> Identity:
-        """A server certificate for these host names and addresses."""
+        """The agent's certificate, for these host names and addresses."""
         if not hosts:
             raise CertificateError("a server certificate needs a host name or an address")
-        return self._leaf(hosts[0], [_host(each) for each in hosts], ExtendedKeyUsageOID.SERVER_AUTH, days)
+        return self._leaf(hosts[0], [_host(each) for each in hosts], days)
 
-    def _leaf(
-        self, name: str, names: Sequence[x509.GeneralName], purpose: x509.ObjectIdentifier, days: int
-    ) -> Identity:
+    def _leaf(self, name: str, names: Sequence[x509.GeneralName], days: int) -> Identity:
+        """Both ends serve the other: nodes are told their policies, and the agent what they have in force. Who is who
+        the names say."""
         key = ec.generate_private_key(ec.SECP256R1())
         usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
         builder = (
             _builder(_subject(name), self._certificate.subject, key.public_key(), days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(usage, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(_BOTH_ENDS), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )

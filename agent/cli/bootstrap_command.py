@@ -21,6 +21,12 @@ def bootstrap(
         Path, typer.Option("--output", "-d", help="The folder for the files, and there for Envoy's socket and log.")
     ],
     port: Annotated[int, typer.Option("--port", help="Where redirected connections come to Envoy.")] = 15001,
+    admin_port: Annotated[
+        int,
+        typer.Option(
+            "--admin-port", help="Where the agent, by its certificate, may ask what Envoy has in force; 0: nowhere."
+        ),
+    ] = 0,
 ) -> None:
     """Write the files that a remote Envoy starts with (`envoy -c FOLDER/envoy.json`). docs/xds.md tells how to
     redirect connections to it, and what it enforces."""
@@ -28,7 +34,9 @@ def bootstrap(
 
     host, server_port = _address(server)
     folder = output.absolute()
-    files = remote_bootstrap(RemoteSettings(node, host, server_port, authority, certificate, key, folder, port))
+    files = remote_bootstrap(
+        RemoteSettings(node, host, server_port, authority, certificate, key, folder, port, admin_port)
+    )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, text in files.items():

@@ -52,13 +52,13 @@ class Edge:
         """Its addresses."""
         return self.pod.ips
 
-    def configure(self, pki: Path, certificate: str = "") -> None:
+    def configure(self, pki: Path, certificate: str = "", admin_port: int = 0) -> None:
         """What `lockgate envoy bootstrap` writes, with the certificate of this node or of another."""
         own = pki / (certificate or self.name)
         made = lockgate(
             *("envoy", "bootstrap", "--node", self.name, "--server", f"{NODE_IPV4}:{PORT}"),
             *("--authority", pki / "ca.pem", "--certificate", f"{own}.pem", "--key", f"{own}.key"),
-            *("--output", self.folder),
+            *("--output", self.folder, "--admin-port", admin_port),
         )
         assert made.status == 0, made
 

@@ -40,6 +40,7 @@ spec:
       rules: {http: [{path: /both/new, headerMatches: [{name: x-a, value: b, mismatch: ADD}]}]}
 """
 BOTH_BEFORE = BOTH.partition("      rules:")[0] + "      rules: {http: [{path: /both/old}]}\n"
+ADMIN_PORT = 15009
 PLACE = "spec.ingress[0].toPorts[0].rules.http[0].headerMatches"
 
 
@@ -65,11 +66,12 @@ class Ground:
             "certificate": str(self.pki / "server.pem"),
             "key": str(self.pki / "server.key"),
             "nodes": ["edge-1", "edge-2"],
+            "admin": {"edge-1": f"{self.one.ips[0]}:{ADMIN_PORT}"},
         }
         self.config = node.folder / "config.yaml"
         self.config.write_text(yaml.safe_dump({"remote": config}))
-        for edge in (self.one, self.two):
-            edge.configure(self.pki)
+        self.one.configure(self.pki, admin_port=ADMIN_PORT)
+        self.two.configure(self.pki)
         node.start_agent("--config", self.config)
 
     @property
@@ -98,6 +100,11 @@ class Ground:
             state = "-" if entry["type"] == "-" else entry["state"]
             found[entry["node"]] = min(found.get(entry["node"], state), state)  # by the alphabet: the bad news first
         return found
+
+    def in_force(self, name: str) -> bool:
+        """All that a node confirmed is what it said it works by."""
+        rows = [each for each in self.node.lockgate("xds", "resources", "-o", "json").data if each["node"] == name]
+        return bool(rows) and all(row["in_force"] == row["held"] for row in rows)
 
     def local_change(self, path: str) -> None:
         """A change on the agent's own node comes into force."""
@@ -139,7 +146,8 @@ def test_each_remote_envoy_enforces_its_own_policies(ground: Ground) -> None:
         assert {seen.path for seen in edge.web.seen} == {own}
     node.until("both are in step", lambda: {"edge-1": "SYNCED", "edge-2": "SYNCED"}.items() <= ground.states().items())
     rows = node.lockgate("xds", "resources", "-o", "json").data
-    assert {row["in_force"] for row in rows if row["node"] == "edge-1"} == {"not asked"}
+    assert {row["in_force"] for row in rows if row["node"] == "edge-2"} == {"not asked"}
+    node.until("what is in force on the node that is asked", lambda: ground.in_force("edge-1"))
     node.until("both are counted", lambda: ground.metric("lockgate_xds_remote_nodes,state=SYNCED") == 2)
     (entry,) = [each for each in node.lockgate("endpoint", "list", "-o", "json").data if "edge-1" in each["endpoint"]]
     assert entry["ingress"] == "on edge-1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ def test_remote_nodes(tmp_path: Path) -> None:
     files = (Path("/pki/ca.pem"), Path("/pki/server.pem"), Path("/pki/server.key"))
     expected = RemoteSettings("0.0.0.0", 18000, *files, ("edge-1", "edge-2"))
     assert read_config(written(tmp_path, f"remote: {remote()}")) == {"remote": expected}
+    admin = {"edge-1": "192.0.2.77:15009", "edge-2": "[2001:db8::2]:1"}
+    expected = replace(expected, admin={"edge-1": ("192.0.2.77", 15009), "edge-2": ("2001:db8::2", 1)})
+    assert read_config(written(tmp_path, f"remote: {remote(admin=admin)}")) == {"remote": expected}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,15 @@ def test_no_file_is_an_empty_one() -> None:
         ("http_port: true", "http_port: write a number from 1 to 65535"),
         ("envoy_drain: 1", "envoy_drain: write a number from 2 to 86400"),
         ("connections_per_client: -1", "connections_per_client: write a number from 0 to 1048575"),
-        ("remote: {}", "remote: write address, port, authority, certificate, key, nodes, all of them and nothing else"),
+        (
+            "remote: {}",
+            "remote: write address, port, authority, certificate, key, nodes, all of them, maybe admin, and ",
+        ),
+        (f"remote: {remote(admin=[])}", "remote.admin: write nodes with their HOST:PORT, as in {edge-1: '192.0.2.77:"),
+        (f"remote: {remote(admin={'edge-3': '192.0.2.1:1'})}", "remote.admin: write nodes with their HOST:PORT"),
+        (f"remote: {remote(admin={'edge-1': '192.0.2.1'})}", "remote.admin: write nodes with their HOST:PORT"),
+        (f"remote: {remote(admin={'edge-1': 'a/b:80'})}", "remote.admin: write nodes with their HOST:PORT"),
+        (f"remote: {remote(admin={'edge-1': 'a:65536'})}", "remote.admin: write nodes with their HOST:PORT"),
         (f"remote: {remote(more=1)}", "remote: write address, port, "),
         (f"remote: {remote(address='agent.example')}", "remote.address: write the IP address to listen on"),
         (f"remote: {remote(port=0)}", "remote.port: write a number from 1 to 65535"),

@@ -40,6 +40,14 @@ def test_the_tables_come_before_the_policies() -> None:
     assert max(text.index(f'"{slot}"') for slot in TABLE_SLOTS) < text.index('"lockgate.http.egress"')
 
 
+def test_the_admin_interface_is_reached_by_nobody_unless_a_port_is_given() -> None:
+    assert "lockgate.admin" not in remote_bootstrap(SETTINGS)[BOOTSTRAP_FILE]
+    found = json.loads(remote_bootstrap(replace(SETTINGS, admin_port=15009))[BOOTSTRAP_FILE])["staticResources"]
+    (asking,) = [each for each in found["listeners"] if each["name"] == "lockgate.admin"]
+    (chain,) = asking["filterChains"]
+    assert chain["transportSocket"]["typedConfig"]["requireClientCertificate"] is True
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -48,6 +56,8 @@ def test_the_tables_come_before_the_policies() -> None:
         (replace(SETTINGS, node_id=""), "the node has no id"),
         (replace(SETTINGS, port=0), "0 is no port"),
         (replace(SETTINGS, server_port=65536), "65536 is no port"),
+        (replace(SETTINGS, admin_port=65536), "65536 is no port"),
+        (replace(SETTINGS, admin_port=15001), "15001 cannot be both ports of Envoy"),
     ],
 )
 def test_what_cannot_be(settings: RemoteSettings, words: str) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from lockgate.tests.unit.xds.raw_stream import DeltaRaw, SotwRaw, resource
 from lockgate.xds.certificate_files import Credentials
 from lockgate.xds.certificates import Authority, Identity
@@ -128,7 +126,7 @@ async def test_without_a_certificate_of_ours_nothing_is_served(server: XdsServer
 
 async def test_a_certificate_of_ours_that_is_no_nodes_is_refused(server: XdsServer, authority: Authority) -> None:
     certificate = authority.node("a")
-    nobody = Authority(authority.identity)._leaf("a", [], client_purpose(), 1)
+    nobody = Authority(authority.identity)._leaf("a", [], 1)
     assert certificate != nobody
     async with channel(server, authority, nobody) as opened:
         client = DeltaRaw(opened, type_url=CLUSTER, aggregated=True, node="a")
@@ -169,7 +167,3 @@ def resident() -> int:
     """Bytes of this process in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
-
-
-def client_purpose() -> x509.ObjectIdentifier:
-    return ExtendedKeyUsageOID.CLIENT_AUTH
