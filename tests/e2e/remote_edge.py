@@ -86,11 +86,11 @@ class Edge:
         assert shown.status == 0, shown
         return sum(value for value in shown.data.values() if isinstance(value, int))
 
-    def serial(self) -> int:
-        """Of the certificate that its Envoy shows to the agent."""
+    def serials(self) -> set[int]:
+        """Of the certificates that its Envoy shows to the agent: where it asks, and where it is asked."""
         shown = lockgate("envoy", "certs", "-o", "json", "--run-dir", self.folder)
-        (entry,) = [each for each in shown.data["certificates"] if each.get("cert_chain")]
-        return int(entry["cert_chain"][0]["serial_number"], 16)
+        chains = [each["cert_chain"] for each in shown.data["certificates"] if each.get("cert_chain")]
+        return {int(chain[0]["serial_number"], 16) for chain in chains}
 
 
 def shake_hands(node: LiveNode, pki: Path, own: str = "") -> int:

@@ -285,7 +285,10 @@ def test_certificates_are_renewed_by_their_files(ground: Ground) -> None:
     (pki / "server.key").chmod(0o600)
     node.until("the problem is gone", node.ok)
     ground.certificate("node", "edge-1", "--replace", "--days", 2, *ground.signed)
-    node.until("Envoy has the new one", lambda: ground.one.serial() == serial_in(pki / "edge-1.pem"))
+    node.until("Envoy has the new one", lambda: ground.one.serials() == {serial_in(pki / "edge-1.pem")})
+    ground.allow(ground.one, "/one/after")
+    node.becomes(OK, lambda: fetch(node.frontend, ground.one.ips[0], 80, "/one/after"))
+    node.until("it is asked by the new ones", lambda: node.ok() and ground.in_force("edge-1"))
     assert {stat.S_IMODE(path.stat().st_mode) for path in pki.glob("*.key")} == {0o600}
 
 
