@@ -32,6 +32,7 @@ _FILTER_STATE: Mapping[str, str] = MappingProxyType(  # what the identity filter
         "lockgate.destination.identity": "destination",
         "lockgate.egress.subject": "subject",
         "lockgate.ingress.subject": "subject",
+        "lockgate.transport": "transport",  # of the TLS listener: tls or plain, as the client began
     }
 )
 _HEADERS: Mapping[str, str] = MappingProxyType({":method": "method", ":path": "path", ":authority": "host"})

@@ -172,11 +172,17 @@ def http1() -> core.Http1ProtocolOptions:
 
 
 def connection_manager(
-    settings: HttpListener, access_log: Path, policy: Iterable[hcm.HttpFilter], upstream: str, scheme: str = ""
+    settings: HttpListener,
+    access_log: Path,
+    policy: Iterable[hcm.HttpFilter],
+    upstream: str,
+    *,
+    changes_transport: bool = False,
 ) -> hcm.HttpConnectionManager:
     """What reads requests, has the filters of the policy judge them and sends those that pass to the cluster
-    `upstream`. With `scheme` that is the scheme of every request, whatever the client says."""
-    transformation = core.SchemeHeaderTransformation(scheme_to_overwrite=scheme) if scheme else None
+    `upstream`. `changes_transport`: TLS may end or begin here, and the scheme of requests with it."""
+    # Not scheme_to_overwrite, which also writes X-Forwarded-Proto.
+    transformation = core.SchemeHeaderTransformation(match_upstream=True) if changes_transport else None
     return hcm.HttpConnectionManager(
         stat_prefix="lockgate_http",
         codec_type=hcm.HttpConnectionManagerCodecType.AUTO,

@@ -55,6 +55,7 @@ from .running_stream import REPORT_SECONDS, greeting_reports
 from .sds import from_sds
 
 NAME = "lockgate.tls"
+TRANSPORT = "lockgate.transport"  # filter state of a connection that was taken up: tls or plain, as the client began
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
 NO_TIMEOUT = timedelta(0)
 _GREETING = timedelta(seconds=15)  # for the whole ClientHello
@@ -186,13 +187,11 @@ def _taken_up(settings: TlsListener, access_log: Path, wanted: TakenUp) -> liste
         *connection_limit(settings.connections_per_client),
         _policy_slot(other, settings.first_policy_timeout),
     ]
-    if wanted.encrypts:
-        filters.append(_call_the_server_as_the_client_does())
+    filters.append(_remember_how_it_began(wanted))
     if wanted.http:
         slot = settings.http.egress_slot if wanted.egress else settings.http.ingress_slot
         policy = policy_slots(slot, settings.http.first_policy_timeout)
-        scheme = "https" if wanted.certificate else "http"
-        manager = connection_manager(settings.http, access_log, policy, wanted.upstream, scheme)
+        manager = connection_manager(settings.http, access_log, policy, wanted.upstream, changes_transport=True)
         filters.append(
             listener.Filter(
                 name="envoy.filters.network.http_connection_manager", typed_config=protobuf.Any.pack(manager)
@@ -222,19 +221,30 @@ def _with_the_client(wanted: TakenUp) -> tls.DownstreamTlsContext:
     )
 
 
-def _call_the_server_as_the_client_does() -> listener.Filter:
-    """The server name of the client's greeting is that of Envoy's, and what the server's certificate must be for.
-    Without one the cluster takes the request's Host."""
-    name = core.SubstitutionFormatString(
-        text_format_source=core.DataSource(inline_string="%REQUESTED_SERVER_NAME%"), omit_empty_values=True
-    )
-    values = [
-        filter_state.FilterStateValue(object_key=f"envoy.network.{key}", format_string=name, skip_if_empty=True)
-        for key in ("upstream_server_name", "upstream_subject_alt_names")
-    ]
+def _remember_how_it_began(wanted: TakenUp) -> listener.Filter:
+    """Policies judge requests also by whether they came in TLS (xds/tls_verdict.py). And where the server is spoken TLS
+    with, the server name of the client's greeting is that of Envoy's, and what the server's certificate must be for;
+    without one the cluster takes the request's Host."""
+    values = [_state(TRANSPORT, "tls" if wanted.certificate else "plain", factory_key="envoy.string")]
+    if wanted.encrypts:
+        values += [
+            _state(f"envoy.network.{key}", "%REQUESTED_SERVER_NAME%", skip_if_empty=True)
+            for key in ("upstream_server_name", "upstream_subject_alt_names")
+        ]
     return listener.Filter(
         name="envoy.filters.network.set_filter_state",
         typed_config=protobuf.Any.pack(set_filter_state.Config(on_new_connection=values)),
+    )
+
+
+def _state(
+    key: str, value: str, *, factory_key: str = "", skip_if_empty: bool = False
+) -> filter_state.FilterStateValue:
+    text = core.SubstitutionFormatString(
+        text_format_source=core.DataSource(inline_string=value), omit_empty_values=True
+    )
+    return filter_state.FilterStateValue(
+        object_key=key, factory_key=factory_key, format_string=text, skip_if_empty=skip_if_empty
     )
 
 

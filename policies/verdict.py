@@ -110,6 +110,7 @@ def judge(
     # Not for the local host, which is let in past every proxy.
     clashing = "" if plain is not None and peer == Reserved.HOST else clash(covering, protocol)
     redirected = denying is None and redirecting is not None and not clashing
+    unreadable = _unreadable(redirecting, request) if redirected and not (plain and peer == Reserved.HOST) else ""
     taken = take_up(covering, greeting(request)) if redirected and request is not None else Taken()
     if taken.interception is not None and taken_up:
         taken = Taken(fault="Envoy takes a connection up once, and has done so for the policy of its client")
@@ -122,6 +123,8 @@ def judge(
         return outcome(Verdict.DENY, f"denied by {denying.origin}", denying)
     if clashing:
         return outcome(Verdict.DENY, clashing, None)
+    if unreadable:
+        return outcome(Verdict.DENY, unreadable, None)
     if refused:
         return outcome(Verdict.DENY, refused, None)
     if plain is not None:
@@ -140,6 +143,13 @@ def judge(
         judging = pending or redirecting
         return outcome(Verdict.REDIRECT, f"Envoy judges each request by {judging.origin}", judging)
     return outcome(Verdict.DENY, f"no request rule of {redirecting.origin} allows it", None)
+
+
+def _unreadable(redirecting: ResolvedRule | None, request: Request | None) -> str:
+    """Why a proxy ends the connection whatever rules say of it: it is TLS, and the proxy reads what is in it."""
+    if redirecting is None or redirecting.tls is not None or request is None or not greeting(request).encrypted:
+        return ""
+    return f"the connection is TLS, and {redirecting.origin} has Envoy read what connections say"
 
 
 def _reads(rule: ResolvedRule, request: Request) -> bool:

@@ -15,16 +15,16 @@ from ..policies.interception import contexts_of, encrypts
 from ..policies.proxy_kind import clash
 from .change_tree import Acting, acting_rules
 from .http_tree import conditions, http_tree
-from .matcher import OnMatch, Predicate, all_of, any_of, descend, equals, first_of, request_header
+from .matcher import OnMatch, Predicate, all_of, any_of, descend, equals, filter_state, first_of
 from .rbac_action import allow, deny
 from .rule_name import none_of_these_matched
 from .server_name import is_named, server_name_tree
 
 Predicates: TypeAlias = tuple[Predicate, ...]  # all of them; of none that is always
 
-# The listener writes it by what it has taken up, whatever the client says (envoy/tls_listener.py).
-_WAS_TLS = equals(request_header(":scheme"), "https")
-_WAS_PLAIN = equals(request_header(":scheme"), "http")
+# What a chain notes of the connections that it takes up (envoy/tls_listener.py).
+_TRANSPORT = filter_state("lockgate.transport")
+_WAS_TLS, _WAS_PLAIN = equals(_TRANSPORT, "tls"), equals(_TRANSPORT, "plain")
 
 
 def carried(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch, *, by_name: bool) -> OnMatch:

@@ -45,6 +45,7 @@ class Hints:
     networks: set[IPNetwork] = field(default_factory=set)
     wishes: list[Wish] = field(default_factory=list)
     icmp: set[int] = field(default_factory=lambda: {0, 8, 13, 128, 129})
+    tls: bool = False  # a rule is about TLS
 
 
 class Author:

@@ -93,7 +93,10 @@ class Lab:
             if len(result.disagreements) >= ENOUGH:
                 return
             setting, hints = setting_with_hints(random)
+            before = len(result.disagreements)
             self._runner.run(self._try(setting, hints, random, flows_each, result))
+            for found in result.disagreements[before:] if show else ():
+                print(found, flush=True)
             if show and result.policy_sets % 25 == 0:
                 print(self.progress(result, time.monotonic() - started), flush=True)
 

@@ -12,6 +12,7 @@ import yaml
 from lockgate.policies import Flow, World, endpoint_of, parse_policies, parse_workloads
 from lockgate.policies.secret import header_values
 from lockgate.policies.tls_secret import TlsSecrets
+from lockgate.tests.agreement.tls import secrets as tls_secrets
 
 # The node's own addresses.
 HOSTS = (ip_address("10.200.0.1"), ip_address("fd00:200::1"))
@@ -37,7 +38,7 @@ def dump(data: object) -> str:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What is in force. `policies` are documents, Secrets among them; `workloads` and `services` are entries of a
-    workloads file, `names` what DNS has answered (name -> addresses)."""
+    workloads file, `names` what DNS has answered (name -> addresses). The Secrets for TLS (tls.py) are always there."""
 
     policies: list[Document] = field(default_factory=list)
     workloads: list[Document] = field(default_factory=list)
@@ -49,7 +50,8 @@ class Setting:
     ) -> World:
         """The world that the documents describe; `devices` are interface -> ifindex. `previous` as for `World.of`, and
         `names` in place of the setting's own. Raises InvalidCase."""
-        policies = parse_policies(yaml.dump_all(self.policies, Dumper=_Dumper, sort_keys=False).encode(), "policies")
+        documents = [*self.policies, *tls_secrets()] if "TLS" in repr(self.policies) else self.policies
+        policies = parse_policies(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False).encode(), "policies")
         workloads = parse_workloads(
             dump({"workloads": self.workloads, "services": self.services}).encode(), "workloads"
         )

@@ -9,12 +9,14 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 import struct
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,11 +24,17 @@ from lockgate.envoy.binary import find_binary
 from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.identity_filter import Ipcache
 from lockgate.envoy.module_file import find_module
+from lockgate.policies.interception import Greeting
 from lockgate.policies.workload import IPAddress
-from lockgate.tests.agreement.ground import ECHO_PORT, ENVOY_PORT
+from lockgate.tests.agreement.ground import ECHO_PORT, ENVOY_PORT, TLS_MARK, TLS_PORT
+from lockgate.tests.agreement.tls import client_context, greeted_with, server_context, who_answered
 from lockgate.xds import XdsServer
 
+CLOSED = 0  # the status of a connection that ends without an answer
+
 _PATIENCE = 15.0
+_PLAIN = Greeting(False)
+_HANDSHAKE = 0x16  # the first byte of TLS
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 _BIND_ADDRESS_NO_PORT = 24
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT, there are too many connections for it
@@ -37,12 +45,14 @@ Arrived: TypeAlias = tuple[str, Fields]  # the first line of a request, and its 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request as it goes over the wire; `headers` in order, repeated ones several times."""
+    """A request as it goes over the wire; `headers` in order, repeated ones several times. `greeting` is how the
+    connection begins."""
 
     method: str
     path: str
     host: str
     headers: Fields
+    greeting: Greeting = _PLAIN
 
     def encode(self) -> bytes:
         """HTTP/1.1, without a body."""
@@ -53,11 +63,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`arrived` is the request that reached the server; None when none did."""
+    """`arrived` is the request that reached the server, and `began` how its connection did; None when none did.
+    `shown` is whose certificate the client saw (tls.py), empty without TLS."""
 
     status: int
-    body: str
+    body: str = ""
     arrived: Arrived | None = None
+    began: Greeting | None = None
+    shown: str = ""
 
 
 class Envoy:
@@ -78,27 +91,49 @@ class Envoy:
         return (self.folder / "envoy.log").read_text(errors="replace")[-4000:]
 
     async def wait_until_listening(self) -> None:
-        """Until both listeners are there; they open with the first policy. Raises RuntimeError."""
-        for address in ("127.0.0.1", "::1"):
+        """Until the listeners are there; they open with the first policy. Raises RuntimeError."""
+        for address, port in product(("127.0.0.1", "::1"), (ENVOY_PORT, TLS_PORT)):
             for _ in range(int(_PATIENCE / 0.02)):
                 if not self.runs():
                     raise RuntimeError(f"Envoy ended:\n{self.log}")
                 with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-                    if probe.connect_ex((address, ENVOY_PORT)) == 0:
+                    if probe.connect_ex((address, port)) == 0:
                         break
                 await asyncio.sleep(0.02)
             else:
                 raise RuntimeError(f"Envoy does not listen at {address}:\n{self.log}")
 
-    async def ask(self, source: IPAddress, destination: IPAddress, port: int, request: Sent) -> Answer:
-        """One request on a connection of its own. Raises OSError and asyncio's errors when there is no answer."""
+    async def ask(self, source: IPAddress, destination: IPAddress, port: int, request: Sent, listener: int) -> Answer:
+        """One request on a connection of its own, to the listener at this port. Raises OSError and asyncio's errors
+        when there is no connection."""
         async with asyncio.timeout(_PATIENCE):
-            reader, writer = await asyncio.open_connection(sock=await _connected(source, destination, port))
+            connection = await _connected(source, destination, port, TLS_MARK if listener == TLS_PORT else 0)
+            if listener == ENVOY_PORT and not request.greeting.encrypted:
+                return await _asked(connection, request)
             try:
-                writer.write(request.encode())
-                return await _read_answer(reader, request.method)
-            finally:
-                writer.transport.abort()
+                return await _asked(connection, request)
+            except (ConnectionError, EOFError, ssl.SSLError):
+                return Answer(CLOSED)
+
+
+async def _asked(connection: socket.socket, request: Sent) -> Answer:
+    encrypted, server_name = request.greeting
+    try:
+        reader, writer = await asyncio.open_connection(
+            sock=connection,
+            ssl=client_context() if encrypted else None,
+            server_hostname=server_name if encrypted else None,
+        )
+    except BaseException:
+        connection.close()
+        raise
+    try:
+        writer.write(request.encode())
+        answer = await _read_answer(reader, request.method)
+        session = writer.get_extra_info("ssl_object")
+        return replace(answer, shown=who_answered(session)) if session is not None else answer
+    finally:
+        writer.transport.abort()
 
 
 @asynccontextmanager
@@ -111,9 +146,7 @@ async def running_envoy(ipcache: Ipcache) -> AsyncIterator[Envoy]:
         (folder / "bootstrap.pb").write_bytes(bootstrap(settings))
         xds = XdsServer(settings.xds_socket)
         await xds.start()
-        echoes = [
-            await asyncio.get_running_loop().create_server(_Echo, sock=_echo_socket(at)) for at in _ECHO_ADDRESSES
-        ]
+        echoes = [asyncio.create_task(_serve(_echo_socket(at))) for at in _ECHO_ADDRESSES]
         with (folder / "envoy.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: ASYNC220  a few milliseconds, and nothing else is under way
                 [
@@ -131,7 +164,8 @@ async def running_envoy(ipcache: Ipcache) -> AsyncIterator[Envoy]:
             process.kill()
             process.wait()
             for echo in echoes:
-                echo.close()
+                echo.cancel()
+            await asyncio.gather(*echoes, return_exceptions=True)
             await xds.stop()
 
 
@@ -148,15 +182,46 @@ def _echo_socket(address: str) -> socket.socket:
         made.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
     made.bind((address, ECHO_PORT))
     made.listen(512)
+    made.setblocking(False)
     return made
 
 
-async def _connected(source: IPAddress, destination: IPAddress, port: int) -> socket.socket:
+async def _serve(listening: socket.socket) -> None:
+    """Echoes for all who connect, in TLS if they begin with that."""
+    loop = asyncio.get_running_loop()
+    with listening:
+        async with asyncio.TaskGroup() as connections:
+            while True:
+                connection, _ = await loop.sock_accept(listening)
+                connections.create_task(_serve_one(connection))
+
+
+async def _serve_one(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        readable = asyncio.Event()
+        loop.add_reader(connection, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(connection)
+        encrypted = connection.recv(1, socket.MSG_PEEK) == bytes([_HANDSHAKE])
+        context = server_context() if encrypted else None
+        await loop.connect_accepted_socket(_Echo, connection, ssl=context)
+    except OSError:  # the client thought better of it
+        connection.close()
+    except BaseException:
+        connection.close()
+        raise
+
+
+async def _connected(source: IPAddress, destination: IPAddress, port: int, mark: int) -> socket.socket:
     family = socket.AF_INET6 if source.version == 6 else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         made.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         made.bind((str(source), 0))
         await asyncio.get_running_loop().sock_connect(made, (str(destination), port))
     except BaseException:
@@ -170,12 +235,12 @@ async def _read_answer(reader: asyncio.StreamReader, method: str) -> Answer:
     status = int(head[0].split()[1])
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
     echoed = headers.get("x-echo")
-    arrived = None
+    arrived = began = None
     if echoed is not None:
-        line, fields = json.loads(echoed)
-        arrived = line, tuple((field, value) for field, value in fields)
+        line, fields, greeting = json.loads(echoed)
+        arrived, began = (line, tuple((field, value) for field, value in fields)), Greeting(*greeting)
     length = 0 if method == "HEAD" else int(headers.get("content-length", 0))
-    return Answer(status, (await reader.readexactly(length)).decode("latin-1"), arrived)
+    return Answer(status, (await reader.readexactly(length)).decode("latin-1"), arrived, began)
 
 
 class _Echo(asyncio.Protocol):
@@ -193,7 +258,7 @@ class _Echo(asyncio.Protocol):
             return
         line, *rest = head.decode("latin-1").split("\r\n")
         fields = [[name, value.strip()] for name, _, value in (each.partition(":") for each in rest)]
-        echo = json.dumps([line, fields])
+        echo = json.dumps([line, fields, greeted_with(self._transport.get_extra_info("ssl_object"))])
         self._transport.write(
             f"HTTP/1.1 200 OK\r\nx-echo: {echo}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode("latin-1")
         )

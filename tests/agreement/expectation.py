@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from lockgate.policies import Direction, Flow, HttpRequest, Judgement, Reserved, Verdict, World, explain
 from lockgate.policies.http_path import judged_path
+from lockgate.policies.interception import Greeting, Interception
+from lockgate.policies.request import TlsRequest, greeting
 from lockgate.policies.workload import Endpoint, IPAddress
 from lockgate.redirect.plan import DEFAULT_PORTS
+from lockgate.tests.agreement.ground import ENVOY_PORT, TLS_PORT
 
 ACCEPTED, REFUSED_PATH, DENIED = 200, 400, 403
 
@@ -90,6 +93,14 @@ class Expectation:
         return "redirected" if self.listener else "unserved"
 
     @property
+    def asked(self) -> int:
+        """The port of the listener that can be asked about the request: the one that the kernel sends it to, or, where
+        it sends it to none, the one for what the client begins with."""
+        if self.redirected:
+            return self.listener
+        return TLS_PORT if self.greeting.encrypted else ENVOY_PORT
+
+    @property
     def status(self) -> int:
         """What HTTP answers to the request."""
         if all(side.verdict is Verdict.ALLOW for side in self.request.values()):
@@ -97,15 +108,65 @@ class Expectation:
         return REFUSED_PATH if self.refused_path else DENIED
 
     @property
+    def settled(self) -> bool:
+        """False when nothing is known of the request inside TLS on which it depends."""
+        return all(side.verdict is not Verdict.REDIRECT for side in self.request.values())
+
+    @property
     def refused_path(self) -> bool:
         """True when Envoy refuses the request's path whatever the policies say."""
-        return isinstance(self.flow.request, HttpRequest) and bool(judged_path(self.flow.request.path).refusal)
+        request = self.flow.request
+        return self.read and isinstance(request, HttpRequest) and bool(judged_path(request.path).refusal)
+
+    @property
+    def greeting(self) -> Greeting:
+        """How the client begins."""
+        return greeting(self.flow.request) if self.flow.request is not None else Greeting(False)
+
+    @property
+    def interception(self) -> Interception | None:
+        """What Envoy does to the connection of the request."""
+        return next((side.interception for side in self.request.values() if side.interception is not None), None)
+
+    @property
+    def read(self) -> bool:
+        """True when Envoy reads the request, and does not only carry it."""
+        if self.asked != TLS_PORT:
+            return True
+        return self.interception is not None and self.interception.http
+
+    @property
+    def shown(self) -> str:
+        """The Secret with the certificate that the client is shown; empty when it is the server's own, or none."""
+        does = self.interception
+        return "/".join(does.terminating.secret) if does is not None and does.terminating is not None else ""
+
+    @property
+    def beginning(self) -> Greeting:
+        """How the connection begins that the server gets."""
+        does = self.interception
+        if does is None:
+            return self.greeting
+        if does.originating is None:
+            return Greeting(False)
+        called = self.greeting.server_name
+        return Greeting(True, called or (self.sent.host.partition(":")[0] if does.http else ""))
+
+    @property
+    def sent(self) -> HttpRequest:
+        """What the client asks; any request where the flow is about none."""
+        request = self.flow.request
+        if isinstance(request, HttpRequest):
+            return request
+        assert isinstance(request, TlsRequest)
+        return HttpRequest("GET", "/", "any", server_name=request.server_name, encrypted=True)
 
     @property
     def arriving(self) -> HttpRequest:
         """The request as the server gets it when it is accepted."""
-        request = self.flow.request
-        assert isinstance(request, HttpRequest)
+        request = self.sent
+        if self.read:
+            request = replace(request, path=judged_path(request.path).path)
         for direction in (Direction.EGRESS, Direction.INGRESS):
             if direction in self.request:
                 request = request.after(self.request[direction].actions)

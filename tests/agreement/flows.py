@@ -11,13 +11,14 @@ from random import Random
 from typing import Any
 
 from lockgate.policies import Direction, Endpoint, Flow, Protocol, ResolvedRule, World
-from lockgate.policies.endpoint_policy import LAST_PORT, HttpRules
+from lockgate.policies.endpoint_policy import LAST_PORT, HttpRules, TlsRules
+from lockgate.policies.interception import Greeting, encrypts
 from lockgate.policies.workload import IPAddress
 from lockgate.tests.agreement.author import Hints, Wish
 from lockgate.tests.agreement.case import HOSTS
 from lockgate.tests.agreement.expectation import Expectation
 from lockgate.tests.agreement.patterns import Pattern
-from lockgate.tests.agreement.vocabulary import HTTP_METHODS, VALUES
+from lockgate.tests.agreement.vocabulary import HTTP_METHODS, SERVER_NAMES, VALUES
 
 _STRANGERS = tuple(map(ip_address, ("203.0.113.9", "198.51.100.7", "10.99.0.1", "2001:db8:ffff::9", "fd99::1")))
 _PATHS = ("/", "/a", "/api/v1/users", "/x?q=1")
@@ -47,7 +48,7 @@ def flows(random: Random, world: World, hints: Hints, number: int) -> list[dict[
     rest = [target for found in by_word.values() for target in found]
     chosen = chosen[:number] + random.sample(rest, max(0, number - len(chosen)))
     return [
-        _with_request(random, target.flow, target.wish or _any_wish(random, hints))
+        _greeted(random, _with_request(random, target.flow, target.wish or _any_wish(random, hints)), target, hints)
         if target.flow["protocol"] == "TCP"
         else target.flow
         for target in chosen
@@ -68,10 +69,11 @@ def _icmp_types(named: set[int], version: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A flow without a request, and the condition that it was aimed at."""
+    """A flow without a request, and the condition and what is said about TLS that it was aimed at."""
 
     flow: dict[str, Any]
     wish: Wish | None = None
+    tls: TlsRules | None = None
 
 
 class _Targets:
@@ -132,7 +134,7 @@ class _Targets:
         if isinstance(rule.l7, HttpRules) and rule.l7.http:
             http = self._random.choice(rule.l7.http)
             wish = self._wishes.get((http.method, http.path, http.host))
-        return self._at(source, destination, span.protocol, port, wish)
+        return self._at(source, destination, span.protocol, port, wish, rule.tls)
 
     def _any(self) -> _Target:
         one = self._random.choice(self._random.choice(self._local).ips)
@@ -150,6 +152,7 @@ class _Targets:
         protocol: Protocol | None = None,
         port: int | None = None,
         wish: Wish | None = None,
+        tls: TlsRules | None = None,
     ) -> _Target:
         protocol = protocol or self._random.choice(_PROTOCOLS)
         if port is None:
@@ -158,7 +161,7 @@ class _Targets:
         if protocol is Protocol.ICMP and source.version == 6:
             protocol = Protocol.ICMPV6
         flow = {"from": str(source), "to": str(destination), "port": port, "protocol": protocol.value}
-        return _Target(flow, wish)
+        return _Target(flow, wish, tls)
 
 
 def _near(ports: Iterable[int]) -> Iterable[int]:
@@ -183,6 +186,40 @@ def _usable(address: IPAddress) -> bool:
     if isinstance(address, IPv6Address):
         return address.ipv4_mapped is None
     return not address.is_reserved and int(address) >> 24 != 0
+
+
+def _greeted(random: Random, flow: dict[str, Any], target: _Target, hints: Hints) -> dict[str, Any]:
+    """The same inside TLS, where the rule that it was aimed at is about that, and now and then where it is not."""
+    encrypted, name = _greeting(random, target.tls) if target.tls is not None else _stray(random, hints)
+    if not encrypted:
+        return flow
+    if random.random() < 0.1:
+        return {**{key: value for key, value in flow.items() if key != "http"}, "tls": {"serverName": name}}
+    return {**flow, "http": {**flow["http"], "tls": True, **({"serverName": name} if name else {})}}
+
+
+def _greeting(random: Random, tls: TlsRules) -> Greeting:
+    if (random.random() < 0.9) is not encrypts(tls):
+        return Greeting(False)
+    kind = random.random()
+    if kind < 0.15:
+        return Greeting(True)
+    wanted = [known for pattern, known in SERVER_NAMES.items() if pattern.lower().rstrip(".") in tls.server_names]
+    if not wanted or kind < 0.25:
+        return Greeting(True, _any_name(random))
+    samples, misses = random.choice(wanted)
+    return Greeting(True, random.choice(misses if misses and kind < 0.4 else samples))
+
+
+def _stray(random: Random, hints: Hints) -> Greeting:
+    if random.random() > (0.12 if hints.tls else 0.03):
+        return Greeting(False)
+    return Greeting(True, random.choice(("", _any_name(random))))
+
+
+def _any_name(random: Random) -> str:
+    samples, misses = random.choice(tuple(SERVER_NAMES.values()))
+    return random.choice((*samples, *misses))
 
 
 def _with_request(random: Random, flow: dict[str, Any], wish: Wish) -> dict[str, Any]:

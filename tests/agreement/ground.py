@@ -3,7 +3,8 @@
 The calling thread moves into it, with all threads and processes that it starts. `ep0`, `ep1`, ... are the node's sides
 of veths that lead nowhere: endpoints need an interface, not a pod. A new TCP connection on the loopback device goes to
 Envoy, whatever its addresses and port; one with Envoy's mark goes to the echo server. The kernel's own redirect is not
-used here (`kernel.py` asks it), so that Envoy can be asked about flows that the kernel would not send to it.
+used here (`kernel.py` asks it), so that Envoy can be asked about flows that the kernel would not send to it: a client's
+mark says which listener is meant.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ENDPOINTS = 5  # interfaces for local workloads
-ENVOY_PORT, ECHO_PORT = 15001, 15999
-ENVOY_MARK = 0xA00
+ENVOY_PORT, TLS_PORT, ECHO_PORT = 15001, 15002, 15999
+ENVOY_MARK, TLS_MARK = 0xA00, 0xB00
 
 _CLONE_NEWNET = 0x40000000
 _SET_UP = f"""
@@ -46,6 +47,8 @@ table inet agreement {{
         tcp flags & (syn | ack) != syn accept
         meta mark {ENVOY_MARK} meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{ECHO_PORT} accept
         meta mark {ENVOY_MARK} meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{ECHO_PORT} accept
+        meta mark {TLS_MARK} meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{TLS_PORT} accept
+        meta mark {TLS_MARK} meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{TLS_PORT} accept
         meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{ENVOY_PORT} accept
         meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{ENVOY_PORT} accept
     }}

@@ -17,16 +17,16 @@ from lockgate.envoy.identity_filter import Ipcache
 from lockgate.envoy.kafka_listener import KafkaListener
 from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import Direction, Flow, HttpRequest, Protocol, Verdict, World
-from lockgate.policies.http_path import judged_path
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect import Reason
 from lockgate.tests.agreement.case import HOSTS, Setting
-from lockgate.tests.agreement.envoy import Arrived, Envoy, Sent, running_envoy
-from lockgate.tests.agreement.expectation import Expectation
-from lockgate.tests.agreement.ground import ENVOY_MARK, ENVOY_PORT, ground
+from lockgate.tests.agreement.envoy import CLOSED, Answer, Arrived, Envoy, Sent, running_envoy
+from lockgate.tests.agreement.expectation import ACCEPTED, Expectation
+from lockgate.tests.agreement.ground import ENVOY_MARK, ENVOY_PORT, TLS_PORT, ground
 from lockgate.tests.agreement.kernel import UPLINK, Kernel, Outcome, source_ports
 from lockgate.tests.agreement.packets import Packet
-from lockgate.xds import policed_by
+from lockgate.tests.agreement.tls import SERVER
+from lockgate.xds import policed_by, tls_policed_by
 
 _JUDGED = 0x400  # the mark of what from_pod has allowed; the server's interface is in the upper half
 
@@ -93,8 +93,8 @@ class Node:
         self.tally.flows[expected.word] += 1
         self.tally.protocols[expected.flow.protocol] += 1
         found = [*self._leaving(expected), *self._entering(expected), *self._arriving(expected)]
-        if isinstance(expected.flow.request, HttpRequest) and self._envoy_decides(world, expected):
-            found += await self._asked(expected, data["http"].get("headers", {}))
+        if expected.flow.request is not None and self._envoy_decides(world, expected):
+            found += await self._asked(expected, data.get("http", {}).get("headers", {}))
         return found
 
     def _leaving(self, expected: Expectation) -> list[str]:
@@ -169,10 +169,12 @@ class Node:
     def _envoy_decides(self, world: World, expected: Expectation) -> bool:
         """True when Envoy's answer is the verdict: where the kernel sends the connection to it, and also where every
         direction that does not allow is one that Envoy polices, for its policy must be right on its own."""
+        if not expected.settled:
+            return False
         if expected.redirected:
-            return expected.listener == ENVOY_PORT
-        here = [end for end in (expected.client, expected.server) if end is not None]
-        pairs = policed_by((end, world.policy_of(end)) for end in here)
+            return expected.listener in (ENVOY_PORT, TLS_PORT)
+        here = [(end, world.policy_of(end)) for end in (expected.client, expected.server) if end is not None]
+        pairs = tls_policed_by(here) if expected.asked == TLS_PORT else policed_by(here)
         ends = {Direction.EGRESS: expected.client, Direction.INGRESS: expected.server}
         policed = {
             direction for direction, end in ends.items() if end is not None and (end.identity, direction) in pairs
@@ -182,20 +184,23 @@ class Node:
 
     async def _asked(self, expected: Expectation, headers: Mapping[str, str | list[str]]) -> list[str]:
         """The request, really sent through Envoy."""
-        request = expected.flow.request
-        assert isinstance(request, HttpRequest)
-        sent = Sent(request.method, request.path, request.host, wire_headers(headers))
+        request, listener = expected.sent, expected.asked
+        sent = Sent(request.method, request.path, request.host, wire_headers(headers), expected.greeting)
         try:
-            answer = await self._envoy.ask(expected.source, expected.destination, expected.flow.port, sent)
+            answer = await self._envoy.ask(expected.source, expected.destination, expected.flow.port, sent, listener)
         except (OSError, EOFError, TimeoutError) as error:
             return [f"Envoy: no answer to {request} ({error!r})"]
-        self.tally.requests[str(answer.status)] += 1
-        if answer.status != expected.status:
+        begun = "TLS" if expected.greeting.encrypted else "plain"
+        tallied = f"{answer.status or 'closed'}"
+        self.tally.requests[tallied if listener == ENVOY_PORT else f"{begun} {tallied}"] += 1
+        # A connection may be closed for what it begins with, before there is a request to be answered.
+        closed = answer.status == CLOSED and expected.status != ACCEPTED
+        if answer.status != expected.status and not closed:
             return [f"Envoy: {answer.status} to {request}, expected {expected.status} ({expected.reasons()})"]
         if answer.arrived is None:
             return []
         self.tally.changed += expected.arriving.headers != request.headers
-        return _changed(expected.arriving, answer.arrived)
+        return [*_carried(expected, answer), *_changed(expected.arriving, answer.arrived)]
 
 
 def wire_headers(headers: Mapping[str, str | list[str]]) -> list[tuple[str, str]]:
@@ -219,10 +224,22 @@ def _handed_over(expected: Expectation) -> Outcome:
     return Outcome(False, Reason.NO_PROXY, listener=listener)
 
 
+def _carried(expected: Expectation, answer: Answer) -> list[str]:
+    """TLS as the client and as the server saw it."""
+    found = []
+    shown = (expected.shown or SERVER) if expected.greeting.encrypted else ""
+    if answer.shown != shown:
+        found.append(f"Envoy: the client saw the certificate of '{answer.shown}', expected '{shown}'")
+    began = expected.beginning._replace(server_name=expected.beginning.server_name.lower())
+    if answer.began is None or answer.began._replace(server_name=answer.began.server_name.lower()) != began:
+        found.append(f"Envoy: to the server the connection began with {answer.began}, expected {began}")
+    return found
+
+
 def _changed(wanted: HttpRequest, arrived: Arrived) -> list[str]:
     """A request that passes must arrive as it was sent, but for what the policies do to it."""
     line, fields = arrived
-    first = f"{wanted.method} {judged_path(wanted.path).path} HTTP/1.1"
+    first = f"{wanted.method} {wanted.path} HTTP/1.1"
     found = [] if line == first else [f"Envoy: '{first}' arrived as '{line}'"]
     expected, seen = {"host": wanted.host, **wanted.headers}, _joined(fields)
     if seen.get("content-length") == "0":

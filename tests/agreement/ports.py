@@ -7,7 +7,17 @@ from lockgate.tests.agreement.author import Author, enforced
 from lockgate.tests.agreement.case import Document
 from lockgate.tests.agreement.peers import dns_name
 from lockgate.tests.agreement.requests import request_rules
-from lockgate.tests.agreement.vocabulary import ICMP_NUMBERS, ICMP_TYPES, PORT_NAMES, PORTS, SPREADS
+from lockgate.tests.agreement.vocabulary import (
+    ICMP_NUMBERS,
+    ICMP_TYPES,
+    NAMESPACES,
+    PORT_NAMES,
+    PORTS,
+    SERVER_NAMES,
+    SHOWN,
+    SPREADS,
+    TRUSTED,
+)
 
 
 def port_rule(author: Author, egress: bool, deny: bool) -> Document:
@@ -17,11 +27,45 @@ def port_rule(author: Author, egress: bool, deny: bool) -> Document:
             "ports": author.some(lambda: _dns_port(author), 1, 2),
             "rules": {"dns": author.some(lambda: dns_name(author), 1, 2)},
         }
+    if not deny and author.chance(22):
+        return _tls_rule(author)
     with_rules = not deny and author.chance(65)
     rule: Document = {"ports": author.some(lambda: _port(author, with_rules), 1, 3)}
     if with_rules:
         rule["rules"] = request_rules(author)
     return rule
+
+
+def _tls_rule(author: Author) -> Document:
+    """About TLS: most often the same few ports and secrets, as rules about one connection must name the same."""
+    author.hints.tls = True
+    rule: Document = {"ports": author.some(lambda: _tls_port(author), 1, 2)}
+    names, terminating, originating = author.pick(
+        ((True, False, False),) * 4
+        + ((False, True, False), (True, True, False), (False, True, True), (True, True, True)) * 2
+        + ((False, False, True),)
+    )
+    if names:
+        rule["serverNames"] = author.some(lambda: author.pick(tuple(SERVER_NAMES)), 1, 2)
+    if terminating:
+        rule["terminatingTLS"] = _context(author, SHOWN)
+    if originating:
+        rule["originatingTLS"] = _context(author, TRUSTED)
+    if (terminating or originating) and author.chance(75):
+        rule["rules"] = request_rules(author)
+    return rule
+
+
+def _tls_port(author: Author) -> Document:
+    if author.chance(40):
+        return _port(author, True)
+    author.hints.ports.add(443)
+    return {"port": "443", "protocol": "TCP"}
+
+
+def _context(author: Author, secrets: tuple[str, ...]) -> Document:
+    name = author.pick((secrets[0],) * 12 + (*secrets, "missing"))
+    return {"secret": {"name": name, "namespace": NAMESPACES[author.chance(10)]}}
 
 
 def icmps(author: Author) -> list[Document]:

@@ -47,3 +47,21 @@ HEADERS = (
 PLAIN_HEADERS = ("x-team", "x-debug", "X-Case", "cookie", "user-agent")
 VALUES = ("a", "a,b", "A", "1", "Bearer x y", "a b", "50% %REQ(:path)%")
 HTTP_METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
+
+# Secrets for terminatingTLS and for originatingTLS, in each namespace.
+SHOWN, TRUSTED = ("shown", "shown-too"), ("trusted", "trusted-too")
+# What a rule may name in serverNames, what it holds, and what it misses by little.
+SERVER_NAMES = {
+    "api.example.com": (("api.example.com", "API.Example.com"), ("apis.example.com", "api.example.co", "example.com")),
+    "WWW.example.com.": (("www.example.com",), ("ww.example.com", "www-example.com")),
+    "*.example.com": (("api.example.com", "a-1.example.com"), ("example.com", "a.b.example.com")),
+    "**.example.com": (("a.b.example.com", "api.example.com"), ("example.com", "a.example.org")),
+    "a*.example.com": (("api.example.com", "a.example.com"), ("b.example.com", "a.b.example.com")),
+    "*pi.example.com": (("api.example.com", "pi.example.com"), ("apis.example.com", "x.api.example.com")),
+    "a.*.example.org": (("a.b.example.org",), ("a.example.org", "a.b.c.example.org")),
+    "**.b*.example.org": (("a.b.example.org", "x.a.bb.example.org"), ("b.example.org", "a.c.example.org")),
+    "*.com": (("example.com",), ("api.example.com", "com")),
+    "example_1.org": (("example_1.org",), ("example-1.org",)),
+    "*": (("example.com", "localhost"), ()),
+    "**": (("localhost",), ("example.com",)),
+}

@@ -17,7 +17,7 @@ from lockgate.policies.endpoint_policy import (
     TlsRules,
 )
 from lockgate.policies.flow import Flow
-from lockgate.policies.identity import endpoint_of
+from lockgate.policies.identity import Reserved, endpoint_of
 from lockgate.policies.interception import Greeting, Interception, Taken, passed_over, take_up
 from lockgate.policies.parse import parse_policies
 from lockgate.policies.request import HttpRequest, Request, TlsRequest
@@ -185,3 +185,14 @@ def test_the_servers_policy_sees_what_comes_out_of_envoy(
     secrets: TlsSecrets, egress: str, ingress: str, data: dict[str, object], verdict: Verdict
 ) -> None:
     assert explained(secrets, egress, ingress, data) is verdict
+
+
+def test_tls_on_a_port_whose_requests_are_read_is_closed() -> None:
+    """Whatever a plain rule says beside it: the proxy for requests cannot read TLS."""
+    half = DirectionPolicy(True, (plain(), replace(plain(), l7=READS)))
+    for request in (TlsRequest("a.example"), TlsRequest(), HttpRequest("GET", "/", encrypted=True)):
+        said = judge(half, 7, Protocol.TCP, 443, request)
+        assert (said.verdict, said.rule) == (Verdict.DENY, None)
+        assert said.reason.startswith("the connection is TLS, and ")
+    assert judge(half, 7, Protocol.TCP, 443, HttpRequest("GET", "/")).verdict is Verdict.ALLOW
+    assert judge(half, Reserved.HOST, Protocol.TCP, 443, TlsRequest()).verdict is Verdict.ALLOW  # past every proxy

@@ -43,6 +43,7 @@ from lockgate.tests.unit.xds.policy_strategies import (
     requests,
     rules,
 )
+from lockgate.xds.header_condition import ABSENT_FORWARDED_PROTO
 from lockgate.xds.tls_chain import CARRIED, OWN_ADDRESS, Chain
 from lockgate.xds.tls_rbac import TAKEN_INGRESS, TLS_FILTERS, TLS_HTTP_FILTERS, TlsCompiler, TlsPolicy
 
@@ -137,6 +138,8 @@ class Node:
     def headers(self, seen: Seen) -> dict[str, str]:
         assert isinstance(self._headers, Composite)
         headers, _ = changed(self._headers, seen)
+        if headers.get("x-forwarded-proto") == ABSENT_FORWARDED_PROTO:
+            del headers["x-forwarded-proto"]  # as the route does
         return {name: value for name, value in headers.items() if name[0] != ":" and name != "host"}
 
 
@@ -144,15 +147,15 @@ def seen(direction: Direction, peer: str, port: int, greeting: Greeting, request
     own = "fd00::9" if ":" in peer else "10.0.0.9"
     source, destination = (peer, own) if direction is Direction.INGRESS else (own, peer)
     pseudo = {":path": request.path, ":method": request.method, ":authority": request.host, "host": request.host}
-    pseudo[":scheme"] = "https" if greeting.encrypted else "http"
-    headers = {"x-forwarded-proto": "https", **request.headers, **pseudo}
+    headers = {"x-forwarded-proto": ABSENT_FORWARDED_PROTO, **request.headers, **pseudo}
+    transport = "tls" if greeting.encrypted else "plain"
     return Seen(
         source,
         destination,
         port,
         headers,
         greeting.server_name,
-        ends(direction, OWN.identity, PEERS[peer]),
+        {**ends(direction, OWN.identity, PEERS[peer]), "lockgate.transport": transport},
         greeting.encrypted,
     )
 
@@ -176,10 +179,9 @@ def test_agrees_with_the_verdict_function(
         covering = [rule for rule in half.rules if rule.covers(PEERS[peer], Protocol.TCP, port)]
         if {proxy_of(rule, Protocol.TCP) for rule in covering if rule.redirects} - {ProxyKind.TLS}:
             continue  # never comes to these listeners
-        sent = replace(plain, headers={"x-forwarded-proto": "https", **plain.headers})
-        request = replace(sent, encrypted=greeting.encrypted, server_name=greeting.server_name)
+        request = replace(plain, encrypted=greeting.encrypted, server_name=greeting.server_name)
         expected = judge(half, PEERS[peer], Protocol.TCP, port, request)
-        arrived = seen(direction, peer, port, greeting, sent)
+        arrived = seen(direction, peer, port, greeting, plain)
         chain = node.chain(arrived)
         assert (chain.does if chain is not None else None) == expected.interception
         assert node.allows(arrived, chain) is (expected.verdict is Verdict.ALLOW), (peer, port, request, expected)
