@@ -280,14 +280,17 @@ static __always_inline int decide_link(struct __sk_buff *skb, const struct packe
 /* tc ingress of the node's side: what the pod sends. */
 int from_pod(struct __sk_buff *skb)
 {
-    struct packet p = {};
-    int reason = parse(skb, &p);
+    struct packet *p = new_packet();
+    int reason;
 
+    if (!p)
+        return TC_ACT_SHOT;
+    reason = parse(skb, p);
     if (reason == PASS_LINK) {
-        reason = decide_link(skb, &p);
-        return reason ? done(skb, &p, reason, FROM_POD) : TC_ACT_OK;
+        reason = decide_link(skb, p);
+        return reason ? done(skb, p, reason, FROM_POD) : TC_ACT_OK;
     }
-    reason = done(skb, &p, reason ? reason : decide_from_pod(skb, &p), FROM_POD);
+    reason = done(skb, p, reason ? reason : decide_from_pod(skb, p), FROM_POD);
     if (reason == TC_ACT_OK && (skb->mark & MARK_MASK) == MARK_PROXY && take_up(skb))
         return TC_ACT_SHOT;
     return reason;
@@ -303,55 +306,66 @@ static __always_inline struct __sk_buff *same(struct __sk_buff *skb)
 /* tc ingress of an uplink: what reaches the node from elsewhere. What is not read whole is left to to_pod. */
 int from_uplink(struct __sk_buff *skb)
 {
-    struct packet p = {};
+    struct packet *p;
     int reason;
 
     /* Only this node writes marks: the packet came through from_pod, or another uplink below this one, before. */
     if ((skb->mark & MARK_MASK) == MARK_JUDGED || (skb->mark & MARK_MASK) == MARK_PROXY)
         return TC_ACT_UNSPEC;
-    reason = parse(skb, &p);
-    if (is_host_policed() && (reason || is_host(&p.dst)))
-        reason = reason ? decide_unread(&p, reason, 0) : decide_host(skb, &p, 0);
+    p = new_packet();
+    if (!p)
+        return TC_ACT_SHOT;
+    reason = parse(skb, p);
+    if (is_host_policed() && (reason || is_host(&p->dst)))
+        reason = reason ? decide_unread(p, reason, 0) : decide_host(skb, p, 0);
     else
-        reason = reason ? PASS_ELSEWHERE : decide_from_uplink(same(skb), &p);
+        reason = reason ? PASS_ELSEWHERE : decide_from_uplink(same(skb), p);
     if (reason == ALLOWED || reason == PASS_ELSEWHERE)
         return TC_ACT_UNSPEC; /* to_pod counts it */
-    return done(skb, &p, reason, TO_POD);
+    return done(skb, p, reason, TO_POD);
 }
 
 /* tc egress of an uplink: what the node's own processes send elsewhere. */
 int to_uplink(struct __sk_buff *skb)
 {
-    struct packet p = {};
+    struct packet *p;
     int reason;
 
     if (!is_host_policed())
         return TC_ACT_UNSPEC;
-    reason = parse(skb, &p);
+    p = new_packet();
+    if (!p)
+        return TC_ACT_SHOT;
+    reason = parse(skb, p);
     if (reason)
-        reason = decide_unread(&p, reason, 1);
+        reason = decide_unread(p, reason, 1);
     else
-        reason = is_host(&p.src) ? decide_host(skb, &p, 1) : PASS_ELSEWHERE;
+        reason = is_host(&p->src) ? decide_host(skb, p, 1) : PASS_ELSEWHERE;
     if (reason == ALLOWED || reason == PASS_ELSEWHERE)
         return TC_ACT_UNSPEC;
-    return done(skb, &p, reason, FROM_POD);
+    return done(skb, p, reason, FROM_POD);
 }
 
 /* tc egress of the node's side: what the pod is about to receive. */
 int to_pod(struct __sk_buff *skb)
 {
-    struct packet p = {};
+    struct packet *p;
     int reason;
 
-    if (skb->mark == judged_mark(skb->ifindex))
-        return done(skb, &p, ALLOWED, TO_POD);
-    reason = parse(skb, &p);
+    if (skb->mark == judged_mark(skb->ifindex)) {
+        count(ALLOWED, TO_POD);
+        return TC_ACT_OK;
+    }
+    p = new_packet();
+    if (!p)
+        return TC_ACT_SHOT;
+    reason = parse(skb, p);
     if (reason == PASS_LINK)
         return TC_ACT_OK;
     if (!reason)
-        reason = decide_to_pod(skb, &p);
+        reason = decide_to_pod(skb, p);
     if (reason != REDIRECTED)
-        return done(skb, &p, reason, TO_POD);
+        return done(skb, p, reason, TO_POD);
     count(REDIRECTED, TO_POD);
     return turn_back(skb);
 }

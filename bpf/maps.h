@@ -106,3 +106,16 @@ static __always_inline __u32 current_revision(void)
     struct config *found = config.lookup(&zero);
     return found ? found->revision : 0;
 }
+
+/* The packet at hand, all zero. It is kept in a map because the verifier assumes nothing of a map's content: from here on
+ * it follows one packet, and not one for each way through parse(). */
+BPF_PERCPU_ARRAY(at_hand, struct packet, 1);
+
+static __always_inline struct packet *new_packet(void)
+{
+    __u32 zero = 0;
+    struct packet *p = at_hand.lookup(&zero);
+    if (p)
+        __builtin_memset(p, 0, sizeof(*p));
+    return p;
+}
