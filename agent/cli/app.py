@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from . import (
-    agent_group,
-    bootstrap_command,
-    datapath_group,
-    demo_command,
-    endpoint_group,
-    envoy_group,
-    flows_command,
-    policy_group,
-    service_group,
-    status_command,
-    xds_group,
-)
+# Module and attribute: a Typer of several commands, or the function of one. In the order of --help.
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "status": ("status_command", "status"),
+    "flows": ("flows_command", "flows"),
+    "demo": ("demo_command", "demo"),
+    "agent": ("agent_group", "app"),
+    "policy": ("policy_group", "app"),
+    "endpoint": ("endpoint_group", "endpoints"),
+    "identity": ("endpoint_group", "identities"),
+    "service": ("service_group", "app"),
+    "envoy": ("envoy_group", "app"),
+    "xds": ("xds_group", "app"),
+    "datapath": ("datapath_group", "app"),
+}
+
+
+class _Commands(TyperGroup):
+    """Imports what is asked for and nothing else: an agent that starts has no second for the other commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*_COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name]
+        found = getattr(import_module(f".{module}", __package__), attribute)
+        holder = typer.Typer(rich_markup_mode=None, add_completion=False)
+        if isinstance(found, typer.Typer):
+            holder.add_typer(found, name=cmd_name)
+        else:
+            holder.command(cmd_name)(found)
+        return get_group(holder).commands[cmd_name]
+
 
 app = typer.Typer(
     name="lockgate",
+    cls=_Commands,
     help="A sidecarless L7 mesh for one node: CiliumNetworkPolicy enforced by eBPF and a shared Envoy.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(agent_group.app, name="agent")
-app.add_typer(policy_group.app, name="policy")
-app.add_typer(endpoint_group.endpoints, name="endpoint")
-app.add_typer(endpoint_group.identities, name="identity")
-app.add_typer(service_group.app, name="service")
-envoy_group.app.command("bootstrap")(bootstrap_command.bootstrap)
-app.add_typer(envoy_group.app, name="envoy")
-app.add_typer(xds_group.app, name="xds")
-app.add_typer(datapath_group.app, name="datapath")
-app.command("status")(status_command.status)
-app.command("flows")(flows_command.flows)
-app.command("demo")(demo_command.demo)
 
 
 def _version(wanted: bool) -> None:

@@ -15,6 +15,7 @@ import typer
 from ...envoy.inspect import EnvoyConfig, read_config, redact
 from ..client import ask
 from ..errors import InputError
+from .bootstrap_command import bootstrap
 from .options import RUN_DIR, RunDir, known_names
 from .output import Format, FormatOption, data, fields, table
 
@@ -345,3 +346,6 @@ def _host(address: dict[str, Any]) -> str:
 def _totals(host: dict[str, Any]) -> str:
     counters = {entry.get("name"): entry.get("value", "0") for entry in host.get("stats", ())}
     return str(counters.get("rq_total", "0"))
+
+
+app.command("bootstrap")(bootstrap)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from lockgate.agent.cli.app import app
 from lockgate.agent.cli.output import Format, data, fields, table
 from lockgate.tests.command_line import lockgate
+from typer.core import TyperGroup
 from typer.main import get_command
 
 ASKS_AGENT = (
@@ -28,13 +30,15 @@ ASKS_AGENT = (
 ASKS_ENVOY = tuple(("envoy", name) for name in ("config", "clusters", "listeners", "stats", "certs", "server-info"))
 
 
-def commands(command: typer.core.TyperCommand | typer.core.TyperGroup, *path: str) -> Iterator[tuple[str, ...]]:
+def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
     yield path
-    for name, sub in getattr(command, "commands", {}).items():
-        yield from commands(sub, *path, name)
+    if isinstance(command, TyperGroup):
+        context = typer.Context(command)
+        for name in command.list_commands(context):
+            yield from commands(command.get_command(context, name), *path, name)
 
 
-COMMANDS = list(commands(get_command(app)))  # type: ignore[arg-type]
+COMMANDS = list(commands(get_command(app)))
 
 
 def test_the_commands_are_those_of_the_public_surface() -> None:
