@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import time
@@ -14,13 +13,11 @@ from functools import partial
 from ..envoy.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.access_log import Rotation
 from ..envoy.admin import Admin
-from ..envoy.binary import find_binary
 from ..envoy.bootstrap import BootstrapSettings, bootstrap
 from ..envoy.errors import EnvoyError
 from ..envoy.http_listener import HttpListener
 from ..envoy.identity_filter import Ipcache
 from ..envoy.kafka_listener import KafkaListener
-from ..envoy.module_file import find_module
 from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
 from ..envoy.running_stream import report_handler
 from ..envoy.tls_listener import TlsListener
@@ -31,17 +28,16 @@ from ..xds import XdsServer
 from .api import LocalApi
 from .applier import Applier
 from .change import ChangeMaker
+from .claim import Claim
 from .dns.learner import Learner
 from .dns.memory import NameMemory
 from .dns.names import Bounds, NameCache
 from .dns.proxy import DnsProxy
 from .dns.view import dns_counts, dns_view
 from .effect_watch import Effect, EffectWatch
-from .host import make_run_dir, require_host, require_port
 from .intake import Intake, admit
 from .kafka_side import KafkaSide
 from .last_good import LastGood
-from .lock import AgentLock
 from .metrics import Exposition, Metrics
 from .metrics_port import MetricsPort
 from .reconciler import Reconciler
@@ -70,21 +66,14 @@ class NodeAgent:
         self._state = NodeState(settings=settings, node=_node_id())
         self._names = NameCache(Bounds(shortest_ttl=settings.dns_min_ttl))
 
-    async def run(self) -> None:
+    async def run(self, claim: Claim) -> None:
         """Runs until SIGTERM or SIGINT.
 
         Raises:
-            HostError, AlreadyRunningError, StateError, StoreError, EnvoyError, RedirectError: it cannot start.
+            HostError, StateError, StoreError, EnvoyError, RedirectError: it cannot start.
         """
         settings = self._settings
-        require_host()
-        gc.disable()  # all that is read at the start stays, so looking for garbage in it is lost time
-        binary = find_binary(settings.envoy)
-        module = find_module(binary)
-        make_run_dir(settings.run_dir)
         async with AsyncExitStack() as stack:
-            stack.enter_context(AgentLock(settings.run_dir))
-            require_port(settings)
             dns = DnsProxy(settings.dns_port, lambda *learned: learner.learn(*learned))
             await dns.open()
             stack.push_async_callback(dns.close)
@@ -106,9 +95,9 @@ class NodeAgent:
             nodes = settings.remote.nodes if settings.remote is not None else ()
             remote = RemoteNodes(nodes, xds, settings.state_dir, remote_doors(settings.remote, files))
             stack.callback(remote.close)
-            await xds.start()  # before anything is pinned: a run dir whose name is too long for sockets is refused here
+            await xds.start()
             stack.push_async_callback(xds.stop)
-            datapath = await asyncio.to_thread(Datapath.open, settings.pin_dir, settings.http_port)
+            datapath = await asyncio.to_thread(Datapath.open, claim.datapath, settings.http_port)
             stack.callback(datapath.close)
             addresses = datapath.services()
             stack.callback(addresses.close)
@@ -118,9 +107,9 @@ class NodeAgent:
             startup = _bootstrap(settings, ipcache)
             envoy = EnvoyProcess(
                 settings.run_dir,
-                binary,
+                claim.binary,
                 startup,
-                module=module,
+                module=claim.module,
                 concurrency=settings.concurrency or None,
                 drain=settings.envoy_drain,
             )

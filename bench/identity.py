@@ -26,7 +26,8 @@ from pathlib import Path
 from lockgate.envoy.binary import find_binary
 from lockgate.envoy.identity_filter import Ipcache, identity_filter
 from lockgate.envoy.module_file import find_module
-from lockgate.redirect import Datapath
+from lockgate.redirect.datapath import Datapath
+from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, Owner
 
 from . import command
@@ -103,7 +104,7 @@ def _cpu(pid: int) -> int:
 @contextmanager
 def _map(addresses: int) -> Iterator[Ipcache]:
     """The data path's ipcache with so many addresses, the loopback prefix among them."""
-    datapath = Datapath.open(Path(f"/sys/fs/bpf/lockgate-bench-{os.getpid()}"))
+    datapath = Datapath.open(Opening(Path(f"/sys/fs/bpf/lockgate-bench-{os.getpid()}")))
     try:
         first = IPv4Address("10.0.0.1")
         owners = {ip_network(first + number): Owner(70_000 + number % 100) for number in range(addresses - 1)}

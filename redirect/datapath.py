@@ -26,16 +26,15 @@ from .errors import RedirectError
 from .ipcache_map import IpcacheMap
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
-from .maps import CounterMap, PinnedMap, open_map
+from .maps import CounterMap, PinnedMap
+from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
-from .program import load_programs
 from .proxy_sockets import end_carried
 from .reason import Reason
 from .revocation import end, revoked
 from .services import ServiceAddresses
 from .tcx import POD_HOOKS, UPLINK_HOOKS, Hook
 
-DEFAULT_PIN_DIR = Path("/sys/fs/bpf/lockgate")
 _CONFIG_KEY = 0
 _COUNTED = (Direction.EGRESS, Direction.INGRESS)  # enum hook in bpf/maps.h; uplinks count as to_pod
 
@@ -74,7 +73,7 @@ class Applied:
 
 
 class Datapath:
-    """Open it with `Datapath.open`. Methods block for milliseconds; call them from one thread at a time.
+    """Made by `Datapath.open(Opening(pin_dir))`. Methods block for milliseconds; call them from one thread at a time.
 
     Works in the network namespace of the calling thread, which must always be the same.
     """
@@ -95,28 +94,19 @@ class Datapath:
         self._unfinished = True  # a revision may be owed for changes of an earlier agent or a failed apply
 
     @classmethod
-    def open(cls, pin_dir: Path = DEFAULT_PIN_DIR, reset_port: int = DEFAULT_HTTP_PORT) -> Datapath:
-        """Load the programs and take over the maps and links pinned in `pin_dir`, if any.
+    def open(cls, begun: Opening, reset_port: int = DEFAULT_HTTP_PORT) -> Datapath:
+        """Go on with what was begun: wait for the programs and take over the maps and links pinned there, if any.
 
         `reset_port` is one of Envoy's transparent listeners on loopback: it resets connections that are revoked.
-
-        Takes some seconds, or a few milliseconds when the same version ran here before.
 
         Raises:
             BpfUnsupportedError: the kernel or the caller's rights are not enough.
             ProgramRejectedError: the programs did not compile or load.
-            PinConflictError: another agent holds `pin_dir`, or its maps have another layout.
             RoutingFailedError: rules, routes or sysctls could not be set.
         """
-        bpffs.ensure_folder(pin_dir)
-        lock = bpffs.lock(pin_dir)
-        programs: Mapping[Hook, int] = {}
+        lock, programs = begun.take()
         try:
-            for name in ("maps", "links", "programs"):
-                bpffs.ensure_folder(pin_dir / name)
-            _check_layout(pin_dir / "maps")
-            programs = load_programs(pin_dir / "maps", pin_dir / "programs", Hook)
-            datapath = cls(pin_dir, lock, programs, reset_port)
+            datapath = cls(begun.pin_dir, lock, programs, reset_port)
             datapath._take_over_links()
             routing.install()
         except BaseException:
@@ -331,9 +321,3 @@ class Datapath:
 
 def _hook_of(link: Path) -> Hook:
     return next(hook for hook in Hook if link.name.endswith(f"-{hook.program}"))
-
-
-def _check_layout(maps: Path) -> None:
-    """Maps of another version must be refused before bcc opens them."""
-    for path in maps.iterdir():
-        os.close(open_map(maps, path.name))

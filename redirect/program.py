@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from . import bpffs, syscall
 from .cgroup import SocketHook
@@ -26,19 +26,43 @@ _SECONDS = 60
 _ERROR_LINE = re.compile(r"^(bpf/\S+:\d+:\d+: )?(fatal )?error: .*", re.MULTILINE)
 
 
-def load_programs(map_folder: Path, program_folder: Path, hooks: type[H]) -> Mapping[H, int]:
-    """A descriptor for each of the hooks' programs, from its pin or fresh from the compiler. Both folders lie in a BPF
-    file system; nothing else may be in `program_folder`.
+class Loading(Generic[H]):
+    """The programs of `hooks` on their way into the kernel: there already, by their pins, or with the compiler.
 
-    Maps pinned in `map_folder` are used, missing ones are made there. Compiling takes some seconds; the pins are
-    named by what they were made from, so that an agent that starts again need not.
+    Both folders lie in a BPF file system; nothing else may be in `program_folder`. Maps pinned in `map_folder` are
+    used, missing ones are made there. Compiling takes some seconds, in a process of its own; the pins are named by what
+    they were made from, so that an agent that starts again need not.
     """
-    digest = _digest(SOURCES[hooks])
-    pins = {hook: program_folder / f"{hook.program}-{digest}" for hook in hooks}
-    if not all(path.exists() for path in pins.values()):
-        bpffs.empty_folder(program_folder)
-        _compile(SOURCES[hooks], map_folder, list(pins.values()))
-    return {hook: syscall.get(path) for hook, path in pins.items()}
+
+    def __init__(self, map_folder: Path, program_folder: Path, hooks: type[H]) -> None:
+        digest = _digest(SOURCES[hooks])
+        self._pins: Mapping[H, Path] = {hook: program_folder / f"{hook.program}-{digest}" for hook in hooks}
+        self._compiler: subprocess.Popen[str] | None = None
+        if not all(path.exists() for path in self._pins.values()):
+            bpffs.empty_folder(program_folder)
+            self._compiler = _compiler(SOURCES[hooks], map_folder, list(self._pins.values()))
+
+    def finish(self) -> Mapping[H, int]:
+        """A descriptor for each program. Raises BpfUnsupportedError, ProgramRejectedError."""
+        if self._compiler is not None:
+            try:
+                _, log = self._compiler.communicate(timeout=_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                self.give_up()
+                raise ProgramRejectedError(
+                    f"compiling the eBPF programs took more than {_SECONDS} s; is the node overloaded?"
+                ) from error
+            status, self._compiler = self._compiler.returncode, None
+            if status != 0:
+                raise explain(status, log)
+        return {hook: syscall.get(path) for hook, path in self._pins.items()}
+
+    def give_up(self) -> None:
+        """Ends the compiler. What it has pinned stays."""
+        if self._compiler is not None:
+            self._compiler.kill()
+            self._compiler.communicate()
+            self._compiler = None
 
 
 def _digest(source: str) -> str:
@@ -46,24 +70,17 @@ def _digest(source: str) -> str:
     return sha256("\0".join(made_from).encode()).hexdigest()[:16]
 
 
-def _compile(source: str, map_folder: Path, pins: Sequence[Path]) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-P", "-m", "lockgate.redirect.compiler", source, str(map_folder)]
-    try:
-        done = subprocess.run(
-            [*command, *map(str, pins)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ProgramRejectedError(
-            f"compiling the eBPF programs took more than {_SECONDS} s; is the node overloaded?"
-        ) from error
-    if done.returncode != 0:
-        raise explain(done.returncode, done.stderr)
+def _compiler(source: str, map_folder: Path, pins: Sequence[Path]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "lockgate.redirect.compiler", source, str(map_folder), *map(str, pins)]
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
 
 
 def explain(status: int, log: str) -> RedirectError:

@@ -25,7 +25,7 @@ from .alias import alias_table
 from .cgroup import SocketHook
 from .layout import Serving, SlotKey, Table
 from .maps import PinnedMap, open_map
-from .program import load_programs
+from .program import Loading
 
 Wanted: TypeAlias = Mapping[Frontend, Mapping[Backend, int]]  # weights of those that serve
 
@@ -95,7 +95,7 @@ class ServiceAddresses:
             maps = self._pin_dir / "maps"
             for path in maps.glob("service_*"):  # of another version: refused before bcc opens them
                 os.close(open_map(maps, path.name))
-            programs = load_programs(maps, self._pin_dir / "service-programs", SocketHook)
+            programs = Loading(maps, self._pin_dir / "service-programs", SocketHook).finish()
             with ExitStack() as stack:
                 for fd in programs.values():
                     stack.callback(os.close, fd)

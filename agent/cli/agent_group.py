@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..settings import Settings
 from .options import RUN_DIR, STATE_DIR, Policies, RunDir, StateDir, Workloads
+
+if TYPE_CHECKING:
+    from ..config_file import ConfigFile
 
 app = typer.Typer(help="The node agent.", no_args_is_help=True)
 
@@ -37,12 +41,9 @@ def run(
     Stopping it (Ctrl-C, SIGTERM or worse) leaves the kernel and Envoy enforcing what they have; the next agent takes
     over. `lockgate agent clean` takes them away.
     """
-    from ..config_file import read_config
-    from ..host import require_host
+    from ..claim import claim
 
-    require_host()  # before the next import, which takes a second
-    from ..node import NodeAgent
-
+    gc.disable()  # all that is read at the start stays, so looking for garbage in it is lost time
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -55,9 +56,20 @@ def run(
         run_dir=run_dir.absolute(),
         state_dir=state_dir.absolute(),
         envoy=envoy,
-        **read_config(config),
+        **_more_settings(config),
     )
-    asyncio.run(NodeAgent(settings).run())
+    with claim(settings) as claimed:
+        from ..node import NodeAgent  # takes a second or two
+
+        asyncio.run(NodeAgent(settings).run(claimed))
+
+
+def _more_settings(config: Path | None) -> ConfigFile:
+    if config is None:
+        return {}
+    from ..config_file import read_config
+
+    return read_config(config)
 
 
 @app.command()

@@ -19,10 +19,13 @@ from pathlib import Path
 
 from lockgate.policies.endpoint_policy import Protocol
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import Datapath, Reason, syscall
+from lockgate.redirect import syscall
+from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.maps import open_map
+from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DEFAULT_DNS_PORT
 from lockgate.redirect.port_prefix import PROTOCOL_NUMBERS
+from lockgate.redirect.reason import Reason
 from lockgate.redirect.syscall import Command
 from lockgate.redirect.tcx import Hook
 from lockgate.tests.agreement.ground import wire
@@ -57,7 +60,7 @@ class Kernel:
 
     def __init__(self, devices: Mapping[str, int]) -> None:
         self.pin_dir = Path(f"/sys/fs/bpf/lg-agreement-{os.getpid()}")
-        self.datapath = Datapath.open(self.pin_dir)
+        self.datapath = Datapath.open(Opening(self.pin_dir))
         pins = self.pin_dir / "programs"
         self._programs = {hook: syscall.get(next(pins.glob(f"{hook.program}-*"))) for hook in Hook}
         self._connections = open_map(self.pin_dir / "maps", "connections")

@@ -18,7 +18,7 @@ from lockgate.envoy.kafka_listener import KafkaListener
 from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import Direction, Flow, HttpRequest, Protocol, Verdict, World
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import Reason
+from lockgate.redirect.reason import Reason
 from lockgate.tests.agreement.case import HOSTS, Setting
 from lockgate.tests.agreement.envoy import CLOSED, Answer, Arrived, Envoy, Sent, running_envoy
 from lockgate.tests.agreement.expectation import ACCEPTED, Expectation

@@ -34,7 +34,12 @@ from lockgate.policies.endpoint_policy import (
 )
 from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.workload import Endpoint, Workload
-from lockgate.redirect import Datapath, Reason, find_device, netns, node_addresses, plan
+from lockgate.redirect import netns
+from lockgate.redirect.datapath import Datapath
+from lockgate.redirect.device import find_device, node_addresses
+from lockgate.redirect.opening import Opening
+from lockgate.redirect.plan import plan
+from lockgate.redirect.reason import Reason
 
 T = TypeVar("T")
 
@@ -137,7 +142,7 @@ class Node:
         self.web = Server(self.server, L7, L4, SHUT)
         self.envoy: subprocess.Popen[Any] | None = None
         self.inside(lambda: Datapath.remove_pinned(self.pin_dir))
-        self.datapath = self.inside(lambda: Datapath.open(self.pin_dir))
+        self.datapath = self.inside(lambda: Datapath.open(Opening(self.pin_dir)))
         for pod in self.pods:
             self.inside(partial(self.datapath.attach, self.endpoint(pod)))
 
@@ -157,7 +162,7 @@ class Node:
 
     def reopen(self) -> None:
         self.datapath.close()
-        self.datapath = self.inside(lambda: Datapath.open(self.pin_dir))
+        self.datapath = self.inside(lambda: Datapath.open(Opening(self.pin_dir)))
 
     def dropped(self, reason: Reason) -> int:
         return sum(each.packets for each in self.datapath.counters() if each.reason is reason)
@@ -471,8 +476,9 @@ def test_an_l7_rule_resets_connections_that_bypass_envoy_and_taking_it_away_rese
 AGENT = """
 import sys
 from pathlib import Path
-from lockgate.redirect import Datapath
-Datapath.open(Path(sys.argv[1]))
+from lockgate.redirect.datapath import Datapath
+from lockgate.redirect.opening import Opening
+Datapath.open(Opening(Path(sys.argv[1])))
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -521,7 +527,7 @@ def test_enforcement_outlives_a_killed_agent_and_the_next_one_takes_over_without
         fetch(node.stranger, node.server.ipv4, L4, GLANCE)
     for program in (node.pin_dir / "programs").iterdir():
         program.unlink()  # as if the next agent were a new version: it loads its own and swaps them in
-    node.datapath = node.inside(lambda: Datapath.open(node.pin_dir))
+    node.datapath = node.inside(lambda: Datapath.open(Opening(node.pin_dir)))
     assert node.datapath.attached() >= {pod.ifindex for pod in node.pods}
     node.enforce(server=USUAL)
     for each in traffic:

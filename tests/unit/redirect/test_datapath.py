@@ -18,9 +18,12 @@ from lockgate.policies.endpoint_policy import (
     RuleOrigin,
 )
 from lockgate.policies.workload import Endpoint, Workload
-from lockgate.redirect import Datapath, DatapathPlan, layout, netns, plan
+from lockgate.redirect import layout, netns
+from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.errors import EndpointUnreachableError, PinConflictError
 from lockgate.redirect.maps import PinnedMap
+from lockgate.redirect.opening import Opening
+from lockgate.redirect.plan import DatapathPlan, plan
 
 T = TypeVar("T")
 
@@ -38,7 +41,7 @@ class Node:
         return netns.run_in(self.ground.node.path, function)
 
     def open(self) -> Datapath:
-        return self.inside(lambda: Datapath.open(self.pin_dir))
+        return self.inside(lambda: Datapath.open(Opening(self.pin_dir)))
 
     def endpoint(self) -> Endpoint:
         workload = Workload("pod", "default", ())

@@ -9,7 +9,8 @@ from typing import TypeVar
 import pytest
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Playground
 from lockgate.policies.workload import Workload
-from lockgate.redirect import Device, device, find_device, netns, node_addresses
+from lockgate.redirect import device, netns
+from lockgate.redirect.device import Device, find_device, node_addresses
 from lockgate.redirect.errors import EndpointUnreachableError, NamespaceGoneError
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 

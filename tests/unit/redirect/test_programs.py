@@ -34,9 +34,12 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.verdict import Judgement, Verdict, judge
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
-from lockgate.redirect import Datapath, Reason, layout, netns, syscall
+from lockgate.redirect import layout, netns, syscall
+from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.drop_log import DropLog
+from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, Planner
+from lockgate.redirect.reason import Reason
 from lockgate.redirect.tcx import Hook
 
 T = TypeVar("T")
@@ -73,7 +76,7 @@ class Kernel:
         self.pin_dir = Path(f"/sys/fs/bpf/lg-programs-{os.getpid()}")
         self.client, self.server = self.ground.pod("client"), self.ground.pod("server")
         self.outside = self.ground.pod("outside")  # no endpoint: an address like any other
-        self.datapath = self.inside(lambda: Datapath.open(self.pin_dir))
+        self.datapath = self.inside(lambda: Datapath.open(Opening(self.pin_dir)))
         self.programs = {
             hook: syscall.get(next((self.pin_dir / "programs").glob(f"{hook.program}-*"))) for hook in Hook
         }
