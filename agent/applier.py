@@ -26,6 +26,7 @@ from ..policies.endpoint_policy import Direction, RuleOrigin
 from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
+from ..redirect.grace_period import expedited
 from ..redirect.map_changes import readdressed
 from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts
 from ..redirect.revocation import end_accepted
@@ -343,8 +344,11 @@ class Applier:
         self._datapath.apply(wanted)
         problems = [*self._end_carried(others), *self._attach(endpoint for endpoint, _ in enforced)]
         kept = {endpoint.ifindex for endpoint, _ in enforced}
-        for ifindex in self._datapath.attached() - kept:
-            self._datapath.detach(ifindex)
+        gone = self._datapath.attached() - kept
+        if gone:
+            with expedited():
+                for ifindex in gone:
+                    self._datapath.detach(ifindex)
         return tuple(problems)
 
     def _plan(self, enforced: Enforced, world: World, ports: ProxyPorts) -> DatapathPlan:
@@ -361,10 +365,13 @@ class Applier:
 
     def _attach(self, endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
         """Programs at every local endpoint, and a sentence for each where there could be none. Blocking."""
-        problems = []
         attached = self._datapath.attached()
-        for endpoint in endpoints:
-            if endpoint.local and endpoint.ifindex not in attached:
+        new = [endpoint for endpoint in endpoints if endpoint.local and endpoint.ifindex not in attached]
+        if not new:
+            return ()
+        problems = []
+        with expedited():
+            for endpoint in new:
                 try:
                     self._datapath.attach(endpoint)
                 except RedirectError as error:

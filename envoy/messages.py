@@ -1,14 +1,16 @@
 """Envoy's API messages, by package: `core.Address` is envoy.config.core.v3.Address.
 
-Imported here and nowhere else in this package: the generated classes use a form of validator that pydantic 2.12 calls
-deprecated, and an import that warns would fail wherever warnings are errors.
+Imported here and nowhere else: as plain dataclasses, and without the warnings of pydantic 2.12, which calls the form of
+the generated validators deprecated.
 """
 
 from __future__ import annotations
 
 import warnings
 
-with warnings.catch_warnings():
+from .plain_dataclasses import plain_dataclasses
+
+with warnings.catch_warnings(), plain_dataclasses():
     warnings.simplefilter("ignore", DeprecationWarning)
     from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
     from envoy_data_plane.envoy.config.bootstrap import v3 as boot
