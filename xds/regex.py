@@ -12,6 +12,7 @@ Syntax: https://github.com/google/re2/wiki/Syntax
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ from functools import lru_cache
 MOST_STRINGS = 64  # an expression that spells out more literals than this stays a regex
 
 _META = frozenset("\\.+*?()|[]{}^$")
+_PLAIN = re.compile(r"[^\\.+*?()|\[\]{}^$]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,17 @@ class _Branch:
             return _DOT
         if char in _META:
             raise _Beyond
-        return frozenset({_Word(char)})
+        return frozenset({_Word(char + self._literal())})
+
+    def _literal(self) -> str:
+        """The plain characters from here on, but for one that a quantifier belongs to. Read over."""
+        start = self._at
+        found = _PLAIN.match(self._source, start)
+        end = found.end() if found else start
+        if self._source[end : end + 1] in _QUANTIFIERS:  # also when it belongs to the character before: `start` then
+            end = max(end - 1, start)
+        self._at = end
+        return self._source[start:end]
 
     def _group(self) -> frozenset[_Word]:
         """`(a|b)` and `(?:a|b)`: the words of all branches."""

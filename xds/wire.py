@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from .errors import WireError
 
 _LENGTH_DELIMITED = 2
+_SMALL = tuple(bytes((number,)) for number in range(0x80))
 
 
 def varint(number: int) -> bytes:
     """An unsigned number in base 128, least significant group first."""
     if number < 0x80:
-        return bytes((number,))
+        return _SMALL[number]
     groups = bytearray()
     while number >= 0x80:
         groups.append(number & 0x7F | 0x80)
