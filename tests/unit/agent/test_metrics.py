@@ -10,7 +10,7 @@ from typing import Any
 from lockgate.agent.applier import Kernel
 from lockgate.agent.endpoints import Discovery
 from lockgate.agent.intake import Intake
-from lockgate.agent.metrics import Exposition, Metrics, families_of
+from lockgate.agent.metrics import Exposition, Metrics, families_of, summaries
 from lockgate.agent.settings import Settings
 from lockgate.agent.view import NodeState, NodeView
 from lockgate.policies import World, parse_policies
@@ -111,6 +111,17 @@ async def test_the_number_of_series_does_not_grow_with_the_policies() -> None:
     few, many = node(1, 1), node(5000, 200)
     counted = [len(samples(await exposition(Metrics(), view).text())) for view in (few, many)]
     assert counted[0] == counted[1] < 250
+
+
+def test_of_envoys_histograms_there_are_count_and_sum() -> None:
+    text = (
+        "# TYPE a_ms histogram\n"
+        'a_ms_bucket{x="y",le="0.5"} 1\na_ms_bucket{x="y",le="+Inf"} 2\na_ms_sum{x="y"} 7\na_ms_count{x="y"} 2\n'
+        "# TYPE leaky_bucket_total counter\nleaky_bucket_total{} 3\n"
+    )
+    (family, other) = text_string_to_metric_families(summaries(text))
+    assert (family.type, sorted(sample.name for sample in family.samples)) == ("summary", ["a_ms_count", "a_ms_sum"])
+    assert [sample.value for sample in other.samples] == [3]
 
 
 async def test_what_the_dns_proxy_did() -> None:
