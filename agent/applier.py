@@ -5,13 +5,15 @@ policy that judges it; an endpoint whose last L7 rule went away keeps its subtre
 until the kernel has stopped redirecting to it, and an identity that leaves the node keeps its own until the kernel's
 ipcache no longer says it, for by that map Envoy tells who is who. A new address of a known identity is the ipcache's
 business alone: Envoy already knows what to say of it. An address that has changed hands takes no connection along:
-what a proxy carries for it is reset once the kernel knows better. When Envoy refuses a policy nothing further happens:
+what a proxy carries for it is reset once the kernel knows better (see handover.py). When Envoy refuses a policy nothing
+further happens:
 the kernel goes on with what it had, and so does Envoy in the resources that it refused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -23,12 +25,13 @@ from typing import TypeVar
 from ..envoy.running_stream import RunningStream
 from ..policies import PolicyKey, World
 from ..policies.endpoint_policy import Direction, RuleOrigin
+from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from ..redirect.datapath import Counter, Datapath
 from ..redirect.errors import RedirectError
 from ..redirect.grace_period import expedited
-from ..redirect.map_changes import readdressed
-from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Planner, ProxyPorts
+from ..redirect.map_changes import MapDelta, readdressed
+from ..redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts
 from ..redirect.revocation import end_accepted
 from ..redirect.uplink import choose, interfaces
 from ..xds import (
@@ -46,6 +49,7 @@ from ..xds import (
     tls_policed_by,
 )
 from .blame import ALL, told_in
+from .handover import Handover
 from .kafka_side import KafkaSide
 from .tls_side import TlsResources, TlsSide
 
@@ -55,6 +59,7 @@ _MOST_TOLD = 3  # one policy may be in the shards of many endpoints
 _CLOSED = 0  # a redirect to this port is a drop
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,7 @@ class Applier:
         self._kafka = kafka
         self._compiler = NodeCompiler()
         self._planner = Planner()
+        self._handover = Handover()
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         # Of what the kernel may redirect; None: not known, an earlier agent's.
         self._policed: _Needs | None = None if redirecting else _Needs(frozenset(), frozenset(), frozenset())
@@ -171,10 +177,10 @@ class Applier:
         async with self._turn:
             world = world.with_addresses(self._late) or world
             self._dns_uses(world)
-            others = _in_other_hands(self.world, world)
+            before_it = self.world
             self._policed = wanted | before  # if the next step fails half-way
             problems = await self._in_thread(
-                lambda: self._sync_kernel(enforced, self._plan(enforced, world, ports), others)
+                lambda: self._sync_kernel(enforced, self._plan(enforced, world, ports), before_it, world)
             )
             self.world, self._offered = world, None
         if unconfirmed:
@@ -272,7 +278,8 @@ class Applier:
                 return False
             changes = readdressed(before.ipcache, after.ipcache, map(ip_network, names))
             if changes:
-                await self._in_thread(lambda: self._datapath.readdress(changes))
+                for problem in await self._in_thread(lambda: self._readdress(changes, before, after)):
+                    _log.error("%s", problem)
                 self.world = after
                 self._dns_uses(after)
             return True
@@ -339,10 +346,13 @@ class Applier:
             if not self._envoy_runs() or time.monotonic() > deadline:
                 return answer
 
-    def _sync_kernel(self, enforced: Enforced, wanted: DatapathPlan, others: Set[IPAddress]) -> tuple[str, ...]:
+    def _sync_kernel(
+        self, enforced: Enforced, wanted: DatapathPlan, before: World | None, world: World
+    ) -> tuple[str, ...]:
         """Maps, then programs: an endpoint that none could be attached to is tried again. Blocking."""
+        self._handover.begins(self._datapath.current)
         self._datapath.apply(wanted)
-        problems = [*self._end_carried(others), *self._attach(endpoint for endpoint, _ in enforced)]
+        problems = [*self._end_carried(before, world), *self._attach(endpoint for endpoint, _ in enforced)]
         kept = {endpoint.ifindex for endpoint, _ in enforced}
         gone = self._datapath.attached() - kept
         if gone:
@@ -355,12 +365,25 @@ class Applier:
         host = world.policy_of(world.host) if world.host is not None else None
         return self._planner.plan(enforced, world.ipcache, ports, host)
 
-    def _end_carried(self, addresses: Set[IPAddress]) -> tuple[str, ...]:
-        """What proxies carry for addresses that are others' now; a sentence if it goes on. Blocking."""
+    def _readdress(self, changes: MapDelta[IPNetwork, Owner], before: World, after: World) -> tuple[str, ...]:
+        """The owners alone, and who is over because of them. Blocking."""
+        self._handover.begins(self._datapath.current)
+        self._datapath.readdress(changes)
+        return self._end_carried(before, after)
+
+    def _end_carried(self, before: World | None, world: World) -> tuple[str, ...]:
+        """What proxies carry for ends that are others' in `world`, now that the maps hold it; a sentence if it goes on.
+        Blocking."""
+        held = self._datapath.current
+        if not self._handover.concerns(held):
+            return ()
         try:
-            self._datapath.end_carried(addresses)
-        except RedirectError as error:
-            return (f"connections of pods that changed go on as they were made: {error}",)
+            over = self._handover.over(self._datapath.carried(), before, world, held)
+            if over:
+                ended = self._datapath.end_carried(over)
+                _log.info("ended %d connections through Envoy: another identity has come to an end of them", ended)
+        except (RedirectError, OSError) as error:
+            return (f"connections of addresses that changed go on as they were made: {error}",)
         return ()
 
     def _attach(self, endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
@@ -377,12 +400,3 @@ class Applier:
                 except RedirectError as error:
                     problems.append(f"endpoint {endpoint.key} is not enforced: {error}")
         return tuple(problems)
-
-
-def _in_other_hands(before: World | None, after: World) -> frozenset[IPAddress]:
-    """The addresses of pods that are another identity's now, or nobody's."""
-    if before is None or before.endpoints == after.endpoints:
-        return frozenset()
-    return frozenset(
-        ip for endpoint in before.endpoints for ip in endpoint.ips if after.identity_at(ip) != endpoint.identity
-    )

@@ -13,7 +13,7 @@ the maps stay as they are until the first `apply` says what has changed.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
 from .maps import CounterMap, PinnedMap
 from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
-from .proxy_sockets import end_carried
+from .proxy_sockets import Carried, carried, end_carried
 from .reason import Reason
 from .revocation import end, revoked
 from .services import ServiceAddresses
@@ -201,7 +201,7 @@ class Datapath:
         allowed any more (or not past Envoy) are told at once, those of others notice nothing. Fails half-way without
         harm: calling it again converges. Raises MapFullError.
         """
-        current = self._current or self._read()
+        current = self.current
         changes = diff(current, wanted)
         applied = self._change(changes, wanted)
         if not changes.endpoints and not changes.ipcache:
@@ -215,7 +215,7 @@ class Datapath:
 
         As careful as `apply`. Raises MapFullError.
         """
-        current = self._current or self._read()
+        current = self.current
         ipcache = {**current.ipcache, **owners.put}
         for network in owners.gone:
             ipcache.pop(network, None)
@@ -241,9 +241,20 @@ class Datapath:
         """Those of the addresses that an endpoint has a live connection with."""
         return self._connections.busy(addresses)
 
-    def end_carried(self, addresses: Set[IPAddress]) -> int:
-        """Reset what proxies carry from and to these addresses; how many connections. Raises BpfUnsupportedError."""
-        return end_carried(addresses)
+    def carried(self) -> tuple[Carried, ...]:
+        """What this node's proxies carry. Raises OSError."""
+        return carried()
+
+    def end_carried(self, connections: Iterable[Carried]) -> int:
+        """Reset these; how many there still were. Raises BpfUnsupportedError, OSError."""
+        return end_carried(connections)
+
+    @property
+    def current(self) -> DatapathPlan:
+        """What the maps hold."""
+        if self._current is None:
+            self._current = self._read()
+        return self._current
 
     @property
     def ipcache(self) -> tuple[Path, int, int]:
@@ -261,7 +272,7 @@ class Datapath:
 
     def sizes(self) -> dict[str, int]:
         """Entries by map."""
-        current = self._current or self._read()
+        current = self.current
         return {
             "policy": len(current.policy),
             "endpoints": len(current.endpoints),

@@ -1,8 +1,8 @@
-"""Ends what the node's proxies carry for an address: both sides see a reset.
+"""What the node's proxies carry, and how it is ended: both sides see a reset.
 
 A proxy asks once, when a connection is made, who is at its ends. When an address becomes another's, or its pod other
-labels, the connections made before must not go on as they were. The proxies' sockets are known by being transparent:
-towards the client they have the server's address, towards the server the client's.
+labels, the connections made before may have to end. The proxies' sockets are known by being transparent: towards the
+client they have the server's address, towards the server the client's, and a mark.
 https://www.man7.org/linux/man-pages/man7/sock_diag.7.html; SOCK_DESTROY needs CONFIG_INET_DIAG_DESTROY (Linux 4.5).
 """
 
@@ -12,11 +12,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Set
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ..policies.workload import IPAddress
 from .errors import BpfUnsupportedError
+from .routing import MARK_UPSTREAM
 
 _NETLINK_SOCK_DIAG = 4
 _BY_FAMILY, _DESTROY = 20, 21
@@ -27,29 +30,51 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ASKED = struct.Struct("=BBxxI48s")  # struct inet_diag_req_v2
 _SOCKET = struct.Struct("=4x48s20x")  # struct inet_diag_msg, of which struct inet_diag_sockid is read
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+_MARK = 15  # INET_DIAG_MARK, told to those with CAP_NET_ADMIN
 _SOCKET_OPTIONS, _TRANSPARENT = 22, 1 << 5  # INET_DIAG_SOCKOPT, and its bit in struct inet_diag_sockopt
-_ENDS = struct.Struct("=4x16s16s")  # the beginning of struct inet_diag_sockid
+_ENDS = struct.Struct("!HH16s16s")  # the beginning of struct inet_diag_sockid
 
 
-def end_carried(addresses: Set[IPAddress]) -> int:
-    """End the TCP connections of proxies with one of `addresses` at an end; how many there were.
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """One of a proxy's TCP connections, between the ends that it stands in for.
 
-    Works in the network namespace of the calling thread. Raises BpfUnsupportedError when the kernel cannot.
+    `accepted`: the leg that the client made, else that to the server, where the client's port is the proxy's choice.
     """
-    ended = 0
-    if not addresses:
-        return ended
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
+
+    client: IPAddress
+    client_port: int
+    server: IPAddress
+    server_port: int
+    accepted: bool
+    family: int
+    number: bytes  # struct inet_diag_sockid, with its cookie: no other socket has it
+
+
+def carried() -> tuple[Carried, ...]:
+    """All of the network namespace of the calling thread. Raises OSError."""
+    with _opened() as netlink:
+        return tuple(each for family in (socket.AF_INET, socket.AF_INET6) for each in _transparent(netlink, family))
+
+
+def end_carried(connections: Iterable[Carried]) -> int:
+    """End them; how many there still were. Raises BpfUnsupportedError when the kernel cannot, OSError."""
+    with _opened() as netlink:
+        return sum(_end(netlink, each) for each in connections)
+
+
+def _opened() -> socket.socket:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    try:
         netlink.bind((0, 0))
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for identity in list(_transparent(netlink, family)):
-                if not addresses.isdisjoint(_ends(family, identity)):
-                    ended += _end(netlink, family, identity)
-    return ended
+    except OSError:
+        netlink.close()
+        raise
+    return netlink
 
 
-def _transparent(netlink: socket.socket, family: int) -> Iterator[bytes]:
-    """The struct inet_diag_sockid of each TCP connection of a transparent socket."""
+def _transparent(netlink: socket.socket, family: int) -> Iterator[Carried]:
+    """The TCP connections of transparent sockets."""
     _send(netlink, _BY_FAMILY, _REQUEST | _DUMP, family, bytes(48))
     while True:
         for kind, payload in _messages(netlink.recv(1 << 18)):
@@ -57,32 +82,44 @@ def _transparent(netlink: socket.socket, family: int) -> Iterator[bytes]:
                 return
             if kind == _ERROR:
                 raise OSError(-struct.unpack_from("=i", payload)[0], "sock_diag does not answer")
-            if _options(payload) & _TRANSPARENT:
-                yield _SOCKET.unpack_from(payload)[0]
+            told = _attributes(payload)
+            options = told.get(_SOCKET_OPTIONS, b"")
+            if options and options[0] & _TRANSPARENT:
+                mark = int.from_bytes(told.get(_MARK, b""), sys.byteorder)
+                yield _carried(family, _SOCKET.unpack_from(payload)[0], mark)
 
 
-def _options(message: bytes) -> int:
-    """The first byte of struct inet_diag_sockopt; 0 when it is not told."""
+def _attributes(message: bytes) -> dict[int, bytes]:
+    """By kind."""
+    found = {}
     attributes = message[_SOCKET.size :]
     while len(attributes) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(attributes)
-        if kind == _SOCKET_OPTIONS:
-            return attributes[_ATTRIBUTE.size]
+        found[kind] = attributes[_ATTRIBUTE.size : length]
         attributes = attributes[max(length + 3 & ~3, _ATTRIBUTE.size) :]
-    return 0
+    return found
 
 
-def _end(netlink: socket.socket, family: int, identity: bytes) -> int:
-    _send(netlink, _DESTROY, _REQUEST | _ACK, family, identity)
+def _carried(family: int, number: bytes, mark: int) -> Carried:
+    local_port, remote_port, *raw = _ENDS.unpack_from(number)
+    size = 4 if family == socket.AF_INET else 16
+    local, remote = (_unmapped(ip_address(each[:size])) for each in raw)
+    if mark == MARK_UPSTREAM:
+        return Carried(local, local_port, remote, remote_port, False, family, number)
+    return Carried(remote, remote_port, local, local_port, True, family, number)
+
+
+def _end(netlink: socket.socket, connection: Carried) -> bool:
+    _send(netlink, _DESTROY, _REQUEST | _ACK, connection.family, connection.number)
     ((_, payload),) = _messages(netlink.recv(1 << 16))
-    code = -struct.unpack_from("=i", payload)[0]
+    code: int = -struct.unpack_from("=i", payload)[0]
     if code == errno.EOPNOTSUPP:
         raise BpfUnsupportedError(
             "the kernel cannot end connections of others (CONFIG_INET_DIAG_DESTROY); use one that can"
         )
     if code not in (0, errno.ENOENT):
         raise OSError(code, os.strerror(code))
-    return int(code == 0)
+    return code == 0
 
 
 def _send(netlink: socket.socket, kind: int, flags: int, family: int, identity: bytes) -> None:
@@ -95,13 +132,6 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         length, kind, _, _, _ = _HEADER.unpack_from(data)
         yield kind, data[_HEADER.size : length]
         data = data[(length + 3) & ~3 :]
-
-
-def _ends(family: int, identity: bytes) -> tuple[IPAddress, IPAddress]:
-    """The local address and the peer's; an IPv4 one on an IPv6 socket is an IPv4 one."""
-    size = 4 if family == socket.AF_INET else 16
-    local, remote = (ip_address(raw[:size]) for raw in _ENDS.unpack_from(identity))
-    return _unmapped(local), _unmapped(remote)
 
 
 def _unmapped(address: IPAddress) -> IPAddress:

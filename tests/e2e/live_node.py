@@ -121,11 +121,15 @@ class _Handler(BaseHTTPRequestHandler):
 class Line:
     """One TCP connection that is kept: `ask` never opens another."""
 
-    def __init__(self, where: Namespace, ip: object, port: int, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, where: Namespace, ip: object, port: int, patience: float = PATIENCE, source: object = ""
+    ) -> None:
+        """From one of the addresses that the client has, if it is to be a certain one."""
         self._connection = http.client.HTTPConnection(str(ip), port, timeout=patience)
         self._connection.auto_open = 0
+        own = (str(source), 0) if source else None
         self._connection.sock = netns.run_in(
-            where.path, lambda: socket.create_connection((str(ip), port), timeout=patience)
+            where.path, lambda: socket.create_connection((str(ip), port), timeout=patience, source_address=own)
         )
 
     def ask(

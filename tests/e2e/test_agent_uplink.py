@@ -15,7 +15,7 @@ from lockgate.agent.playground import UPLINK, Outside
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect import netns
 from lockgate.tests.command_line import lockgate
-from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch, live_node
+from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch, live_node
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -77,8 +77,11 @@ def from_address(outside: Outside, source: IPAddress, ip: IPAddress, path: str, 
     except TimeoutError:
         return DROPPED
     with made:
-        made.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: made.recv(4096), b"")).decode()
+        try:
+            made.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: made.recv(4096), b"")).decode()
+        except ConnectionError:
+            return CLOSED
     head, _, body = answer.partition("\r\n\r\n")
     return f"{head.split()[1]} {body.strip()}".strip()
 
@@ -166,6 +169,82 @@ class TestRequestsFromOutside:
             finally:
                 outside.run(["ip", "addr", "del", f"{ip}/{length}", "dev", "lo"], check=True)
         assert node.webs["backend"].seen == []
+
+
+NEAR = "fromCIDR: [198.51.100.0/24, 2001:db8:4::/48]"
+NOT_ALL = (
+    "fromCIDRSet: [{cidr: 198.51.100.0/24, except: [198.51.100.4/32]}, "
+    "{cidr: '2001:db8:4::/48', except: ['2001:db8:4::4/128']}]"
+)
+ONE = "fromCIDR: [198.51.100.4/32, '2001:db8:4::4/128']"
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+class TestAddressesThatOtherPrefixesSpeakOf:
+    """Envoy asks once who a client is. What lives must not go on by rules that are not about it any more."""
+
+    @pytest.fixture(autouse=True)
+    def neighbours_know_each_other(self, node: LiveNode, outside: Outside, family: int) -> None:
+        node.becomes(OK, lambda: fetch(outside, node.api.ips[family], 80, "/public", patience=GLANCE))
+
+    def test_what_is_allowed_less_loses_its_connection(self, node: LiveNode, outside: Outside, family: int) -> None:
+        near, api = NEARBY[family], node.api.ips[family]
+        try:
+            with Line(outside, api, 80, source=near) as line, Line(outside, api, 80) as others:
+                assert str(line.ask("/near")) == str(others.ask("/public")) == OK
+                node.write("one", policy("one", ONE, ', rules: {http: [{path: "/one"}]}'))
+                node.becomes(OK, lambda: from_address(outside, near, api, "/one"))
+                assert str(others.ask("/public")) == OK
+            with Line(outside, api, 80, source=near) as line:
+                assert str(line.ask("/near")) == str(line.ask("/one")) == OK
+                node.write("cidr", policy("cidr", NOT_ALL, ', rules: {http: [{path: "/near"}]}'))
+                node.becomes(DENIED, lambda: from_address(outside, near, api, "/near"))
+                assert str(line.ask("/one")) == OK, "it is who it was, and its rules are in force"
+                assert str(line.ask("/near")) == DENIED
+        finally:
+            (node.policies / "one.yaml").unlink(missing_ok=True)
+            node.write("cidr", policy("cidr", NEAR, ', rules: {http: [{path: "/near"}]}'))
+        node.becomes(OK, lambda: from_address(outside, near, api, "/near"))
+        node.becomes(DENIED, lambda: from_address(outside, near, api, "/one"))
+
+    def test_all_at_once(self, node: LiveNode, outside: Outside, family: int) -> None:
+        near, api = NEARBY[family], node.api.ips[family]
+        both = policy("cidr", NOT_ALL, ', rules: {http: [{path: "/near"}]}')
+        both += "---\n" + policy("one", ONE, ', rules: {http: [{path: "/one"}]}')
+        try:
+            with Line(outside, api, 80, source=near) as line, Line(outside, api, 80) as others:
+                assert str(line.ask("/near")) == str(others.ask("/public")) == OK
+                node.write("cidr", both)
+                node.becomes(OK, lambda: from_address(outside, near, api, "/one"))
+                assert str(line.ask("/near")) == CLOSED
+                assert str(others.ask("/public")) == OK
+        finally:
+            node.write("cidr", policy("cidr", NEAR, ', rules: {http: [{path: "/near"}]}'))
+        node.becomes(OK, lambda: from_address(outside, near, api, "/near"))
+
+    def test_what_is_allowed_as_before_goes_on_until_it_is_not(
+        self, node: LiveNode, outside: Outside, family: int
+    ) -> None:
+        near, api = NEARBY[family], node.api.ips[family]
+        elsewhere = policy("one", ONE, ', rules: {http: [{path: "/"}]}', app="backend").replace('"80"', '"8081"')
+        try:
+            with Line(outside, api, 80, source=near) as line:
+                assert str(line.ask("/near")) == OK
+                known = identities(node)
+                node.write("one", elsewhere)
+                node.until("it has another identity", lambda: identities(node) != known)
+                assert str(line.ask("/near")) == OK, "the rules about it are the same"
+                node.write("cidr", policy("cidr", NOT_ALL, ', rules: {http: [{path: "/near"}]}'))
+                node.becomes(DENIED, lambda: from_address(outside, near, api, "/near"))
+                assert str(line.ask("/near")) == CLOSED
+        finally:
+            (node.policies / "one.yaml").unlink(missing_ok=True)
+            node.write("cidr", policy("cidr", NEAR, ', rules: {http: [{path: "/near"}]}'))
+        node.becomes(OK, lambda: from_address(outside, near, api, "/near"))
+
+
+def identities(node: LiveNode) -> object:
+    return node.lockgate("identity", "list", "-o", "json").data
 
 
 def dropped(node: LiveNode, reason: str) -> int:

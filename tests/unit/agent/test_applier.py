@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,11 +20,13 @@ from lockgate.envoy.identity_filter import Ipcache
 from lockgate.envoy.kafka_listener import KafkaListener
 from lockgate.envoy.tls_listener import TlsListener
 from lockgate.policies import World, parse_policies
-from lockgate.policies.identity import endpoint_of
-from lockgate.policies.workload import Endpoint, IPAddress, Workload
+from lockgate.policies.identity import IPNetwork, endpoint_of
+from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect.datapath import Datapath, Held
-from lockgate.redirect.errors import EndpointUnreachableError, MapFullError
-from lockgate.redirect.plan import DatapathPlan, Verdict
+from lockgate.redirect.errors import BpfUnsupportedError, EndpointUnreachableError, MapFullError
+from lockgate.redirect.map_changes import MapDelta
+from lockgate.redirect.plan import DatapathPlan, Owner, Verdict
+from lockgate.redirect.proxy_sockets import Carried
 from lockgate.xds import Outcome, Settled, XdsServer
 
 L4 = """
@@ -53,6 +55,8 @@ class Recorded:
         self.interfaces: set[int] = set()
         self.unreachable: set[int] = set()
         self.full = False
+        self.carries: set[Carried] = set()
+        self.unable = False
         self.plan = DatapathPlan({}, {}, {})
         self._busy = threading.Lock()
 
@@ -75,6 +79,10 @@ class Recorded:
         self.plan = plan
         self._busy.release()
 
+    def readdress(self, owners: MapDelta[IPNetwork, Owner]) -> None:
+        self.events.append("addresses")
+        self.plan = replace(self.plan, ipcache={**self.plan.ipcache, **owners.put})
+
     def attach(self, endpoint: Endpoint) -> None:
         if endpoint.ifindex in self.unreachable:
             raise EndpointUnreachableError(f"interface {endpoint.ifindex} does not exist")
@@ -85,10 +93,20 @@ class Recorded:
         self.events.append(f"detach {ifindex}")
         self.interfaces.discard(ifindex)
 
-    def end_carried(self, addresses: Set[IPAddress]) -> int:
-        if addresses:
-            self.events.append(f"end {' '.join(sorted(map(str, addresses)))}")
-        return len(addresses)
+    @property
+    def current(self) -> DatapathPlan:
+        return self.plan
+
+    def carried(self) -> tuple[Carried, ...]:
+        return tuple(self.carries)
+
+    def end_carried(self, connections: Iterable[Carried]) -> int:
+        if self.unable:
+            raise BpfUnsupportedError("the kernel cannot end connections of others")
+        ended = sorted(connections, key=lambda each: each.number)
+        self.events.append(f"end {' '.join(each.number.decode() for each in ended)}")
+        self.carries.difference_update(ended)
+        return len(ended)
 
     def attached(self) -> frozenset[int]:
         return frozenset(self.interfaces)
@@ -237,9 +255,18 @@ async def test_endpoints_that_are_gone_are_let_go_of_last(node: Recorded, applie
     await applier.apply(world(L4, local=(7, 8)))
     node.events.clear()
     await applier.apply(world(L4, local=(9,)))
-    assert node.events[:5] == ["publish", "wait", "maps", "end 10.0.0.2", "attach 9"]
-    assert sorted(node.events[5:7]) == ["detach 7", "detach 8"]
-    assert node.events[7:] == ["publish"]  # Envoy keeps the identities that left until the kernel no longer says them
+    assert node.events[:4] == ["publish", "wait", "maps", "attach 9"]
+    assert sorted(node.events[4:6]) == ["detach 7", "detach 8"]
+    assert node.events[6:] == ["publish"]  # Envoy keeps the identities that left until the kernel no longer says them
+
+
+def carried() -> set[Carried]:
+    """Each of the two pods asks the other for something."""
+    client, server = map(ip_address, ("10.0.0.1", "10.0.0.2"))
+    return {
+        Carried(client, 40000, server, 80, True, 2, b"client's"),
+        Carried(server, 50000, client, 80, True, 2, b"server's"),
+    }
 
 
 async def test_what_is_carried_for_an_address_in_other_hands_is_ended_when_the_kernel_knows_better(
@@ -248,13 +275,89 @@ async def test_what_is_carried_for_an_address_in_other_hands_is_ended_when_the_k
     before = world(L4)
     await applier.apply(before)
     node.events.clear()
+    node.carries = carried()
+    await applier.apply(World.of(before.policies, before.endpoints))
+    assert node.events == ["publish", "wait", "maps"]
     client, server = before.endpoints
     relabelled = replace(client, workload=replace(client.workload, labels=(("app", "other"),)))
     await applier.apply(World.of(before.policies, [relabelled, server]))
-    assert node.events == ["publish", "wait", "maps", "end 10.0.0.1", "publish"]
+    assert node.events[3:] == ["publish", "wait", "maps", "end client's server's", "publish"]
     node.events.clear()
+    node.carries = carried()
     await applier.apply(World.of(before.policies, [relabelled]))
-    assert node.events[:4] == ["publish", "wait", "maps", "end 10.0.0.2"]
+    assert node.events[:4] == ["publish", "wait", "maps", "end client's server's"]
+
+
+async def test_what_could_not_be_ended_is_a_problem_and_tried_again(node: Recorded, applier: Applier) -> None:
+    before = world(L4)
+    await applier.apply(before)
+    node.carries, node.unable = carried(), True
+    client, server = before.endpoints
+    relabelled = replace(client, workload=replace(client.workload, labels=(("app", "other"),)))
+    after = World.of(before.policies, [relabelled, server])
+    for _ in range(2):
+        (problem,) = (await applier.apply(after)).problems
+        assert "go on as they were made: the kernel cannot" in problem
+    node.unable = False
+    assert await applier.apply(after) == Applied()
+    assert node.events[-1] == "end client's server's" and not node.carries
+    node.events.clear()
+    assert await applier.apply(after) == Applied()
+    assert node.events == ["publish", "wait", "maps"]
+
+
+NAMES = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: names, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: client}}
+  egress:
+  - toFQDNs: [{matchName: one.example}]
+    toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: /one}]}}]
+  - toFQDNs: [{matchName: two.example}]
+    toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {RULES}}]
+"""
+
+
+@pytest.mark.parametrize(("rules", "ends"), [("{http: [{path: /two}]}", False), ("{kafka: [{role: produce}]}", True)])
+async def test_an_answer_that_shows_another_name_ends_what_it_forbids(
+    node: Recorded, applier: Applier, rules: str, ends: bool
+) -> None:
+    """Both names together mean two proxies for one port, or more requests that are allowed."""
+    address, other = ip_address("192.0.2.1"), ip_address("192.0.2.2")
+    (one, two) = (frozenset({"one.example"}), frozenset({"two.example"}))
+    policies = parse_policies(NAMES.replace("{RULES}", rules).encode(), "p.yaml").policies
+    names = {"one.example": frozenset({address, other}), "two.example": frozenset({other})}
+    await applier.apply(World.of(policies, world().endpoints, names=names))
+    kept = Carried(ip_address("10.0.0.1"), 40000, other, 80, True, 2, b"kept")
+    over = Carried(ip_address("10.0.0.1"), 40001, address, 80, True, 2, b"over")
+    node.carries = {kept, over}
+    node.events.clear()
+    assert await applier.readdress({address: one | two})
+    assert node.events == ["addresses", *(["end over"] if ends else [])]
+
+
+async def test_a_change_that_was_written_in_part_is_not_forgotten(node: Recorded, applier: Applier) -> None:
+    """The maps may hold new addresses when a retry begins."""
+    before = world(L4)
+    await applier.apply(before)
+    node.carries = carried()
+    client, server = before.endpoints
+    relabelled = replace(client, workload=replace(client.workload, labels=(("app", "other"),)))
+    after = World.of(before.policies, [relabelled, server])
+    apply = node.apply
+
+    def half(plan: DatapathPlan) -> None:
+        apply(plan)
+        raise MapFullError("the policy map is full")
+
+    cast(Any, node).apply = half
+    with pytest.raises(MapFullError):
+        await applier.apply(after)
+    cast(Any, node).apply = apply
+    await applier.apply(after)
+    assert "end client's server's" in node.events
 
 
 async def test_a_refusal_of_the_kernel_reaches_the_caller(node: Recorded, applier: Applier) -> None:

@@ -1,4 +1,4 @@
-"""Connections of transparent sockets are ended by address, and nobody else's."""
+"""Connections of transparent sockets are listed as their ends see them, and ended one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from lockgate.redirect.proxy_sockets import end_carried
+from lockgate.redirect.proxy_sockets import carried, end_carried
+from lockgate.redirect.routing import MARK_UPSTREAM
 
 _NEW_NETWORK = 0x40000000
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
@@ -70,14 +71,54 @@ def is_reset(client: socket.socket) -> bool:
     ("source", "destination", "other"),
     [("10.9.0.2", "10.9.0.10", "10.9.0.3"), ("fd00:9::2", "fd00:9::10", "10.9.0.3")],
 )
-def test_a_proxys_connections_with_an_address_are_reset(source: str, destination: str, other: str) -> None:
+def test_a_proxys_connections_are_reset_and_no_others(source: str, destination: str, other: str) -> None:
     with ExitStack() as stack:
-        carried = connection(stack, source, destination, transparent=True)
+        ours = connection(stack, source, destination, transparent=True)
         others = connection(stack, other, "10.9.0.10", transparent=True)
         own = connection(stack, source, destination, transparent=False)
-        assert end_carried(frozenset()) == end_carried({ip_address("10.9.9.9")}) == 0
-        assert lives(carried)
-        assert end_carried({ip_address(source)}) == 1
-        assert is_reset(carried) and lives(others) and lives(own)
-        assert end_carried({ip_address("10.9.0.10")}) == 1  # at the other end
+        found = {(each.client, each.server): each for each in carried()}
+        first = found.pop((ip_address(source), ip_address(destination)))
+        (second,) = found.values()
+        assert first.accepted and (first.client_port, first.server_port) == (
+            ours.getsockname()[1],
+            ours.getpeername()[1],
+        )
+        assert end_carried(()) == 0
+        assert lives(ours)
+        assert end_carried([first]) == 1
+        assert is_reset(ours) and lives(others) and lives(own)
+        assert end_carried([first, second]) == 1, "one is gone"
         assert is_reset(others) and lives(own)
+
+
+@pytest.mark.parametrize(("client", "server"), [("10.9.0.2", "10.9.0.10"), ("fd00:9::2", "fd00:9::10")])
+def test_the_leg_to_the_server_is_told_by_its_mark(client: str, server: str) -> None:
+    """It has the client's address, as the client's own leg has on the other side."""
+    family, level, option = socket.AF_INET, socket.IPPROTO_IP, _IP_TRANSPARENT
+    if ":" in client:
+        family, level, option = socket.AF_INET6, socket.IPPROTO_IPV6, _IPV6_TRANSPARENT
+    with socket.socket(family) as listener, socket.socket(family) as leg:
+        listener.bind((server, 0))
+        listener.listen()
+        leg.setsockopt(level, option, 1)
+        leg.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_UPSTREAM)
+        leg.bind((client, 0))
+        leg.connect(listener.getsockname()[:2])
+        (found,) = carried()
+        assert not found.accepted
+        assert (found.client, found.client_port) == (ip_address(client), leg.getsockname()[1])
+        assert (found.server, found.server_port) == (ip_address(server), listener.getsockname()[1])
+
+
+def test_an_ipv4_connection_of_an_ipv6_socket_is_one_of_ipv4() -> None:
+    with socket.socket(socket.AF_INET6) as listener, socket.socket() as client:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        listener.bind(("::ffff:10.9.0.10", 0))
+        listener.listen()
+        client.connect(("10.9.0.10", listener.getsockname()[1]))
+        with listener.accept()[0]:
+            (found,) = carried()
+            assert found.server == ip_address("10.9.0.10")
+            assert end_carried([found]) == 1
+            assert is_reset(client)
