@@ -17,6 +17,9 @@ _METHOD = """\
 * One change: of N clusters that Envoy has by delta ADS, the one that a listener routes to gets another endpoint. ACKed:
   until the server has Envoy's ACK. Enforced: until the first answer of the new origin is in; requests follow each other
   on one connection. Both from the moment of `publish`; server, Envoy and the asking process share the machine.
+  Envoy flushes its statistics when it is asked for them, and what the server begins with is frozen for its garbage
+  collection, both as on a node with an agent (otherwise Envoy's main thread stands still every five seconds: measured
+  0.16 to 0.27 s with 10000 clusters).
 * Clients: each is a delta stream on a connection of its own, all in one process, which shares the machine with the
   server. A change touches every resource of every client. CPU and RSS are the server's; RSS for each client is the
   growth from no client to all, with their resources.

@@ -9,6 +9,7 @@ change, own CPU seconds meanwhile, resident bytes, clients.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import resource
 import sys
@@ -66,6 +67,8 @@ async def serve(path: Path) -> None:
             "clients": len(server.status().clients),
         }
         print(json.dumps(report), flush=True)
+        if gc.get_freeze_count() == 0:
+            gc.freeze()  # as the agent does with what it begins with
     await server.stop()
 
 
