@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 from .inspect import redact
 
 OTHERWISE = "otherwise"  # nothing above it fitted
+_ANY = "any"
+_MOST_NAMES = 10  # of servers in one field; there may be thousands
 
 _INPUTS: Mapping[str, str] = MappingProxyType(
     {
@@ -123,7 +125,12 @@ def _branches(tree: _Json) -> Iterator[tuple[tuple[str, ...], _Json]]:
     prefixes = by_prefix.get("map", {})
     for key in sorted(prefixes, key=lambda key: (-len(key), key)):  # the longest counts
         yield (f"{key}*",), prefixes[key]
-    for entry in tree.get("custom_match", {}).get("typed_config", {}).get("range_matchers", ()):
+    custom = tree.get("custom_match", {}).get("typed_config", {})
+    for entry in custom.get("domain_matchers", ()):
+        names = entry.get("domains", ())
+        more = (f"and {len(names) - _MOST_NAMES} more",) if len(names) > _MOST_NAMES else ()
+        yield (*names[:_MOST_NAMES], *more), entry.get("on_match", {})
+    for entry in custom.get("range_matchers", ()):
         ranges = entry.get("ranges", ())
         yield (
             tuple(f"{each['address_prefix']}/{each.get('prefix_len', 0)}" for each in ranges),
@@ -161,7 +168,7 @@ def _value(match: _Json | str) -> str:
     regex = match.get("safe_regex", {}).get("regex")
     if regex is None:
         return "?"
-    return "any" if regex == r"\C*" else f"~{regex}"
+    return _ANY if regex == r"\C*" else f"~{regex}"
 
 
 def _asked(reads: _Json | str) -> str:
@@ -183,7 +190,7 @@ def _header(reads: _Json | str) -> str:
 
 def _with(fields: _Fields, asked: str, values: tuple[str, ...]) -> _Fields:
     """A field asked again is narrower now; headers add up."""
-    if not asked or (asked == "more" and values == (OTHERWISE,)):
+    if not asked or (asked == "more" and values == (OTHERWISE,)) or (values == (_ANY,) and asked in fields):
         return fields
     before = fields.get(asked, ()) if asked == "more" else ()
     return {**fields, asked: (*before, *values)}

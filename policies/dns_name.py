@@ -44,6 +44,20 @@ def server_name_matches(pattern: str, name: str) -> bool:
     return bool(name) and (pattern == "*" or _compiled(pattern).fullmatch(name.lower()) is not None)
 
 
+def any_server_name_matches(patterns: tuple[str, ...], name: str) -> bool:
+    """True when one of them does; quick however many there are without `*`."""
+    exact, others = _exact_and_others(patterns)
+    return name.lower() in exact or any(server_name_matches(each, name) for each in others)
+
+
+@lru_cache(maxsize=1024)
+def _exact_and_others(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    return (
+        frozenset(each for each in patterns if "*" not in each),
+        tuple(each for each in patterns if "*" in each),
+    )
+
+
 def rule_matches(rule: DnsRule, name: str) -> bool:
     """True when the name is the one of matchName, or fits matchPattern."""
     if rule.match_name is not None:

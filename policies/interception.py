@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .dns_name import server_name_matches
+from .dns_name import any_server_name_matches
 from .endpoint_policy import HttpRules, ResolvedRule, TlsContext, TlsRules
+
+_MOST_TOLD = 5  # server names in one reason
 
 
 class Greeting(NamedTuple):
@@ -46,13 +48,18 @@ def passed_over(tls: TlsRules, greeting: Greeting) -> str:
     """Why the rule does not speak about such a connection; empty when it does."""
     if encrypts(tls) is not greeting.encrypted:
         return "the connection is not TLS" if encrypts(tls) else "the connection is TLS already"
-    if tls.server_names:
-        names = " or ".join(tls.server_names)
-        if not greeting.server_name:
-            return f"the connection names no server, and the rule is for {names}"
-        if not any(server_name_matches(name, greeting.server_name) for name in tls.server_names):
-            return f"server name '{greeting.server_name}' is not {names}"
+    if not tls.server_names:
+        return ""
+    if not greeting.server_name:
+        return f"the connection names no server, and the rule is for {_listed(tls.server_names)}"
+    if not any_server_name_matches(tls.server_names, greeting.server_name):
+        return f"server name '{greeting.server_name}' is not {_listed(tls.server_names)}"
     return ""
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" or {len(names) - _MOST_TOLD} more" if len(names) > _MOST_TOLD else ""
+    return " or ".join(names[:_MOST_TOLD]) + more
 
 
 def take_up(covering: Iterable[ResolvedRule], greeting: Greeting) -> Taken:

@@ -20,6 +20,7 @@ Predicate = NewType("Predicate", bytes)  # a serialised Matcher.MatcherList.Pred
 Input = NewType("Input", bytes)  # a serialised TypedExtensionConfig that reads one value of the request
 
 _TYPES = "type.googleapis.com/"
+_ACTION = frame(2, b"")[:1]
 _NETWORK_INPUT = "envoy.extensions.matching.common_inputs.network.v3."
 
 
@@ -57,6 +58,11 @@ def act(action: bytes) -> OnMatch:
     return OnMatch(frame(2, action))
 
 
+def is_action(on_match: OnMatch) -> bool:
+    """True for what `act` makes: nothing is asked behind it, and it is never a miss."""
+    return on_match.startswith(_ACTION)
+
+
 def descend(matcher: Matcher) -> OnMatch:
     """Go on in a deeper tree."""
     return OnMatch(frame(1, matcher))
@@ -89,6 +95,20 @@ def longest_prefix(
         for prefixes, on_match in entries
     )
     found = extension("longest-prefix", "xds.type.matcher.v3.IPMatcher", ranges)
+    return _matcher(frame(2, frame(1, reads) + frame(4, found)), otherwise)
+
+
+def domain_map(
+    reads: Input, entries: Iterable[tuple[Sequence[str], OnMatch]], otherwise: OnMatch | None = None
+) -> Matcher:
+    """Look a name up, else the longest domain it is in, written `*.example.com`. Neither `entries` nor one's names may
+    be empty, and no name may come twice. Longer domains come first: of two that hold a name Envoy takes the one that
+    is listed before the other. A miss below is a miss of the whole.
+    https://www.envoyproxy.io/docs/envoy/v1.40.0/xds/type/matcher/v3/domain.proto"""
+    listed = b"".join(
+        frame(1, b"".join(text(1, name) for name in names) + frame(2, on_match)) for names, on_match in entries
+    )
+    found = extension("domains", "xds.type.matcher.v3.ServerNameMatcher", listed)
     return _matcher(frame(2, frame(1, reads) + frame(4, found)), otherwise)
 
 

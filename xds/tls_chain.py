@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..policies.endpoint_policy import Direction, HttpRules, Protocol, ResolvedRule, TlsRules
+from ..policies.endpoint_policy import Direction, HttpRules, Protocol, ResolvedRule
 from ..policies.interception import Greeting, Interception, contexts_of, encrypts, take_up
 from ..policies.proxy_kind import clash
 from .matcher import (
@@ -19,17 +19,17 @@ from .matcher import (
     Input,
     Matcher,
     OnMatch,
-    Predicate,
     act,
+    all_of,
     descend,
     equals,
     exact_map,
     extension,
     first_of,
 )
-from .server_name import SERVER_NAME, is_named
+from .server_name import Held, server_name_tree
 from .subject import SUBJECT
-from .tls_verdict import Predicates, faults
+from .tls_verdict import faults, names_of
 from .wire import text
 
 CARRIED, OWN_ADDRESS = "encrypted", "own_address"  # chains that are always there
@@ -87,13 +87,13 @@ class _Leaf:
         denied = any(rule.deny for rule in self._covering) or clash(self._covering, Protocol.TCP)
         if denied or not self._about:
             return MISS, frozenset()
-        encrypted, plain = self._encrypted(), self._for(Greeting(False))
+        encrypted, plain = self._encrypted(), self._plain()
         if encrypted == plain == MISS:
             return MISS, frozenset()
         return descend(exact_map(_TRANSPORT, {"tls": encrypted, "raw_buffer": plain})), frozenset(self._used)
 
-    def _for(self, greeting: Greeting) -> OnMatch:
-        taken = take_up(self._covering, greeting)
+    def _plain(self) -> OnMatch:
+        taken = take_up(self._covering, Greeting(False))
         if taken.fault:
             return to_chain(CARRIED)  # where it is denied, unless allowed as it is
         return self._chain(taken.interception) if taken.interception is not None else MISS
@@ -104,34 +104,26 @@ class _Leaf:
         return to_chain(chain.name)
 
     def _encrypted(self) -> OnMatch:
-        """Exact names in a map, each with all that speaks about it; then the patterns; then who names nobody."""
-        nameless = self._for(Greeting(True))
-        tree = nameless
-        named = [rule for rule in self._about if rule.tls is not None and rule.tls.server_names]
-        patterns = [rule for rule in named if any("*" in name for name in _names(rule))]
-        if patterns and nameless != to_chain(CARRIED):
-            tree = descend(first_of(self._by_pattern(patterns), nameless))
-        exact = sorted({name for rule in named for name in _names(rule) if "*" not in name})
-        if exact:
-            tree = descend(exact_map(SERVER_NAME, {name: self._for(Greeting(True, name)) for name in exact}, tree))
-        return tree
+        """By the server name. Where rules cannot all have their way the connection stays as it is."""
+        about = [rule for rule in self._about if rule.tls is not None and encrypts(rule.tls)]
+        if not about:
+            return MISS
 
-    def _by_pattern(self, patterns: Sequence[ResolvedRule]) -> list[tuple[Predicate, OnMatch]]:
-        """Of names that no rule spells out. Where rules cannot all have their way the connection stays as it is."""
-        everywhere = [rule for rule in self._about if rule.tls is not None and encrypts(rule.tls) and not _names(rule)]
-        entries = [(predicate, to_chain(CARRIED)) for predicate in faults([*patterns, *everywhere], _spoken_about)]
-        http_everywhere = any(isinstance(rule.l7, HttpRules) for rule in everywhere)
-        for http in (True, False):
-            for rule in (rule for rule in patterns if not any(each and each.lacks for each in contexts_of(rule))):
-                if http is (http_everywhere or isinstance(rule.l7, HttpRules)):
-                    entries.append((is_named(_names(rule)), self._chain(Interception(*contexts_of(rule), http))))
-        return entries
+        def say(held: Held) -> OnMatch:
+            spoken = [(about[at], predicates) for at, predicates in held.items()]
+            amiss = list(faults(spoken))
+            if () in amiss:
+                return to_chain(CARRIED)
+            always = [rule for rule, predicates in spoken if not predicates]
+            reads_all = any(isinstance(rule.l7, HttpRules) for rule in always)
+            otherwise = self._chain(Interception(*contexts_of(always[0]), reads_all)) if always else MISS
+            entries = [(all_of(predicates), to_chain(CARRIED)) for predicates in amiss]
+            # Of rules that want the same but for reading requests, who reads them comes first.
+            for http in (True, False):
+                for rule, predicates in spoken:
+                    reads = reads_all or isinstance(rule.l7, HttpRules)
+                    if predicates and reads is http and not any(each and each.lacks for each in contexts_of(rule)):
+                        entries.append((all_of(predicates), self._chain(Interception(*contexts_of(rule), http))))
+            return descend(first_of(entries, otherwise)) if entries else otherwise
 
-
-def _names(rule: ResolvedRule) -> tuple[str, ...]:
-    return rule.tls.server_names if rule.tls is not None else ()
-
-
-def _spoken_about(tls: TlsRules) -> Predicates:
-    """Of a TLS connection."""
-    return (is_named(tls.server_names),) if tls.server_names else ()
+        return server_name_tree([names_of(rule) for rule in about], say)

@@ -6,24 +6,25 @@ taken up (HTTP filters). Both must agree with policies/interception.py and polic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import TypeAlias
 
-from ..policies.endpoint_policy import HttpRules, Protocol, ResolvedRule, TlsRules
+from ..policies.endpoint_policy import HttpRules, Protocol, ResolvedRule
 from ..policies.interception import contexts_of, encrypts
 from ..policies.proxy_kind import clash
 from .change_tree import Acting, acting_rules
 from .http_tree import conditions, http_tree
-from .matcher import OnMatch, Predicate, all_of, any_of, descend, equals, filter_state, first_of
+from .matcher import OnMatch, Predicate, all_of, any_of, descend, equals, filter_state, first_of, is_action, is_present
 from .rbac_action import allow, deny
 from .rule_name import none_of_these_matched
-from .server_name import is_named, server_name_tree
+from .server_name import SERVER_NAME, Held, is_named, server_name_tree
 
 Predicates: TypeAlias = tuple[Predicate, ...]  # all of them; of none that is always
 
 # What a chain notes of the connections that it takes up (envoy/tls_listener.py).
 _TRANSPORT = filter_state("lockgate.transport")
+_NAMED = is_present(SERVER_NAME)  # where that is known already: always
 _WAS_TLS, _WAS_PLAIN = equals(_TRANSPORT, "tls"), equals(_TRANSPORT, "plain")
 
 
@@ -31,20 +32,16 @@ def carried(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnM
     """The verdict on a connection that stays as it is. Without `by_name` it is not what its greeting said any more."""
     if (settled := _whatever_is_inside(covering, unmatched, uncovered)) is not None:
         return settled
-    if not by_name:
+    opened = [rule for rule in covering if rule.tls is not None and rule.tls.terminating is not None]
+    if not by_name or not all(names_of(rule) for rule in opened):
         return unmatched
-    opened = [rule.tls for rule in covering if rule.tls is not None and rule.tls.terminating is not None]
-    if not all(tls.server_names for tls in opened):
-        return unmatched
-    named = [
-        (rule.tls.server_names, allow(str(rule.origin)))
-        for rule in covering
-        if rule.tls is not None and rule.tls.server_names and contexts_of(rule) == (None, None) and rule.l7 is None
-    ]
-    tree = server_name_tree(named) or unmatched
-    if not opened:
-        return tree
-    return descend(first_of([(is_named(name for tls in opened for name in tls.server_names), unmatched)], tree))
+    named = [rule for rule in covering if names_of(rule) and contexts_of(rule) == (None, None) and rule.l7 is None]
+    said = [(rule, unmatched) for rule in opened] + [(rule, allow(str(rule.origin))) for rule in named]
+
+    def say(held: Held) -> OnMatch:
+        return _first([(held[at], says) for at, (_, says) in enumerate(said) if at in held], unmatched)
+
+    return server_name_tree([names_of(rule) for rule, _ in said], say)
 
 
 def requested(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch:
@@ -53,15 +50,19 @@ def requested(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: O
         return settled
     about = [rule for rule in covering if rule.tls is not None]
     unmatched = deny(none_of_these_matched([rule.origin for rule in covering]))
-    entries = [(predicate, unmatched) for predicate in faults(about, _spoken_about)]
-    for rule in about:
-        assert rule.tls is not None
-        name = str(rule.origin)
-        if rule.l7 is None:
-            entries.append((all_of(_spoken_about(rule.tls)), allow(name)))
-        elif isinstance(rule.l7, HttpRules) and (tree := http_tree(conditions(name, rule.l7))) is not None:
-            entries.append((all_of(_spoken_about(rule.tls)), tree))
-    return descend(first_of(entries, unmatched)) if entries else unmatched
+
+    def say(held: Held) -> OnMatch:
+        spoken = [(about[at], _spoken_about(about[at], named)) for at, named in held.items()]
+        entries = [(predicates, unmatched) for predicates in faults(spoken)]
+        for rule, predicates in spoken:
+            name = str(rule.origin)
+            if rule.l7 is None:
+                entries.append((predicates, allow(name)))
+            elif isinstance(rule.l7, HttpRules) and (tree := http_tree(conditions(name, rule.l7))) is not None:
+                entries.append((predicates, tree))
+        return _first(entries, unmatched)
+
+    return server_name_tree([names_of(rule) for rule in about], say)
 
 
 def changing(covering: Sequence[ResolvedRule]) -> list[Acting]:
@@ -70,43 +71,57 @@ def changing(covering: Sequence[ResolvedRule]) -> list[Acting]:
         acting
         for rule in covering
         if rule.tls is not None and isinstance(rule.l7, HttpRules)
-        for acting in acting_rules(str(rule.origin), rule.l7, _spoken_about(rule.tls))
+        for acting in acting_rules(str(rule.origin), rule.l7, _speaks(rule))
     ]
 
 
-def _spoken_about(tls: TlsRules) -> Predicates:
+def names_of(rule: ResolvedRule) -> tuple[str, ...]:
+    """The server names that it is for; none is any."""
+    return rule.tls.server_names if rule.tls is not None else ()
+
+
+def _speaks(rule: ResolvedRule) -> Predicates:
     """The rule speaks about the connection that a request came in."""
-    if tls.server_names:
-        return (is_named(tls.server_names),)
-    return (_WAS_TLS if encrypts(tls) else _WAS_PLAIN,)
+    return _spoken_about(rule, (is_named(names_of(rule)),) if names_of(rule) else ())
 
 
-def faults(about: Sequence[ResolvedRule], spoken_about: Callable[[TlsRules], Predicates]) -> Iterator[Predicate]:
+def _spoken_about(rule: ResolvedRule, named: Predicates) -> Predicates:
+    """The same where its names hold when `named` does."""
+    if names_of(rule):
+        return named
+    assert rule.tls is not None
+    return (_WAS_TLS if encrypts(rule.tls) else _WAS_PLAIN,)
+
+
+def faults(about: Sequence[tuple[ResolvedRule, Predicates]]) -> Iterator[Predicates]:
     """When a connection should be taken up and cannot be: a secret is no good, or two rules name different ones.
-    Nothing is said of what holds for all connections."""
-    groups: dict[object, list[TlsRules]] = {}
-    for rule in about:
+    `about` are rules about TLS, with when each speaks about the connection."""
+    groups: dict[object, list[tuple[bool, Predicates]]] = {}
+    for rule, predicates in about:
         assert rule.tls is not None
         contexts = contexts_of(rule)
         if any(context is not None and context.lacks for context in contexts):
-            if lacking := spoken_about(rule.tls):
-                yield all_of(lacking)
+            yield predicates
         elif any(contexts):
-            groups.setdefault(contexts, []).append(rule.tls)
+            groups.setdefault(contexts, []).append((encrypts(rule.tls), predicates))
     for one, other in combinations(groups.values(), 2):
-        pairs = [(*spoken_about(a), *spoken_about(b)) for a in one for b in other if _can_meet(a, b)]
-        if meeting := [all_of(pair) for pair in pairs if pair]:
-            yield any_of(meeting)
+        # No connection is both TLS and not.
+        pairs = [(*a, *b) for encrypted, a in one for other_encrypted, b in other if encrypted is other_encrypted]
+        if () in pairs:
+            yield ()
+        elif pairs:
+            yield (any_of([all_of(pair) for pair in pairs]),)
 
 
-def _can_meet(one: TlsRules, other: TlsRules) -> bool:
-    """False when no connection can be what both rules speak about."""
-    if encrypts(one) is not encrypts(other):
-        return False
-    names = set(one.server_names), set(other.server_names)
-    if not all(names) or any("*" in name for each in names for name in each):
-        return True
-    return bool(names[0] & names[1])
+def _first(entries: Iterable[tuple[Predicates, OnMatch]], otherwise: OnMatch) -> OnMatch:
+    """What the first entry says whose predicates all hold; where it says a miss, the next."""
+    listed: list[tuple[Predicate, OnMatch]] = []
+    for predicates, says in entries:
+        if not predicates and is_action(says):
+            otherwise = says
+            break
+        listed.append((all_of(predicates) if predicates else _NAMED, says))
+    return descend(first_of(listed, otherwise)) if listed else otherwise
 
 
 def _whatever_is_inside(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch | None:

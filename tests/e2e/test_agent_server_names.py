@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 from lockgate.redirect import netns
 from lockgate.tests.e2e.live_node import CLOSED, DROPPED, GLANCE, OK, PATIENCE, Line, LiveNode, live_node
-from lockgate.tests.e2e.tls_pods import Authority, TlsClient, TlsWeb
+from lockgate.tests.e2e.tls_pods import UNTRUSTED, Authority, TlsClient, TlsWeb
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -148,6 +148,29 @@ def test_a_change_ends_what_it_no_longer_lets_in(node: LiveNode, client: TlsClie
         assert str(kept.ask("/")) == OK
     node.write("names", POLICY % {"who": "frontend", "direction": "egress", "names": NAMES})
     node.becomes(OK, lambda: client.fetch(node.frontend, *address, "updates.example.com"))
+
+
+@pytest.mark.usefixtures("ingress")
+def test_five_thousand_names(node: LiveNode, client: TlsClient) -> None:
+    """Exact ones, and patterns of as many domains, in one rule."""
+    names = [f"n{number}.example.net" for number in range(2500)]
+    names += [f"'*.d{number}.example.net'" for number in range(2497)]
+    node.write("names", POLICY % {"who": "frontend", "direction": "egress", "names": ", ".join([*names, NAMES])})
+
+    def ask(name: str) -> str:
+        return client.fetch(node.frontend, node.backend.ipv4, 443, name)
+
+    node.becomes(UNTRUSTED, partial(ask, "n2499.example.net"))  # the server's certificate is not for it
+    for name in ("n0.example.net", "x.d0.example.net", "x.d2496.example.net"):
+        assert ask(name) == UNTRUSTED
+    for name in ("updates.example.com", "eu.cdn.example.com", "a.b.deep.example.com"):
+        assert ask(name) == OK
+    for name in ("other.example.com", "n2500.example.net", "y.x.d7.example.net", "d7.example.net"):
+        assert ask(name) == CLOSED
+    shown = str(node.lockgate("envoy", "rbac", "default/frontend", "-o", "json").data)
+    assert "n0.example.net" in shown and "and 2491 more" in shown
+    node.write("names", POLICY % {"who": "frontend", "direction": "egress", "names": NAMES})
+    node.becomes(CLOSED, partial(ask, "n0.example.net"))
 
 
 @pytest.mark.usefixtures("ingress")

@@ -20,6 +20,7 @@ from envoy_data_plane.xds.type.matcher.v3 import (
     MatcherOnMatch,
 )
 from lockgate.policies.endpoint_policy import Direction
+from lockgate.xds.wire import fields, submessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ def _mutate(filter_: HeaderMutation, headers: dict[str, str]) -> None:
 
 def evaluate(matcher: Matcher, seen: Seen) -> TypedExtensionConfig | None:
     """The action a tree comes to, None for a miss."""
+    if (domains := _domains(matcher)) is not None:
+        assert matcher.matcher_tree is not None and matcher.matcher_tree.input is not None
+        name = seen.read(matcher.matcher_tree.input)
+        on_match = _of_domain(domains, name) if name else None
+        return _follow(on_match if on_match is not None else matcher.on_no_match, seen)  # no way back from a miss
     if matcher.matcher_tree is not None:
         found = _tree(matcher, seen)
     else:
@@ -166,3 +172,29 @@ def _holds(predicate: MatcherMatcherListPredicate, seen: Seen) -> bool:
     if single.value_match.safe_regex is not None:
         return re2.compile(single.value_match.safe_regex.regex).fullmatch(value) is not None
     return value == single.value_match.exact
+
+
+def _domains(matcher: Matcher) -> bytes | None:
+    found = matcher.matcher_tree.custom_match if matcher.matcher_tree is not None else None
+    if found is None:
+        return None
+    assert found.typed_config is not None
+    assert found.typed_config.type_url.endswith("xds.type.matcher.v3.ServerNameMatcher")
+    return found.typed_config.value
+
+
+def _of_domain(matcher: bytes, name: str) -> MatcherOnMatch | None:
+    """As Envoy's domain matcher: the name itself, else of the domains that it is in the first that is listed."""
+    listed: dict[str, MatcherOnMatch] = {}
+    for number, entry in fields(matcher, "matcher"):
+        assert number == 1
+        parts = [(number, submessage(part, "entry")) for number, part in fields(submessage(entry, "matcher"), "entry")]
+        (on_match,) = [MatcherOnMatch.parse(part) for number, part in parts if number == 2]
+        domains = [part.decode() for number, part in parts if number == 1]
+        assert domains and not listed.keys() & set(domains), "Envoy rejects no domain and one that comes twice"
+        listed |= dict.fromkeys(domains, on_match)
+    if name in listed:
+        return listed[name]
+    labels = name.split(".")
+    holding = {f"*.{'.'.join(labels[at:])}" for at in range(1, len(labels))}
+    return next((on_match for domain, on_match in listed.items() if domain in holding), None)
