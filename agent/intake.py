@@ -5,13 +5,12 @@ A pure function of the content before and the content now; a `Memory` supplies w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..policies import (
-    GrpcServices,
     ParsedPolicies,
     ParsedWorkloads,
     Policy,
@@ -27,6 +26,8 @@ from ..policies.service import Service
 from ..policies.tls_secret import TlsSecrets, names_tls_secrets, tls_problems
 from ..policies.workload import Workload
 from ..store import Document, StoreContent
+
+Parse: TypeAlias = Callable[[Document], ParsedPolicies]  # of a document that could be read
 
 
 class Memory(Protocol):
@@ -138,14 +139,18 @@ class Intake:
         return Intake(files={source: _part(self.files[source], keys) for source in sources})
 
 
-def admit(before: Intake, content: StoreContent, memory: Memory, grpc: GrpcServices | None = None) -> Intake:
-    """Reads what changed since `before` and decides what is enforced now. With `grpc` rules may name only these."""
+def _parse(document: Document) -> ParsedPolicies:
+    return parse_policies(document.data, document.source)
+
+
+def admit(before: Intake, content: StoreContent, memory: Memory, parse: Parse = _parse) -> Intake:
+    """Reads what changed since `before` and decides what is enforced now."""
     files: dict[str, PolicyFile] = {}
     known = before.files
     for document in content.policies:  # of which most are the same as before
         file = known.get(document.source)
         if file is None or file.document is not document:
-            file = _policy_file(before, document, memory, grpc)
+            file = _policy_file(before, document, memory, parse)
         files[document.source] = file
     workload_files = {document.source: _workload_file(before, document, memory) for document in content.workloads}
     special = [file for file in files.values() if not file.plain]
@@ -227,14 +232,12 @@ def _names_secrets(policy: Policy) -> bool:
     return names_secrets(policy) or names_tls_secrets(policy)
 
 
-def _policy_file(before: Intake, document: Document, memory: Memory, grpc: GrpcServices | None) -> PolicyFile:
+def _policy_file(before: Intake, document: Document, memory: Memory, parse: Parse) -> PolicyFile:
     known = before.files.get(document.source)
     if known is not None and (known.document is document or known.document == document):
         return known
-    if document.failure:
-        parsed = ParsedPolicies((), (_failure(document),), unreadable=True)
-    else:
-        parsed = parse_policies(document.data, document.source, grpc=grpc)
+    failed = ParsedPolicies((), (_failure(document),), unreadable=True) if document.failure else None
+    parsed = failed or parse(document)
     if not parsed.unreadable and not parsed.broken and not parsed.broken_secrets:
         return PolicyFile(document, parsed)
     last = known.accepted if known is not None else memory.policies(document.source)

@@ -44,6 +44,7 @@ from .reconciler import Reconciler
 from .remote_admin import remote_doors
 from .remote_nodes import RemoteNodes
 from .remote_port import remote_port
+from .second_reader import SecondReader
 from .service_side import ServiceSide
 from .settings import Settings
 from .sources import make_store
@@ -84,7 +85,10 @@ class NodeAgent:
             name_memory.recall(self._names, time.monotonic(), time.time())
             content = await self._store.read()
             # Read while the kernel's programs are compiled and Envoy starts.
-            reading = asyncio.create_task(asyncio.to_thread(admit, Intake(), content, last_good))
+            reader = SecondReader(content.policies)
+            stack.callback(reader.close)
+            reading = asyncio.create_task(asyncio.to_thread(admit, Intake(), content, last_good, reader.parse))
+            reading.add_done_callback(lambda _: reader.close())
             stop = stop_signal()
 
             metrics = Metrics()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..policies import GrpcServices, Problem, World
+from ..policies import GrpcServices, ParsedPolicies, Problem, World, parse_policies
 from ..policies.identity import endpoint_of
 from ..policies.lint import lint
 from ..store import DirectoryStore, Document, StoreContent
@@ -46,7 +46,11 @@ def check(
     nobody matches, rules without any effect and secrets that are missing. With `grpc` also rules about a gRPC service
     or method that is not among these.
     """
-    intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory(), grpc)
+
+    def parse(document: Document) -> ParsedPolicies:
+        return parse_policies(document.data, document.source, grpc=grpc)
+
+    intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory(), parse)
     if not intake.workloads:
         return intake.problems
     lacking = (problem for problems in intake.lacking.values() for problem in problems)

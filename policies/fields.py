@@ -119,23 +119,22 @@ class Field:
 
     def mapping(self, known: Iterable[str] | None) -> dict[str, Field] | None:
         """The fields by name without the null ones; each name that is not `known` is a problem (None: all are)."""
-        if not isinstance(self.node, document.Mapping):
+        node, findings = self.node, self.findings
+        if not isinstance(node, document.Mapping):
             self._expected("a mapping")
             return None
-        found = {
-            key: Field(node, self.findings, self, key, self.node.key_lines[key])
-            for key, node in self.node.entries.items()
-        }
-        for key, line in self.node.repeated:
-            again = Field(self.node.entries[key], self.findings, self, key, line)
-            again.error(f"written twice, first in line {self.node.key_lines[key]}", "remove one of the two")
-        if known is not None:
-            names = tuple(known)
-            for key in [key for key in found if key not in names]:
-                field = found.pop(key)
-                hint = suggest(key, names) if len(self.findings.problems) < MAX_PROBLEMS else ""
-                field.error(f"unknown field '{shorten(key)}'", hint)
-        return {key: field for key, field in found.items() if not field.is_null}
+        for key, line in node.repeated:
+            again = Field(node.entries[key], findings, self, key, line)
+            again.error(f"written twice, first in line {node.key_lines[key]}", "remove one of the two")
+        names = None if known is None else tuple(known)
+        found: dict[str, Field] = {}
+        for key, child in node.entries.items():
+            if names is not None and key not in names:
+                hint = suggest(key, names) if len(findings.problems) < MAX_PROBLEMS else ""
+                Field(child, findings, self, key, node.key_lines[key]).error(f"unknown field '{shorten(key)}'", hint)
+            elif type(child) is not document.Scalar or child.value is not None:
+                found[key] = Field(child, findings, self, key, node.key_lines[key])
+        return found
 
     @property
     def value(self) -> document.Value:

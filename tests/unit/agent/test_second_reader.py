@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from lockgate.agent.intake import Intake, NoMemory, admit
+from lockgate.agent.second_reader import SecondReader
+from lockgate.store import Document, StoreContent
+
+POLICY = """apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: p{number}}}
+spec: {{endpointSelector: {{}}, ingress: [{{fromEndpoints: [{{matchLabels: {{app: "{number}"}}}}]}}]}}
+"""
+DOCUMENTS = [
+    *(Document(f"{number}.yaml", POLICY.format(number=number).encode()) for number in range(20)),
+    Document("broken.yaml", b"kind: [", ""),
+    Document("gone.yaml", b"", "gone.yaml: no such file"),
+    *(Document(f"{number}.yaml", POLICY.format(number=number).encode()) for number in range(30, 40)),
+]
+CONTENT = StoreContent(tuple(DOCUMENTS), ())
+ALONE = admit(Intake(), CONTENT, NoMemory())
+
+
+def read(reader: SecondReader) -> Intake:
+    try:
+        return admit(Intake(), CONTENT, NoMemory(), reader.parse)
+    finally:
+        reader.close()
+
+
+def test_two_read_what_one_reads() -> None:
+    assert read(SecondReader(DOCUMENTS, few=3)) == ALONE
+
+
+def test_a_few_need_no_process() -> None:
+    reader = SecondReader(DOCUMENTS)
+    assert reader.process is None
+    assert read(reader) == ALONE
+
+
+def test_what_a_process_that_died_does_not_answer_is_read_here() -> None:
+    reader = SecondReader(DOCUMENTS, few=3)
+    assert reader.process is not None
+    reader.process.kill()
+    reader.process.wait()
+    assert read(reader) == ALONE
+
+
+def test_it_ends_when_nobody_reads_its_answers() -> None:
+    many = [Document(f"{number}.yaml", POLICY.format(number=number).encode()) for number in range(6000)]
+    process = SecondReader(many).process
+    assert process is not None and process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) != 0
+
+
+def test_what_is_asked_for_out_of_turn_is_read_here() -> None:
+    reader = SecondReader(DOCUMENTS, few=3)
+    try:
+        asked = list(reversed(DOCUMENTS))
+        assert [reader.parse(each) for each in asked[:9]] == [SecondReader([]).parse(each) for each in asked[:9]]
+    finally:
+        reader.close()
