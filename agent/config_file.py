@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,7 +14,7 @@ import yaml
 
 from ..policies.workload_file import valid_node
 from .errors import InputError
-from .settings import RemoteSettings
+from .settings import KubernetesSettings, RemoteSettings
 
 
 class ConfigFile(TypedDict, total=False):
@@ -31,6 +33,7 @@ class ConfigFile(TypedDict, total=False):
     connections_per_client: int
     engines: tuple[str, ...]
     envoy_drain: int
+    kubernetes: KubernetesSettings
     remote: RemoteSettings
 
 
@@ -84,6 +87,9 @@ def read_config(path: Path | None) -> ConfigFile:
                     f"--config {path}: engines: write a list of sockets, as in 'engines: [unix:///var/run/docker.sock]'"
                 )
             value[key] = tuple(dict.fromkeys(number))
+            continue
+        if key == "kubernetes":
+            value[key] = _kubernetes(path, number)
             continue
         if key == "remote":
             value[key] = _remote(path, number)
@@ -148,6 +154,31 @@ def _place(value: object) -> tuple[str, int]:
     number = int(port) if port.isdecimal() and len(port) < 6 else 0
     host = host.removeprefix("[").removesuffix("]")
     return (host if _HOST(host) else ""), (number if number in range(1, 65536) else 0)
+
+
+_KUBERNETES = ("kubeconfig", "node", "services")
+NODE_NAME = "NODE_NAME"
+
+
+def _kubernetes(path: Path, value: Any) -> KubernetesSettings:
+    """The section `kubernetes`. The node is NODE_NAME of the environment where it is not written, else the host's name.
+    Raises InputError."""
+
+    def wrong(key: str, what: str) -> InputError:
+        return InputError(f"--config {path}: kubernetes{'.' if key else ''}{key}: {what}")
+
+    if not isinstance(value, dict) or not set(value) <= set(_KUBERNETES):
+        raise wrong("", f"write {{}}, or some of {', '.join(_KUBERNETES)}, as in 'kubernetes: {{node: worker-1}}'")
+    kubeconfig = value.get("kubeconfig")
+    if kubeconfig is not None and (not isinstance(kubeconfig, str) or not kubeconfig.startswith("/")):
+        raise wrong("kubeconfig", "write the absolute path of a kubeconfig file")
+    services = value.get("services", True)
+    if not isinstance(services, bool):
+        raise wrong("services", "write true or false")
+    node = value.get("node", os.environ.get(NODE_NAME) or socket.gethostname().lower())
+    if not isinstance(node, str) or not valid_node(node):
+        raise wrong("node", f"write the node's name as 'kubectl get nodes' shows it, or set {NODE_NAME}")
+    return KubernetesSettings(node, Path(kubeconfig) if kubeconfig else None, services)
 
 
 def _labels(path: Path, value: object) -> tuple[tuple[str, str], ...]:

@@ -29,6 +29,15 @@ class RemoteSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class KubernetesSettings:
+    """The cluster whose objects are policies and workloads too."""
+
+    node: str  # how the cluster calls this node
+    kubeconfig: Path | None = None  # None: the pod's own service account
+    services: bool = True  # sockets that ask for a service's address are led to its backends
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One agent. `run_dir` names everything that must not be shared by two agents; sockets there are for root only."""
 
@@ -48,6 +57,7 @@ class Settings:
     envoy_heap_mb: int = 2048  # of 10^6 bytes that Envoy's heap may have; near them it takes nothing new. 0: no limit
     connections_per_client: int = 10_000  # that an address may have through Envoy at a time; 0 is any number
     engines: tuple[str, ...] = ()  # unix://PATH of Docker or Podman sockets whose containers are workloads
+    kubernetes: KubernetesSettings | None = None  # None: the Kubernetes API is not asked
     remote: RemoteSettings | None = None  # None: no port is opened
     node_labels: tuple[tuple[str, str], ...] = ()  # for nodeSelector, besides kubernetes.io/hostname
     envoy_drain: int = 300  # seconds that a replaced Envoy has to end with its connections

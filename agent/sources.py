@@ -10,11 +10,16 @@ from .settings import Settings
 
 
 def make_store(settings: Settings) -> Store:
-    """Two paths, and the engines whose containers are workloads too; what the paths list comes first."""
-    paths = DirectoryStore(settings.policies, settings.workloads)
-    if not settings.engines:
-        return paths
-    return CombinedStore([paths, *(EngineStore(each, _memory(settings, each)) for each in settings.engines)])
+    """Two paths, and beside them a cluster and engines; what the paths list comes first."""
+    stores: list[Store] = [DirectoryStore(settings.policies, settings.workloads)]
+    if settings.kubernetes is not None:
+        from ..store.kubernetes import Cluster, KubernetesStore  # who has no cluster need not wait for it
+
+        where = settings.kubernetes
+        cluster = Cluster(where.node, where.kubeconfig, where.services)
+        stores.append(KubernetesStore(cluster, settings.state_dir / "kubernetes.db"))
+    stores += [EngineStore(each, _memory(settings, each)) for each in settings.engines]
+    return stores[0] if len(stores) == 1 else CombinedStore(stores)
 
 
 def _memory(settings: Settings, engine: str) -> Path:

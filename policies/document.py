@@ -113,14 +113,18 @@ def read_document(text: str, first_line: int = 1, max_nodes: int = MAX_DOCUMENT_
 
 
 def read_documents(data: bytes) -> Iterator[Node | UnreadableError]:
-    """The roots of all documents of a file; in the place of a piece that cannot be read, why not."""
+    """The roots of all documents of a file; in the place of a piece that cannot be read, why not.
+
+    One line of JSON, as APIs give it, has no lines worth telling: there everything is in line 0.
+    """
     try:
         text = decode(data)
     except UnreadableError as error:
         yield error
         return
     left, broken = MAX_NODES, 0
-    for line, piece in split_documents(text):
+    one_line = text.startswith("{") and "\n" not in text  # from an API, not from an editor: 0 is no line
+    for line, piece in [(0, text)] if one_line else split_documents(text):
         if left <= 0:
             yield UnreadableError(f"more than {MAX_NODES} values in one file; split it", line)
             return

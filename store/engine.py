@@ -13,6 +13,7 @@ import aiohttp
 
 from .container import Container, list_containers, read_container
 from .content import Document, StoreContent
+from .process import born
 
 SCHEME = "unix://"
 # Podman says `died`; what happens inside a container (exec, health checks) changes nothing here.
@@ -202,12 +203,3 @@ async def _get(session: aiohttp.ClientSession, path: str) -> Any:
                 return await answer.json(content_type=None)
         await asyncio.sleep(patience)
     return None
-
-
-def born(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[19]) if fields[0] not in "ZX" else None

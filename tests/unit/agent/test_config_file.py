@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lockgate.agent.config_file import read_config
 from lockgate.agent.errors import InputError
-from lockgate.agent.settings import RemoteSettings
+from lockgate.agent.settings import KubernetesSettings, RemoteSettings
 
 
 def written(folder: Path, text: str) -> Path:
@@ -54,6 +55,32 @@ def test_remote_nodes(tmp_path: Path) -> None:
 )
 def test_settings(tmp_path: Path, text: str, settings: dict[str, object]) -> None:
     assert read_config(written(tmp_path, text)) == settings
+
+
+def test_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_NAME", "worker-1")
+    assert read_config(written(tmp_path, "kubernetes: {}")) == {"kubernetes": KubernetesSettings("worker-1")}
+    given = KubernetesSettings("w.2", Path("/etc/kubeconfig"), services=False)
+    text = "kubernetes: {node: w.2, kubeconfig: /etc/kubeconfig, services: false}"
+    assert read_config(written(tmp_path, text)) == {"kubernetes": given}
+    monkeypatch.delenv("NODE_NAME")
+    assert read_config(written(tmp_path, "kubernetes: {}"))["kubernetes"].node == socket.gethostname().lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("kubernetes: true", r"kubernetes: write \{\}, or some of kubeconfig, node, services"),
+        ("kubernetes: {nod: x}", r"kubernetes: write \{\}, or some of"),
+        ("kubernetes: {kubeconfig: config}", "kubernetes.kubeconfig: write the absolute path of a kubeconfig file"),
+        ("kubernetes: {node: a/b}", "kubernetes.node: write the node's name as 'kubectl get nodes' shows it"),
+        ("kubernetes: {node: 7}", "kubernetes.node: write the node's name"),
+        ("kubernetes: {services: 1}", "kubernetes.services: write true or false"),
+    ],
+)
+def test_a_wrong_kubernetes_section(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        read_config(written(tmp_path, text))
 
 
 def test_no_file_is_an_empty_one() -> None:

@@ -14,14 +14,17 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from lockgate.agent.config_file import read_config
+from lockgate.agent.config_file import NODE_NAME, read_config
 from lockgate.agent.host import _RIGHTS
-from lockgate.policies import parse_policies, parse_workloads
+from lockgate.agent.settings import KubernetesSettings
+from lockgate.policies import parse_policies
 from lockgate.store import read_documents
+from lockgate.store.kubernetes.resource import WATCHED
 
 COMPOSE = Path(__file__).resolve().parents[3] / "compose"
 UNIT = COMPOSE / "systemd" / "lockgate.service"
 MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all((COMPOSE / "kubernetes" / "lockgate.yaml").read_text()))
+CRDS: list[dict[str, Any]] = list(yaml.safe_load_all((COMPOSE / "kubernetes" / "crds.yaml").read_text()))
 RIGHTS = {name.removeprefix("CAP_") for name in _RIGHTS}
 PATHS = "--policies /etc/lockgate/policies --workloads /etc/lockgate/workloads --config /etc/lockgate/config.yaml"
 COMMAND = f"agent run {PATHS}"
@@ -32,7 +35,7 @@ def manifest(kind: str, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("each", MANIFESTS, ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
+@pytest.mark.parametrize("each", MANIFESTS + CRDS, ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
 def test_manifests_follow_the_schemas_of_kubernetes(each: dict[str, Any]) -> None:
     kubernetes_validate.validate(each, "1.31", strict=True)
 
@@ -79,19 +82,52 @@ def test_the_unit_is_one_for_systemd(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_policies_and_workloads_are_accepted() -> None:
+def test_the_policies_are_accepted() -> None:
     read_config(COMPOSE / "config.yaml")
-    documents = [(each.data, each.source) for each in read_documents(COMPOSE / "policies")]
-    documents += [(text.encode(), name) for name, text in manifest("ConfigMap", "lockgate-policies")["data"].items()]
-    assert len(documents) == 2
-    for data, source in documents:
-        parsed = parse_policies(data, source)
-        assert parsed.policies and not parsed.problems
-    for name, text in manifest("ConfigMap", "lockgate-workloads")["data"].items():
-        assert len(parse_workloads(text.encode(), name).workloads) == 2
+    (document,) = read_documents(COMPOSE / "policies")
+    parsed = parse_policies(document.data, document.source)
+    assert parsed.policies and not parsed.problems
 
 
-def test_the_agents_configuration_in_kubernetes_is_accepted(tmp_path: Path) -> None:
+def test_the_agents_configuration_in_kubernetes_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_NAME", "worker-1")
     config = tmp_path / "config.yaml"
     config.write_text(manifest("ConfigMap", "lockgate")["data"]["config.yaml"])
-    assert read_config(config) == {"metrics_port": 9964}
+    assert read_config(config) == {"metrics_port": 9964, "kubernetes": KubernetesSettings("worker-1")}
+    (container,) = manifest("DaemonSet", "lockgate")["spec"]["template"]["spec"]["containers"]
+    (variable,) = container["env"]
+    assert variable["name"] == NODE_NAME
+
+
+def test_the_agent_may_ask_for_what_it_asks_for_and_nothing_else() -> None:
+    """That it needs no more tests/e2e/test_agent_kubernetes.py shows, whose API server has these roles."""
+    asked = {("", each) for each in ("namespaces", "nodes", "pods", "services")}
+    asked |= {(each.api_version.partition("/")[0], each.plural) for each in WATCHED if "/" in each.api_version}
+    assert asked == {(each.api_version.rpartition("/")[0], each.plural) for each in WATCHED}
+    granted = {
+        (group, resource)
+        for rule in manifest("ClusterRole", "lockgate")["rules"]
+        if rule["verbs"] == ["list", "watch"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert granted == asked
+    assert manifest("ClusterRole", "lockgate-secrets")["rules"] == [
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
+    ]
+    kinds = [each["kind"] for each in MANIFESTS if each["kind"].endswith("Binding")]
+    assert sorted(kinds) == ["ClusterRoleBinding", "RoleBinding"], "secrets of one namespace only"
+
+
+@pytest.mark.parametrize("each", CRDS, ids=lambda each: each["spec"]["names"]["kind"])
+def test_kinds_of_policy_keep_fields_that_nobody_knows(each: dict[str, Any]) -> None:
+    """Whatever the API server drops the agent cannot refuse."""
+    spec = each["spec"]
+    assert each["metadata"]["name"] == f"{spec['names']['plural']}.{spec['group']}"
+    (version,) = spec["versions"]
+    resource = {resource.plural: resource for resource in WATCHED}[spec["names"]["plural"]]
+    assert f"{spec['group']}/{version['name']}" == resource.api_version
+    assert spec["names"]["kind"] == resource.kind
+    schema = version["schema"]["openAPIV3Schema"]
+    keeps = (schema, schema["properties"]["spec"], schema["properties"]["specs"]["items"])
+    assert all(part["x-kubernetes-preserve-unknown-fields"] for part in keeps)

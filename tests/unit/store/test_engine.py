@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from lockgate.store import EngineStore
 from lockgate.store.container import Container, Network
-from lockgate.store.engine import _whom, born
+from lockgate.store.engine import _whom
+from lockgate.store.process import born
 
 
 def remembered(path: Path, *containers: Container) -> EngineStore:

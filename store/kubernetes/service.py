@@ -1,0 +1,139 @@
+"""Services as the workloads file has them: whom toServices means and, where it is wanted, addresses with backends."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...policies.labels import valid_key, valid_value
+from ..content import Document
+from .document import source_of, write
+from .pod import networked
+from .resource import Object
+
+API_SERVER = "default/kubernetes"  # the service that is the cluster's API
+_PROTOCOLS = ("TCP", "UDP")
+
+
+@dataclass(slots=True)
+class Services:
+    """Documents of services. One that nothing changed for is the same object as before."""
+
+    documents: list[Document] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _made: dict[str, Document] = field(default_factory=dict)
+
+    def update(
+        self,
+        services: Mapping[str, Object],
+        slices: Mapping[str, Object],
+        pods: Mapping[str, Object],
+        node: str,
+        *,
+        addresses: bool,
+    ) -> None:
+        """Of these services, by namespace/name; with `addresses` each has its cluster addresses."""
+        self.documents, self.problems = [], []
+        before, self._made = self._made, {}
+        by_service: defaultdict[str, list[Object]] = defaultdict(list)
+        for each in slices.values():
+            by_service[f"{each['metadata'].get('namespace')}/{each['service']}"].append(each)
+        by_namespace: defaultdict[str, list[Object]] = defaultdict(list)
+        if addresses:
+            for pod in pods.values():
+                by_namespace[pod["metadata"]["namespace"]].append(pod)
+        for key, service in sorted(services.items()):
+            if service["type"] == "ExternalName":
+                continue
+            entry = _entry(service, by_service[key])
+            serving = _serving(service, by_service[key], node) if addresses else set()
+            # The agent itself gets to the API by that service's address. One that nobody serves kube-proxy refuses.
+            if serving and service["ips"] and key != API_SERVER:
+                targets = self._targets(key, service, by_service[key])
+                if targets:
+                    idle = _selected(service, by_namespace[service["metadata"]["namespace"]]) - serving
+                    entry |= {"vips": list(service["ips"]), "ports": targets}
+                    # The selector stands for all pods, whether they are ready or not: each has its weight here.
+                    entry["backends"] = [{"ip": ip, "weight": 1} for ip in sorted(serving)]
+                    entry["backends"] += [{"ip": ip, "weight": 0} for ip in sorted(idle)]
+                    entry.pop("ips", None)
+            document = Document(source_of("Service", key), write({"services": [entry]}))
+            known = before.get(key)
+            self._made[key] = known if known == document and known is not None else document
+            self.documents.append(self._made[key])
+
+    def _targets(self, key: str, service: Object, slices: Iterable[Object]) -> list[dict[str, Any]]:
+        """Its ports with those of the endpoints, which are the same for all of them but for odd cases."""
+        found = []
+        for port in service["ports"]:
+            if port["protocol"] not in _PROTOCOLS:
+                self.problems.append(
+                    f"{source_of('Service', key)}: port {port['port']}/{port['protocol']}: an address is led to "
+                    "backends for TCP and UDP only, so this port is closed"
+                )
+                continue
+            numbers = {
+                other["port"]
+                for each in slices
+                for other in each["ports"]
+                if (other["name"], other["protocol"]) == (port["name"], port["protocol"]) and other["port"]
+            }
+            if len(numbers) > 1:
+                self.problems.append(
+                    f"{source_of('Service', key)}: port {port['port']}: its endpoints serve at different ports "
+                    f"({', '.join(map(str, sorted(numbers)))}), so the service's address is left to kube-proxy"
+                )
+                return []
+            target = numbers.pop() if numbers else port["port"]
+            found.append({"port": port["port"], "targetPort": target, "protocol": port["protocol"]})
+        return found
+
+
+def api_addresses(services: Mapping[str, Object], slices: Mapping[str, Object]) -> list[str]:
+    """Where the cluster's API is: its service's own addresses and those behind it."""
+    service = services.get(API_SERVER)
+    found = list(service["ips"]) if service is not None else []
+    for each in slices.values():
+        if f"{each['metadata'].get('namespace')}/{each['service']}" == API_SERVER:
+            found += [ip for endpoint in each["endpoints"] for ip in endpoint["ips"]]
+    return sorted(set(found))
+
+
+def _entry(service: Object, slices: Iterable[Object]) -> dict[str, Any]:
+    metadata = service["metadata"]
+    entry: dict[str, Any] = {
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "labels": _valid(metadata.get("labels") or {}),
+    }
+    if service["selector"]:
+        entry["selector"] = _valid(service["selector"])
+    elif ips := sorted({ip for each in slices for endpoint in each["endpoints"] for ip in endpoint["ips"]}):
+        entry["ips"] = ips
+    return entry
+
+
+def _serving(service: Object, slices: Iterable[Object], node: str) -> set[str]:
+    return {
+        ip
+        for each in slices
+        for endpoint in each["endpoints"]
+        if endpoint["ready"] and (not service["local"] or endpoint["node"] == node)
+        for ip in endpoint["ips"]
+    }
+
+
+def _selected(service: Object, pods: Iterable[Object]) -> set[str]:
+    wanted = service["selector"].items()
+    return {
+        ip
+        for pod in pods
+        if wanted and networked(pod) and wanted <= (pod["metadata"].get("labels") or {}).items()
+        for ip in pod["ips"]
+    }
+
+
+def _valid(labels: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in labels.items() if valid_key(key) and valid_value(value)}

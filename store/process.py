@@ -1,0 +1,14 @@
+"""Processes of this machine, as /proc shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def born(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19]) if fields[0] not in "ZX" else None

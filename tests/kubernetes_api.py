@@ -1,0 +1,459 @@
+"""An API server of Kubernetes for tests: TLS, tokens, roles, lists in pages, watches with bookmarks, a history that is
+forgotten, status subresources, kinds that come with their CustomResourceDefinition.
+
+It behaves as https://kubernetes.io/docs/reference/using-api/api-concepts/ says. Its roles are those of the manifests in
+compose/kubernetes, so what the agent may not do there fails here too. It runs in a thread of its own; `ApiServer`
+is what tests call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from lockgate.tests.kubernetes_roles import Roles
+
+T = TypeVar("T")
+USER = "system:serviceaccount:lockgate:lockgate"
+TOKEN = "a-token-of-the-agent"
+_BUILT_IN = {
+    "pods": ("Pod", "v1", True),
+    "namespaces": ("Namespace", "v1", False),
+    "nodes": ("Node", "v1", False),
+    "services": ("Service", "v1", True),
+    "secrets": ("Secret", "v1", True),
+    "endpointslices": ("EndpointSlice", "discovery.k8s.io/v1", True),
+    "networkpolicies": ("NetworkPolicy", "networking.k8s.io/v1", True),
+}
+CRDS = Path(__file__).parents[1] / "compose" / "kubernetes" / "crds.yaml"
+
+
+def custom_kinds() -> dict[str, tuple[str, str, bool]]:
+    """The collections that crds.yaml defines."""
+    found = {}
+    for each in yaml.safe_load_all(CRDS.read_text()):
+        spec = each["spec"]
+        version = f"{spec['group']}/{spec['versions'][0]['name']}"
+        found[spec["names"]["plural"]] = (spec["names"]["kind"], version, spec["scope"] == "Namespaced")
+    return found
+
+
+@dataclass
+class Request:
+    """What somebody asked."""
+
+    verb: str
+    plural: str
+    query: Mapping[str, str]
+
+
+@dataclass(eq=False)
+class _Watcher:
+    plural: str
+    namespace: str
+    name: str
+    bookmarks: bool
+    queue: asyncio.Queue[dict[str, Any] | None] = field(default_factory=asyncio.Queue)
+
+    def sees(self, namespace: str, name: str) -> bool:
+        return self.namespace in ("", namespace) and self.name in ("", name)
+
+
+class Store:
+    """Objects, versions and history. For the server's thread only."""
+
+    def __init__(self) -> None:
+        self.kinds = {**_BUILT_IN, **custom_kinds()}
+        self.objects: dict[str, dict[tuple[str, str], dict[str, Any]]] = {plural: {} for plural in self.kinds}
+        self.version = 1000
+        self.forgotten = 1000  # watches from an older version get 410
+        self.history: list[tuple[int, str, str, dict[str, Any]]] = []  # version, type, plural, object
+        self.watchers: list[_Watcher] = []
+
+    def put(self, plural: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes or replaces an object."""
+        made = deepcopy(dict(told))
+        kind, version, namespaced = self.kinds[plural]
+        metadata = made.setdefault("metadata", {})
+        if namespaced:
+            metadata.setdefault("namespace", "default")
+        key = metadata.get("namespace", "") if namespaced else "", metadata["name"]
+        before = self.objects[plural].get(key)
+        self.version += 1
+        metadata.setdefault("uid", before["metadata"]["uid"] if before else str(uuid.uuid4()))
+        metadata.setdefault("creationTimestamp", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        metadata["resourceVersion"] = str(self.version)
+        metadata["managedFields"] = [{"manager": "kubectl", "operation": "Update", "time": str(self.version)}]
+        made |= {"apiVersion": version, "kind": kind}
+        self.objects[plural][key] = made
+        self._tell("MODIFIED" if before else "ADDED", plural, made)
+        return made
+
+    def delete(self, plural: str, namespace: str, name: str) -> None:
+        """Takes an object away. Raises KeyError."""
+        gone = deepcopy(self.objects[plural].pop((namespace, name)))
+        self.version += 1
+        gone["metadata"]["resourceVersion"] = str(self.version)
+        self._tell("DELETED", plural, gone)
+
+    def _tell(self, kind: str, plural: str, told: dict[str, Any]) -> None:
+        told = deepcopy(told)
+        self.history.append((self.version, kind, plural, told))
+        metadata = told["metadata"]
+        for watcher in self.watchers:
+            if watcher.plural == plural and watcher.sees(metadata.get("namespace", ""), metadata["name"]):
+                watcher.queue.put_nowait({"type": kind, "object": told})
+
+    def forget(self) -> None:
+        """What happened so far."""
+        self.forgotten = self.version
+        self.history.clear()
+
+    def bookmark(self) -> None:
+        """Tells all who want to know that nothing was missed."""
+        for watcher in self.watchers:
+            if watcher.bookmarks:
+                kind, version, _ = self.kinds[watcher.plural]
+                told = {"kind": kind, "apiVersion": version, "metadata": {"resourceVersion": str(self.version)}}
+                watcher.queue.put_nowait({"type": "BOOKMARK", "object": told})
+
+    def end_watches(self) -> None:
+        """As a server does when their time is over."""
+        for watcher in self.watchers:
+            watcher.queue.put_nowait(None)
+
+    def disturb(self, events: Iterable[dict[str, Any]], plural: str) -> None:
+        """Sends what no object stands for."""
+        for watcher in self.watchers:
+            if watcher.plural == plural:
+                for event in events:
+                    watcher.queue.put_nowait(event)
+
+
+class StatusError(Exception):
+    """A `kind: Status`."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.told = {"kind": "Status", "apiVersion": "v1", "status": "StatusError", "code": code}
+        self.told |= {"reason": reason, "message": message}
+
+    def answer(self, headers: Mapping[str, str] | None = None) -> web.Response:
+        """As HTTP."""
+        return web.json_response(self.told, status=int(str(self.told["code"])), headers=headers)
+
+
+class Handler:
+    """One path for all collections."""
+
+    def __init__(self, store: Store, roles: Roles) -> None:
+        self.store = store
+        self.roles = roles
+        self.tokens = {TOKEN: USER}
+        self.absent: set[str] = set()  # collections that are not served
+        self.failing: dict[str, tuple[int, str]] = {}  # collections that answer with an error only
+        self.requests: list[Request] = []
+        self.transports: set[asyncio.Transport] = set()
+        self.late_expiry = False  # 410 comes as an event instead of an answer
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Anything."""
+        if request.transport is not None:
+            self.transports.add(request.transport)
+        try:
+            return await self._serve(request)
+        except StatusError as error:
+            return error.answer({"retry-after": "1"} if error.told["code"] == 429 else None)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        plural, version, namespace, name, sub = _parts(request.path)
+        user = self.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+        if user is None:
+            raise StatusError(401, "Unauthorized", "Unauthorized")
+        query = request.query
+        name = name or query.get("fieldSelector", "").removeprefix("metadata.name=")
+        watch = query.get("watch") in ("1", "true")
+        verb = {"GET": "watch" if watch else "list", "PATCH": "patch"}.get(request.method, request.method.lower())
+        self.requests.append(Request(verb, plural + (f"/{sub}" if sub else ""), dict(query)))
+        group = version.partition("/")[0] if "/" in version else ""
+        if not self.roles.allow(user, verb, group, plural + (f"/{sub}" if sub else ""), namespace):
+            scope = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
+            what = f'User "{user}" cannot {verb} resource "{plural}" in API group "{group}" {scope}'
+            raise StatusError(403, "Forbidden", f"{plural} is forbidden: {what}")
+        if plural in self.failing:
+            raise StatusError(self.failing[plural][0], "InternalError", self.failing[plural][1])
+        if plural in self.absent or self.store.kinds.get(plural, ("", "", False))[1] != version:
+            raise StatusError(404, "NotFound", "the server could not find the requested resource")
+        if verb == "list":
+            return self._list(plural, namespace, name, query)
+        if verb == "watch":
+            return await self._watch(request, plural, namespace, name)
+        if verb == "patch" and sub == "status":
+            return self._patch_status(plural, namespace, name, await request.json())
+        raise StatusError(405, "MethodNotAllowed", "not here")
+
+    def _list(self, plural: str, namespace: str, name: str, query: Mapping[str, str]) -> web.Response:
+        store = self.store
+        found = [
+            told
+            for (within, called), told in sorted(store.objects[plural].items())
+            if namespace in ("", within) and name in ("", called)
+        ]
+        start, version = 0, store.version
+        if "continue" in query:
+            begun, _, at = query["continue"].partition(":")
+            if int(begun) < store.forgotten:
+                raise StatusError(410, "Expired", "The provided continue parameter is too old")
+            start, version = int(at), int(begun)
+        limit = int(query.get("limit", "0")) or len(found)
+        kind, api_version, _ = store.kinds[plural]
+        metadata = {"resourceVersion": str(version)}
+        if start + limit < len(found):
+            metadata["continue"] = f"{version}:{start + limit}"
+        items = [_without_kind(told) if plural in _BUILT_IN else told for told in found[start : start + limit]]
+        return web.json_response(
+            {"kind": f"{kind}List", "apiVersion": api_version, "metadata": metadata, "items": items}
+        )
+
+    async def _watch(self, request: web.Request, plural: str, namespace: str, name: str) -> web.StreamResponse:
+        store = self.store
+        since = int(request.query.get("resourceVersion") or 0)
+        gone = StatusError(410, "Expired", f"too old resource version: {since} ({store.forgotten})")
+        expired = since < store.forgotten
+        if expired and not self.late_expiry:
+            raise gone
+        answer = web.StreamResponse(headers={"content-type": "application/json"})
+        answer.enable_chunked_encoding()
+        watcher = _Watcher(plural, namespace, name, request.query.get("allowWatchBookmarks") in ("1", "true"))
+        store.watchers.append(watcher)
+        past = [(kind, told) for at, kind, of, told in store.history if at > since and of == plural]
+        try:
+            await answer.prepare(request)
+            if expired:
+                await _send(answer, {"type": "ERROR", "object": gone.told})
+                return answer
+            for kind, told in past:
+                if watcher.sees(told["metadata"].get("namespace", ""), told["metadata"]["name"]):
+                    await _send(answer, {"type": kind, "object": told})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(float(request.query.get("timeoutSeconds", "1800"))):
+                    while (event := await watcher.queue.get()) is not None:
+                        await _send(answer, event)
+            return answer
+        finally:
+            store.watchers.remove(watcher)
+
+    def _patch_status(self, plural: str, namespace: str, name: str, patch: Mapping[str, Any]) -> web.Response:
+        told = self.store.objects[plural].get((namespace, name))
+        if told is None:
+            raise StatusError(404, "NotFound", f'{plural} "{name}" not found')
+        wanted = (patch.get("metadata") or {}).get("resourceVersion")
+        if wanted and wanted != told["metadata"]["resourceVersion"]:
+            raise StatusError(409, "Conflict", "the object has been modified; apply your changes to the latest version")
+        made = self.store.put(plural, {**told, "status": {**told.get("status", {}), **patch.get("status", {})}})
+        return web.json_response(made)
+
+
+def _parts(path: str) -> tuple[str, str, str, str, str]:
+    """plural, version, namespace, name, subresource."""
+    steps = path.strip("/").split("/")
+    core = steps[0] == "api"
+    version, steps = (steps[1], steps[2:]) if core else ("/".join(steps[1:3]), steps[3:])
+    namespace = ""
+    if steps[:1] == ["namespaces"] and len(steps) > 2:
+        namespace, steps = steps[1], steps[2:]
+    plural, name, sub = [*steps, "", "", ""][:3]
+    return plural, version, namespace, name, sub
+
+
+def _without_kind(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Items of a list of a built-in kind do not say what they are."""
+    return {key: value for key, value in told.items() if key not in ("kind", "apiVersion")}
+
+
+async def _send(answer: web.StreamResponse, event: Mapping[str, Any]) -> None:
+    await answer.write(json.dumps(event).encode() + b"\n")
+
+
+class Loop:
+    """A thread with an event loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Any) -> Any:
+        """What a coroutine returns there."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+
+    def close(self) -> None:
+        """Ends what runs there, and the thread."""
+
+        async def end() -> None:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+        self.run(end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+class ApiServer:
+    """The server as tests use it: every method may be called from any thread, and takes effect before it returns."""
+
+    def __init__(self, folder: Path, listen: Callable[[int], socket.socket]) -> None:
+        self._loop = Loop()
+        self.store = Store()
+        self.handler = Handler(self.store, Roles.shipped())
+        self._listen = listen
+        self._runner: web.AppRunner | None = None
+        self.authority, certificate = certificates(folder)
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._tls.load_cert_chain(certificate)
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        """Listens, with the objects that it has, at the port that it had."""
+        listener = self._listen(self.port)
+        self.port = listener.getsockname()[1]
+        self._loop.run(self._serve(listener))
+
+    def stop(self) -> None:
+        """Vanishes: connections are reset, new ones are refused."""
+        if self._runner is not None:
+            self._loop.run(self._reset(self._runner))
+            self._runner = None
+
+    def close(self) -> None:
+        """Ends the thread too."""
+        self.stop()
+        self._loop.close()
+
+    def kubeconfig(self, folder: Path, token: str = TOKEN) -> Path:
+        """A file that lets the agent in."""
+        path = folder / "kubeconfig"
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(self.authority)}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "agent", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "agent"}}],
+        }
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    def put(self, plural: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes or replaces an object, as `kubectl apply` does."""
+        return self.do(lambda: self.store.put(plural, told))
+
+    def apply(self, text: str) -> None:
+        """The documents of a YAML file."""
+        plurals = {kind: plural for plural, (kind, _, _) in self.store.kinds.items()}
+        for told in yaml.safe_load_all(text):
+            self.put(plurals[told["kind"]], told)
+
+    def delete(self, plural: str, name: str, namespace: str = "default") -> None:
+        """Takes an object away."""
+        within = namespace if self.store.kinds[plural][2] else ""
+        self.do(lambda: self.store.delete(plural, within, name))
+
+    def get(self, plural: str, name: str, namespace: str = "default") -> dict[str, Any]:
+        """An object as it is."""
+        return self.do(lambda: deepcopy(self.store.objects[plural][namespace, name]))
+
+    def watching(self) -> set[str]:
+        """The collections that somebody watches."""
+        return self.do(lambda: {each.plural for each in self.store.watchers})
+
+    def asked(self, verb: str, plural: str) -> int:
+        """How often."""
+        return self.do(lambda: sum((each.verb, each.plural) == (verb, plural) for each in self.handler.requests))
+
+    def do(self, change: Callable[[], T]) -> T:
+        """Calls `change` in the server's thread."""
+
+        async def call() -> T:
+            return change()
+
+        made: T = self._loop.run(call())
+        return made
+
+    async def _reset(self, runner: web.AppRunner) -> None:
+        for site in list(runner.sites):
+            await site.stop()
+        for transport in self.handler.transports:
+            with suppress(AttributeError):  # one that is closed already has nothing to be aborted
+                transport.abort()
+        self.handler.transports.clear()
+        await asyncio.sleep(0.01)  # that they learn of it
+        await runner.cleanup()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", self.handler.serve)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01, handler_cancellation=True)
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener, ssl_context=self._tls).start()
+
+
+def certificates(folder: Path) -> tuple[Path, Path]:
+    """An authority and, with its key, a certificate of 127.0.0.1, as files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC)
+
+    def certificate(subject: str, key: ec.EllipticCurvePrivateKey, issuer: str, authority: bool) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_named(subject))
+            .issuer_name(_named(issuer))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        )
+        return builder.sign(root, hashes.SHA256())
+
+    root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority_file, server_file = folder / "ca.crt", folder / "server.pem"
+    pem = serialization.Encoding.PEM
+    authority_file.write_bytes(certificate("authority", root, "authority", True).public_bytes(pem))
+    private = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    server_file.write_bytes(certificate("server", own, "authority", False).public_bytes(pem) + private)
+    return authority_file, server_file
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def loopback(port: int) -> socket.socket:
+    """A listener on 127.0.0.1 of the thread's network namespace."""
+    return socket.create_server(("127.0.0.1", port), backlog=64)

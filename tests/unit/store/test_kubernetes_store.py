@@ -1,0 +1,211 @@
+"""The store against an API server: pages, refusals, memory. On a node: tests/e2e/test_agent_kubernetes.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from lockgate.store.content import StoreContent
+from lockgate.store.errors import KubernetesError
+from lockgate.store.kubernetes import Cluster, KubernetesStore, api, follower, store
+from lockgate.store.kubernetes.memory import Memory
+from lockgate.store.kubernetes.pod_process import _pod_of
+from lockgate.tests.kubernetes_api import ApiServer, loopback
+
+NODE = {"metadata": {"name": "here"}}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    made = ApiServer(tmp_path_factory.mktemp("api"), loopback)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(shared: ApiServer, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
+    monkeypatch.setattr(store, "_PAUSE_SECONDS", 0.0)
+    shared.store.__init__()  # type: ignore[misc]
+    shared.handler.failing.clear()
+    shared.handler.requests.clear()
+    shared.put("nodes", NODE)
+    return shared
+
+
+def made(server: ApiServer, folder: Path, token: str = "") -> KubernetesStore:
+    path = server.kubeconfig(folder, token) if token else server.kubeconfig(folder)
+    return KubernetesStore(Cluster("here", path), folder / "memory.db")
+
+
+def sources(content: StoreContent) -> list[str]:
+    return [each.source for each in (*content.policies, *content.workloads)]
+
+
+def put_pods(server: ApiServer, count: int) -> None:
+    for number in range(count):
+        spec = {"nodeName": "other", "containers": []}
+        status = {"phase": "Running", "podIPs": [{"ip": f"10.0.{number // 250}.{number % 250 + 1}"}]}
+        server.put("pods", {"metadata": {"name": f"p{number}"}, "spec": spec, "status": status})
+
+
+async def test_a_long_list_comes_in_pages(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "PAGE", 5)
+    put_pods(server, 12)
+    content = await made(server, tmp_path).read()
+    assert (len(content.workloads), content.problems) == (12, ())
+    assert server.asked("list", "pods") == 3
+
+
+async def test_a_list_whose_rest_is_forgotten_is_asked_for_again(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "PAGE", 5)
+    put_pods(server, 12)
+    listing = server.handler._list
+    forgotten: list[str] = []
+
+    def list_once(plural: str, *rest: object) -> object:
+        answer = listing(plural, *rest)  # type: ignore[arg-type]
+        if plural == "pods" and not forgotten:
+            forgotten.append(plural)
+            server.store.version += 1
+            server.store.forget()
+        return answer
+
+    monkeypatch.setattr(server.handler, "_list", list_once)
+    content = await made(server, tmp_path).read()
+    assert len(content.workloads) == 12
+
+
+@pytest.mark.parametrize(
+    ("token", "failing", "reason"),
+    [
+        ("wrong", {}, "401 Unauthorized"),
+        (
+            "",
+            {"pods": (500, "etcd is away")},
+            "pods cannot be listed, and no agent before this one knew them: 500 etcd",
+        ),
+        ("", {"nodes": (404, "gone")}, "nodes cannot be listed, .*: 404 gone"),
+    ],
+)
+async def test_a_first_start_that_cannot_list(
+    server: ApiServer, tmp_path: Path, token: str, failing: dict[str, tuple[int, str]], reason: str
+) -> None:
+    server.handler.failing.update(failing)
+    with pytest.raises(KubernetesError, match=reason):
+        await made(server, tmp_path, token).read()
+
+
+async def test_what_an_earlier_agent_knew(server: ApiServer, tmp_path: Path) -> None:
+    put_pods(server, 1)
+    server.put("ciliumnetworkpolicies", {"metadata": {"name": "p"}, "spec": {"endpointSelector": {}, "ingress": [{}]}})
+    known = sources(await made(server, tmp_path).read())
+    assert known == ["kubernetes:CiliumNetworkPolicy/default/p", "kubernetes:Pod/default/p0"]
+    server.stop()
+    try:
+        content = await made(server, tmp_path).read()
+    finally:
+        server.start()
+    assert sources(content) == known
+    (problem,) = content.problems
+    assert problem.startswith("kubernetes: ciliumnetworkpolicies, ") and "what was known of them stays" in problem
+    assert (tmp_path / "memory.db").stat().st_mode & 0o777 == 0o600
+
+
+async def test_one_collection_that_fails_does_not_hold_up_the_others(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "_FIRST_PAUSE", 0.01)
+    followed = made(server, tmp_path)
+    assert (await followed.read()).workloads == ()
+    server.handler.failing["services"] = (503, "not now")
+    server.do(server.store.end_watches)
+    async with aclosing(followed.changes()) as changes:  # type: ignore[type-var]
+        async with asyncio.timeout(60):
+            put_pods(server, 1)
+            async for content in changes:
+                if content.workloads and content.problems:
+                    break
+    assert content.problems == (
+        "kubernetes: services cannot be followed (503 not now); what was known of them stays enforced",
+    )
+
+
+async def test_a_node_that_the_cluster_does_not_have(server: ApiServer, tmp_path: Path) -> None:
+    server.delete("nodes", "here")
+    (problem,) = (await made(server, tmp_path).read()).problems
+    assert "no node is called here" in problem
+
+
+def test_memory(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    memory = Memory(path)
+    assert memory.recall() == {}
+    one, two = {"metadata": {"name": "one"}}, {"metadata": {"name": "two"}}
+    memory.keep({"pods": {"one": one, "two": two}, "secret": {"s": one}, "nodes": {}})
+    memory.keep({"pods": {"two": two | {"phase": "Failed"}}, "nodes": {}})
+    memory.close()
+    again = Memory(path)
+    assert again.recall() == {"pods": {"two": two | {"phase": "Failed"}}, "nodes": {}}
+    again.keep({"pods": {}, "nodes": {}})
+    again.close()
+    assert Memory(path).recall() == {"pods": {}, "nodes": {}}
+
+
+def test_memory_that_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    path.write_text("no database, but longer than the header of one would be" * 10)
+    memory = Memory(path)
+    assert memory.recall() == {}
+    assert "file is not a database" in memory.problem and "remove it if it is broken" in memory.problem
+    path.unlink()
+    memory.keep({"pods": {"one": {}}})
+    assert memory.problem == ""
+    memory.close()
+    assert json.dumps(Memory(path).recall()) == '{"pods": {"one": {}}}'
+
+
+UID = "1f0a6c0e-0d3c-4a53-9d0e-6a5f0c2b7a11"
+SYSTEMD = UID.replace("-", "_")
+HASH = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("group", "found"),
+    [
+        (f"0::/kubepods/burstable/pod{UID}/0a1b", (UID, 4)),
+        (f"0::/kubepods/pod{UID}/0a1b", (UID, 3)),
+        (f"4:memory:/x\n1:pids:/kubepods/besteffort/pod{UID}/0a1b\n0::/\n", (UID, 4)),
+        (
+            f"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{SYSTEMD}.slice/cri-containerd-0a.scope",
+            (UID, 4),
+        ),
+        (f"0::/../../kubepods-pod{UID.replace('-', '_')}.slice/crio-0a.scope", (UID, 4)),
+        (f"0::/kubepods/burstable/pod{HASH}/0a1b", (HASH, 4)),
+        (f"0::/kubepods/burstable/pod{UID}", (UID, 3)),
+        ("0::/system.slice/podman.service", None),
+        (f"0::/kubepods/pod{UID}0/x", None),
+        ("", None),
+    ],
+)
+def test_whose_a_control_group_is(tmp_path: Path, group: str, found: tuple[str, int] | None) -> None:
+    (tmp_path / "cgroup").write_text(group)
+    assert _pod_of(tmp_path) == found
+
+
+def test_who_has_no_cluster_does_not_wait_for_it() -> None:
+    code = "import sys, lockgate.agent.node; print([name for name in sys.modules if '.kubernetes' in name])"
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.strip() == "[]"
