@@ -29,12 +29,13 @@ from lockgate.envoy.errors import EnvoyError
 from .errors import CheckError, StartError
 from .grpc_mode import SERVICE
 from .mode import spawn
-from .steady_load import PAGE, SOCKET
+from .steady_load import PAGE, SOCKET, TOPICS
 from .workplace import interruptible, positive, prefix, uninterrupted, workplace
 
-HTTP_PORT, GRPC_PORT = 80, 50051
+HTTP_PORT, GRPC_PORT, KAFKA_PORT = 80, 50051, 9092
 DRAIN = 4  # seconds that a replaced Envoy has
 _READY_SECONDS = 60.0
+_KAFKA = "        - {{role: produce, topic: {topic}}}\n        - {{role: consume, topic: {topic}}}\n"
 _POLICY = f"""\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -48,7 +49,10 @@ spec:
       rules: {{http: [{{method: GET, path: "{PAGE}|{SOCKET}"}}]}}
     - ports: [{{port: "{GRPC_PORT}", protocol: TCP}}]
       rules: {{grpc: [{{service: {SERVICE}}}]}}
-"""
+    - ports: [{{port: "{KAFKA_PORT}", protocol: TCP}}]
+      rules:
+        kafka:
+{"".join(_KAFKA.format(topic=topic) for topic in TOPICS)}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class RestartNode:
         spawn(self.server, [*python, "lockgate.bench.steady_server", str(HTTP_PORT)])
         log = own / "calls"
         spawn(self.server, [*python, "lockgate.agent.demo.grpc_server", "--port", str(GRPC_PORT), "--log", log])
+        broker = [*python, "lockgate.agent.demo.kafka_server", "--port", str(KAFKA_PORT), "--log", str(own / "asked")]
+        spawn(self.server, broker, stdout=subprocess.DEVNULL)
         self.start_agent()
 
     def start_agent(self, *more: object) -> None:
@@ -116,7 +122,7 @@ class RestartNode:
     def load(self) -> subprocess.Popen[str]:
         """Starts it and waits until it is going; it ends when its standard input does."""
         command = [sys.executable, "-P", "-m", "lockgate.bench.steady_load", str(self.server.ipv4)]
-        command += [str(HTTP_PORT), str(GRPC_PORT)]
+        command += [str(HTTP_PORT), str(GRPC_PORT), str(KAFKA_PORT)]
         load: subprocess.Popen[str] = self.client.popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )

@@ -1,15 +1,21 @@
-"""Requests without a pause: `python -m lockgate.bench.steady_load ADDRESS HTTP_PORT GRPC_PORT`, until its input ends.
+"""Requests without a pause: `python -m lockgate.bench.steady_load ADDRESS HTTP_PORT GRPC_PORT KAFKA_PORT`, until its
+input ends.
 
 HTTP/1.1 on connections that are kept as long as the other side keeps them, unary gRPC calls and gRPC streams on one
-channel, and WebSocket sessions, each of a third of a second. Nothing is tried twice. It writes "going" when one of each
-has succeeded, and at the end, as one JSON object, how much was done of each and what failed.
+channel, WebSocket sessions and sessions with a Kafka broker, each of a third of a second. Nothing is tried twice.
+Beside them a Kafka client that lives as long as the load: its connections end with the Envoy that they run through, for
+the protocol has no word of parting, and its library makes others and sends again what had no answer; what counts is
+what the application meets. It writes "going" when one of each has succeeded, and at the end, as one JSON object, how
+much was done of each and what failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http.client
+import itertools
 import json
+import logging
 import queue
 import sys
 import threading
@@ -21,6 +27,7 @@ import aiohttp
 import grpc
 
 from .grpc_mode import SERVICE
+from .kafka_client import KafkaError, ReadAndWrite
 
 PAGE, SOCKET = "/page", "/socket"
 UNARY, STREAM = f"/{SERVICE}/Get", f"/{SERVICE}/Talk"
@@ -28,14 +35,16 @@ _PATIENCE = 20.0  # seconds for any answer
 _PAUSE = 0.02  # between the messages of a stream or session
 _MESSAGES = 15  # a stream is over long before a replaced Envoy must be
 _CONNECTIONS = 4
-KINDS = ("http", "grpc", "grpc stream", "websocket")
+KINDS = ("http", "grpc", "grpc stream", "websocket", "kafka", "kafka client")
+TOPICS = ("orders", "payroll")  # agent/demo/kafka_server.py: of the sessions, and of the client that lives on
 
 
 class Load:
     """Everything that is going on, and what came of it."""
 
-    def __init__(self, address: str, http_port: int, grpc_port: int) -> None:
+    def __init__(self, address: str, http_port: int, grpc_port: int, kafka_port: int) -> None:
         self._address = address
+        self._brokers = f"{address}:{kafka_port}"
         self._http_port = http_port
         self._channel = grpc.insecure_channel(f"{address}:{grpc_port}", options=(("grpc.enable_http_proxy", 0),))
         self._over = threading.Event()
@@ -44,7 +53,9 @@ class Load:
 
     def run(self, until: Callable[[], object]) -> dict[str, object]:
         """Goes on until `until` returns; what it has to say."""
-        works = [self._pages] * _CONNECTIONS + [self._calls, self._streams, self._sockets]
+        self._await_broker()
+        works = [self._pages] * _CONNECTIONS
+        works += [self._calls, self._streams, self._sockets, self._sessions, self._lasting]
         threads = [threading.Thread(target=work) for work in works]
         for thread in threads:
             thread.start()
@@ -127,12 +138,47 @@ class Load:
 
         self._repeat("websocket", lambda: asyncio.run(session()))
 
+    def _await_broker(self) -> None:
+        """It makes its topics when it has begun."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._session()
+                return
+            except (KafkaError, ValueError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
-def main(address: str, http_port: int, grpc_port: int) -> None:
+    def _sessions(self) -> None:
+        self._repeat("kafka", self._session)
+
+    def _session(self) -> None:
+        with self._kafka(TOPICS[0], retries=0) as kafka:
+            for number in range(_MESSAGES):
+                kafka.write_and_read(b"%d" % number)
+                time.sleep(_PAUSE)
+
+    def _lasting(self) -> None:
+        numbers = itertools.count()
+        with self._kafka(TOPICS[1]) as kafka:
+
+            def once() -> None:
+                kafka.write_and_read(b"%d" % next(numbers))
+                time.sleep(_PAUSE)
+
+            self._repeat("kafka client", once)
+
+    def _kafka(self, topic: str, **producing: object) -> ReadAndWrite:
+        return ReadAndWrite(self._brokers, topic, _PATIENCE, **producing)
+
+
+def main(address: str, http_port: int, grpc_port: int, kafka_port: int) -> None:
     """Run until standard input ends."""
-    load = Load(address, http_port, grpc_port)
+    load = Load(address, http_port, grpc_port, kafka_port)
     print(json.dumps(load.run(sys.stdin.read)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # of each connection that ends
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -89,6 +89,8 @@ def _change(directory: Path, envoy: EnvoyBinary, size: int, count: int) -> Chang
         connection = http.client.HTTPConnection("127.0.0.1", listen, timeout=10)
         stack.callback(connection.close)
         await_origin(connection, "a")
+        server.order(size, "0", WAIT, ports[0])  # until Envoy has ACKed all that it begins with
+        server.answer()
         for number in range(1, count + 1):
             server.order(size, str(number), WAIT, ports[number % 2])
             seen = await_origin(connection, "ab"[number % 2])

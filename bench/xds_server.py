@@ -67,7 +67,7 @@ async def serve(path: Path) -> None:
             "clients": len(server.status().clients),
         }
         print(json.dumps(report), flush=True)
-        if gc.get_freeze_count() == 0:
+        if settled.acked and gc.get_freeze_count() == 0:
             gc.freeze()  # as the agent does with what it begins with
     await server.stop()
 

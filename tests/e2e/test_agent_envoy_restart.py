@@ -57,6 +57,9 @@ def test_nothing_fails_while_envoy_is_replaced(node: RestartNode, folder: Path) 
     node.replace_agent("--envoy", other)
     pids.append(node.envoy_pid())
     assert ended(load)["failures"] == []
+    kafka = ("envoy", "stats", "-f", "^tcp.lockgate_kafka.downstream_cx_total", "-o", "json")
+    (connections,) = lockgate(*kafka, "--run-dir", node.settings.run_dir).data.values()
+    assert connections > 0, "that of Kafka too came through the last of them"
     assert len(set(pids)) == 4 and 0 not in pids
     assert Path(f"/proc/{pids[-1]}/exe").readlink() == other
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids[:-1])
