@@ -57,7 +57,8 @@ class StreamWatch:
 
 
 def _refusal(ongoing: Ongoing, stream: RunningStream) -> str:
-    return ongoing.refusal(stream.source.ip, stream.destination.ip, stream.destination.port, stream.request)
+    ends = stream.source.ip, stream.destination.ip, stream.destination.port
+    return ongoing.refusal(*ends, stream.request, stream.chain)
 
 
 async def _end_nothing(_streams: Sequence[RunningStream]) -> None:

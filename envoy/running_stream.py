@@ -1,9 +1,9 @@
 """What was judged once and still runs: Envoy reports it to the agent again and again while it lasts.
 
-Policies judge a request, or the greeting of a TLS connection that is carried end to end, when it begins. A WebSocket, a
-gRPC stream or a long download can outlive the rule that let it in, so whoever brings policies into force must hear of
-it. Envoy's gRPC access logger tells of streams only once they
-are older than `REPORT_SECONDS`, keeps a bounded buffer, and drops reports while nobody listens.
+Policies judge a request, or the greeting of a connection of which only bytes are carried, when it begins. A WebSocket,
+a gRPC stream or a long download can outlive the rule that let it in, so whoever brings policies into force must hear of
+it. Envoy's gRPC access logger tells of streams only once they are older than `REPORT_SECONDS`, keeps a bounded buffer,
+and drops reports while nobody listens.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/accesslog/v3/als.proto
 """
 
@@ -35,17 +35,22 @@ from .policy_slot import XDS_CLUSTER
 
 REPORT_SECONDS = 3.0  # at the latest so long after a change a stream that it forbids is known
 _FLUSH_SECONDS = 0.2
-_GREETING = "lockgate.greeting"  # filter state: the server name that the client called
+# Filter state: the server name that the client called, and of a connection that was taken up the chain that did it and
+# how the client began, TLS or not.
+_GREETING, _CHAIN, TRANSPORT = "lockgate.greeting", "lockgate.chain", "lockgate.transport"
+WAS_TLS, WAS_PLAIN = "tls", "plain"
 _METHOD = ":method"  # request_method is an enumeration, and a method may be any word
 
 
 @dataclass(frozen=True, slots=True)
 class RunningStream:
-    """One request, or one TLS connection by its greeting, and the ends of the connection. Headers are not known."""
+    """One request, or one connection of bytes by its greeting, and the ends of the connection. Headers are not known.
+    `chain` is the filter chain that has taken up a connection of bytes, empty for TLS that is carried end to end."""
 
     source: SocketEnd
     destination: SocketEnd
     request: HttpRequest | TlsRequest
+    chain: str = ""
 
 
 Listener = Callable[[tuple[RunningStream, ...]], Awaitable[None]]
@@ -59,19 +64,28 @@ def request_reports() -> accesslog.AccessLog:
     return _log("http_grpc", stream_log.AccessLogType.DownstreamPeriodic, config)
 
 
-def greeting_reports() -> tuple[listener.Filter, accesslog.AccessLog]:
+def greeting_reports(chain: str = "") -> tuple[listener.Filter, accesslog.AccessLog]:
     """The same for connections that a TCP proxy carries after their greeting: a filter to be put in front of the proxy,
-    and the proxy's access log."""
-    name = core.SubstitutionFormatString(
-        text_format_source=core.DataSource(inline_string="%REQUESTED_SERVER_NAME%"), omit_empty_values=True
+    and the proxy's access log. `chain` as of RunningStream; there another filter leaves TRANSPORT."""
+    values = [kept(_GREETING, "%REQUESTED_SERVER_NAME%")] + ([kept(_CHAIN, chain)] if chain else [])
+    config = grpc_access_log.TcpGrpcAccessLogConfig(common_config=_reports([_GREETING, _CHAIN, TRANSPORT]))
+    return set_state(values), _log("tcp_grpc", stream_log.AccessLogType.TcpPeriodic, config)
+
+
+def kept(key: str, value: str) -> filter_state.FilterStateValue:
+    """Filter state of text; `value` may have Envoy's command operators in it."""
+    text = core.SubstitutionFormatString(
+        text_format_source=core.DataSource(inline_string=value), omit_empty_values=True
     )
-    value = filter_state.FilterStateValue(object_key=_GREETING, factory_key="envoy.string", format_string=name)
-    remember = listener.Filter(
+    return filter_state.FilterStateValue(object_key=key, factory_key="envoy.string", format_string=text)
+
+
+def set_state(values: list[filter_state.FilterStateValue]) -> listener.Filter:
+    """A network filter that leaves filter state with each connection."""
+    return listener.Filter(
         name="envoy.filters.network.set_filter_state",
-        typed_config=protobuf.Any.pack(set_filter_state.Config(on_new_connection=[value])),
+        typed_config=protobuf.Any.pack(set_filter_state.Config(on_new_connection=values)),
     )
-    config = grpc_access_log.TcpGrpcAccessLogConfig(common_config=_reports([_GREETING]))
-    return remember, _log("tcp_grpc", stream_log.AccessLogType.TcpPeriodic, config)
 
 
 def _reports(objects: Sequence[str] = ()) -> grpc_access_log.CommonGrpcAccessLogConfig:
@@ -134,7 +148,7 @@ def _streams(
             continue
         source, destination = _end(common.downstream_direct_remote_address), _end(common.downstream_local_address)
         if source is not None and destination is not None:
-            yield RunningStream(source, destination, request)
+            yield RunningStream(source, destination, request, _state(common, _CHAIN))
 
 
 def _request(entry: stream_log.HttpAccessLogEntry) -> HttpRequest | None:
@@ -152,11 +166,16 @@ def _request(entry: stream_log.HttpAccessLogEntry) -> HttpRequest | None:
 
 
 def _greeting(entry: stream_log.TcpAccessLogEntry) -> TlsRequest | None:
-    if entry.common_properties is None:
+    common = entry.common_properties
+    if common is None:
         return None
-    kept = entry.common_properties.filter_state_objects.get(_GREETING)
-    name = kept.unpack() if kept is not None else None
-    return TlsRequest(name.value if isinstance(name, protobuf.StringValue) else "")
+    return TlsRequest(_state(common, _GREETING), encrypted=_state(common, TRANSPORT) != WAS_PLAIN)
+
+
+def _state(common: stream_log.AccessLogCommon, key: str) -> str:
+    left = common.filter_state_objects.get(key)
+    value = left.unpack() if left is not None else None
+    return value.value if isinstance(value, protobuf.StringValue) else ""
 
 
 def _end(address: core.Address | None) -> SocketEnd | None:

@@ -35,14 +35,12 @@ from .messages import (
     cel_filter,
     core,
     file_access_log,
-    filter_state,
     listener,
     network_rbac,
     original_dst,
     original_src,
     protobuf,
     rbac,
-    set_filter_state,
     tcp_proxy,
     tls,
     tls_inspector,
@@ -51,11 +49,10 @@ from .messages import (
 )
 from .own_address import listen, refuse_own_address
 from .policy_slot import NOT_SYNCED, policy_source
-from .running_stream import REPORT_SECONDS, greeting_reports
+from .running_stream import REPORT_SECONDS, TRANSPORT, WAS_PLAIN, WAS_TLS, greeting_reports, kept, set_state
 from .sds import from_sds
 
 NAME = "lockgate.tls"
-TRANSPORT = "lockgate.transport"  # filter state of a connection that was taken up: tls or plain, as the client began
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
 NO_TIMEOUT = timedelta(0)
 _GREETING = timedelta(seconds=15)  # for the whole ClientHello
@@ -158,7 +155,7 @@ def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:
     )
 
 
-def _carry(upstream: str, access_log: Path, *reports: accesslog.AccessLog) -> listener.Filter:
+def _carry(upstream: str, access_log: Path, reports: accesslog.AccessLog) -> listener.Filter:
     proxy = tcp_proxy.TcpProxy(
         stat_prefix="lockgate_tls",
         cluster=upstream,
@@ -166,12 +163,10 @@ def _carry(upstream: str, access_log: Path, *reports: accesslog.AccessLog) -> li
         # Policies judge at the first byte, and no server may notice a connection before.
         upstream_connect_mode=tcp_proxy.UpstreamConnectMode.ON_DOWNSTREAM_DATA,
         max_early_data_bytes=_MOST_EARLY_DATA,
-        access_log=[_denied_log(access_log), *reports],
+        access_log=[_denied_log(access_log), reports],
         access_log_options=tcp_proxy.TcpProxyTcpAccessLogOptions(
             access_log_flush_interval=timedelta(seconds=REPORT_SECONDS)
-        )
-        if reports
-        else None,
+        ),
     )
     return listener.Filter(name="envoy.filters.network.tcp_proxy", typed_config=protobuf.Any.pack(proxy))
 
@@ -198,7 +193,8 @@ def _taken_up(settings: TlsListener, access_log: Path, wanted: TakenUp) -> liste
             )
         )
     else:
-        filters.append(_carry(wanted.upstream, access_log))
+        remember, reports = greeting_reports(wanted.name)
+        filters += [remember, _carry(wanted.upstream, access_log, reports)]
     socket = core.TransportSocket(
         name="envoy.transport_sockets.tls", typed_config=protobuf.Any.pack(_with_the_client(wanted))
     )
@@ -225,27 +221,13 @@ def _remember_how_it_began(wanted: TakenUp) -> listener.Filter:
     """Policies judge requests also by whether they came in TLS (xds/tls_verdict.py). And where the server is spoken TLS
     with, the server name of the client's greeting is that of Envoy's, and what the server's certificate must be for;
     without one the cluster takes the request's Host."""
-    values = [_state(TRANSPORT, "tls" if wanted.certificate else "plain", factory_key="envoy.string")]
+    values = [kept(TRANSPORT, WAS_TLS if wanted.certificate else WAS_PLAIN)]
     if wanted.encrypts:
-        values += [
-            _state(f"envoy.network.{key}", "%REQUESTED_SERVER_NAME%", skip_if_empty=True)
-            for key in ("upstream_server_name", "upstream_subject_alt_names")
-        ]
-    return listener.Filter(
-        name="envoy.filters.network.set_filter_state",
-        typed_config=protobuf.Any.pack(set_filter_state.Config(on_new_connection=values)),
-    )
-
-
-def _state(
-    key: str, value: str, *, factory_key: str = "", skip_if_empty: bool = False
-) -> filter_state.FilterStateValue:
-    text = core.SubstitutionFormatString(
-        text_format_source=core.DataSource(inline_string=value), omit_empty_values=True
-    )
-    return filter_state.FilterStateValue(
-        object_key=key, factory_key=factory_key, format_string=text, skip_if_empty=skip_if_empty
-    )
+        for key in ("envoy.network.upstream_server_name", "envoy.network.upstream_subject_alt_names"):
+            name = kept(key, "%REQUESTED_SERVER_NAME%")
+            name.factory_key, name.skip_if_empty = "", True
+            values.append(name)
+    return set_state(values)
 
 
 def _by_name(chain: listener.FilterChain) -> listener.FilterChain:

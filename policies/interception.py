@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .dns_name import any_server_name_matches
-from .endpoint_policy import HttpRules, ResolvedRule, TlsContext, TlsRules
+from .endpoint_policy import Direction, HttpRules, ResolvedRule, TlsContext, TlsRules
 
 _MOST_TOLD = 5  # server names in one reason
 
@@ -30,6 +30,12 @@ class Interception(NamedTuple):
     terminating: TlsContext | None
     originating: TlsContext | None
     http: bool
+
+    def called(self, direction: Direction) -> str:
+        """How Envoy's filter chain is called that does this for the policy of one direction:
+        egress:http:default/web[tls.crt,tls.key,]:plain"""
+        kind = "http" if self.http else "tcp"
+        return f"{direction}:{kind}:{self.terminating or 'plain'}:{self.originating or 'plain'}"
 
 
 class Taken(NamedTuple):

@@ -1,8 +1,8 @@
 """What was let in and still runs: would it be let in now, as far as is known of it?
 
-A request is judged when it begins, as is a TLS connection that is carried end to end, and may outlive the rule that let
-it in. Of a request the headers are not known any more, so a condition on one counts as fulfilled: what is ended here is
-surely forbidden.
+A request is judged when it begins, as is a connection of which only bytes are carried (by its greeting), and may
+outlive the rule that let it in. Of a request the headers are not known any more, so a condition on one counts as
+fulfilled: what is ended here is surely forbidden.
 """
 
 from __future__ import annotations
@@ -30,31 +30,41 @@ class Ongoing:
         self._local: dict[IPAddress, Endpoint] = {
             ip: endpoint for endpoint in world.endpoints if endpoint.local for ip in endpoint.ips
         }
-        self._verdicts: dict[tuple[IPAddress, IPAddress, int, _Running], str] = {}
+        self._verdicts: dict[tuple[IPAddress, IPAddress, int, _Running, str], str] = {}
         self._halves: dict[int, tuple[DirectionPolicy, DirectionPolicy]] = {}
 
-    def refusal(self, client: IPAddress, server: IPAddress, port: int, request: _Running) -> str:
-        """Why it would be denied now, or (TLS that is carried end to end) not be carried; empty when it would."""
-        key = (client, server, port, request)
+    def refusal(self, client: IPAddress, server: IPAddress, port: int, request: _Running, chain: str = "") -> str:
+        """Why it would be denied now, or, of a connection (TlsRequest), not be carried as it is; empty when it would.
+        `chain` is the filter chain that has taken such a connection up (Interception.called), empty for TLS that goes
+        on end to end."""
+        key = (client, server, port, request, chain)
         if key not in self._verdicts:
             self._verdicts[key] = self._refusal(*key)
         return self._verdicts[key]
 
-    def _refusal(self, client: IPAddress, server: IPAddress, port: int, request: _Running) -> str:
+    def _refusal(self, client: IPAddress, server: IPAddress, port: int, request: _Running, chain: str) -> str:
+        carried = isinstance(request, TlsRequest)
+        taken = ""
         egress = self._judge(Direction.EGRESS, client, server, port, request)
         if egress is not None:
             if egress.verdict is Verdict.DENY:
                 return f"egress: {egress.reason}"
+            if egress.interception is not None:
+                taken = egress.interception.called(Direction.EGRESS)
             arriving = passed_on(request, egress)
             assert isinstance(arriving, HttpRequest | TlsRequest)
             request = arriving
-        taken_up = egress is not None and egress.interception is not None
-        ingress = self._judge(Direction.INGRESS, server, client, port, request, taken_up)
+        ingress = self._judge(Direction.INGRESS, server, client, port, request, bool(taken))
         if ingress is not None:
             if ingress.verdict is Verdict.DENY:
                 return f"ingress: {ingress.reason}"
-            taken_up = taken_up or ingress.interception is not None
-        return "Envoy takes up such connections now" if taken_up and isinstance(request, TlsRequest) else ""
+            if ingress.interception is not None:
+                taken = ingress.interception.called(Direction.INGRESS)
+        if not carried or taken == chain:
+            return ""
+        if not taken:
+            return "Envoy does not take up such connections any more"
+        return "Envoy takes up such connections now" + (" in another way" if chain else "")
 
     def _judge(
         self,

@@ -55,9 +55,8 @@ class Chain:
 
     @property
     def name(self) -> str:
-        """egress:http:default/web[tls.crt,tls.key,]:plain"""
-        kind = "http" if self.does.http else "tcp"
-        return f"{self.direction}:{kind}:{self.does.terminating or 'plain'}:{self.does.originating or 'plain'}"
+        """By what it does."""
+        return self.does.called(self.direction)
 
 
 def chain_matcher(egress: Mapping[str, OnMatch], ingress: Mapping[str, OnMatch]) -> Matcher:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -179,6 +180,27 @@ def test_without_request_rules_any_bytes_pass(node: LiveNode, client: TlsClient)
     assert client.fetch(node.frontend, node.backend.ipv4, BYTES, API, "/closed", "POST") == OK
     assert server(node, BYTES).names[-1] == API
     assert client.fetch(node.frontend, node.backend.ipv4, BYTES, "other.example.com") == CLOSED
+
+
+def test_bytes_are_carried_as_long_as_the_policy_takes_them_up(node: LiveNode, client: TlsClient) -> None:
+    written = (node.policies / "tls.yaml").read_text()
+    before = policy("bytes", BYTES, NAMED, TERMINATING, ORIGINATING)
+    assert before in written
+    with ExitStack() as stack:
+        names = (API, "eu.cdn.example.com")
+        ended, kept = (
+            stack.enter_context(client.line(node.frontend, node.backend.ipv4, BYTES, name)) for name in names
+        )
+        assert [str(line.ask("/")) for line in (ended, kept)] == [OK, OK]
+        fewer = policy("bytes", BYTES, 'serverNames: ["*.cdn.example.com"]', TERMINATING, ORIGINATING)
+        node.write("tls", written.replace(before, fewer))
+        node.until("the connection ends", lambda: str(ended.ask("/")) != OK)
+        assert str(kept.ask("/")) == OK
+        # What only carried bytes reads requests now: it cannot be done to a connection that lasts.
+        node.write("tls", written.replace(before, policy("bytes", BYTES, NAMED, TERMINATING, ORIGINATING, RULES)))
+        node.until("the other ends", lambda: str(kept.ask("/")) != OK)
+    node.write("tls", written)
+    node.becomes(OK, lambda: client.fetch(node.frontend, node.backend.ipv4, BYTES, API, "/closed", "POST"))
 
 
 def test_the_servers_policy_takes_up_as_well(node: LiveNode, client: TlsClient, outside: Authority) -> None:

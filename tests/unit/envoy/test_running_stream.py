@@ -43,8 +43,10 @@ def test_what_a_report_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["shop.example", ""])
-def test_what_a_report_of_a_connection_says(name: str) -> None:
-    kept = {"lockgate.greeting": protobuf.Any.pack(protobuf.StringValue(value=name))} if name else {}
+@pytest.mark.parametrize(("chain", "transport"), [("", ""), ("egress:tcp:a:b", "tls"), ("egress:tcp:plain:b", "plain")])
+def test_what_a_report_of_a_connection_says(name: str, chain: str, transport: str) -> None:
+    said = {"lockgate.greeting": name, "lockgate.chain": chain, "lockgate.transport": transport}
+    kept = {key: protobuf.Any.pack(protobuf.StringValue(value=value)) for key, value in said.items() if value}
     common = stream_log.AccessLogCommon(
         downstream_direct_remote_address=address(CLIENT),
         downstream_local_address=address(SERVER),
@@ -54,7 +56,8 @@ def test_what_a_report_of_a_connection_says(name: str) -> None:
         log_entry=[stream_log.TcpAccessLogEntry(common_properties=common)]
     )
     found = running_streams(bytes(access_log_service.StreamAccessLogsMessage(tcp_logs=logs)))
-    assert found == (RunningStream(CLIENT, SERVER, TlsRequest(name)),)
+    request = TlsRequest(name, encrypted=transport != "plain")
+    assert found == (RunningStream(CLIENT, SERVER, request, chain),)
 
 
 def test_an_entry_without_an_end_is_left_out() -> None:

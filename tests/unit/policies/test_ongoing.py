@@ -101,6 +101,26 @@ def test_tls_that_is_carried(where: dict[str, str], policies: list[str], refused
     assert bool(reason) is refused, reason
 
 
+@pytest.mark.parametrize("where", [INGRESS, EGRESS], ids=["ingress", "egress"])
+@pytest.mark.parametrize(
+    ("policies", "refused"),
+    [
+        ([TAKEN], ""),
+        ([TAKEN, PLAIN], ""),
+        ([NAMED.replace("{rule}", "shop.example")], "Envoy does not take up such connections any more"),
+        ([TAKEN.replace("name: s}", "name: other}")], "secret default/other is missing"),
+        ([TAKEN.replace("TLS:", f"TLS: {{{{secret: {{{{name: s}}}}}}}}, {_HTTP}, originatingTLS:")], "in another way"),
+        ([TAKEN.replace("app: {peer}", "app: nobody")], "no rule allows it"),
+    ],
+)
+def test_what_is_taken_up_as_bytes(where: dict[str, str], policies: list[str], refused: str, tls_secret: str) -> None:
+    """Only as long as Envoy would take it up in the same way."""
+    texts = [policy.format(rule="", **where) for policy in policies]
+    chain = f"{where['direction']}:tcp:default/s[tls.crt,tls.key,]:plain"
+    reason = Ongoing(world(*texts, tls_secret)).refusal(WEB, API, 80, TlsRequest("shop.example"), chain)
+    assert refused in reason if refused else not reason, reason
+
+
 WORDS = st.sampled_from(["/a", "/b", "/a/.*", "/.*"])
 PATHS = st.sampled_from(["/a", "/b", "/a/b", "/c"])
 
