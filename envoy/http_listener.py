@@ -8,12 +8,13 @@ and a server that Lockgate allows to talk must not notice it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
+from .http_routes import mark_absent_forwarded_proto, routes
 from .identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
 from .messages import (
     accesslog,
@@ -22,13 +23,11 @@ from .messages import (
     core,
     dynamic_filter,
     dynamic_modules,
-    early_mutation,
     file_access_log,
     hcm,
     http_router,
     listener,
     matcher,
-    mutation_rules,
     original_dst,
     original_src,
     preserve_case,
@@ -47,8 +46,6 @@ ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
 DENIED_BODY = "Access denied\r\n"
 DENIED_MESSAGE = "Access denied"  # of a gRPC status, PERMISSION_DENIED
 
-ABSENT_FORWARDED_PROTO = "lockgate-absent"  # what a request without X-Forwarded-Proto has there while it passes
-_FORWARDED_PROTO = "x-forwarded-proto"
 _NO_TIMEOUT = timedelta(0)
 _UNLIMITED = 1_000_000
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -74,11 +71,9 @@ class HttpListener:
 
 def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
     """The listener; what `access_log.py` says is logged."""
-    policy = [
-        sharded_policy(name, shard, settings.first_policy_timeout)
-        for name, shard in ((settings.egress_slot, EGRESS_SHARD), (settings.ingress_slot, INGRESS_SHARD))
-    ]
-    manager = protobuf.Any.pack(connection_manager(settings, access_log, policy, ORIGINAL_DESTINATION))
+    judging = {settings.egress_slot: EGRESS_SHARD, settings.ingress_slot: INGRESS_SHARD}
+    policy = [sharded_policy(name, shard, settings.first_policy_timeout) for name, shard in judging.items()]
+    manager = protobuf.Any.pack(connection_manager(settings, access_log, policy, ORIGINAL_DESTINATION, judging=judging))
     address, others = listen(settings.port)
     return listener.Listener(
         name="lockgate.http",
@@ -178,15 +173,17 @@ def connection_manager(
     upstream: str,
     *,
     changes_transport: bool = False,
+    judging: Mapping[str, str] | None = None,
 ) -> hcm.HttpConnectionManager:
     """What reads requests, has the filters of the policy judge them and sends those that pass to the cluster
-    `upstream`. `changes_transport`: TLS may end or begin here, and the scheme of requests with it."""
+    `upstream`. `changes_transport`: TLS may end or begin here, and the scheme of requests with it. `judging`: which of
+    the filters can be left out, see http_routes."""
     # Not scheme_to_overwrite, which also writes X-Forwarded-Proto.
     transformation = core.SchemeHeaderTransformation(match_upstream=True) if changes_transport else None
     return hcm.HttpConnectionManager(
         stat_prefix="lockgate_http",
         codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
-        route_config=_routes(upstream),
+        route_config=routes(upstream, judging or {}),
         scheme_header_transformation=transformation,
         http_filters=[
             *policy,
@@ -230,59 +227,6 @@ def connection_manager(
         access_log_options=hcm.HttpConnectionManagerHcmAccessLogOptions(
             access_log_flush_interval=timedelta(seconds=REPORT_SECONDS)
         ),
-    )
-
-
-def mark_absent_forwarded_proto() -> core.TypedExtensionConfig:
-    """Envoy adds X-Forwarded-Proto to every request that has none, and no option prevents it. So a request without one
-    gets a value that only we write, by which policies and the route know it."""
-    absent = mutation_rules.HeaderMutation(
-        append=core.HeaderValueOption(
-            header=core.HeaderValue(key=_FORWARDED_PROTO, value=ABSENT_FORWARDED_PROTO),
-            append_action=core.HeaderValueOptionHeaderAppendAction.ADD_IF_ABSENT,
-        )
-    )
-    return core.TypedExtensionConfig(
-        name="envoy.http.early_header_mutation.header_mutation",
-        typed_config=protobuf.Any.pack(early_mutation.HeaderMutation(mutations=[absent])),
-    )
-
-
-def _routes(upstream: str) -> route.RouteConfiguration:
-    onwards = route.RouteAction(cluster=upstream, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT)
-    without = route.HeaderMatcher(
-        name=_FORWARDED_PROTO, string_match=matcher.StringMatcher(exact=ABSENT_FORWARDED_PROTO)
-    )
-    return route.RouteConfiguration(
-        name="lockgate.http",
-        validate_clusters=False,  # one that comes by xDS may be on its way
-        virtual_hosts=[
-            route.VirtualHost(
-                name="any",
-                domains=["*"],
-                routes=[
-                    _refuse_dots_with_parameters(),
-                    route.Route(
-                        name="without_forwarded_proto",
-                        match=route.RouteMatch(prefix="/", headers=[without]),
-                        route=onwards,
-                        request_headers_to_remove=[_FORWARDED_PROTO],
-                    ),
-                    route.Route(name="with_forwarded_proto", match=route.RouteMatch(prefix="/"), route=onwards),
-                ],
-            )
-        ],
-    )
-
-
-def _refuse_dots_with_parameters() -> route.Route:
-    # Envoy takes the parameters off the dots in /a/..;x/b, but not when the dots are escaped: /a/%2e%2e;x/b is judged
-    # and forwarded as /a/..;x/b, and a server that cuts parameters off serves /b.
-    left = matcher.RegexMatcher(regex=r".*/\.\.?;.*")
-    return route.Route(
-        name="dots_with_parameters",
-        match=route.RouteMatch(safe_regex=left),
-        direct_response=route.DirectResponseAction(status=400),
     )
 
 

@@ -10,7 +10,7 @@ from ..policies.secret import MARK
 from .matcher import Predicate, all_of, equals, is_present, not_, request_header
 
 # What the bootstrap writes into a request without X-Forwarded-Proto, so that Envoy adds none and the route can take it
-# away again (envoy/http_listener.py): to a policy the header is not there.
+# away again (envoy/http_routes.py): to a policy the header is not there.
 FORWARDED_PROTO = "x-forwarded-proto"
 ABSENT_FORWARDED_PROTO = "lockgate-absent"
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockgate.envoy.binary import find_binary
-from lockgate.envoy.http_listener import mark_absent_forwarded_proto
+from lockgate.envoy.http_routes import mark_absent_forwarded_proto
 from lockgate.envoy.identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
 from lockgate.envoy.module_file import find_module
 from lockgate.envoy.policy_shard import sharded_policy

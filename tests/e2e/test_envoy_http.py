@@ -298,6 +298,19 @@ async def test_a_denied_request_is_answered_and_the_connection_kept(run_dir: Pat
         assert (request.code, request.protocol) == (403, "HTTP/1.1")
 
 
+@pytest.mark.parametrize(("source", "filters"), [(CLIENT, 2), (OTHER_CLIENT, 1)])
+async def test_no_filter_runs_for_an_end_that_is_elsewhere(run_dir: Path, source: str, filters: int) -> None:
+    async with policed(run_dir) as (_, admin, _), connected(source, SERVER) as client:
+
+        async def run() -> int:
+            return int((await admin.stats("^http.lockgate_http.composite.filter_delegation_success$")).popitem()[1])
+
+        before = await run()
+        assert (await client.ask(get("/open")))[1] == b"ok"
+        assert await run() == before + filters
+        assert (await client.ask(get("/secret")))[1] == DENIED
+
+
 async def test_a_403_of_the_server_is_its_own(run_dir: Path) -> None:
     async with policed(run_dir) as (_, _, _), connected(CLIENT, SERVER) as client:
         head, body = await client.ask(get("/forbidden"))

@@ -16,7 +16,7 @@ from envoy_data_plane.envoy.extensions.filters.http.set_metadata.v3 import Confi
 from envoy_data_plane.google.protobuf import Any, Struct
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig as Action
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
-from lockgate.envoy import access_log, http_listener
+from lockgate.envoy import access_log, http_routes
 from lockgate.policies.endpoint_policy import HeaderMatch, MismatchAction
 from lockgate.policies.header_action import HeaderAction
 from lockgate.xds import header_change, header_condition
@@ -84,4 +84,4 @@ def test_the_names_that_the_bootstrap_shares() -> None:
         access_log.MISMATCH_NAMESPACE,
         access_log.MISMATCH_KEY,
     )
-    assert header_condition.ABSENT_FORWARDED_PROTO == http_listener.ABSENT_FORWARDED_PROTO
+    assert header_condition.ABSENT_FORWARDED_PROTO == http_routes.ABSENT_FORWARDED_PROTO
