@@ -21,7 +21,7 @@ from lockgate.envoy.access_log import LoggedRequest, parse
 from lockgate.policies import KafkaRequest
 from lockgate.tests.e2e import kafka_frames
 from lockgate.tests.e2e.kafka_pods import LIBRARIES, dial, start_broker, use
-from lockgate.tests.e2e.live_node import LiveNode, live_node
+from lockgate.tests.e2e.live_node import GLANCE, LiveNode, live_node
 
 POLICY = """\
 apiVersion: cilium.io/v2
@@ -69,6 +69,7 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     with live_node(start=False) as node:
         broker = node.ground.pod("broker", labels={"app": "broker"})
+        node.ground.outside()
         node.list_pods()
         node.write("kafka", POLICY)
         with (node.folder / "broker.log").open("wb") as log:
@@ -192,6 +193,46 @@ def test_a_change_of_policy_reaches_an_open_connection(cluster: Cluster) -> None
         finally:
             node.write("kafka", POLICY)
         node.until("and the old one again", lambda: error_of_produce(ask_raw(line, produce("changing"))) == 29)
+
+
+OUTSIDE = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: outside}
+spec:
+  endpointSelector: {matchLabels: {app: broker}}
+  ingress:
+"""
+FROM = '  - %s\n    toPorts: [{ports: [{port: "9092", protocol: TCP}], rules: {kafka: [{role: produce, topic: %s}]}}]\n'
+
+
+def test_a_client_of_which_another_prefix_speaks_does_not_go_on_as_who_it_was(cluster: Cluster) -> None:
+    """The filter has been told once who it is; the rules about that one are not about it any more."""
+    node, broker, outside = cluster.node, cluster.broker, cluster.node.ground.outside()
+
+    def may_produce(topic: str) -> bool | None:
+        """What a new connection is told; None when there is none to speak on."""
+        try:
+            with dial(outside, broker, GLANCE) as line:
+                return error_of_produce(ask_raw(line, produce(topic))) != 29
+        except (OSError, struct.error):  # the connection ends with the change that it is made at
+            return None
+
+    path = node.write("outside", OUTSIDE + FROM % ("fromCIDR: [192.0.2.0/24]", "orders"))
+    node.until("the outside may produce", lambda: may_produce("orders"))
+    with dial(outside, broker) as line, dial(node.frontend, broker) as other:
+        assert error_of_produce(ask_raw(line, produce("orders"))) != 29
+        assert error_of_produce(ask_raw(other, produce("orders"))) != 29
+        all_but_it = f"fromCIDRSet: [{{cidr: 192.0.2.0/24, except: [{outside.ips[0]}/32]}}]"
+        alone = f"fromCIDR: [{outside.ips[0]}/32]"
+        node.write("outside", OUTSIDE + FROM % (all_but_it, "orders") + FROM % (alone, "secret"))
+        node.until("it may produce something else", lambda: may_produce("secret"))
+        assert may_produce("orders") is False
+        with suppress(ConnectionError):
+            assert ask_raw(line, produce("orders")) == b""
+        assert error_of_produce(ask_raw(other, produce("orders"))) != 29
+    path.unlink()
+    node.until("it may not any more", lambda: may_produce("secret") is None)
 
 
 def test_responses_keep_their_order_and_nobody_answers_acks_0(cluster: Cluster) -> None:
