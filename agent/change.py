@@ -47,6 +47,7 @@ class ChangeMaker:
         self._applier = applier
         self._memory = memory
         self._node = node
+        self._whose = f" of remote node {node}" if node else ""
         self._containment = Containment()
         self._strange = False  # Envoy may be another one than what was taken, or is remembered, tells of
         self.searches = 0  # how often Envoy had to be asked who is to blame
@@ -66,8 +67,7 @@ class ChangeMaker:
         before = self.refusals
         admitted = self._containment.admitted(wanted)
         for key in before.keys() - self.refusals.keys():
-            whose = f" of remote node {self._node}" if self._node else ""
-            log.info("policy %s is another one now, or gone: it is no longer kept from Envoy%s", key, whose)
+            log.info("policy %s is another one now, or gone: it is no longer kept from Envoy%s", key, self._whose)
         return admitted
 
     async def make(
@@ -84,9 +84,8 @@ class ChangeMaker:
             try:
                 refusals = await self._search(world, applied.nacks, world_of)
             except InterruptedSearchError:
-                return Changed(
-                    world, Applied(unconfirmed=True, problems=("Envoy went away while it refused a policy",))
-                )
+                gone = f"Envoy{self._whose} went away while it refused a policy"
+                return Changed(world, Applied(unconfirmed=True, problems=(gone,)))
             for refusal in refusals:
                 self._containment.refuse(refusal)
                 log.error("%s", refusal)
