@@ -35,6 +35,7 @@ with warnings.catch_warnings(), plain_dataclasses():
     from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
     from envoy_data_plane.envoy.extensions.filters.listener.original_src import v3 as original_src
     from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 as tls_inspector
+    from envoy_data_plane.envoy.extensions.filters.network.connection_limit import v3 as connection_limit
     from envoy_data_plane.envoy.extensions.filters.network.direct_response import v3 as direct_response
     from envoy_data_plane.envoy.extensions.filters.network.dynamic_modules import v3 as dynamic_filter
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
@@ -62,6 +63,7 @@ __all__ = [
     "cel_filter",
     "cluster",
     "composite",
+    "connection_limit",
     "connection_monitor",
     "core",
     "direct_response",

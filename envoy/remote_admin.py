@@ -10,10 +10,23 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from .messages import cluster, core, endpoint, hcm, http_router, listener, matcher, protobuf, route, tls
+from .messages import (
+    cluster,
+    connection_limit,
+    core,
+    endpoint,
+    hcm,
+    http_router,
+    listener,
+    matcher,
+    protobuf,
+    route,
+    tls,
+)
 
 LISTENER = CLUSTER = "lockgate.admin"
 ASKED = "/config_dump"
+_CONNECTIONS = 32  # the agent needs one; whoever else comes ends within _PATIENCE
 _PATIENCE = timedelta(seconds=10)
 
 
@@ -39,9 +52,15 @@ def admin_listener(port: int, certificate: tls.SdsSecretConfig, agent: tls.SdsSe
             listener.FilterChain(
                 filters=[
                     listener.Filter(
+                        name="envoy.filters.network.connection_limit",
+                        typed_config=protobuf.Any.pack(
+                            connection_limit.ConnectionLimit(stat_prefix="lockgate_admin", max_connections=_CONNECTIONS)
+                        ),
+                    ),
+                    listener.Filter(
                         name="envoy.filters.network.http_connection_manager",
                         typed_config=protobuf.Any.pack(_manager()),
-                    )
+                    ),
                 ],
                 transport_socket=core.TransportSocket(
                     name="envoy.transport_sockets.tls", typed_config=protobuf.Any.pack(context)

@@ -6,9 +6,10 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from select import select
 
 import aiohttp
 import pytest
@@ -147,6 +148,11 @@ async def test_only_the_agent_may_ask_and_only_for_the_configuration(site: Site)
             with pytest.raises(aiohttp.ClientError):
                 async with session.get(f"{url}/config_dump", ssl=context(stranger)) as answer:
                     await answer.text()
+    # Who holds connections open without a word is bounded, and ended in time.
+    with ExitStack() as held:
+        lines = [held.enter_context(socket.create_connection(("127.0.0.1", site.admin_port))) for _ in range(40)]
+        await asyncio.to_thread(select, lines, [], [], 10)
+        assert select(lines, [], [], 0)[0], "those beyond the limit are closed at once"
     with socket.create_connection(("127.0.0.1", site.admin_port)) as plain:
         plain.sendall(b"GET /config_dump HTTP/1.1\r\nhost: x\r\n\r\n")
         plain.settimeout(10)
