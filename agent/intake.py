@@ -21,6 +21,7 @@ from ..policies import (
 )
 from ..policies.difference import other_values
 from ..policies.model import SecretRef
+from ..policies.node import Node
 from ..policies.secret import HeaderValues, Secret, header_values, names_secrets, secret_problems
 from ..policies.service import Service
 from ..policies.tls_secret import TlsSecrets, names_tls_secrets, tls_problems
@@ -37,6 +38,7 @@ class Memory(Protocol):
     def secrets(self, source: str) -> tuple[Secret, ...]: ...
     def workloads(self, source: str) -> tuple[Workload, ...]: ...
     def services(self, source: str) -> tuple[Service, ...]: ...
+    def nodes(self, source: str) -> tuple[Node, ...]: ...
 
 
 class NoMemory:
@@ -55,6 +57,10 @@ class NoMemory:
         return ()
 
     def services(self, source: str) -> tuple[Service, ...]:
+        """Nothing."""
+        return ()
+
+    def nodes(self, source: str) -> tuple[Node, ...]:
         """Nothing."""
         return ()
 
@@ -95,6 +101,7 @@ class WorkloadFile:
     parsed: ParsedWorkloads
     kept: tuple[Workload, ...] = ()
     kept_services: tuple[Service, ...] = ()
+    kept_nodes: tuple[Node, ...] = ()
 
     @property
     def accepted(self) -> tuple[Workload, ...]:
@@ -106,6 +113,11 @@ class WorkloadFile:
         """The services that toServices may name."""
         return self.parsed.services + self.kept_services
 
+    @property
+    def accepted_nodes(self) -> tuple[Node, ...]:
+        """The nodes of the cluster."""
+        return self.parsed.nodes + self.kept_nodes
+
 
 @dataclass(frozen=True, slots=True)
 class Intake:
@@ -116,6 +128,7 @@ class Intake:
     distinct: bool = True  # no two files hold the same policy
     workloads: tuple[Workload, ...] = ()
     services: tuple[Service, ...] = ()
+    nodes: tuple[Node, ...] = ()
     secrets: tuple[Secret, ...] = ()
     header_values: HeaderValues = field(default_factory=HeaderValues)  # what header matches get from the secrets
     tls: TlsSecrets = field(default_factory=TlsSecrets)  # what TLS contexts get from them
@@ -188,6 +201,7 @@ def admit(before: Intake, content: StoreContent, memory: Memory, parse: Parse = 
             if first_service is not service:
                 where = (first_service.source, first_service.line)
                 problems.append(_twice(service.source, service.line, f"service {service.key}", *where))
+    nodes = tuple(node for workload_file in workload_files.values() for node in workload_file.accepted_nodes)
 
     return Intake(
         policies=tuple(policies.values()),
@@ -195,6 +209,7 @@ def admit(before: Intake, content: StoreContent, memory: Memory, parse: Parse = 
         distinct=not twice,
         workloads=tuple(workloads.values()),
         services=tuple(services.values()),
+        nodes=nodes,
         secrets=tuple(secrets.values()),
         header_values=values,
         tls=tls,
@@ -281,10 +296,11 @@ def _workload_file(before: Intake, document: Document, memory: Memory) -> Worklo
         parsed = ParsedWorkloads((), (_failure(document),), unreadable=True)
     else:
         parsed = parse_workloads(document.data, document.source)
-    if not parsed.unreadable and not parsed.broken and not parsed.broken_services:
+    if not (parsed.unreadable or parsed.broken or parsed.broken_services or parsed.broken_nodes):
         return WorkloadFile(document, parsed)
     last = known.accepted if known is not None else memory.workloads(document.source)
     last_services = known.accepted_services if known is not None else memory.services(document.source)
+    last_nodes = known.accepted_nodes if known is not None else memory.nodes(document.source)
     good = {workload.key for workload in parsed.workloads}
     good_services = {service.key for service in parsed.services}
     return WorkloadFile(
@@ -299,6 +315,12 @@ def _workload_file(before: Intake, document: Document, memory: Memory) -> Worklo
             service
             for service in last_services
             if service.key not in good_services and (parsed.unreadable or service.key in parsed.broken_services)
+        ),
+        tuple(
+            node
+            for node in last_nodes
+            if node.name not in {each.name for each in parsed.nodes}
+            and (parsed.unreadable or node.name in parsed.broken_nodes)
         ),
     )
 

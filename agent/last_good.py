@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from ..policies import Policy, parse_policies, parse_workloads
 from ..policies.difference import other_values
+from ..policies.node import Node
 from ..policies.secret import Secret
 from ..policies.service import Service
 from ..policies.workload import Workload
@@ -28,12 +29,12 @@ CREATE TABLE IF NOT EXISTS accepted_entry (
 CREATE INDEX IF NOT EXISTS accepted_digest ON accepted_entry (digest);
 """
 
-_Kind: TypeAlias = Literal["policy", "secret", "workload", "service"]
+_Kind: TypeAlias = Literal["policy", "secret", "workload", "service", "node"]
 _File: TypeAlias = PolicyFile | WorkloadFile
 _Files: TypeAlias = Mapping[tuple[_Kind, ...], Mapping[str, _File]]  # by what they may hold, then by source
 _Digests: TypeAlias = Mapping[str, bytes]  # of the documents that names were last accepted from
 _POLICY_FILE: tuple[_Kind, ...] = ("policy", "secret")
-_WORKLOAD_FILE: tuple[_Kind, ...] = ("workload", "service")
+_WORKLOAD_FILE: tuple[_Kind, ...] = ("workload", "service", "node")
 _NOTHING: _Digests = MappingProxyType({})
 
 
@@ -91,6 +92,13 @@ class LastGood:
         found: list[Service] = []
         for data, names in self._recall("service", source):
             found += [service for service in parse_workloads(data, source).services if service.key in names]
+        return tuple(found)
+
+    def nodes(self, source: str) -> tuple[Node, ...]:
+        """The same for nodes."""
+        found: list[Node] = []
+        for data, names in self._recall("node", source):
+            found += [node for node in parse_workloads(data, source).nodes if node.name in names]
         return tuple(found)
 
     def remember(self, intake: Intake) -> None:
@@ -196,6 +204,8 @@ def _names(kind: _Kind, file: _File) -> tuple[list[str], list[str]]:
         return [str(each.ref) for each in file.parsed.secrets], [str(each.ref) for each in file.kept_secrets]
     if kind == "workload":
         return [each.key for each in file.parsed.workloads], [each.key for each in file.kept]
+    if kind == "node":
+        return [each.name for each in file.parsed.nodes], [each.name for each in file.kept_nodes]
     return [each.key for each in file.parsed.services], [each.key for each in file.kept_services]
 
 

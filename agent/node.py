@@ -40,6 +40,7 @@ from .kafka_side import KafkaSide
 from .last_good import LastGood
 from .metrics import Exposition, Metrics
 from .metrics_port import MetricsPort
+from .policy_status import PolicyStatus
 from .reconciler import Reconciler
 from .remote_admin import remote_doors
 from .remote_nodes import RemoteNodes
@@ -63,7 +64,8 @@ class NodeAgent:
 
     def __init__(self, settings: Settings, store: Store | None = None) -> None:
         self._settings = settings
-        self._store: Store = store or make_store(settings)
+        made, self._cluster = make_store(settings)
+        self._store: Store = store or made
         self._state = NodeState(settings=settings, node=_node_id())
         self._names = NameCache(Bounds(shortest_ttl=settings.dns_min_ttl))
 
@@ -186,6 +188,9 @@ class NodeAgent:
                 asyncio.create_task(learner.run(), name="names"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
+            if self._cluster is not None:
+                told = PolicyStatus(self._cluster, lambda: self._state.intake)
+                tasks.append(asyncio.create_task(told.run(), name="status of policies"))
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:

@@ -62,6 +62,7 @@ def _world(intake: Intake) -> World:
         intake.policies,
         [endpoint_of(workload) for workload in intake.workloads],
         services=intake.services,
+        nodes=intake.nodes,
         secrets=intake.header_values.values,
         tls=intake.tls,
     )

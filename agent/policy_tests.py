@@ -65,6 +65,7 @@ def load_test(document: Document) -> LoadedTest:
         intake.policies,
         [endpoint_of(workload) for workload in (*intake.workloads, *test.workloads)],
         services=(*intake.services, *test.services),
+        nodes=intake.nodes,
         names=dict(test.names),
         secrets=intake.header_values.values,
         tls=intake.tls,

@@ -130,10 +130,11 @@ class Reconciler:
                 previous=world,
                 hosts=hosts,
                 services=intake.services,
+                nodes=intake.nodes,
                 names=self._names.by_name(),
                 secrets=intake.header_values.values,
                 tls=intake.tls,
-                node_labels={"kubernetes.io/hostname": state.node, **dict(state.settings.node_labels)},
+                node_labels=_node_labels(state, intake),
             )
             wanted = await asyncio.to_thread(world_of, changes.admitted(intake.policies))
             if world is None or not state.settled or not world.tells_the_same(wanted):
@@ -195,6 +196,14 @@ class Reconciler:
             if self._look_again or self._rounds:
                 await asyncio.sleep(_SETTLE_SECONDS)
         self._changed.clear()
+
+
+def _node_labels(state: NodeState, intake: Intake) -> dict[str, str]:
+    """For nodeSelector: what the settings say counts before what the cluster says of this node."""
+    where = state.settings.kubernetes
+    name = where.node if where is not None else state.node
+    told = {key: value for node in intake.nodes if node.name == name for key, value in node.labels}
+    return {"kubernetes.io/hostname": state.node, **told, **dict(state.settings.node_labels)}
 
 
 def _tell_problems(before: Intake, now: Intake) -> None:

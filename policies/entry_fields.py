@@ -11,7 +11,7 @@ from .workload import IPAddress
 
 DEFAULT_NAMESPACE = "default"
 PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -24,7 +24,7 @@ def read_names(item: Field, fields: dict[str, Field]) -> tuple[str, str] | None:
         return None
     if name is None or namespace is None:
         return None
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         fields["name"].error(f"'{shorten(name)}' is not a name", "use lower-case letters, digits, '-' and '.'")
         return None
     if not _NAMESPACE.fullmatch(namespace):

@@ -10,6 +10,7 @@ from .endpoint_policy import LAST_PORT
 from .entry_fields import PORT_NAME, read_addresses, read_labels, read_names
 from .errors import UnreadableError
 from .fields import Field, Findings, shorten
+from .node import NODE_FIELDS, Node, read_node
 from .problem import Problem
 from .service import Service
 from .service_entry import SERVICE_FIELDS, read_service
@@ -25,8 +26,8 @@ _WORKLOAD_FIELDS = ("name", "namespace", "labels", "netns", "pid", "interface", 
 class ParsedWorkloads:
     """What one file holds.
 
-    `broken` and `broken_services` are the keys (namespace/name) of what is there but has an error; `unreadable` is true
-    when a part of the file could not be read far enough to know whom it is about.
+    `broken` and `broken_services` are the keys (namespace/name) of what is there but has an error, `broken_nodes` the
+    names; `unreadable` is true when a part of the file could not be read far enough to know whom it is about.
     """
 
     workloads: tuple[Workload, ...]
@@ -35,6 +36,8 @@ class ParsedWorkloads:
     broken: frozenset[str] = frozenset()
     unreadable: bool = False
     broken_services: frozenset[str] = frozenset()
+    nodes: tuple[Node, ...] = ()
+    broken_nodes: frozenset[str] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -43,7 +46,10 @@ class ParsedWorkloads:
 
 
 def parse_workloads(data: bytes, source: str) -> ParsedWorkloads:
-    """The `workloads:` and `services:` lists of a YAML file. Nothing is raised: all that is wrong is in `problems`."""
+    """The lists `workloads:`, `services:` and `nodes:` of a YAML file.
+
+    Nothing is raised: all that is wrong is in `problems`.
+    """
     findings = Findings(source, {})
     reader = _Reader(findings)
     for root in read_documents(data):
@@ -69,10 +75,12 @@ class _Reader:
         self.services: dict[str, Service] = {}
         self.broken: set[str] = set()
         self.broken_services: set[str] = set()
+        self.nodes: dict[str, Node] = {}
+        self.broken_nodes: set[str] = set()
         self.unreadable = False
 
     def document(self, root: Field) -> None:
-        fields = root.mapping(("workloads", "services"))
+        fields = root.mapping(("workloads", "services", "nodes"))
         if fields is None:
             self.unreadable = True
             return
@@ -80,6 +88,8 @@ class _Reader:
             self._workload(item)
         for item in fields["services"].items() if "services" in fields else ():
             self._service(item)
+        for item in fields["nodes"].items() if "nodes" in fields else ():
+            self._node(item)
 
     def parsed(self) -> ParsedWorkloads:
         """What the documents read so far hold."""
@@ -90,6 +100,8 @@ class _Reader:
             frozenset(self.broken),
             self.unreadable,
             frozenset(self.broken_services),
+            tuple(node for name, node in self.nodes.items() if name not in self.broken_nodes),
+            frozenset(self.broken_nodes),
         )
 
     def _workload(self, item: Field) -> None:
@@ -134,6 +146,19 @@ class _Reader:
             self.broken_services.add(service.key)
         else:
             self.services[service.key] = service
+
+    def _node(self, item: Field) -> None:
+        before = self.findings.errors
+        fields = item.mapping(NODE_FIELDS)
+        node = read_node(item, fields) if fields is not None else None
+        if node is None:
+            self.unreadable = True
+        elif node.name in self.nodes:
+            item.error(f"the node {node.name} is listed twice", "remove one of the two")
+        elif self.findings.errors > before:
+            self.broken_nodes.add(node.name)
+        else:
+            self.nodes[node.name] = node
 
 
 def _place(item: Field, fields: dict[str, Field]) -> tuple[str | None, int | None, str | None]:

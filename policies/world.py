@@ -34,12 +34,14 @@ from .labels import (
     K8S,
     NAMESPACE_LABEL,
     NAMESPACE_NAME_LABEL,
+    RESERVED,
     Label,
     Labels,
     workload_labels,
 )
 from .longest_prefix import LongestPrefix
 from .model import NOTHING_NAMED, Policy, PolicyKey, SecretRef
+from .node import Node, identities_of
 from .plans import Plans
 from .resolve import NamedPorts, RulePlan, Surroundings, assemble, services_meant
 from .selector import Selector
@@ -49,6 +51,9 @@ from .workload import Endpoint, IPAddress, Workload
 
 _T = TypeVar("_T", Policy, Endpoint)
 
+_API_SERVER_HERE: Labels = tuple(
+    sorted((*RESERVED_LABELS[Reserved.HOST], Label(RESERVED, Reserved.KUBE_APISERVER.label)))
+)
 _FEW = 8  # a change of more than one policy in so many is no small one
 
 _WORLDS: Mapping[IPNetwork, Reserved] = MappingProxyType(
@@ -88,6 +93,7 @@ class World:
         previous: World | None = None,
         hosts: Iterable[IPAddress] = (),
         services: Iterable[Service] = (),
+        nodes: Iterable[Node] = (),
         names: Mapping[str, frozenset[IPAddress]] | None = None,
         secrets: Mapping[SecretRef, str] | None = None,
         tls: TlsSecrets | None = None,
@@ -96,22 +102,26 @@ class World:
         """The world of these policies and endpoints, whatever their order.
 
         `previous` makes a small change cheap. `hosts` are the node's own addresses (identity `host`), `services` what
-        toServices may name, `names` the addresses that DNS answers have shown, `secrets` values for header matches and
-        `tls` those for TLS contexts. `node_labels` are the node's, for nodeSelector.
+        toServices may name, `nodes` those of the cluster (identity `remote-node` or `kube-apiserver`), `names` the
+        addresses that DNS answers have shown, `secrets` values for header matches and `tls` those for TLS contexts.
+        `node_labels` are the node's, for nodeSelector.
         The endpoints' identities are computed here (see `number_labels`). Raises PolicyError when two policies or two
         endpoints have one key.
         """
         ordered, new, gone = _ordered(tuple(policies), previous)
         numbered, by_labels = _number_endpoints(endpoints)
         _refuse_twice("endpoints", numbered, lambda endpoint: endpoint.key)
-        services = tuple(services)
+        services, hosts = tuple(services), tuple(hosts)
         if previous is not None and services == previous._around.services and not _name_something(new, gone):
             selectors, prefixes = previous._learned.selectors, {*previous._cidrs}
         else:
             selectors, prefixes = _selectors(ordered, previous), _prefixes(ordered, services)
         fitting = _fitting(selectors, names or {})
         cidrs, learned = _number_addresses(prefixes, selectors, fitting)
+        of_nodes = dict(identities_of(nodes))
         identities = {**RESERVED_LABELS, **{number: labels for labels, number in by_labels.items()}}
+        if any(of_nodes.get(address) is Reserved.KUBE_APISERVER for address in hosts):
+            identities[int(Reserved.HOST)] = _API_SERVER_HERE
         identities |= {number: cidr_labels(prefix) for prefix, number in cidrs.items()}
         identities |= {number: learned_labels(place) for place, number in learned.numbers.items()}
         around = _surroundings(
@@ -133,7 +143,7 @@ class World:
             ordered,
             numbered,
             MappingProxyType(identities),
-            MappingProxyType(_ipcache(cidrs, learned.owners(fitting), services, numbered, hosts)),
+            MappingProxyType(_ipcache(cidrs, learned.owners(fitting), services, numbered, hosts, of_nodes)),
             around,
             plans,
             {endpoint.key: endpoint for endpoint in numbered},
@@ -400,6 +410,7 @@ def _ipcache(
     services: Iterable[Service],
     endpoints: Iterable[Endpoint],
     hosts: Iterable[IPAddress],
+    nodes: Mapping[IPAddress, Reserved],
 ) -> dict[IPNetwork, int]:
     """Endpoints and the host win over a CIDR of the same length; a shorter CIDR loses by being shorter. Nobody talks to
     a service's own address: sockets are given a backend instead."""
@@ -407,6 +418,7 @@ def _ipcache(
     found.update(cidrs)
     found.update(learned)
     found.update((network_of(vip), NOBODY) for service in services for vip in service.vips)
+    found.update((network_of(address), int(identity)) for address, identity in nodes.items())
     for address in hosts:
         found[network_of(address)] = int(Reserved.HOST)
     for endpoint in endpoints:

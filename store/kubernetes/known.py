@@ -76,6 +76,10 @@ class Known:
         self.objects[key] = essence
         return True
 
+    def version_of(self, key: str) -> str:
+        """The version in which an object is known; empty when it is not."""
+        return self._versions.get(key, "")
+
     def forget_version(self) -> None:
         """What is known stays, and the next look is a list."""
         self.version = None

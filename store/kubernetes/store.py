@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,12 @@ from typing import Any
 from ..content import Document, StoreContent
 from ..errors import KubernetesError
 from .access import Access, open_access
-from .document import as_written, secrets_named
+from .condition import Conditions
+from .document import as_written, secrets_named, source_of
 from .follower import Follower
+from .known import Known
 from .memory import Memory
+from .node import Nodes
 from .pod import Pods, networked, uid_of
 from .pod_process import PodProcess, find
 from .resource import NAMESPACES, NODES, PODS, POLICIES, SERVICES, SLICES, WATCHED, Resource, secret
@@ -53,8 +56,9 @@ class KubernetesStore:
         self._processes: dict[str, PodProcess] = {}
         self._search = _FIRST_SEARCH
         self._written: dict[str, tuple[dict[str, Any], Document]] = {}
-        self._pods, self._services = Pods(), Services()
+        self._pods, self._services, self._nodes = Pods(), Services(), Nodes()
         self._told = StoreContent((), ())
+        self._conditions = Conditions(self._access, self._known_of, self._document_of)
 
     async def read(self) -> StoreContent:
         """Everything once, or what an earlier agent knew.
@@ -91,6 +95,7 @@ class KubernetesStore:
         try:
             for title, follower in {**self._followers, **self._secrets}.items():
                 self._following[title] = asyncio.create_task(follower.run(), name=f"kubernetes {title}")
+            self._following["conditions"] = asyncio.create_task(self._conditions.run(), name="kubernetes conditions")
             while True:
                 self._follow_secrets()
                 if await self._until_news() and (content := self._content()) != last:
@@ -103,6 +108,10 @@ class KubernetesStore:
                 task.cancel()
             await asyncio.gather(*following, return_exceptions=True)
             self._memory.close()
+
+    def judged(self, verdicts: Iterable[tuple[Document, str]]) -> None:
+        """What is wrong with the policies in these documents (empty: nothing), for their authors to see."""
+        self._conditions.judged(verdicts)
 
     async def _until_news(self) -> bool:
         """False when it turned out that nothing is new."""
@@ -129,6 +138,13 @@ class KubernetesStore:
 
     def _objects(self, resource: Resource) -> dict[str, dict[str, Any]]:
         return self._followers[resource.title].known.objects
+
+    def _known_of(self, kind: str) -> Known:
+        return next(each.known for each in self._followers.values() if each.resource.kind == kind)
+
+    def _document_of(self, source: str) -> Document | None:
+        known = self._written.get(source)
+        return known[1] if known is not None else None
 
     # Secrets: one by one, those that policies name.
 
@@ -175,6 +191,7 @@ class KubernetesStore:
         self._pods.update(pods, self._objects(NAMESPACES), node, self._processes)
         services, slices = self._objects(SERVICES), self._objects(SLICES)
         self._services.update(services, slices, pods, node, addresses=self._cluster.services)
+        self._nodes.update(self._objects(NODES), services, slices)
         problems = [*_troubles([*self._followers.values(), *self._secrets.values()]), *self._pods.problems]
         problems += self._services.problems
         if node not in self._objects(NODES):
@@ -184,14 +201,15 @@ class KubernetesStore:
             )
         if self._memory.problem:
             problems.append(self._memory.problem)
-        return StoreContent(self._policies(), (*self._pods.documents, *self._services.documents), tuple(problems))
+        workloads = (*self._nodes.documents, *self._pods.documents, *self._services.documents)
+        return StoreContent(self._policies(), workloads, tuple(problems))
 
     def _policies(self) -> tuple[Document, ...]:
         before, self._written = self._written, {}
         found = []
         for follower in (*(self._followers[each.title] for each in POLICIES), *self._secrets.values()):
             for key, told in sorted(follower.known.objects.items()):
-                place = f"{follower.resource.kind}/{key}"
+                place = source_of(follower.resource.kind, key)
                 known = before.get(place)
                 if known is None or known[0] is not told:
                     document = as_written(key, told)

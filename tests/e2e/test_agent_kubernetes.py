@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from lockgate.tests.e2e.cluster_node import ClusterNode, cluster_node
@@ -242,6 +243,99 @@ SECRET = POLICY.replace(
     'http: [{method: GET, path: "/open"}]',
     "http: [{headerMatches: [{name: x-token, secret: {namespace: lockgate-secrets, name: token}}]}]",
 )
+
+
+def test_authors_see_what_was_made_of_their_policies(cluster: ClusterNode) -> None:
+    """What else is in the status stays, and what is right already is not written again."""
+
+    def condition() -> tuple[str, str]:
+        found = cluster.api.get("ciliumnetworkpolicies", "shop").get("status", {}).get("conditions", [])
+        return next(((each["status"], each["message"]) for each in found if each["type"] == "Valid"), ("", ""))
+
+    api, live = cluster.api, cluster.live
+    live.until("it is told to be valid", lambda: condition() == ("True", "Policy validation succeeded"))
+    other = {"type": "Other", "status": "True"}
+    told = api.get("ciliumnetworkpolicies", "shop")
+    told["spec"]["ingress"][0]["fromEntity"] = ["all"]
+    told["status"]["conditions"].insert(0, other)
+    api.put("ciliumnetworkpolicies", told)
+    live.until("it is told to be invalid", lambda: condition()[0] == "False")
+    assert condition()[1].startswith("spec.ingress[0].fromEntity: unknown field 'fromEntity'; did you mean")
+    assert other in api.get("ciliumnetworkpolicies", "shop")["status"]["conditions"]
+    api.apply(POLICY)
+    live.until("it is told to be valid again", lambda: condition()[0] == "True")
+    api.apply("{apiVersion: cilium.io/v2, kind: CiliumClusterwideNetworkPolicy, metadata: {name: none}, spec: {}}")
+    live.until(
+        "the clusterwide one is told to be invalid",
+        lambda: api.get("ciliumclusterwidenetworkpolicies", "none", "").get("status", {}).get("conditions"),
+    )
+    api.delete("ciliumclusterwidenetworkpolicies", "none")
+    assert api.asked("patch", "ciliumnetworkpolicies/status") < 10
+
+
+EGRESS = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: out, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: frontend}}
+  egress: [{toEntities: [ENTITY]}]
+"""
+NODE_POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: node}
+spec:
+  nodeSelector: {matchLabels: {zone: a}}
+  ingress: [{fromEntities: [all]}]
+"""
+
+
+def test_other_nodes_the_api_server_and_this_node(cluster: ClusterNode) -> None:
+    api, live = cluster.api, cluster.live
+    outside = live.ground.outside()
+    live.webs["outside"] = live.web_at(outside, 8080)
+    there = str(outside.ips[0])
+
+    def reaches() -> str:
+        return fetch(live.frontend, there, 8080, patience=GLANCE)
+
+    live.becomes(OK, reaches)
+    try:
+        api.apply(EGRESS.replace("ENTITY", "remote-node"))
+        live.becomes(DROPPED, reaches)
+        addresses = {"addresses": [{"type": "InternalIP", "address": there}, {"type": "Hostname", "address": "w-2"}]}
+        api.put("nodes", {"metadata": {"name": "worker-2"}, "status": addresses})
+        live.becomes(OK, reaches)
+        api.apply(EGRESS.replace("ENTITY", "kube-apiserver"))
+        live.becomes(DROPPED, reaches)
+        metadata = {"name": "kubernetes-1", "labels": {"kubernetes.io/service-name": "kubernetes"}}
+        ports = [{"name": "https", "port": 6443, "protocol": "TCP"}]
+        api.put(
+            "services",
+            {"metadata": {"name": "kubernetes"}, "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"port": 443}]}},
+        )
+        api.put("endpointslices", {"metadata": metadata, "endpoints": [{"addresses": [there]}], "ports": ports})
+        live.becomes(OK, reaches)
+        identities = {each["identity"]: each for each in live.lockgate("identity", "list", "-o", "json").data}
+        assert set(identities[7]["prefixes"]) == {f"{there}/32", "10.96.0.1/32"}
+        api.apply(NODE_POLICY)
+        live.until("the policy is about this node", lambda: "reserved:host" in endpoints_of(cluster, "node"))
+    finally:
+        for plural, name in (
+            ("nodes", "worker-2"),
+            ("ciliumnetworkpolicies", "out"),
+            ("services", "kubernetes"),
+            ("endpointslices", "kubernetes-1"),
+            ("ciliumclusterwidenetworkpolicies", "node"),
+        ):
+            with suppress(KeyError):
+                api.delete(plural, name)
+
+
+def endpoints_of(cluster: ClusterNode, policy: str) -> list[str]:
+    listed = cluster.live.lockgate("policy", "list", "-o", "json").data
+    return next((each["endpoints"] for each in listed if each["policy"] == policy), [])
 
 
 def test_a_secret_that_a_policy_names(cluster: ClusterNode) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lockgate.agent.intake import Intake, NoMemory, admit
 from lockgate.policies import Policy
+from lockgate.policies.node import Node
 from lockgate.policies.secret import Secret
 from lockgate.policies.service import Service
 from lockgate.policies.workload import Workload
@@ -184,6 +185,9 @@ class Remembered:
 
     def services(self, source: str) -> tuple[Service, ...]:
         return ()
+
+    def nodes(self, source: str) -> tuple[Node, ...]:
+        return self._accepted.nodes
 
     def workloads(self, source: str) -> tuple[Workload, ...]:
         return self._accepted.workloads

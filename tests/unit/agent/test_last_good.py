@@ -189,6 +189,15 @@ def test_services_are_remembered_too(agents: Agents) -> None:
     assert [service.key for service in agents.intake.services] == ["default/a"]
 
 
+def test_nodes_are_remembered_too(agents: Agents) -> None:
+    agents.sees(w=b"nodes:\n- {name: a, ips: [192.0.2.1]}\n- {name: b, ips: [192.0.2.2]}\n").restart()
+    agents.sees(w=b"nodes:\n- {name: a, ips: [nowhere]}\n")
+    assert [(node.name, str(node.ips[0])) for node in agents.intake.nodes] == [("a", "192.0.2.1")]
+    agents.restart()
+    agents.sees(w=UNREADABLE)
+    assert [node.name for node in agents.intake.nodes] == ["a"]
+
+
 def test_what_envoy_refused_is_remembered_in_the_version_before(tmp_path: Path) -> None:
     agents = Agents(tmp_path).sees(a=policies(one=80, two=80))
     (old, _) = agents.intake.policies

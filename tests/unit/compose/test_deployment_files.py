@@ -112,6 +112,9 @@ def test_the_agent_may_ask_for_what_it_asks_for_and_nothing_else() -> None:
         for resource in rule["resources"]
     }
     assert granted == asked
+    others = [rule for rule in manifest("ClusterRole", "lockgate")["rules"] if rule["verbs"] != ["list", "watch"]]
+    statuses = ["ciliumnetworkpolicies/status", "ciliumclusterwidenetworkpolicies/status"]
+    assert others == [{"apiGroups": ["cilium.io"], "resources": statuses, "verbs": ["patch"]}]
     assert manifest("ClusterRole", "lockgate-secrets")["rules"] == [
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
     ]

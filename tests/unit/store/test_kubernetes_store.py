@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lockgate.store.content import StoreContent
 from lockgate.store.errors import KubernetesError
-from lockgate.store.kubernetes import Cluster, KubernetesStore, api, follower, store
+from lockgate.store.kubernetes import Cluster, KubernetesStore, api, condition, follower, store
 from lockgate.store.kubernetes.memory import Memory
 from lockgate.store.kubernetes.pod_process import _pod_of
 from lockgate.tests.kubernetes_api import ApiServer, loopback
@@ -142,6 +142,30 @@ async def test_a_node_that_the_cluster_does_not_have(server: ApiServer, tmp_path
     server.delete("nodes", "here")
     (problem,) = (await made(server, tmp_path).read()).problems
     assert "no node is called here" in problem
+
+
+GOOD = {"type": "Valid", "status": "True", "message": "Policy validation succeeded", "lastTransitionTime": "then"}
+BAD = {"type": "Valid", "status": "False", "message": "spec: wrong", "lastTransitionTime": "then"}
+OTHER = {"type": "Other", "status": "True"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "fault", "then"),
+    [
+        ([GOOD, OTHER], "", None),
+        ([OTHER, BAD], "spec: wrong", None),
+        ([BAD, OTHER], "spec: worse", [OTHER, BAD | {"message": "spec: worse"}]),
+        ([OTHER], "", [OTHER, GOOD | {"lastTransitionTime": "now"}]),
+        ([BAD], "", [GOOD | {"lastTransitionTime": "now"}]),
+        ([GOOD], "spec: wrong", [BAD | {"lastTransitionTime": "now"}]),
+    ],
+)
+def test_conditions(conditions: list[dict[str, str]], fault: str, then: list[dict[str, str]] | None) -> None:
+    wanted = condition._with(conditions, fault)
+    for each in wanted or []:
+        if each.get("lastTransitionTime", "then") != "then":
+            each["lastTransitionTime"] = "now"
+    assert wanted == then
 
 
 def test_memory(tmp_path: Path) -> None:
