@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,14 +11,21 @@ from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, fields
 
 
-def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
+def status(
+    output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Exit 0 when the node enforces, whatever else there is to complain about.")
+    ] = False,
+) -> None:
     """Agent, Envoy, xDS, datapath and policies; exits 1 when something is not in order."""
     answer = ask(run_dir, "/v1/status")
     if output is Format.TABLE:
         fields(_rows(answer))
     else:
         data(answer, output)
-    if not answer["ok"]:
+    enforces = answer["agent"]["state"] != "starting" and answer["envoy"]["state"] == "running"
+    if not (enforces if ready else answer["ok"]):
         raise typer.Exit(1)
 
 

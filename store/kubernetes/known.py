@@ -25,11 +25,13 @@ class RefusedError(Exception):
 
 @dataclass(slots=True)
 class Known:
-    """The objects of a collection. `version` is where a watch goes on; None before the first list."""
+    """The objects of a collection. `version` is where a watch goes on; None before the first list. `changes` counts
+    what was different."""
 
     resource: Resource
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     version: str | None = None
+    changes: int = 0
     _versions: dict[str, str] = field(default_factory=dict)
 
     def replace(self, items: Iterable[Object], version: str) -> bool:
@@ -42,6 +44,7 @@ class Known:
             found[key] = before if before is not None and before == essence else essence
             versions[key] = _version(item)
         changed = found != self.objects
+        self.changes += changed
         self.objects, self._versions, self.version = found, versions, version
         return changed
 
@@ -69,11 +72,14 @@ class Known:
         self._goes_on_at(version)
         if kind == "DELETED":
             self._versions.pop(key, None)
-            return self.objects.pop(key, None) is not None
+            changed = self.objects.pop(key, None) is not None
+            self.changes += changed
+            return changed
         self._versions[key] = version
         if self.objects.get(key) == essence:
             return False
         self.objects[key] = essence
+        self.changes += 1
         return True
 
     def version_of(self, key: str) -> str:

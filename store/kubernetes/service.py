@@ -40,10 +40,7 @@ class Services:
         by_service: defaultdict[str, list[Object]] = defaultdict(list)
         for each in slices.values():
             by_service[f"{each['metadata'].get('namespace')}/{each['service']}"].append(each)
-        by_namespace: defaultdict[str, list[Object]] = defaultdict(list)
-        if addresses:
-            for pod in pods.values():
-                by_namespace[pod["metadata"]["namespace"]].append(pod)
+        labelled = _by_label(pods.values()) if addresses else {}
         for key, service in sorted(services.items()):
             if service["type"] == "ExternalName":
                 continue
@@ -53,7 +50,7 @@ class Services:
             if serving and service["ips"] and key != API_SERVER:
                 targets = self._targets(key, service, by_service[key])
                 if targets:
-                    idle = _selected(service, by_namespace[service["metadata"]["namespace"]]) - serving
+                    idle = _selected(service, labelled) - serving
                     entry |= {"vips": list(service["ips"]), "ports": targets}
                     # The selector stands for all pods, whether they are ready or not: each has its weight here.
                     entry["backends"] = [{"ip": ip, "weight": 1} for ip in sorted(serving)]
@@ -125,14 +122,24 @@ def _serving(service: Object, slices: Iterable[Object], node: str) -> set[str]:
     }
 
 
-def _selected(service: Object, pods: Iterable[Object]) -> set[str]:
+def _by_label(pods: Iterable[Object]) -> Mapping[tuple[str, str, str], list[Object]]:
+    """By namespace, key and value, so that no service has to look at all pods."""
+    found: defaultdict[tuple[str, str, str], list[Object]] = defaultdict(list)
+    for pod in pods:
+        if networked(pod):
+            metadata = pod["metadata"]
+            for key, value in (metadata.get("labels") or {}).items():
+                found[metadata["namespace"], key, value].append(pod)
+    return found
+
+
+def _selected(service: Object, labelled: Mapping[tuple[str, str, str], list[Object]]) -> set[str]:
     wanted = service["selector"].items()
-    return {
-        ip
-        for pod in pods
-        if wanted and networked(pod) and wanted <= (pod["metadata"].get("labels") or {}).items()
-        for ip in pod["ips"]
-    }
+    if not wanted:
+        return set()
+    namespace = service["metadata"]["namespace"]
+    fewest = min((labelled.get((namespace, *each), []) for each in wanted), key=len)
+    return {ip for pod in fewest if wanted <= pod["metadata"]["labels"].items() for ip in pod["ips"]}
 
 
 def _valid(labels: Mapping[str, str]) -> dict[str, str]:

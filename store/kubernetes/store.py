@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from .service import Services
 _TRIES = 3  # to reach the API before an agent that knows nothing gives up
 _PAUSE_SECONDS = 1.0  # between these
 _GATHER_SECONDS = 0.01  # one change of a cluster is often several objects
+_REST = 4.0  # how often the time that the last content took passes before the next is made
 _FIRST_SEARCH, _LONGEST_SEARCH = 0.1, 2.0  # seconds between looks for the process of a pod that has none yet
 _ALIVE_SECONDS = 1.0  # how often the processes of pods are looked at
 
@@ -58,6 +60,8 @@ class KubernetesStore:
         self._written: dict[str, tuple[dict[str, Any], Document]] = {}
         self._pods, self._services, self._nodes = Pods(), Services(), Nodes()
         self._told = StoreContent((), ())
+        self._seen: dict[str, object] = {}
+        self._cost = 0.0  # seconds that the last content took
         self._conditions = Conditions(self._access, self._known_of, self._document_of)
 
     async def read(self) -> StoreContent:
@@ -114,7 +118,7 @@ class KubernetesStore:
         self._conditions.judged(verdicts)
 
     async def _until_news(self) -> bool:
-        """False when it turned out that nothing is new."""
+        """False when it turned out that nothing is new. Where something always is, there is more to do than this."""
         lost = bool(self._lost())
         self._search = min(2 * self._search, _LONGEST_SEARCH) if lost else _FIRST_SEARCH
         with suppress(TimeoutError):
@@ -123,7 +127,7 @@ class KubernetesStore:
         news = self._news.is_set()
         if news:
             self._search = _FIRST_SEARCH
-            await asyncio.sleep(_GATHER_SECONDS)
+            await asyncio.sleep(max(_GATHER_SECONDS, _REST * self._cost))
             self._news.clear()
         for task in self._following.values():
             if task.done():
@@ -187,11 +191,20 @@ class KubernetesStore:
     # What it all comes to.
 
     def _content(self) -> StoreContent:
+        began = time.monotonic()
+        content = self._made()
+        self._cost = time.monotonic() - began
+        return content
+
+    def _made(self) -> StoreContent:
         pods, node = self._objects(PODS), self._cluster.node
-        self._pods.update(pods, self._objects(NAMESPACES), node, self._processes)
         services, slices = self._objects(SERVICES), self._objects(SLICES)
-        self._services.update(services, slices, pods, node, addresses=self._cluster.services)
-        self._nodes.update(self._objects(NODES), services, slices)
+        if self._differs("pods", PODS, NAMESPACES, more=self._processes):
+            self._pods.update(pods, self._objects(NAMESPACES), node, self._processes)
+        if self._differs("services", SERVICES, SLICES, PODS):
+            self._services.update(services, slices, pods, node, addresses=self._cluster.services)
+        if self._differs("nodes", NODES, SERVICES, SLICES):
+            self._nodes.update(self._objects(NODES), services, slices)
         problems = [*_troubles([*self._followers.values(), *self._secrets.values()]), *self._pods.problems]
         problems += self._services.problems
         if node not in self._objects(NODES):
@@ -203,6 +216,12 @@ class KubernetesStore:
             problems.append(self._memory.problem)
         workloads = (*self._nodes.documents, *self._pods.documents, *self._services.documents)
         return StoreContent(self._policies(), workloads, tuple(problems))
+
+    def _differs(self, what: str, *resources: Resource, more: object = None) -> bool:
+        """True when something is not as it was when this was asked last: going through ten thousand pods takes time."""
+        now = [self._followers[each.title].known.changes for each in resources], more
+        before, self._seen[what] = self._seen.get(what), now
+        return now != before
 
     def _policies(self) -> tuple[Document, ...]:
         before, self._written = self._written, {}
