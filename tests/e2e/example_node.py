@@ -65,11 +65,20 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One flow between two addresses."""
+    """One flow between two addresses, to a port of the server's. `called` is the address and port that the client asks
+    for, when those are a service's."""
 
     case: Case
     client: Place
     server: Place
+    port: int
+    called: tuple[IPAddress, int] | None = None
+
+    @property
+    def target(self) -> tuple[str, int]:
+        """What the client connects to."""
+        address, port = self.called or (self.server.address, self.port)
+        return str(address), port
 
     @property
     def encrypted(self) -> bool:
@@ -90,7 +99,7 @@ class Attempt:
         return request.server_name if isinstance(request, HttpRequest | TlsRequest) else ""
 
     def __str__(self) -> str:
-        return f"{self.case.name} ({self.client.address} -> {self.server.address} port {self.case.flow.port})"
+        return f"{self.case.name} ({self.client.address} -> {self.server.address} port {self.port})"
 
 
 class ExampleNode:
@@ -141,7 +150,8 @@ class ExampleNode:
             entries.append(_entry(workload, pod, addresses))
         assert len(entries) == len(endpoints), f"the node has only {len(self._pods)} pods"
         wanted = {path.name: path.read_bytes() for path in policies}
-        self._workloads.write_text(yaml.safe_dump({"workloads": entries}))
+        services = yaml.load(Path(loaded.test.source).read_bytes(), yaml.CSafeLoader).get("services", [])
+        self._workloads.write_text(yaml.safe_dump({"workloads": entries, "services": services}))
         for name, content in wanted.items():
             (self._policies / name).write_bytes(content)
         for path in self._policies.iterdir():
@@ -159,9 +169,14 @@ class ExampleNode:
                 f"{case.name}: no client speaks it here"
             )
             clients = self._places(case.flow.source, places, world)
-            servers = self._places(case.flow.destination, places, world)
+            if explanation := explain(world, case.flow).backends:
+                (backend,) = (each.backend for each in explanation)  # which of several gets it nobody could say
+                servers, port = self._places(str(backend.ip), places, world), backend.port
+                called = (ip_address(case.flow.destination), case.flow.port)
+            else:
+                servers, port, called = self._places(case.flow.destination, places, world), case.flow.port, None
             pairs = [(one, two) for one in clients for two in servers if one.address.version == two.address.version]
-            found += [Attempt(case, client, server) for client, server in pairs]
+            found += [Attempt(case, client, server, port, called) for client, server in pairs]
         return found
 
     def _places(self, name: str, places: dict[str, tuple[Place, ...]], world: World) -> tuple[Place, ...]:
@@ -204,9 +219,10 @@ class ExampleNode:
         if enforced.keys() != {(str(policy.key.kind), str(policy.key)) for policy in world.policies}:
             return False
         selected: dict[tuple[str, str], list[str]] = {key: [] for key in enforced}
-        for endpoint in world.endpoints:
+        selectable = [(endpoint.key, endpoint) for endpoint in world.endpoints]
+        for name, endpoint in [*selectable, *([("reserved:host", world.host)] if world.host is not None else [])]:
             for policy in world.policies_of(endpoint):
-                selected[str(policy.key.kind), str(policy.key)].append(endpoint.key)
+                selected[str(policy.key.kind), str(policy.key)].append(name)
         if any(sorted(entry["endpoints"]) != sorted(selected[key]) for key, entry in enforced.items()):
             return False
         return all(entry["state"] == "enforced" for entry in enforced.values()) and ask(self.folder, "/v1/status")["ok"]
@@ -265,10 +281,10 @@ class Servers:
     async def open(self, attempts: Iterable[Attempt]) -> None:
         attempts = tuple(attempts)
         loop = asyncio.get_running_loop()
-        wanted = {(each.server, each.case.flow.port, each.case.flow.protocol) for each in attempts}
-        encrypted = {(each.server, each.case.flow.port) for each in attempts if self._arrives_encrypted(each)}
+        wanted = {(each.server, each.port, each.case.flow.protocol) for each in attempts}
+        encrypted = {(each.server, each.port) for each in attempts if self._arrives_encrypted(each)}
         shown = self._certificate(attempts) if any(each.encrypted for each in attempts) or encrypted else None
-        kafka = {(each.server, each.case.flow.port) for each in attempts if each.kafka}
+        kafka = {(each.server, each.port) for each in attempts if each.kafka}
         for place, port, protocol in wanted:
             kind = socket.SOCK_DGRAM if protocol is Protocol.UDP else socket.SOCK_STREAM
             bound = netns.run_in(place.where.path, partial(_bound, place.address, port, kind))
@@ -398,7 +414,7 @@ async def attempt(each: Attempt, servers: Servers, patience: float, connect_only
     connection = netns.run_in(each.client.where.path, partial(_bound, each.client.address, 0, kind))
     own = connection.getsockname()[:2]
     loop = asyncio.get_running_loop()
-    target = (str(each.server.address), flow.port)
+    target = each.target
     try:
         await asyncio.wait_for(loop.sock_connect(connection, target), patience)
         if udp:
