@@ -75,13 +75,18 @@ class Expectation:
     def listener(self) -> int:
         """The port of the proxy that a redirected connection is for; 0 when no proxy serves all of its rules, and then
         it is dropped."""
-        ports = {
+        ports = self.proxies
+        return next(iter(ports)) if len(ports) == 1 else 0
+
+    @property
+    def proxies(self) -> frozenset[int]:
+        """The ports of all proxies that rules about the connection need."""
+        return frozenset(
             DEFAULT_PORTS.serving(each.rule, self.flow.protocol)
             for side in self.connection.values()
             for each in side.considered
             if each.matched and each.rule.redirects
-        }
-        return ports.pop() if len(ports) == 1 else 0
+        )
 
     @property
     def word(self) -> str:

@@ -171,6 +171,8 @@ class Node:
         direction that does not allow is one that Envoy polices, for its policy must be right on its own."""
         if not expected.settled:
             return False
+        if expected.from_host and expected.proxies - {ENVOY_PORT}:
+            return False  # the node's own goes past every proxy, and only that for HTTP says so itself
         if expected.redirected:
             return expected.listener in (ENVOY_PORT, TLS_PORT)
         here = [(end, world.policy_of(end)) for end in (expected.client, expected.server) if end is not None]
