@@ -12,6 +12,7 @@ from typing import Any
 from .resource import Object, Resource
 
 GONE = 410
+_BURIED = 1000
 _TROUBLE = (KeyError, TypeError, AttributeError, ValueError)
 
 
@@ -71,7 +72,7 @@ class Known:
             return False
         self._goes_on_at(version)
         if kind == "DELETED":
-            self._versions.pop(key, None)
+            self._bury(key, version)
             changed = self.objects.pop(key, None) is not None
             self.changes += changed
             return changed
@@ -89,6 +90,12 @@ class Known:
     def forget_version(self) -> None:
         """What is known stays, and the next look is a list."""
         self.version = None
+
+    def _bury(self, key: str, version: str) -> None:
+        """The version is kept, so that older news do not bring the object back. Of very many it is not."""
+        self._versions[key] = version
+        if len(self._versions) > 2 * len(self.objects) + _BURIED:
+            self._versions = {key: version for key, version in self._versions.items() if key in self.objects}
 
     def _goes_on_at(self, version: str) -> None:
         if version and not _older(version, self.version or ""):

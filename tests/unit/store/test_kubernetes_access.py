@@ -12,7 +12,7 @@ import yaml
 from lockgate.store.errors import KubernetesError
 from lockgate.store.kubernetes import access
 from lockgate.store.kubernetes.access import open_access
-from lockgate.tests.kubernetes_api import certificates
+from lockgate.tests.kubernetes_certificates import certificates
 
 
 def kubeconfig(folder: Path, *, cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None) -> Path:

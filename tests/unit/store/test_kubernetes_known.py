@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lockgate.store.kubernetes.known import ExpiredError, Known, RefusedError
 from lockgate.store.kubernetes.resource import NAMESPACES
 
@@ -48,6 +50,38 @@ def test_an_event(came: dict[str, Any], changed: bool, then: dict[str, Any], ver
     of = known()
     assert of.apply(came) is changed
     assert (labels(of), of.version) == (then, version)
+
+
+def test_news_from_before_its_end_do_not_bring_an_object_back() -> None:
+    of = known()
+    assert of.apply(event("DELETED", space("b", "12")))
+    assert not of.apply(event("MODIFIED", space("b", "11", team="x")))
+    assert of.apply(event("ADDED", space("b", "13")))
+    for number in range(5000):
+        of.apply(event("DELETED", space(f"gone-{number}", str(20 + number))))
+    assert len(of._versions) < 2500, "what is remembered of the dead is bounded"
+
+
+@given(data=st.data(), length=st.integers(1, 25))
+@settings(max_examples=60, deadline=None)
+def test_repeated_and_old_news_change_nothing(data: st.DataObject, length: int) -> None:
+    """Whatever was sent before may come again, in any order: what is known in the end is what there is."""
+    truth: dict[str, dict[str, str]] = {}
+    history: list[dict[str, Any]] = []
+    of = Known(NAMESPACES)
+    of.replace([], "1")
+    for version in range(2, length + 2):
+        name = data.draw(st.sampled_from("abc"))
+        if name in truth and data.draw(st.booleans()):
+            history.append(event("DELETED", space(name, str(version), **truth.pop(name))))
+        else:
+            kind = "MODIFIED" if name in truth else "ADDED"
+            truth[name] = {"n": str(version)}
+            history.append(event(kind, space(name, str(version), **truth[name])))
+        of.apply(history[-1])
+        for again in data.draw(st.lists(st.sampled_from(history), max_size=3)):
+            of.apply(again)
+        assert (labels(of), of.version) == (truth, str(version))
 
 
 def test_a_list_takes_the_place_of_what_was_known() -> None:
