@@ -76,6 +76,8 @@ def from_address(outside: Outside, source: IPAddress, ip: IPAddress, path: str, 
         made = netns.run_in(outside.path, connect)
     except TimeoutError:
         return DROPPED
+    except ConnectionError:  # in the moment in which the address changes hands
+        return CLOSED
     with made:
         try:
             made.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
