@@ -239,7 +239,7 @@ def _endpoint(name: str) -> Endpoint:
 
 def _identities() -> dict[str, Any]:
     """What the dynamic module finds in the kernel, said to every connection: here there is no data path."""
-    told = {"lockgate.ingress.subject": SERVER, "lockgate.source.identity": CLIENT}
+    told = {"lockgate.destination.identity": SERVER, "lockgate.source.identity": CLIENT}
     return {
         "name": "identities",
         "typed_config": {

@@ -88,7 +88,7 @@ def _top(matcher: _Json, own: frozenset[str]) -> Iterator[tuple[_Fields, _Json]]
     entries = tree.get("exact_match_map", {}).get("map", {})
     for key in entries.keys() & own:
         # Struck out only here: a whole dump is large, and one end's part of it small.
-        yield from _on_match(redact(entries[key]), {_asked(tree.get("input", {})): (key,)})
+        yield from _on_match(redact(entries[key]), {"subject": (key,)})
 
 
 def _on_match(on_match: _Json, fields: _Fields) -> Iterator[tuple[_Fields, _Json]]:

@@ -31,9 +31,15 @@ class Ipcache:
     generation_id: int
 
 
-def identity_filter(ipcache: Ipcache) -> listener.ListenerFilter:
-    """To be put behind `original_dst`, which says where the client wanted to go."""
-    config = protobuf.StringValue(value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id} {SHARDS}")
+def identity_filter(ipcache: Ipcache, *, sharded: bool = True) -> listener.ListenerFilter:
+    """To be put behind `original_dst`, which says where the client wanted to go.
+
+    `sharded`: it leaves in which shards the policies of both ends are. Where policies are not divided (TLS, Kafka), it
+    leaves whose they are.
+    """
+    config = protobuf.StringValue(
+        value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id} {SHARDS if sharded else 0}"
+    )
     return listener.ListenerFilter(
         name="lockgate.identity",
         typed_config=protobuf.Any.pack(

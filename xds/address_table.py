@@ -26,9 +26,8 @@ TABLES: Mapping[Direction, str] = MappingProxyType(
 )
 _ENDS = MappingProxyType({Direction.EGRESS: "source", Direction.INGRESS: "destination"})
 _READS = MappingProxyType({Direction.EGRESS: DIRECT_SOURCE_IP, Direction.INGRESS: DESTINATION_IP})
-_ELSEWHERE = "0"  # the subject when that end is no workload of the node
-_NO_SHARD = "none"  # likewise
-_NOBODY = "nobody"  # of an end that nobody may talk to: no shard and no policy is called so, and all is denied
+_NO_SHARD = "none"  # when that end is no workload of the node
+_NOBODY = "nobody"  # of an end that nobody may talk to: no shard is called so, and all is denied
 _FILTERS = "envoy.extensions.filters.http."
 
 
@@ -59,14 +58,13 @@ def _table(direction: Direction, groups: Mapping[tuple[int, bool], list[IPNetwor
 
 def _leave(direction: Direction, identity: int, is_own: bool) -> OnMatch:
     """The filter state of one end."""
-    subject, shard = _ELSEWHERE, _NO_SHARD
+    shard = _NO_SHARD
     if not identity:
-        subject = shard = _NOBODY
+        shard = _NOBODY
     elif is_own:
-        subject, shard = str(identity), str(shard_of(identity))
+        shard = str(shard_of(identity))
     values = {
         f"lockgate.{_ENDS[direction]}.identity": str(identity),
-        f"lockgate.{direction}.subject": subject,
         f"lockgate.{direction}.shard": shard,
     }
     config = b"".join(frame(1, _value(key, value)) for key, value in values.items())

@@ -13,7 +13,7 @@ from .flow_tree import coverings, flow_tree
 from .fragment_cache import FragmentCache
 from .header_change import NOTHING
 from .matcher import Matcher, OnMatch, exact_map
-from .subject import PEER, SUBJECT, Judged, subject_trees
+from .subject import OWN, PEER, Judged, subject_trees
 
 TOO_MANY = (
     "more header changes can come together on one port than Envoy takes, so all requests there are denied; "
@@ -46,7 +46,7 @@ class ChangeCompiler:
             return self._trees.get((direction, id(half)), half, lambda: self._tree(direction, half))
 
         trees = subject_trees(direction, self._of_acting(endpoints), tree)
-        return exact_map(SUBJECT[direction], trees) if trees else None
+        return exact_map(OWN[direction], trees) if trees else None
 
     def _of_acting(self, endpoints: Sequence[Judged]) -> list[Judged]:
         """Those whose identity has rules that change headers: some endpoint of it has."""

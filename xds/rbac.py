@@ -42,7 +42,7 @@ from .rbac_action import allow, deny
 from .rule_name import default_allow, no_rule_matched, none_of_these_matched
 from .shard import SHARDS, shard_name, shard_of
 from .snapshot import FILTER_CONFIG, Resource, Snapshot
-from .subject import PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
+from .subject import OWN, PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
 from .wire import frame
 
 _FILTERS = "envoy.extensions.filters.http."
@@ -142,7 +142,7 @@ class NodeCompiler:
 
         trees = subject_trees(direction, policies, tree)
         name = shard_name(direction, shard)
-        rbac = frame(4, policy_of_subjects(direction, trees, own)) if anybody else b""
+        rbac = frame(4, policy_of_subjects(OWN[direction], trees, own)) if anybody else b""
         changing = self._headers.matcher(direction, policies)
         if changing is None:
             return Resource(FILTER_CONFIG, name, extension(name, f"{_FILTERS}rbac.v3.RBAC", rbac))

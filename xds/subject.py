@@ -32,6 +32,10 @@ PEER: Mapping[Direction, Input] = MappingProxyType(
         Direction.INGRESS: filter_state("lockgate.source.identity"),
     }
 )
+# The same in a shard, where no end comes whose policy is not there.
+OWN: Mapping[Direction, Input] = MappingProxyType(
+    {Direction.EGRESS: PEER[Direction.INGRESS], Direction.INGRESS: PEER[Direction.EGRESS]}
+)
 _ELSEWHERE = "0"  # the subject when that end is no endpoint of this node
 _ADDRESS: Mapping[Direction, Input] = MappingProxyType(
     {Direction.EGRESS: DIRECT_SOURCE_IP, Direction.INGRESS: DESTINATION_IP}
@@ -50,7 +54,7 @@ def judged(direction: Direction, endpoints: Enforced, policed: Policed) -> list[
 def subject_trees(
     direction: Direction, endpoints: Iterable[Judged], tree: Callable[[int, DirectionPolicy], OnMatch]
 ) -> dict[str, OnMatch]:
-    """What `tree` says for each identity and its policy, by what SUBJECT reads.
+    """What `tree` says for each identity and its policy, by what SUBJECT or OWN reads.
 
     Endpoints of one identity differ when a rule names a port that they number differently. Only then are they told
     apart, by their addresses.
@@ -70,12 +74,12 @@ def subject_trees(
     return trees
 
 
-def policy_of_subjects(direction: Direction, trees: Mapping[str, OnMatch], endpoints: Iterable[Endpoint]) -> Matcher:
-    """The matcher of an RBAC filter.
+def policy_of_subjects(whose: Input, trees: Mapping[str, OnMatch], endpoints: Iterable[Endpoint]) -> Matcher:
+    """The matcher of an RBAC filter, by what SUBJECT or OWN reads.
 
     Of these endpoints, those that have no tree were judged by the kernel alone, as was an end that is no endpoint of
     this node. An identity of which nothing is known here is denied.
     """
     identities = sorted({endpoint.identity for endpoint in endpoints})
     passing = dict.fromkeys((_ELSEWHERE, *map(str, identities)), allow(NOT_POLICED))
-    return exact_map(SUBJECT[direction], {**passing, **trees}, deny(UNKNOWN_SUBJECT))
+    return exact_map(whose, {**passing, **trees}, deny(UNKNOWN_SUBJECT))

@@ -104,7 +104,7 @@ class TlsCompiler:
         trees = self._trees(name, direction, pairs, _verdicts(say))
         rbac = text(3, name.replace(".", "_") + ".")
         if trees:
-            rbac += frame(6, policy_of_subjects(direction, trees, own))
+            rbac += frame(6, policy_of_subjects(SUBJECT[direction], trees, own))
         return Resource(FILTER_CONFIG, name, extension(name, "envoy.extensions.filters.network.rbac.v3.RBAC", rbac))
 
     def _http_filters(self, direction: Direction, pairs: Sequence[Judged]) -> Iterable[Resource]:

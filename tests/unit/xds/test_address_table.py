@@ -52,17 +52,16 @@ def test_each_end_is_who_its_longest_prefix_says() -> None:
     assert tables.keys() == set(TABLES.values())
     assert {each.type_url for each in tables.values()} == {FILTER_CONFIG}
     for direction, end in ((Direction.EGRESS, "source"), (Direction.INGRESS, "destination")):
-        identity, subject = f"lockgate.{end}.identity", f"lockgate.{direction}.subject"
-        shard = f"lockgate.{direction}.shard"
+        identity, shard = f"lockgate.{end}.identity", f"lockgate.{direction}.shard"
         assert rows(tables[TABLES[direction]].body) == {
-            "0.0.0.0/0": {identity: "9", subject: "0", shard: "none"},
-            "::/0": {identity: "10", subject: "0", shard: "none"},
-            "10.0.0.0/8": {identity: "70000", subject: "0", shard: "none"},
-            "10.0.0.1/32": {identity: "80000", subject: "80000", shard: str(80_000 % SHARDS)},  # this node's own
-            "10.0.0.2/32": {identity: "80000", subject: "0", shard: "none"},  # a replica elsewhere
-            "10.0.0.3/32": {identity: str(int(Reserved.REMOTE_NODE)), subject: "0", shard: "none"},  # the agent's host
-            "10.0.0.4/32": {identity: "0", subject: "nobody", shard: "nobody"},  # which no policy knows
-            "fd00::1/128": {identity: "80001", subject: "80001", shard: str(80_001 % SHARDS)},
+            "0.0.0.0/0": {identity: "9", shard: "none"},
+            "::/0": {identity: "10", shard: "none"},
+            "10.0.0.0/8": {identity: "70000", shard: "none"},
+            "10.0.0.1/32": {identity: "80000", shard: str(80_000 % SHARDS)},  # this node's own
+            "10.0.0.2/32": {identity: "80000", shard: "none"},  # a replica elsewhere
+            "10.0.0.3/32": {identity: str(int(Reserved.REMOTE_NODE)), shard: "none"},  # the agent's host
+            "10.0.0.4/32": {identity: "0", shard: "nobody"},  # which no policy knows
+            "fd00::1/128": {identity: "80001", shard: str(80_001 % SHARDS)},
         }
 
 
