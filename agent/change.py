@@ -62,6 +62,10 @@ class ChangeMaker:
         self._containment.take((), frozenset)
         self._strange = True
 
+    def forgive(self) -> None:
+        """Envoy is another one now, and may take what the one before refused."""
+        self._containment.forgive()
+
     def admitted(self, wanted: Sequence[Policy]) -> tuple[Policy, ...]:
         """The policies to enforce when these are wanted."""
         before = self.refusals

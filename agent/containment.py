@@ -106,6 +106,10 @@ class Containment:
         """Keep the policy from Envoy from now on."""
         self._refusals[refusal.policy.key] = refusal
 
+    def forgive(self) -> None:
+        """Keep none from Envoy any more."""
+        self._refusals = {}
+
     def taken(self, policy: Policy) -> Policy | None:
         """The version of the policy that Envoy took last."""
         return self._taken.get(policy.key)

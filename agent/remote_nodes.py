@@ -60,6 +60,7 @@ class RemoteNode:
         self._wanted: Wanted | None = None
         self._news = asyncio.Event()
         self._applied = Applied()
+        self._build = ""  # of the Envoy that answered last
         self._settled = False  # its Envoy took the last change
         self._failure = ""
         self._memory_problem = ""
@@ -114,7 +115,11 @@ class RemoteNode:
         while True:
             await self._until_there_is_something_to_do()
             try:
-                if brought is not None and await self._applier.news():
+                if self._is_another():
+                    self._changes.forgive()
+                    if brought is not None:
+                        await self._bring(brought)
+                elif brought is not None and await self._applier.news():
                     if self._settled:
                         self._changes.distrust()
                     await self._bring(brought)
@@ -128,11 +133,16 @@ class RemoteNode:
                 await asyncio.sleep(_LOOK_SECONDS)
 
     async def _until_there_is_something_to_do(self) -> None:
-        while not self._news.is_set() and not await self._applier.news():
+        while not self._news.is_set() and not self._is_another() and not await self._applier.news():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._news.wait()
         self._news.clear()
+
+    def _is_another(self) -> bool:
+        """There is another Envoy than the one that refused policies."""
+        build = self._xds.build_of(self.node)
+        return bool(self.refusals and build) and build != self._build
 
     async def _bring(self, wanted: Wanted) -> None:
         policies = wanted.intake.policies
@@ -142,6 +152,7 @@ class RemoteNode:
             world = await asyncio.to_thread(wanted.world_of, admitted)
         changed = await self._changes.make(world, policies, wanted.world_of)
         applied = self._applied = changed.applied
+        self._build = self._xds.build_of(self.node) or self._build
         if applied.nack:
             log.error("remote node %s refused the policies, the last good ones stay: %s", self.node, applied.nack)
         self._settled = not applied.nack and not applied.unconfirmed and not applied.problems

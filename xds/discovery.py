@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from types import MappingProxyType
 
 from .snapshot import Resource
@@ -24,6 +25,13 @@ class Node:
 
     id: str = ""
     cluster: str = ""
+    message: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def build(self) -> str:
+        """Equal for clients that say the same of themselves, in whatever order: version, extensions and all."""
+        said = sorted(f"{number} {value!r}" for number, value in fields(self.message, "Node"))
+        return sha256("\n".join(said).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +160,7 @@ def _node(message: bytes) -> Node:
             node_id = string(value, "Node")
         elif number == 2:
             cluster = string(value, "Node")
-    return Node(node_id, cluster)
+    return Node(node_id, cluster, message)
 
 
 def _pair(entry: bytes) -> tuple[str, str]:

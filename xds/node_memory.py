@@ -52,6 +52,11 @@ class TypeMemory:
             while len(self._rejected) > MOST_REJECTIONS:
                 del self._rejected[next(iter(self._rejected))]
 
+    def forgive(self) -> None:
+        """Whatever it refused may be offered again."""
+        self._rejected.clear()
+        self._suspect.clear()
+
     def remove(self, name: str) -> None:
         """The client holds it no more."""
         if self._accepted.pop(name, None) is not None:
@@ -99,6 +104,7 @@ class NodeMemory:
     """The memory of one node, by type URL."""
 
     _types: dict[str, TypeMemory] = field(default_factory=dict)
+    _build: str = ""  # of the client that came last
 
     @property
     def types(self) -> Mapping[str, TypeMemory]:
@@ -109,6 +115,13 @@ class NodeMemory:
     def refusals(self) -> int:
         """How many there ever were."""
         return sum(memory.refusals for memory in self._types.values())
+
+    def meet(self, build: str) -> None:
+        """A client comes. Of one of another build (discovery.Node) it is not known what it refuses."""
+        if self._build not in ("", build):
+            for memory in self._types.values():
+                memory.forgive()
+        self._build = build
 
     def of_type(self, type_url: str) -> TypeMemory:
         """The memory for one resource type."""

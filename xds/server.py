@@ -204,6 +204,10 @@ class XdsServer:
             tuple(client.status(self._latest(client.remote).snapshot) for client in self._clients.values()),
         )
 
+    def build_of(self, node: str) -> str:
+        """Of the client of a remote node that came last (see discovery.Node); empty while none is there."""
+        return next((client.build for client in reversed(self._clients_of(node)) if client.greeted), "")
+
     def send_again(self, node: str, type_url: str, names: Iterable[str]) -> None:
         """Send what is published of these to a node's streams once more, though they confirmed it."""
         names = tuple(names)
@@ -361,6 +365,7 @@ class _Client:
         remote: str | None,
     ) -> None:
         self.node = ""
+        self.build = ""
         self.remote = remote  # the node of its certificate; None on the socket
         self._observer = observer
         self.wake = asyncio.Event()
@@ -384,7 +389,10 @@ class _Client:
             self.node = request.node.id if request.node is not None else ""
             require_same(self.remote, self.node)
             self.greeted = True
-            self.stream = self._variant(self._memory((self.remote, self.node)))
+            memory = self._memory((self.remote, self.node))
+            self.build = request.node.build if request.node is not None else ""
+            memory.meet(self.build)
+            self.stream = self._variant(memory)
             _log.info("xDS client %s connected", self.node or "without a node id")
         nack = self.stream.receive(request)
         self._limits.require(self.stream)

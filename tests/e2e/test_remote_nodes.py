@@ -259,6 +259,14 @@ def test_what_a_remote_envoy_refuses_is_held_back_there_alone(ground: Ground) ->
     assert fetch(node.frontend, two, 80, "/both/new") == DENIED
     (node.policies / "fresh.yaml").unlink()
     node.until("nothing is wrong any more", lambda: node.ok() and ground.states()["edge-2"] == "SYNCED")
+
+    # So is another Envoy, which can do it.
+    node.write("both", BOTH)
+    node.until("it is refused", lambda: ground.states()["edge-2"] == "NACK")
+    ground.two.signal(signal.SIGKILL)
+    ground.two.start()
+    node.becomes(OK, lambda: fetch(node.frontend, two, 80, "/both/new"))
+    node.until("nothing is wrong with that one", node.ok)
     ground.allow(ground.two, "/two")
     node.becomes(OK, lambda: fetch(node.frontend, two, 80, "/two"))
 

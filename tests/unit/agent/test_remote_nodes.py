@@ -14,6 +14,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 import pytest
+from envoy_data_plane.envoy.config.core.v3 import Node
 from lockgate.agent.intake import Intake, NoMemory, admit
 from lockgate.agent.remote_nodes import RemoteNodes, Wanted
 from lockgate.agent.xds_view import rows
@@ -240,6 +241,26 @@ async def test_another_envoy_may_refuse_what_the_one_before_took(
         await until(lambda: nodes.refusals["a"], bool)
         await until(lambda: said(server, "a"), partial(is_told, b"/1"))
         assert len(set(other.refused)) == len(other.refused), "nothing is sent again that it refused"
+        task.cancel()
+
+
+async def test_another_build_may_take_what_the_one_before_refused(
+    server: XdsServer, nodes: RemoteNodes, authority: Authority
+) -> None:
+    nodes.want(wanted(("good", "1"), ("p", "bad"), on=[endpoint("w", 1, "a", app="server")]))
+    async with client(server, authority, "a") as speaker:
+        await speaker.subscribe(*sorted(NAMES))
+        task = asyncio.create_task(speaker.refuse())
+        await until(lambda: nodes.refusals["a"], bool)
+        task.cancel()
+    async with client(server, authority, "a") as other:
+        other._node = Node(id="a", user_agent_name="another")
+        await other.subscribe(*sorted(NAMES))
+        task = asyncio.create_task(other.refuse(b"nothing"))
+        await until(lambda: nodes.refusals["a"], lambda found: not found)
+        await until(lambda: said(server, "a"), lambda found: b"/bad" in found)
+        await until(lambda: nodes._nodes["a"]._settled, bool)
+        assert nodes.problems(()) == []
         task.cancel()
 
 

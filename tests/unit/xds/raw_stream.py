@@ -73,7 +73,9 @@ class RawStream:
         await self._call.write(bytes(request))
 
     async def _read(self) -> bytes:
-        message = await asyncio.wait_for(self._call.read(), WAIT)
+        # Not wait_for: that of Python 3.11 swallows a cancellation that comes together with the message.
+        async with asyncio.timeout(WAIT):
+            message = await self._call.read()
         assert isinstance(message, bytes), "the server ended the stream"
         return message
 
