@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -42,12 +43,14 @@ _NOTHING: _Digests = MappingProxyType({})
 class LastGood:
     """A small database in the state directory: for each source and entry the document it was last accepted from.
 
-    Every method may raise StateError. Not for two threads at once.
+    Every method may raise StateError. One that is called in another thread meanwhile waits: an agent that ends closes
+    it, whatever a thread of its own still writes.
     """
 
     path: Path
     _database: sqlite3.Connection
     _written: _Files | None = None  # None: what an earlier agent wrote, which only the database knows
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def open(cls, state_dir: Path) -> LastGood:
@@ -103,6 +106,15 @@ class LastGood:
 
     def remember(self, intake: Intake) -> None:
         """Stores what `intake` accepted; only files that changed since the last call are looked at."""
+        with self._turn:
+            self._remember(intake)
+
+    def close(self) -> None:
+        """Closes the database."""
+        with self._turn:
+            self._database.close()
+
+    def _remember(self, intake: Intake) -> None:
         now: _Files = {_POLICY_FILE: intake.files, _WORKLOAD_FILE: intake.workload_files}
         if self._written is None:
             everything = self._stored()  # quicker than to ask for each of them
@@ -137,13 +149,9 @@ class LastGood:
                 )
         self._written = now
 
-    def close(self) -> None:
-        """Closes the database."""
-        self._database.close()
-
     def _recall(self, kind: _Kind, source: str) -> Iterator[tuple[bytes, set[str]]]:
         """Each document with the names of what was accepted from it."""
-        with _told(self.path):
+        with self._turn, _told(self.path):
             rows = self._database.execute(
                 "SELECT data, name FROM accepted_entry JOIN document USING (digest) WHERE kind = ? AND source = ?",
                 (kind, source),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,11 +24,12 @@ CREATE TABLE IF NOT EXISTS learned (
 class NameMemory:
     """A table in the state directory. Times are wall-clock seconds there; `seconds` is how long each is good for.
 
-    Every method may raise StateError. Not for two threads at once.
+    Every method may raise StateError. One that is called in another thread meanwhile waits.
     """
 
     path: Path
     _database: sqlite3.Connection
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def open(cls, state_dir: Path) -> NameMemory:
@@ -52,10 +54,11 @@ class NameMemory:
 
         Should the wall clock have stepped back, nothing is good for longer than it was at first.
         """
-        try:
-            rows = self._database.execute("SELECT client, name, address, noted, seconds FROM learned").fetchall()
-        except sqlite3.Error as error:
-            raise _told(self.path, error) from error
+        with self._turn:
+            try:
+                rows = self._database.execute("SELECT client, name, address, noted, seconds FROM learned").fetchall()
+            except sqlite3.Error as error:
+                raise _told(self.path, error) from error
         for client, name, address, noted, seconds in rows:
             left = min(seconds - (wall - noted), seconds)
             cache.restore(Learned(client, name, ip_address(address)), now + left)
@@ -69,19 +72,19 @@ class NameMemory:
                 gone.append(key)
             else:
                 kept.append((*key, wall, expires - now))
-        try:
-            self._database.execute("BEGIN")
-            self._database.executemany("DELETE FROM learned WHERE (client, name, address) = (?, ?, ?)", gone)
-            self._database.executemany("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?)", kept)
-            self._database.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise _told(self.path, error) from error
+        with self._turn:
+            try:
+                with self._database:
+                    self._database.execute("BEGIN")
+                    self._database.executemany("DELETE FROM learned WHERE (client, name, address) = (?, ?, ?)", gone)
+                    self._database.executemany("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?)", kept)
+            except sqlite3.Error as error:
+                raise _told(self.path, error) from error
 
     def close(self) -> None:
         """Closes the database."""
-        self._database.close()
+        with self._turn:
+            self._database.close()
 
 
 def _told(path: Path, error: OSError | sqlite3.Error) -> StateError:

@@ -212,3 +212,27 @@ def test_what_envoy_refused_is_remembered_in_the_version_before(tmp_path: Path) 
     agents.sees(a=policies(one=81, two=81, new=81)).restart()
     agents.sees(remember=False, a=UNREADABLE)
     assert agents.enforced == {"one": 81, "two": 81, "new": 81}, "it was taken in the end"
+
+
+def remember_and_forget(memory: LastGood, intake: Intake, failed: list[StateError]) -> None:
+    try:
+        memory.remember(intake)
+        memory.remember(Intake())
+    except StateError as error:
+        failed.append(error)
+
+
+def test_who_closes_it_waits_for_a_thread_that_writes(tmp_path: Path) -> None:
+    """An agent that ends does not wait for its threads; SQLite would crash."""
+    documents = tuple(Document(f"/p/{number}.yaml", policies(**{f"p{number}": 80})) for number in range(300))
+    for part in range(20):
+        memory = LastGood.open(tmp_path / str(part))
+        intake = admit(Intake(), StoreContent(documents, ()), memory)
+        failed: list[StateError] = []
+        thread = threading.Thread(target=remember_and_forget, args=(memory, intake, failed))
+        thread.start()
+        memory.close()
+        thread.join()
+        assert all("closed database" in str(error) for error in failed)
+        with closing(LastGood.open(tmp_path / str(part))) as again:
+            assert len(again.policies("/p/0.yaml")) + len(again.policies("/p/299.yaml")) in (0, 2)
