@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 
 from ..envoy.access_log import FILE_NAME as ACCESS_LOG
@@ -89,7 +90,8 @@ class NodeAgent:
             # Read while the kernel's programs are compiled and Envoy starts.
             reader = SecondReader(content.policies)
             stack.callback(reader.close)
-            reading = asyncio.create_task(asyncio.to_thread(admit, Intake(), content, last_good, reader.parse))
+            listed = admit(Intake(), replace(content, policies=()), last_good)
+            reading = asyncio.create_task(asyncio.to_thread(admit, listed, content, last_good, reader.parse))
             reading.add_done_callback(lambda _: reader.close())
             stop = stop_signal()
 
@@ -181,7 +183,7 @@ class NodeAgent:
                 asyncio.create_task(self._follow_store(reconciler), name="store"),
                 asyncio.create_task(_follow_links(reconciler), name="links"),
                 asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
-                asyncio.create_task(reconciler.run(reading), name="reconcile"),
+                asyncio.create_task(reconciler.run(listed, reading), name="reconcile"),
                 asyncio.create_task(services.run(), name="services"),
                 asyncio.create_task(remote.run(), name="remote nodes"),
                 asyncio.create_task(watch.run(), name="effect"),

@@ -7,11 +7,11 @@ import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ..policies import World
-from ..policies.workload import IPAddress
+from ..policies.workload import IPAddress, Workload
 from ..redirect.device import find_device, node_addresses
 from ..redirect.errors import RedirectError
 from ..store import StoreContent
@@ -19,7 +19,7 @@ from .applier import Applied, Applier
 from .change import Changed, ChangeMaker
 from .dns.learner import Names
 from .dns.names import NameCache
-from .endpoints import discover
+from .endpoints import Discovery, discover
 from .errors import StateError
 from .intake import Intake, admit
 from .last_good import LastGood
@@ -100,12 +100,13 @@ class Reconciler:
         self._wanted = wanted
         self._remote.want(wanted)
 
-    async def run(self, reading: Awaitable[Intake]) -> None:
-        """`reading` is what the store says first, already read."""
+    async def run(self, listed: Intake, reading: Awaitable[Intake]) -> None:
+        """`reading` is what the store says first, already read; `listed` has its workloads, and is there sooner."""
         world: World | None = None
-        hosts: tuple[IPAddress, ...] = ()
         selected = False  # a policy is about the node itself
         state, applier, changes = self._state, self._applier, self._changes
+        self._look_again = False
+        seen = await _look(listed.workloads)  # while the policies are read
         while True:
             await self._until_changed()
             started = time.monotonic()
@@ -114,21 +115,21 @@ class Reconciler:
             intake = await asyncio.to_thread(admit, before, self._content, self._last_good)
             _tell_problems(self._intake, intake)
             muting: Awaitable[None] | None = None
-            looks = self._look_again or intake.workloads != self._intake.workloads
+            looks = world is None
+            if self._look_again or intake.workloads != seen.workloads:
+                looks, self._look_again = True, False
+                seen = await _look(intake.workloads)
             if looks:
-                self._look_again = False
-                hosts = await asyncio.to_thread(node_addresses)
-                found = await asyncio.to_thread(discover, intake.workloads, find_device)
-                _tell_new(found.problems, state.discovery.problems)
-                state.discovery = found
-                muting = asyncio.create_task(applier.mute(found.endpoints))  # while Envoy is told
+                _tell_new(seen.discovery.problems, state.discovery.problems)
+                state.discovery = seen.discovery
+                muting = asyncio.create_task(applier.mute(seen.discovery.endpoints))  # while Envoy is told
             state.intake = self._intake = intake
             applier.names_taken()
             world_of = partial(
                 World.of,
                 endpoints=state.discovery.endpoints,
                 previous=world,
-                hosts=hosts,
+                hosts=seen.hosts,
                 services=intake.services,
                 nodes=intake.nodes,
                 names=self._names.by_name(),
@@ -204,6 +205,20 @@ def _node_labels(state: NodeState, intake: Intake) -> dict[str, str]:
     name = where.node if where is not None else state.node
     told = {key: value for node in intake.nodes if node.name == name for key, value in node.labels}
     return {"kubernetes.io/hostname": state.node, **told, **dict(state.settings.node_labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The node when it was looked at for these workloads, and its own addresses."""
+
+    workloads: tuple[Workload, ...]
+    discovery: Discovery
+    hosts: tuple[IPAddress, ...]
+
+
+async def _look(workloads: tuple[Workload, ...]) -> _Seen:
+    hosts = await asyncio.to_thread(node_addresses)
+    return _Seen(workloads, await asyncio.to_thread(discover, workloads, find_device), hosts)
 
 
 def _tell_problems(before: Intake, now: Intake) -> None:
