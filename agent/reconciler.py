@@ -12,7 +12,7 @@ from functools import partial
 
 from ..policies import World
 from ..policies.workload import IPAddress, Workload
-from ..redirect.device import find_device, node_addresses
+from ..redirect.device import looking, node_addresses
 from ..redirect.errors import RedirectError
 from ..store import StoreContent
 from .applier import Applied, Applier
@@ -218,7 +218,12 @@ class _Seen:
 
 async def _look(workloads: tuple[Workload, ...]) -> _Seen:
     hosts = await asyncio.to_thread(node_addresses)
-    return _Seen(workloads, await asyncio.to_thread(discover, workloads, find_device), hosts)
+    return _Seen(workloads, await asyncio.to_thread(_discover, workloads), hosts)
+
+
+def _discover(workloads: tuple[Workload, ...]) -> Discovery:
+    with looking() as find:
+        return discover(workloads, find)
 
 
 def _tell_problems(before: Intake, now: Intake) -> None:

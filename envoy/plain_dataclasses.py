@@ -10,14 +10,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+import betterproto2
 import pydantic.dataclasses
 
 
 @contextmanager
 def plain_dataclasses() -> Iterator[None]:
     """What is imported meanwhile gets the standard library's dataclasses where it asks for pydantic's."""
+    # betterproto2 reads the type hints of a whole message again for each of its fields.
+    hints = cache(betterproto2.Message._type_hints.__func__)  # type: ignore[attr-defined]
+    betterproto2.Message._type_hints = classmethod(hints)  # type: ignore[method-assign,assignment,arg-type]
     before = pydantic.dataclasses.dataclass, pydantic.dataclasses.rebuild_dataclass
     pydantic.dataclasses.dataclass, pydantic.dataclasses.rebuild_dataclass = _dataclass, _rebuild  # type: ignore[assignment]
     try:

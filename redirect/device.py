@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -41,20 +41,32 @@ def find_device(workload: Workload) -> Device:
         NamespaceGoneError: its namespace, process or interface does not exist.
         EndpointUnreachableError: it exists, but no veth of it leads here.
     """
+    with looking() as find:
+        return find(workload)
+
+
+@contextmanager
+def looking() -> Iterator[Callable[[Workload], Device]]:
+    """`find_device` for many workloads, which asks the kernel for them by one socket. For one thread."""
+    with IPRoute() as routes:
+        yield lambda workload: _look_up(routes, workload)
+
+
+def _look_up(routes: IPRoute, workload: Workload) -> Device:
     try:
-        return undisturbed(lambda: _find(workload))
+        return undisturbed(lambda: _find(routes, workload))
     except (OSError, NetlinkError) as error:
         # It comes or goes in this moment: its files and links vanish between two looks.
         raise NamespaceGoneError(f"it cannot be looked at ({error}); start the workload again if it is gone") from error
 
 
-def _find(workload: Workload) -> Device:
+def _find(routes: IPRoute, workload: Workload) -> Device:
     if workload.interface is not None:
-        return _by_interface(workload.interface)
+        return _by_interface(routes, workload.interface)
     if workload.netns is not None:
-        return _by_namespace(netns.named(workload.netns), f"network namespace {workload.netns}", workload.ips)
+        return _by_namespace(routes, netns.named(workload.netns), f"network namespace {workload.netns}", workload.ips)
     if workload.pid is not None:
-        return _by_namespace(netns.of_process(workload.pid), f"process {workload.pid}", workload.ips)
+        return _by_namespace(routes, netns.of_process(workload.pid), f"process {workload.pid}", workload.ips)
     raise EndpointUnreachableError(
         f"workload {workload.key} names no netns, pid or interface, so it is not on this node; add one to enforce it"
     )
@@ -83,7 +95,7 @@ class _Veth:
     ips: tuple[IPAddress, ...]
 
 
-def _by_namespace(path: Path, what: str, wanted: tuple[IPAddress, ...]) -> Device:
+def _by_namespace(routes: IPRoute, path: Path, what: str, wanted: tuple[IPAddress, ...]) -> Device:
     """Of several veths the one with an address of the workload's, else eth0."""
     if netns.cookie(path) == netns.cookie(_OWN):
         raise EndpointUnreachableError(
@@ -94,7 +106,7 @@ def _by_namespace(path: Path, what: str, wanted: tuple[IPAddress, ...]) -> Devic
         raise EndpointUnreachableError(f"{what} has no veth; connect it to the node with one, or give `interface`")
     veths.sort(key=lambda veth: (veth.name != "eth0", veth.ifindex))
     veths.sort(key=lambda veth: not any(ip in wanted for ip in veth.ips))
-    with IPRoute() as routes, path.open("rb") as namespace:
+    with path.open("rb") as namespace:
         for veth in veths:
             link = _link(routes, veth.peer)
             # The other end's number may mean another interface here: both must point at each other.
@@ -127,18 +139,17 @@ def _look_around() -> tuple[list[_Veth], tuple[IPAddress, ...]]:
     return veths, tuple(ip for _, ip in addresses)
 
 
-def _by_interface(name: str) -> Device:
+def _by_interface(routes: IPRoute, name: str) -> Device:
     """The addresses are those that the node routes to the interface, one by one (as CNIs without a bridge do)."""
-    with IPRoute() as routes:
-        found = routes.link_lookup(ifname=name)
-        if not found:
-            raise NamespaceGoneError(
-                f"interface {name} does not exist on this node; name the node's side of the workload's veth"
-            )
-        link = _link(routes, found[0])
-        if link is None or _kind(link) != "veth":
-            raise EndpointUnreachableError(f"interface {name} is not a veth; name the node's side of a workload's veth")
-        return Device(found[0], name, tuple(_routed_to(routes, found[0])))
+    found = routes.link_lookup(ifname=name)
+    if not found:
+        raise NamespaceGoneError(
+            f"interface {name} does not exist on this node; name the node's side of the workload's veth"
+        )
+    link = _link(routes, found[0])
+    if link is None or _kind(link) != "veth":
+        raise EndpointUnreachableError(f"interface {name} is not a veth; name the node's side of a workload's veth")
+    return Device(found[0], name, tuple(_routed_to(routes, found[0])))
 
 
 def _routed_to(routes: IPRoute, ifindex: int) -> Iterator[IPAddress]:
