@@ -11,12 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from types import MappingProxyType
+from typing import TypeAlias
 
 from .snapshot import Resource
 from .wire import any_of_type, fields, frame, string, submessage, text
 
 _REQUEST = "DeltaDiscoveryRequest"
 _WHOLE_REQUEST = "DiscoveryRequest"
+
+# Of a Node what holds parts in an order that means nothing, by field number: user_agent_build_version, its metadata (a
+# map: no two processes of one Envoy have it in the same order), and the extensions.
+_Unordered: TypeAlias = Mapping[int, "_Unordered"]
+_UNORDERED: _Unordered = {8: {2: {}}, 9: {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +36,15 @@ class Node:
     @property
     def build(self) -> str:
         """Equal for clients that say the same of themselves, in whatever order: version, extensions and all."""
-        said = sorted(f"{number} {value!r}" for number, value in fields(self.message, "Node"))
-        return sha256("\n".join(said).encode()).hexdigest()[:16]
+        return sha256(repr(_said(self.message, _UNORDERED)).encode()).hexdigest()[:16]
+
+
+def _said(message: bytes, unordered: _Unordered) -> list[str]:
+    found = []
+    for number, value in fields(message, "Node"):
+        parts = unordered.get(number)
+        found.append(f"{number} {value if parts is None or isinstance(value, int) else _said(value, parts)!r}")
+    return sorted(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,15 @@ from envoy_data_plane.envoy.config.core.v3 import Extension, TypedExtensionConfi
 from envoy_data_plane.envoy.config.core.v3 import Node as WholeNode
 from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from envoy_data_plane.envoy.service.discovery.v3 import Resource as WholeResource
-from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.envoy.type.v3 import SemanticVersion
+from envoy_data_plane.google.protobuf import Any, Struct, Value
 from envoy_data_plane.google.rpc import Status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.xds.discovery import DeltaRequest, DeltaResponse, Node
 from lockgate.xds.errors import WireError
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, Resource
+from lockgate.xds.wire import frame
 
 names = st.lists(st.text(min_size=1, max_size=8), max_size=3)
 
@@ -75,3 +77,25 @@ def test_writes_what_a_client_reads() -> None:
 def test_nonsense_is_refused() -> None:
     with pytest.raises(WireError, match="cannot read a DeltaDiscoveryRequest from an xDS client"):
         DeltaRequest.decode(b"GET / HTTP/1.1")
+
+
+def said_of_itself(*, version: int = 40, metadata: tuple[str, ...], extensions: tuple[str, ...]) -> Node:
+    """`metadata` in the order of the wire, where a map has any."""
+    entries = b"".join(bytes(Struct(fields={key: Value(string_value="x")})) for key in metadata)
+    head = bytes(WholeNode(id="n1", user_agent_name="envoy", extensions=[Extension(name=name) for name in extensions]))
+    build = frame(1, bytes(SemanticVersion(major_number=1, minor_number=version))) + frame(2, entries)
+    request = frame(1, head + frame(8, build))
+    node = DeltaRequest.decode(request).node
+    assert node is not None
+    return node
+
+
+def test_a_build_is_what_a_client_says_of_itself_in_whatever_order() -> None:
+    one = said_of_itself(metadata=("sha", "ssl"), extensions=("a", "b"))
+    assert one.build == said_of_itself(metadata=("ssl", "sha"), extensions=("b", "a")).build
+    others = (
+        said_of_itself(version=41, metadata=("sha", "ssl"), extensions=("a", "b")),
+        said_of_itself(metadata=("sha",), extensions=("a", "b")),
+        said_of_itself(metadata=("sha", "ssl"), extensions=("a",)),
+    )
+    assert len({each.build for each in (one, *others)}) == 4
