@@ -63,9 +63,17 @@ class Line:
         return int(lines[0].split(b" ")[1]) if len(body) >= length else None
 
     def replace(self) -> None:
-        """Another connection."""
+        """Another connection. While Envoy is dead every try is reset."""
         self.socket.close()
-        self.socket = self._connect()
+        deadline = time.monotonic() + _LONGEST
+        while True:
+            try:
+                self.socket = self._connect()
+                return
+            except ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
 
 def records(address: tuple[str, int], connections: int) -> Iterator[bytes]:

@@ -132,7 +132,8 @@ def test_requests_that_never_end_are_held_within_bounds(envoy: Stormed, broker: 
         most.append(envoy.memory)
 
     each_at_once(envoy, 40, send)
-    assert max(most) - before < HELD + ROOM
+    # All of them together would be 520 MiB. What one gave back stays with Envoy's allocator while the next one grows.
+    assert max(most) - before < HELD + 3 * ROOM // 2
     assert not any(broker.streams)
     assert refused(envoy)
 

@@ -23,6 +23,7 @@ from lockgate.envoy.errors import AdminError, AdminUnreachableError
 from lockgate.envoy.remote_bootstrap import RemoteSettings as Bootstrap
 from lockgate.envoy.remote_bootstrap import remote_bootstrap
 from lockgate.policies import Direction
+from lockgate.tests.e2e.loopback_envoy import free_ports
 from lockgate.tests.unit.agent.test_remote_nodes import endpoint, until, wanted
 from lockgate.xds import FILTER_CONFIG, XdsServer, shard_name, shard_of
 from lockgate.xds.certificates import Authority
@@ -41,12 +42,6 @@ class Site:
     settings: RemoteSettings
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     pki, authority = tmp_path / "pki", Authority.new()
@@ -54,7 +49,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     authority.server(["127.0.0.1"]).write(pki / "server.pem", pki / "server.key")
     for node in (NODE, "edge-2"):
         authority.node(node).write(pki / f"{node}.pem", pki / f"{node}.key")
-    port, admin_port = free_port(), free_port()
+    port, admin_port, http_port = free_ports(("127.0.0.1",), 3)
     files = (pki / "ca.pem", pki / "server.pem", pki / "server.key")
     settings = RemoteSettings("127.0.0.1", port, *files, (NODE,), {NODE: ("127.0.0.1", admin_port)})
     served, read = remote_port(settings, "agent")
@@ -63,7 +58,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     nodes = RemoteNodes((NODE,), server, tmp_path, remote_doors(settings, read))
     running = asyncio.create_task(nodes.run())
     own = (pki / f"{NODE}.pem", pki / f"{NODE}.key")
-    envoy = Bootstrap(NODE, "127.0.0.1", port, pki / "ca.pem", *own, tmp_path, free_port(), admin_port)
+    envoy = Bootstrap(NODE, "127.0.0.1", port, pki / "ca.pem", *own, tmp_path, http_port, admin_port)
     for name, text in remote_bootstrap(envoy).items():
         (tmp_path / name).write_text(text)
     command = [find_binary().path, "-c", tmp_path / "envoy.json", "--disable-hot-restart", "--concurrency", "1"]
@@ -74,7 +69,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     try:
         yield Site(pki, admin_port, server, nodes, settings)
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # it has ended by itself
+            process.kill()
         await process.wait()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
