@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -170,6 +171,9 @@ def test_links_of_vanished_interfaces_are_taken_away(node: Node) -> None:
     node.ground.remove(pod)
     datapath.close()
     datapath = node.open()
+    deadline = time.monotonic() + 20
+    while datapath.attached() and time.monotonic() < deadline:
+        time.sleep(0.01)  # the kernel takes a namespace down when it comes to it
     assert datapath.attached() == frozenset()
     assert list((node.pin_dir / "links").iterdir()) == []
     with pytest.raises(EndpointUnreachableError, match="does not exist"):
