@@ -6,8 +6,7 @@ until the kernel has stopped redirecting to it, and an identity that leaves the 
 ipcache no longer says it, for by that map Envoy tells who is who. A new address of a known identity is the ipcache's
 business alone: Envoy already knows what to say of it. An address that has changed hands takes no connection along:
 what a proxy carries for it is reset once the kernel knows better (see handover.py). When Envoy refuses a policy nothing
-further happens:
-the kernel goes on with what it had, and so does Envoy in the resources that it refused.
+further happens: the kernel goes on with what it had, and so does Envoy in the resources that it refused.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 from ..policies import Policy, PolicyKey
 from ..policies.withheld import needs_envoy, withheld
 from .blame import Place
+from .whose import envoy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,9 @@ class Refusal:
 
     def __str__(self) -> str:
         policy = self.policy
-        envoy = f"the Envoy of remote node {self.node}" if self.node else "Envoy"
         there = " there" if self.node else ""
         return (
-            f"{policy.source}:{self.place.line}: {self.place}: {envoy} refuses policy {policy.key} "
+            f"{policy.source}:{self.place.line}: {self.place}: {envoy_of(self.node)} refuses policy {policy.key} "
             f"({self.resource}: {self.text}); {self.consequence}{there}"
         )
 

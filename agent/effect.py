@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..envoy.in_force import InForce
 from ..xds import ClientStatus
+from .whose import envoy_of
 
 
 class Name(NamedTuple):
@@ -40,9 +41,8 @@ class Drift:
     def __str__(self) -> str:
         actual = f"version {self.actual}" if self.actual else "none"
         error = f" ({self.error})" if self.error else ""
-        envoy = f"the Envoy of remote node {self.node}" if self.node else "Envoy"
         return (
-            f"{envoy} confirmed version {self.confirmed} of {self.resource.kind} {self.resource.name}, "
+            f"{envoy_of(self.node)} confirmed version {self.confirmed} of {self.resource.kind} {self.resource.name}, "
             f"but has {actual} in force{error}; it is sent again"
         )
 

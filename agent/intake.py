@@ -251,8 +251,7 @@ def _policy_file(before: Intake, document: Document, memory: Memory, parse: Pars
     known = before.files.get(document.source)
     if known is not None and (known.document is document or known.document == document):
         return known
-    failed = ParsedPolicies((), (_failure(document),), unreadable=True) if document.failure else None
-    parsed = failed or parse(document)
+    parsed = ParsedPolicies((), (_failure(document),), unreadable=True) if document.failure else parse(document)
     if not parsed.unreadable and not parsed.broken and not parsed.broken_secrets:
         return PolicyFile(document, parsed)
     last = known.accepted if known is not None else memory.policies(document.source)
@@ -303,6 +302,7 @@ def _workload_file(before: Intake, document: Document, memory: Memory) -> Worklo
     last_nodes = known.accepted_nodes if known is not None else memory.nodes(document.source)
     good = {workload.key for workload in parsed.workloads}
     good_services = {service.key for service in parsed.services}
+    good_nodes = {node.name for node in parsed.nodes}
     return WorkloadFile(
         document,
         parsed,
@@ -319,8 +319,7 @@ def _workload_file(before: Intake, document: Document, memory: Memory) -> Worklo
         tuple(
             node
             for node in last_nodes
-            if node.name not in {each.name for each in parsed.nodes}
-            and (parsed.unreadable or node.name in parsed.broken_nodes)
+            if node.name not in good_nodes and (parsed.unreadable or node.name in parsed.broken_nodes)
         ),
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,8 +19,12 @@ from ..policies.node import Node
 from ..policies.secret import Secret
 from ..policies.service import Service
 from ..policies.workload import Workload
+from .containment import Refusal
 from .errors import StateError
 from .intake import Intake, PolicyFile, WorkloadFile
+from .state_database import open_state, told
+
+log = logging.getLogger("lockgate.agent")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS document (digest BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
@@ -56,18 +61,7 @@ class LastGood:
     def open(cls, state_dir: Path) -> LastGood:
         """Opens or makes it. Raises StateError when the directory cannot be written, or its file is not ours."""
         path = state_dir / "accepted.db"
-        with _told(path):
-            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            try:
-                path.chmod(0o600)  # there may be Secrets among the documents
-                database.execute("PRAGMA journal_mode=WAL")
-                database.execute("PRAGMA synchronous=NORMAL")
-                database.executescript(_SCHEMA)
-            except BaseException:
-                database.close()
-                raise
-        return cls(path, database)
+        return cls(path, open_state(path, _SCHEMA))
 
     def policies(self, source: str) -> tuple[Policy, ...]:
         """The policies last accepted from `source`, read again from the documents they were accepted from."""
@@ -135,7 +129,7 @@ class LastGood:
             ]
             gone = [(kind, at) for kinds in now for at in before[kinds].keys() - now[kinds].keys() for kind in kinds]
         if changed or gone:
-            with _told(self.path), self._database:
+            with told(self.path), self._database:
                 self._database.execute("BEGIN")
                 orphans: set[bytes] = set()
                 for kind, file, stored in changed:
@@ -151,7 +145,7 @@ class LastGood:
 
     def _recall(self, kind: _Kind, source: str) -> Iterator[tuple[bytes, set[str]]]:
         """Each document with the names of what was accepted from it."""
-        with self._turn, _told(self.path):
+        with self._turn, told(self.path):
             rows = self._database.execute(
                 "SELECT data, name FROM accepted_entry JOIN document USING (digest) WHERE kind = ? AND source = ?",
                 (kind, source),
@@ -164,7 +158,7 @@ class LastGood:
     def _stored(self) -> dict[tuple[_Kind, str], dict[str, bytes]]:
         """What is there, by kind and source."""
         found: dict[tuple[_Kind, str], dict[str, bytes]] = {}
-        with _told(self.path):
+        with told(self.path):
             rows = self._database.execute("SELECT kind, source, name, digest FROM accepted_entry").fetchall()
         for kind, source, name, digest in rows:
             found.setdefault((kind, source), {})[name] = digest
@@ -173,7 +167,7 @@ class LastGood:
     def _stored_of(self, kind: _Kind, source: str) -> _Digests:
         """The same of one."""
         query = "SELECT name, digest FROM accepted_entry WHERE kind = ? AND source = ?"
-        with _told(self.path):
+        with told(self.path):
             return dict(self._database.execute(query, (kind, source)))
 
     def _write(self, kind: _Kind, file: _File, stored: _Digests) -> set[bytes]:
@@ -217,13 +211,14 @@ def _names(kind: _Kind, file: _File) -> tuple[list[str], list[str]]:
     return [each.key for each in file.parsed.services], [each.key for each in file.kept_services]
 
 
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turns what the disk or SQLite say into a sentence."""
+async def keep(memory: LastGood, intake: Intake, refusals: Iterable[Refusal], before: str) -> str:
+    """Remembers what `intake` accepted and Envoy did not refuse. What keeps a node from surviving a restart with a
+    broken file, in a sentence that is logged unless it is the one `before`; empty when nothing does."""
+    stand_ins = {each.policy.key: each.stand_in.policy if each.stand_in.older else None for each in refusals}
     try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise StateError(
-            f"{path}: {reason}; make the directory writable, or move the file away to start afresh"
-        ) from error
+        await asyncio.to_thread(memory.remember, intake.with_stand_ins(stand_ins))
+    except StateError as error:
+        if str(error) != before:
+            log.error("%s", error)
+        return str(error)
+    return ""

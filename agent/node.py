@@ -89,7 +89,6 @@ class NodeAgent:
             content = await self._store.read()
             # Read while the kernel's programs are compiled and Envoy starts.
             reader = SecondReader(content.policies)
-            stack.callback(reader.close)
             listed = admit(Intake(), replace(content, policies=()), last_good)
             reading = asyncio.create_task(asyncio.to_thread(admit, listed, content, last_good, reader.parse))
             reading.add_done_callback(lambda _: reader.close())

@@ -20,9 +20,8 @@ from .change import Changed, ChangeMaker
 from .dns.learner import Names
 from .dns.names import NameCache
 from .endpoints import Discovery, discover
-from .errors import StateError
 from .intake import Intake, admit
-from .last_good import LastGood
+from .last_good import LastGood, keep
 from .remote_nodes import RemoteNodes, Wanted
 from .service_side import ServiceSide
 from .view import NodeState
@@ -168,11 +167,9 @@ class Reconciler:
             for event in waiting:
                 event.set()
             if state.settled:
-                kept = {key: refusal.stand_in for key, refusal in state.refusals.items()}
-                accepted = intake.with_stand_ins(
-                    {key: each.policy if each.older else None for key, each in kept.items()}
+                state.memory_problem = await keep(
+                    self._last_good, intake, state.refusals.values(), state.memory_problem
                 )
-                state.memory_problem = await _remember(self._last_good, accepted, state.memory_problem)
 
     async def _follow_uplinks(self) -> None:
         state = self._state
@@ -262,13 +259,3 @@ def _tell_applied(before: NodeState, applied: Applied, world: World, seconds: fl
             sum(endpoint.local for endpoint in world.endpoints),
             seconds * 1000,
         )
-
-
-async def _remember(last_good: LastGood, intake: Intake, before: str) -> str:
-    """What keeps the node from surviving a restart with a broken file, in a sentence; empty when nothing does."""
-    try:
-        await asyncio.to_thread(last_good.remember, intake)
-    except StateError as error:
-        _tell_new((str(error),), (before,))
-        return str(error)
-    return ""

@@ -25,9 +25,8 @@ from .applier import Applied
 from .change import ChangeMaker
 from .containment import Refusal
 from .effect_watch import Effect, EffectWatch
-from .errors import StateError
 from .intake import Intake
-from .last_good import LastGood
+from .last_good import LastGood, keep
 from .remote_applier import RemoteApplier
 
 log = logging.getLogger("lockgate.agent")
@@ -159,19 +158,8 @@ class RemoteNode:
         if not applied.nack and not applied.unconfirmed:
             if self._watch is not None:
                 self._watch.changed(time.monotonic())
-            await self._remember(wanted.intake, self._applier.told(changed.world))
-
-    async def _remember(self, intake: Intake, told: frozenset[PolicyKey]) -> None:
-        kept = {key: refusal.stand_in for key, refusal in self.refusals.items()}
-        accepted = intake.with_stand_ins({key: each.policy if each.older else None for key, each in kept.items()})
-        problem = ""
-        try:
-            await asyncio.to_thread(self._memory.remember, accepted.part(told))
-        except StateError as error:
-            problem = str(error)
-        if problem and problem != self._memory_problem:
-            log.error("%s", problem)
-        self._memory_problem = problem
+            part = wanted.intake.part(self._applier.told(changed.world))
+            self._memory_problem = await keep(self._memory, part, self.refusals.values(), self._memory_problem)
 
 
 class RemoteNodes:

@@ -59,6 +59,11 @@ def valid_value(value: str) -> bool:
     return _VALUE.fullmatch(value) is not None
 
 
+def valid_labels(labels: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Those that are labels of Kubernetes' kind, which policies can name."""
+    return {key: value for key, value in labels if valid_key(key) and valid_value(value)}
+
+
 def workload_labels(namespace: str, labels: Iterable[tuple[str, str]]) -> Labels:
     """A workload's labels as its identity carries them: sources added, with the implicit namespace and cluster labels.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..policies.labels import valid_key, valid_value
+from ..policies.labels import valid_labels
 from .content import Document
 
 NAMESPACE_LABEL = "lockgate.namespace"
@@ -167,11 +167,9 @@ def _namespace(engine: str, container: Container, problems: list[str]) -> str:
 
 def _labels(container: Container) -> dict[str, str]:
     """Those that policies can name: what is no label of Kubernetes' kind is left out."""
-    return {
-        key: value
-        for key, value in container.labels
-        if (key in _COMPOSE_KEPT or not key.startswith(_LEFT_OUT)) and valid_key(key) and valid_value(value)
-    }
+    return valid_labels(
+        (key, value) for key, value in container.labels if key in _COMPOSE_KEPT or not key.startswith(_LEFT_OUT)
+    )
 
 
 def _ports(engine: str, container: Container, problems: list[str]) -> dict[str, int]:

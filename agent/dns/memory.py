@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from ..errors import StateError
+from ..state_database import open_state, told
 from .names import Learned, NameCache
 
 _SCHEMA = """
@@ -35,30 +35,15 @@ class NameMemory:
     def open(cls, state_dir: Path) -> NameMemory:
         """Opens or makes it."""
         path = state_dir / "names.db"
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
-            raise _told(path, error) from error
-        try:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=NORMAL")
-            database.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            database.close()
-            raise _told(path, error) from error
-        return cls(path, database)
+        return cls(path, open_state(path, _SCHEMA))
 
     def recall(self, cache: NameCache, now: float, wall: float) -> None:
         """Puts everything into `cache`. `now` is the cache's clock, `wall` the wall clock.
 
         Should the wall clock have stepped back, nothing is good for longer than it was at first.
         """
-        with self._turn:
-            try:
-                rows = self._database.execute("SELECT client, name, address, noted, seconds FROM learned").fetchall()
-            except sqlite3.Error as error:
-                raise _told(self.path, error) from error
+        with self._turn, told(self.path):
+            rows = self._database.execute("SELECT client, name, address, noted, seconds FROM learned").fetchall()
         for client, name, address, noted, seconds in rows:
             left = min(seconds - (wall - noted), seconds)
             cache.restore(Learned(client, name, ip_address(address)), now + left)
@@ -72,21 +57,12 @@ class NameMemory:
                 gone.append(key)
             else:
                 kept.append((*key, wall, expires - now))
-        with self._turn:
-            try:
-                with self._database:
-                    self._database.execute("BEGIN")
-                    self._database.executemany("DELETE FROM learned WHERE (client, name, address) = (?, ?, ?)", gone)
-                    self._database.executemany("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?)", kept)
-            except sqlite3.Error as error:
-                raise _told(self.path, error) from error
+        with self._turn, told(self.path), self._database:
+            self._database.execute("BEGIN")
+            self._database.executemany("DELETE FROM learned WHERE (client, name, address) = (?, ?, ?)", gone)
+            self._database.executemany("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?)", kept)
 
     def close(self) -> None:
         """Closes the database."""
         with self._turn:
             self._database.close()
-
-
-def _told(path: Path, error: OSError | sqlite3.Error) -> StateError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return StateError(f"{path}: {reason}; make the directory writable, or move the file away to start afresh")

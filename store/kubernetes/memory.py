@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..database import open_database
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS collection (title TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS object (title TEXT, key TEXT, data TEXT NOT NULL, PRIMARY KEY (title, key)) WITHOUT ROWID;
@@ -96,17 +98,7 @@ class Memory:
 
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-            try:
-                self._path.chmod(0o600)
-                database.execute("PRAGMA journal_mode=WAL")
-                database.execute("PRAGMA synchronous=NORMAL")
-                database.executescript(_SCHEMA)
-            except BaseException:
-                database.close()
-                raise
-            self._database = database
+            self._database = open_database(self._path, _SCHEMA)
         return self._database
 
     def _fails(self, error: Exception) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...policies.labels import valid_key, valid_value
+from ...policies.labels import valid_labels
 from ..content import Document
 from .document import source_of, write
 from .resource import Object
@@ -29,6 +29,5 @@ class Nodes:
 
 
 def _node(name: str, node: Object) -> bytes:
-    labels = node["metadata"].get("labels") or {}
-    kept = {key: value for key, value in labels.items() if valid_key(key) and valid_value(value)}
-    return write({"nodes": [{"name": name, "ips": list(dict.fromkeys(node["ips"])), "labels": kept}]})
+    labels = valid_labels((node["metadata"].get("labels") or {}).items())
+    return write({"nodes": [{"name": name, "ips": list(dict.fromkeys(node["ips"])), "labels": labels}]})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...policies.labels import NAMESPACE_LABELS_PREFIX, valid_key, valid_value
+from ...policies.labels import NAMESPACE_LABELS_PREFIX, valid_labels
 from ..content import Document
 from .document import source_of, write
 from .pod_process import PodProcess
@@ -95,7 +95,7 @@ def labels_of(pod: Object, namespace: Object | None) -> dict[str, str]:
     found |= {NAMESPACE_LABELS_PREFIX + key: value for key, value in of_space.items()}
     if pod["account"]:
         found[_ACCOUNT_LABEL] = pod["account"]
-    return {key: value for key, value in found.items() if valid_key(key) and valid_value(value)}
+    return valid_labels(found.items())
 
 
 def _owners(pods: Mapping[str, Object]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...policies.labels import valid_key, valid_value
+from ...policies.labels import valid_labels
 from ..content import Document
 from .document import source_of, write
 from .pod import networked
@@ -23,7 +23,6 @@ class Services:
 
     documents: list[Document] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    _made: dict[str, Document] = field(default_factory=dict)
 
     def update(
         self,
@@ -35,11 +34,11 @@ class Services:
         addresses: bool,
     ) -> None:
         """Of these services, by namespace/name; with `addresses` each has its cluster addresses."""
+        before = {each.source: each for each in self.documents}
         self.documents, self.problems = [], []
-        before, self._made = self._made, {}
         by_service: defaultdict[str, list[Object]] = defaultdict(list)
         for each in slices.values():
-            by_service[f"{each['metadata'].get('namespace')}/{each['service']}"].append(each)
+            by_service[_service_of(each)].append(each)
         labelled = _by_label(pods.values()) if addresses else {}
         for key, service in sorted(services.items()):
             if service["type"] == "ExternalName":
@@ -57,9 +56,7 @@ class Services:
                     entry["backends"] += [{"ip": ip, "weight": 0} for ip in sorted(idle)]
                     entry.pop("ips", None)
             document = Document(source_of("Service", key), write({"services": [entry]}))
-            known = before.get(key)
-            self._made[key] = known if known == document and known is not None else document
-            self.documents.append(self._made[key])
+            self.documents.append(known if (known := before.get(document.source)) == document else document)
 
     def _targets(self, key: str, service: Object, slices: Iterable[Object]) -> list[dict[str, Any]]:
         """Its ports with those of the endpoints, which are the same for all of them but for odd cases."""
@@ -93,9 +90,13 @@ def api_addresses(services: Mapping[str, Object], slices: Mapping[str, Object]) 
     service = services.get(API_SERVER)
     found = list(service["ips"]) if service is not None else []
     for each in slices.values():
-        if f"{each['metadata'].get('namespace')}/{each['service']}" == API_SERVER:
+        if _service_of(each) == API_SERVER:
             found += [ip for endpoint in each["endpoints"] for ip in endpoint["ips"]]
     return sorted(set(found))
+
+
+def _service_of(slice_: Object) -> str:
+    return f"{slice_['metadata'].get('namespace')}/{slice_['service']}"
 
 
 def _entry(service: Object, slices: Iterable[Object]) -> dict[str, Any]:
@@ -103,10 +104,10 @@ def _entry(service: Object, slices: Iterable[Object]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": metadata["name"],
         "namespace": metadata["namespace"],
-        "labels": _valid(metadata.get("labels") or {}),
+        "labels": valid_labels((metadata.get("labels") or {}).items()),
     }
     if service["selector"]:
-        entry["selector"] = _valid(service["selector"])
+        entry["selector"] = valid_labels(service["selector"].items())
     elif ips := sorted({ip for each in slices for endpoint in each["endpoints"] for ip in endpoint["ips"]}):
         entry["ips"] = ips
     return entry
@@ -140,7 +141,3 @@ def _selected(service: Object, labelled: Mapping[tuple[str, str, str], list[Obje
     namespace = service["metadata"]["namespace"]
     fewest = min((labelled.get((namespace, *each), []) for each in wanted), key=len)
     return {ip for pod in fewest if wanted <= pod["metadata"]["labels"].items() for ip in pod["ips"]}
-
-
-def _valid(labels: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in labels.items() if valid_key(key) and valid_value(value)}
