@@ -12,7 +12,7 @@ from typing import Any, TypedDict, cast
 
 import yaml
 
-from ..policies.workload_file import valid_node
+from ..policies.language.workload_file import valid_node
 from .errors import InputError
 from .settings import KubernetesSettings, RemoteSettings
 

@@ -11,49 +11,68 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
-from ..envoy.access_log import FILE_NAME as ACCESS_LOG
-from ..envoy.access_log import Rotation
-from ..envoy.admin import Admin
-from ..envoy.bootstrap import BootstrapSettings, bootstrap
+from ..envoy.config.access_log import FILE_NAME as ACCESS_LOG
+from ..envoy.config.access_log import Rotation
+from ..envoy.config.bootstrap import (
+    BootstrapSettings,
+    bootstrap,
+)
+from ..envoy.config.http_listener import HttpListener
+from ..envoy.config.identity_filter import Ipcache
+from ..envoy.config.kafka_listener import KafkaListener
+from ..envoy.config.running_stream import report_handler
+from ..envoy.config.tls_listener import TlsListener
 from ..envoy.errors import EnvoyError
-from ..envoy.http_listener import HttpListener
-from ..envoy.identity_filter import Ipcache
-from ..envoy.kafka_listener import KafkaListener
-from ..envoy.process import EnvoyProcess, EnvoyStatus, Phase
-from ..envoy.running_stream import report_handler
-from ..envoy.tls_listener import TlsListener
+from ..envoy.inspection.admin import Admin
+from ..envoy.running.process import (
+    EnvoyProcess,
+    EnvoyStatus,
+    Phase,
+)
 from ..redirect.datapath import Datapath
-from ..redirect.links import Links
+from ..redirect.kernel.links import Links
 from ..store import Store
 from ..xds import XdsServer
-from .api import LocalApi
-from .applier import Applier
-from .change import ChangeMaker
-from .claim import Claim
 from .dns.learner import Learner
 from .dns.memory import NameMemory
 from .dns.names import Bounds, NameCache
 from .dns.proxy import DnsProxy
 from .dns.view import dns_counts, dns_view
-from .effect_watch import Effect, EffectWatch
-from .intake import Intake, admit
-from .kafka_side import KafkaSide
-from .last_good import LastGood
-from .metrics import Exposition, Metrics
-from .metrics_port import MetricsPort
-from .policy_status import PolicyStatus
-from .reconciler import Reconciler
-from .remote_admin import remote_doors
-from .remote_nodes import RemoteNodes
-from .remote_port import remote_port
-from .second_reader import SecondReader
-from .service_side import ServiceSide
+from .force.applier import Applier
+from .force.change import ChangeMaker
+from .force.effect_watch import (
+    Effect,
+    EffectWatch,
+)
+from .force.kafka_side import KafkaSide
+from .force.reconciler import Reconciler
+from .force.service_side import ServiceSide
+from .force.stream_watch import StreamWatch
+from .force.tls_side import TlsSide
+from .inspection.api import LocalApi
+from .inspection.metrics import (
+    Exposition,
+    Metrics,
+)
+from .inspection.metrics_port import MetricsPort
+from .inspection.policy_status import PolicyStatus
+from .inspection.view import (
+    NodeState,
+    NodeView,
+)
+from .machine.claim import Claim
+from .machine.stop_signal import stop_signal
+from .remote.admin import remote_doors
+from .remote.nodes import RemoteNodes
+from .remote.port import remote_port
 from .settings import Settings
-from .sources import make_store
-from .stop_signal import stop_signal
-from .stream_watch import StreamWatch
-from .tls_side import TlsSide
-from .view import NodeState, NodeView
+from .supply.intake import (
+    Intake,
+    admit,
+)
+from .supply.last_good import LastGood
+from .supply.second_reader import SecondReader
+from .supply.sources import make_store
 
 log = logging.getLogger("lockgate.agent")
 

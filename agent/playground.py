@@ -30,8 +30,8 @@ from typing import Any
 import yaml
 from pyroute2 import IPRoute
 
-from ..redirect import netns
 from ..redirect.errors import NamespaceGoneError
+from ..redirect.kernel import netns
 
 NODE_IPV4 = IPv4Address("10.200.0.1")
 NODE_IPV6 = IPv6Address("fd00:200::1")

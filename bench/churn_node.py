@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lockgate.agent.client import ask
 from lockgate.agent.errors import UnreachableError
+from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Playground, Pod
 from lockgate.agent.settings import Settings
 

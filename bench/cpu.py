@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lockgate.redirect import netns
 from lockgate.redirect.errors import NamespaceGoneError
+from lockgate.redirect.kernel import netns
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PF_KTHREAD = 0x00200000

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockgate.agent.playground import Playground, Pod
-from lockgate.envoy.run_files import read_state
+from lockgate.envoy.running.run_files import read_state
 
 from . import counter
 from .errors import StartError

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.running.binary import find_binary
 
 from . import command, load
 from .crowd import Crowd, Sidecars

@@ -18,13 +18,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lockgate.agent.client import ask
 from lockgate.agent.errors import UnreachableError
+from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Playground
 from lockgate.agent.settings import Settings
-from lockgate.envoy import hot_restart, run_files
-from lockgate.envoy import restart as hot
 from lockgate.envoy.errors import EnvoyError
+from lockgate.envoy.running import (
+    hot_restart,
+    run_files,
+)
+from lockgate.envoy.running import restart as hot
 
 from .errors import CheckError, StartError
 from .grpc_mode import SERVICE

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lockgate.agent.playground import Pod
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 
 from . import counter, kafka_messages
 from .direct import Direct

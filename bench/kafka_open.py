@@ -8,12 +8,12 @@ agent finds everything in force.
 
 from __future__ import annotations
 
-from lockgate.agent import kafka_side
 from lockgate.agent.cli import run
-from lockgate.envoy import kafka_listener
-from lockgate.envoy.identity_filter import Ipcache
-from lockgate.envoy.kafka_listener import KafkaListener
-from lockgate.envoy.messages import listener
+from lockgate.agent.force import kafka_side
+from lockgate.envoy.config import kafka_listener
+from lockgate.envoy.config.identity_filter import Ipcache
+from lockgate.envoy.config.kafka_listener import KafkaListener
+from lockgate.envoy.config.messages import listener
 
 _NOBODY = 1  # a port that no connection of the bench goes to
 

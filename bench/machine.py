@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lockgate.envoy.binary import EnvoyBinary
+from lockgate.envoy.running.binary import EnvoyBinary
 
 _ROOT = Path(__file__).parent.parent
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from lockgate.agent.playground import Namespace, Playground, Pod
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 
 from .errors import CheckError, StartError
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.running.binary import find_binary
 
 from . import command, load, paced
 from .direct import Direct

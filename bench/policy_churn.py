@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.running.binary import find_binary
 
 from . import command
 from .churn_node import ChurnNode

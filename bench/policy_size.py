@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lockgate.agent.playground import Playground
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.running.binary import find_binary
 
 from . import command, load
 from .cpu import Stopwatch

@@ -11,7 +11,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 
 from .errors import CheckError
 

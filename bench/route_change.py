@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.running.binary import find_binary
 
 from . import command
 from .churn_node import ChurnNode

@@ -2,8 +2,9 @@
 
 Both pods get the same nft table and the same Envoy configuration, as a mesh would inject them: outbound connections of
 the pod go to port 15001, inbound ones to 15006. Only the inbound listener enforces the policy, which says what the L7
-policy of policed.py says. Settings of the connection managers are those of lockgate.envoy.http_listener; the one that
-exists only to make the shared Envoy invisible (keeping the case of header names) is left out, in the sidecars' favour.
+policy of policed.py says. Settings of the connection managers are those of lockgate.envoy.config.http_listener; the one
+that exists only to make the shared Envoy invisible (keeping the case of header names) is left out, in the sidecars'
+favour.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 from lockgate.agent.playground import Pod
 from lockgate.policies import Direction, World, endpoint_of, parse_policies
 from lockgate.policies.workload import Endpoint, Workload
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.xds import Resource, compile_node, policed_by
 from lockgate.xds.wire import any_of_type, frame, text
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lockgate.redirect.kernel_headers import write_kernel_headers
+from lockgate.redirect.kernel.kernel_headers import write_kernel_headers
 
 _SOURCE = """
 #include <uapi/linux/bpf.h>

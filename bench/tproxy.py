@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.agent.playground import Playground
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 
 from . import counter
 from .errors import StartError

@@ -15,7 +15,7 @@ from types import FrameType
 
 from lockgate.agent.playground import Playground
 from lockgate.agent.settings import Settings
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 
 from .errors import StartError
 

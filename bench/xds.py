@@ -18,7 +18,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lockgate.envoy.binary import EnvoyBinary, find_binary
+from lockgate.envoy.running.binary import (
+    EnvoyBinary,
+    find_binary,
+)
 
 from . import command
 from .errors import StartError

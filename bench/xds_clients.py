@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from lockgate.xds.service import AGGREGATED
+from lockgate.xds.serve.service import AGGREGATED
 from lockgate.xds.snapshot import CLUSTER
 from lockgate.xds.wire import fields, frame, text
 

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from lockgate.envoy.binary import EnvoyBinary
+from lockgate.envoy.running.binary import EnvoyBinary
 
 from .errors import StartError
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from lockgate.xds import CLUSTER, Resource, Snapshot, XdsServer
-from lockgate.xds.limits import Limits
+from lockgate.xds.serve.limits import Limits
 from lockgate.xds.wire import frame, number, text
 
 

@@ -8,18 +8,33 @@ from .endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, PortSpa
 from .errors import FlowError, PolicyError
 from .explain import Explanation, explain
 from .flow import Flow, Peer, find_peer
-from .grpc_services import GrpcServices
 from .identity import Reserved, endpoint_of, workload_identity
-from .lint import find_duplicates, lint
+from .language.grpc_services import GrpcServices
+from .language.lint import (
+    find_duplicates,
+    lint,
+)
+from .language.parse import (
+    ParsedPolicies,
+    parse_policies,
+)
+from .language.problem import (
+    Problem,
+    Severity,
+)
+from .language.unsupported import (
+    UNSUPPORTED,
+    Feature,
+)
+from .language.workload_file import (
+    ParsedWorkloads,
+    parse_workloads,
+)
 from .model import Policy, PolicyKey, PolicyKind
-from .parse import ParsedPolicies, parse_policies
-from .problem import Problem, Severity
 from .request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
 from .service import Service
-from .unsupported import UNSUPPORTED, Feature
 from .verdict import Considered, Judgement, Verdict, judge
 from .workload import Endpoint, Workload
-from .workload_file import ParsedWorkloads, parse_workloads
 from .world import World
 
 __all__ = [

@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 from .endpoint_policy import LAST_PORT, Protocol
-from .entry_fields import DEFAULT_NAMESPACE
 from .errors import FlowError
-from .fields import suggest
 from .identity import RESERVED_NAMES, Reserved
 from .kafka_api import API_KEYS
+from .language.entry_fields import DEFAULT_NAMESPACE
+from .language.fields import suggest
 from .request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
 from .workload import Endpoint
 from .world import World

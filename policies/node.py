@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .entry_fields import NAME, read_addresses, read_labels
-from .fields import Field, shorten
 from .identity import Reserved
+from .language.entry_fields import (
+    NAME,
+    read_addresses,
+    read_labels,
+)
+from .language.fields import (
+    Field,
+    shorten,
+)
 from .workload import IPAddress
 
 NODE_FIELDS = ("name", "ips", "labels", "apiserver")

@@ -26,19 +26,32 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple, TypeVar
 
-from .document import Mapping, Node, Scalar, Sequence, decode, read_document, split_documents
 from .endpoint_policy import Direction, Protocol, RuleOrigin
 from .errors import FlowError, UnreadableError
 from .explain import Explanation, explain
-from .fields import Field, Findings, shorten, suggest
 from .flow import REQUEST_FIELDS, Flow, parse_port, parse_protocol, parse_request
-from .problem import Problem
+from .language.document import (
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    decode,
+    read_document,
+    split_documents,
+)
+from .language.fields import (
+    Field,
+    Findings,
+    shorten,
+    suggest,
+)
+from .language.problem import Problem
+from .language.workload_file import read_workloads
 from .request import HttpRequest, Request
 from .resolve import LOCAL_HOST
 from .service import Service
 from .verdict import Judgement, Verdict
 from .workload import IPAddress, Workload
-from .workload_file import read_workloads
 from .world import World
 
 T = TypeVar("T")

@@ -13,8 +13,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from .endpoint_policy import TlsContext, TlsRules
+from .language.problem import (
+    Problem,
+    Severity,
+)
 from .model import Policy, PolicyKey, SecretRef
-from .problem import Problem, Severity
 from .secret import Secret
 
 CERTIFICATE, PRIVATE_KEY, TRUSTED_CA = "tls.crt", "tls.key", "ca.crt"  # the entries when a policy names none

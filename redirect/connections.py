@@ -11,9 +11,12 @@ from pathlib import Path
 
 from ..policies.workload import IPAddress
 from . import layout
+from .kernel.maps import (
+    each_entry,
+    open_map,
+)
 from .layout import packed, unpacked
 from .map_changes import MapChanges
-from .maps import each_entry, open_map
 from .plan import HOST_ENDPOINT
 
 _TCP = 6

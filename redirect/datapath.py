@@ -20,20 +20,35 @@ from pathlib import Path
 from ..policies.endpoint_policy import Direction
 from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
-from . import bpffs, layout, pinned_link, routing, tcx
+from . import (
+    layout,
+    routing,
+)
 from .connections import Concern, ConnectionMap
 from .errors import RedirectError
 from .ipcache_map import IpcacheMap
+from .kernel import (
+    bpffs,
+    pinned_link,
+    tcx,
+)
+from .kernel.maps import (
+    CounterMap,
+    PinnedMap,
+)
+from .kernel.tcx import (
+    POD_HOOKS,
+    UPLINK_HOOKS,
+    Hook,
+)
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
-from .maps import CounterMap, PinnedMap
 from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
 from .proxy_sockets import Carried, carried, end_carried
 from .reason import Reason
 from .revocation import end, revoked
 from .services import ServiceAddresses
-from .tcx import POD_HOOKS, UPLINK_HOOKS, Hook
 
 _CONFIG_KEY = 0
 _COUNTED = (Direction.EGRESS, Direction.INGRESS)  # enum hook in bpf/maps.h; uplinks count as to_pod

@@ -14,8 +14,8 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from ..policies.workload import IPAddress, Workload
-from . import netns
 from .errors import EndpointUnreachableError, NamespaceGoneError
+from .kernel import netns
 
 _MAIN_TABLE = 254
 _OWN = Path("/proc/thread-self/ns/net")

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..policies.endpoint_policy import Direction
-from . import layout, syscall
+from . import layout
 from .errors import NotLoadedError
-from .maps import open_map, possible_cpus
+from .kernel import syscall
+from .kernel.maps import (
+    open_map,
+    possible_cpus,
+)
+from .kernel.syscall import Command
 from .reason import Reason
-from .syscall import Command
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 

@@ -14,8 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..policies.identity import IPNetwork
-from . import layout, syscall
-from .maps import PinnedMap, open_map
+from . import layout
+from .kernel import syscall
+from .kernel.maps import (
+    PinnedMap,
+    open_map,
+)
 from .plan import Owner
 
 

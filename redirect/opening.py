@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import bpffs
-from .program import Loading
-from .tcx import Hook
+from .kernel import bpffs
+from .kernel.program import Loading
+from .kernel.tcx import Hook
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/lockgate")
 _FOLDERS = ("maps", "links", "programs")
@@ -70,7 +70,7 @@ def _check_layout(maps: Path) -> None:
     found = [*maps.iterdir()]
     if not found:
         return
-    from .maps import open_map  # with everything that a map can hold, for which the first start has no time
+    from .kernel.maps import open_map  # with everything that a map can hold, for which the first start has no time
 
     for path in found:
         os.close(open_map(maps, path.name))

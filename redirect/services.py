@@ -20,12 +20,20 @@ from typing import TypeAlias
 
 from ..policies.service import Backend, Frontend
 from ..policies.workload import IPAddress
-from . import bpffs, cgroup, layout, pinned_link
+from . import layout
 from .alias import alias_table
-from .cgroup import SocketHook
+from .kernel import (
+    bpffs,
+    cgroup,
+    pinned_link,
+)
+from .kernel.cgroup import SocketHook
+from .kernel.maps import (
+    PinnedMap,
+    open_map,
+)
+from .kernel.program import Loading
 from .layout import Serving, SlotKey, Table
-from .maps import PinnedMap, open_map
-from .program import Loading
 
 Wanted: TypeAlias = Mapping[Frontend, Mapping[Backend, int]]  # weights of those that serve
 

@@ -1,23 +1,61 @@
 """How Envoy is told: policies compiled into Envoy resources, and the server that keeps every Envoy in step."""
 
-from .address_table import TABLES, address_tables
-from .certificate_files import CertificateFiles
-from .certificates import node_of_names
+from .compile.address_table import (
+    TABLES,
+    address_tables,
+)
+from .compile.fragment_cache import FragmentCache
+from .compile.kafka_policy import (
+    KAFKA_FILTER,
+    KafkaCompiler,
+    kafka_policed_by,
+)
+from .compile.rbac import (
+    NodeCompiler,
+    NodeResources,
+    compile_node,
+    policed_by,
+)
+from .compile.regex import spoken_regexes
+from .compile.rule_name import (
+    NOT_POLICED,
+    UNKNOWN_SUBJECT,
+    denied_by,
+    names_a_rule,
+)
+from .compile.shard import (
+    SHARDS,
+    shard_name,
+    shard_of,
+)
+from .compile.subject import (
+    Enforced,
+    Policed,
+)
+from .compile.tls_chain import Chain
+from .compile.tls_rbac import (
+    TlsCompiler,
+    TlsPolicy,
+    tls_policed_by,
+)
 from .errors import SocketError, UnknownRevision, WireError, XdsError
-from .fragment_cache import FragmentCache
-from .kafka_policy import KAFKA_FILTER, KafkaCompiler, kafka_policed_by
-from .observer import Observer
-from .rbac import NodeCompiler, NodeResources, compile_node, policed_by
-from .regex import spoken_regexes
-from .remote import Remote
-from .rule_name import NOT_POLICED, UNKNOWN_SUBJECT, denied_by, names_a_rule
-from .server import Outcome, Settled, XdsServer
-from .shard import SHARDS, shard_name, shard_of
+from .serve.certificate_files import CertificateFiles
+from .serve.certificates import node_of_names
+from .serve.observer import Observer
+from .serve.remote import Remote
+from .serve.server import (
+    Outcome,
+    Settled,
+    XdsServer,
+)
+from .serve.status import (
+    ClientStatus,
+    ResourceStatus,
+    SyncState,
+    TypeStatus,
+    XdsStatus,
+)
 from .snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
-from .status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
-from .subject import Enforced, Policed
-from .tls_chain import Chain
-from .tls_rbac import TlsCompiler, TlsPolicy, tls_policed_by
 
 __all__ = [
     "CLUSTER",

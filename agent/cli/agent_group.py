@@ -41,7 +41,7 @@ def run(
     Stopping it (Ctrl-C, SIGTERM or worse) leaves the kernel and Envoy enforcing what they have; the next agent takes
     over. `lockgate agent clean` takes them away.
     """
-    from ..claim import claim
+    from ..machine.claim import claim
 
     gc.disable()  # all that is read at the start stays, so looking for garbage in it is lost time
     logging.basicConfig(
@@ -75,7 +75,7 @@ def _more_settings(config: Path | None) -> ConfigFile:
 @app.command()
 def clean(run_dir: RunDir = RUN_DIR) -> None:
     """Take away all that an agent leaves: Envoy, eBPF programs, maps, routes and rules. Nothing is enforced then."""
-    from ..clean import clean_node
+    from ..machine.clean import clean_node
 
     left = asyncio.run(clean_node(run_dir.absolute()))
     if left:

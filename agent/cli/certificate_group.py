@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ...xds.certificates import Authority, Identity
+    from ...xds.serve.certificates import (
+        Authority,
+        Identity,
+    )
 
 app = typer.Typer(help="Certificates for remote Envoys: an authority, a server, a node.", no_args_is_help=True)
 
@@ -30,7 +33,7 @@ def _certificate() -> None:
 def authority(output: Folder, days: Days = 3650) -> None:
     """Make an authority: ca.pem for everybody, ca.key (mode 0600) to be kept where nobody else is. It is needed only to
     sign."""
-    from ...xds.certificates import Authority
+    from ...xds.serve.certificates import Authority
 
     _write(Authority.new(days=days).identity, output, "ca", replace=False)
 
@@ -56,7 +59,7 @@ def node(
     replace: Replace = False,
 ) -> None:
     """Make a remote node's certificate: ID.pem and ID.key. Who has the key is the node."""
-    from ...policies.workload_file import valid_node
+    from ...policies.language.workload_file import valid_node
     from ..errors import InputError
 
     if not valid_node(node_id):
@@ -65,7 +68,7 @@ def node(
 
 
 def _open(folder: Path) -> Authority:
-    from ...xds.certificates import Authority
+    from ...xds.serve.certificates import Authority
 
     return Authority.open(folder)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..client import ask
 from ..errors import UnreachableError
+from ..inspection.client import ask
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, fields, table
 
@@ -64,7 +64,7 @@ def maps(
     and port, of which the longest port prefix counts. ipcache: the identity behind each prefix. services: who is given
     to those that ask for a service's address, with weights.
     """
-    from ...redirect.map_dump import read_map
+    from ...redirect.kernel.map_dump import read_map
     from ..settings import Settings
 
     settings = Settings(policies=Path(), workloads=Path(), run_dir=run_dir.absolute())
@@ -111,9 +111,9 @@ def doctor(
     """Whether this machine can run an agent: kernel features with the version that brings each, mounts, sysctls, marks,
     ports, Envoy, other networks; then real packets over every leg, between two namespaces that are made for it and
     vanish again. Exits 1 when something is missing or does not work."""
-    from ..check import State
-    from ..doctor import examine
-    from ..probe import probe
+    from ..machine.check import State
+    from ..machine.doctor import examine
+    from ..machine.probe import probe
     from ..settings import Settings
 
     checks = examine(Settings(policies=Path(), workloads=Path(), run_dir=run_dir.absolute()))

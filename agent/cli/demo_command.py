@@ -38,7 +38,7 @@ def demo(
     from ..demo.run import demo_world, demonstration, to_json
     from ..demo.scenario import Scenario
     from ..demo.site import Site
-    from ..host import require_host
+    from ..machine.host import require_host
 
     if not re.fullmatch("[a-z0-9_]{1,32}", name):
         raise typer.BadParameter(f"--name {name}: write up to 32 of a-z, 0-9 and _")

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ...envoy.inspect import EnvoyConfig, read_config, redact
-from ..client import ask
+from ...envoy.inspection.inspect import (
+    EnvoyConfig,
+    read_config,
+    redact,
+)
 from ..errors import InputError
+from ..inspection.client import ask
 from .bootstrap_command import bootstrap
 from .options import RUN_DIR, RunDir, known_names
 from .output import Format, FormatOption, data, fields, table
 
 if TYPE_CHECKING:
-    from ...envoy.admin import Admin
+    from ...envoy.inspection.admin import Admin
 
 app = typer.Typer(help="Look inside the node's Envoy, or replace it.", no_args_is_help=True)
 
@@ -54,7 +58,7 @@ _SECTIONS = {
 
 
 def _ask(run_dir: Path, question: Callable[[Admin], Awaitable[T]]) -> T:
-    from ...envoy.admin import Admin
+    from ...envoy.inspection.admin import Admin
 
     async def ask() -> T:
         async with Admin(run_dir / "admin.sock") as admin:
@@ -108,9 +112,12 @@ def rbac(
     Of two rules that fit a request the first one counts. `x*` begins with x, `~x` matches the regular expression x,
     otherwise is what nothing above fitted. What the kernel alone decides is not here: see `lockgate policy explain`.
     """
-    from ...envoy.enforced import enforced_rules
+    from ...envoy.inspection.enforced import enforced_rules
     from ...xds import shard_of
-    from ..rbac_view import identity_names, rows
+    from ..inspection.rbac_view import (
+        identity_names,
+        rows,
+    )
 
     known = ask(run_dir, "/v1/endpoints")
     found = _find_endpoint(endpoint, known)
@@ -244,7 +251,7 @@ def restart(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> N
     Needs a running agent, which gives the new Envoy its policies. Exits 1, with the old one serving, when it cannot be
     done.
     """
-    from ...envoy.restart import restart as hot_restart
+    from ...envoy.running.restart import restart as hot_restart
 
     ask(run_dir, "/v1/status")
     done = asyncio.run(hot_restart(run_dir))

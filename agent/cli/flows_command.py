@@ -16,14 +16,21 @@ from urllib.parse import urlencode
 
 import typer
 
-from ..client import ask
 from ..errors import InputError, UnreachableError
+from ..inspection.client import ask
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption
 
 if TYPE_CHECKING:
     from ...redirect.drop_log import DroppedPacket
-    from ..flow_event import Blame, Directory, DropEvent, Drops, FlowEvent, FlowFilter
+    from ..inspection.flow_event import (
+        Blame,
+        Directory,
+        DropEvent,
+        Drops,
+        FlowEvent,
+        FlowFilter,
+    )
 
 _POLL_SECONDS = 0.2
 _AGENT_SECONDS = 1.0  # between two looks at the kernel's counters and at who is who
@@ -48,9 +55,12 @@ def flows(
     A request that was allowed is in no log. The kernel keeps the last 128 drops of each CPU; what it could not keep is
     told with -f as a number. `-o json` prints one object a line. Without an agent addresses have no names.
     """
-    from ...envoy.access_log import FILE_NAME
-    from ..flow_event import FlowFilter, FlowVerdict
-    from ..log_tail import LogTail
+    from ...envoy.config.access_log import FILE_NAME
+    from ..inspection.flow_event import (
+        FlowFilter,
+        FlowVerdict,
+    )
+    from ..inspection.log_tail import LogTail
 
     if verdict and verdict not in list(FlowVerdict):
         raise typer.BadParameter(f"--verdict {verdict}: write {', '.join(FlowVerdict)}")
@@ -89,7 +99,7 @@ class _Node:
     def __init__(self, run_dir: Path) -> None:
         from ...redirect.drop_log import DropLog
         from ...redirect.errors import RedirectError
-        from ..flow_event import Directory
+        from ..inspection.flow_event import Directory
         from ..settings import Settings
 
         self._run_dir = run_dir
@@ -106,7 +116,7 @@ class _Node:
 
     def directory(self) -> Directory:
         """Who is who, as of a second ago at most."""
-        from ..flow_event import Directory
+        from ..inspection.flow_event import Directory
 
         if time.monotonic() - self._asked > _AGENT_SECONDS:
             self._asked = time.monotonic()
@@ -116,7 +126,7 @@ class _Node:
 
     def drops(self) -> list[DropEvent]:
         """The packets that were dropped since the last call, as far as the kernel kept them."""
-        from ..flow_event import drop_event
+        from ..inspection.flow_event import drop_event
 
         packets = self._drops.read(self._after) if self._drops is not None else []
         if not packets:
@@ -129,7 +139,12 @@ class _Node:
 
     def _blame(self, packet: DroppedPacket) -> Blame:
         """What the agent's policies say of it; the same connection is asked about once a second."""
-        from ..flow_event import NOBODY, asks_policies, blame, protocol_of
+        from ..inspection.flow_event import (
+            NOBODY,
+            asks_policies,
+            blame,
+            protocol_of,
+        )
 
         if not asks_policies(packet):
             return NOBODY
@@ -149,7 +164,7 @@ class _Node:
 
         What is compared is a second old: by then `drops` has told what it can.
         """
-        from ..flow_event import drops_between
+        from ..inspection.flow_event import drops_between
 
         if time.monotonic() - self._counted < _AGENT_SECONDS:
             return []
@@ -177,8 +192,8 @@ class _Node:
 
 
 def _requests(lines: Iterable[bytes], directory: Directory) -> Iterable[FlowEvent]:
-    from ...envoy.access_log import parse
-    from ..flow_event import flow_event
+    from ...envoy.config.access_log import parse
+    from ..inspection.flow_event import flow_event
 
     for line in lines:
         with suppress(ValueError):  # half a line, of a full disk
@@ -187,7 +202,7 @@ def _requests(lines: Iterable[bytes], directory: Directory) -> Iterable[FlowEven
 
 def _wants_all_drops(wanted: FlowFilter) -> bool:
     """The counters know no ends and no requests."""
-    from ..flow_event import FlowVerdict
+    from ..inspection.flow_event import FlowVerdict
 
     if wanted.verdict not in (None, FlowVerdict.DROPPED):
         return False

@@ -26,8 +26,8 @@ def known_names(path: str, field: str) -> Callable[[typer.Context, str], list[st
     """For shell completion: the names that a running agent answers with under `path`; none without an agent."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
-        from ..client import ask
         from ..errors import AgentError
+        from ..inspection.client import ask
 
         names: list[str] = []
         with suppress(AgentError):

@@ -14,10 +14,13 @@ import typer
 from ...policies import Flow, Severity, World, explain
 from ...policies.errors import FlowError
 from ...store import read_documents
-from ..client import ask
-from ..descriptors import read_services
 from ..errors import InputError
-from ..offline import check, read_world
+from ..inspection.client import ask
+from ..supply.descriptors import read_services
+from ..supply.offline import (
+    check,
+    read_world,
+)
 from . import policy_test_command
 from .explain_text import explanation_text
 from .options import RUN_DIR, Policies, RunDir, Workloads, known_names

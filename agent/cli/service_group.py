@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ..client import ask
+from ..inspection.client import ask
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, table
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..client import ask
+from ..inspection.client import ask
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, fields
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ...policies import Flow, World, explain
-from ..client import ask
 from ..errors import DemoError, UnreachableError
-from ..offline import read_world
+from ..inspection.client import ask
 from ..playground import Namespace, Playground, Pod
+from ..supply.offline import read_world
 from .part import DemoRequest
 from .scenario import Scenario
 from .site import Progress, Site

@@ -8,7 +8,7 @@ from random import Random
 from typing import TypeVar
 
 from lockgate.policies.identity import IPNetwork
-from lockgate.policies.unsupported import UNSUPPORTED
+from lockgate.policies.language.unsupported import UNSUPPORTED
 from lockgate.tests.agreement.case import Document
 from lockgate.tests.agreement.patterns import Pattern
 

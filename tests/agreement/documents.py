@@ -1,7 +1,7 @@
 """Random settings: policy documents and workloads, as data, with everything of the language that the node enforces.
 
-What is enforced is asked of `policies/unsupported.py` at run time, so a feature is generated from the day that it is
-accepted. On the way hints are noted down: values at which a policy changes its mind, for flows to be made of.
+What is enforced is asked of `policies/language/unsupported.py` at run time, so a feature is generated from the day that
+it is accepted. On the way hints are noted down: values at which a policy changes its mind, for flows to be made of.
 """
 
 from __future__ import annotations

@@ -20,10 +20,13 @@ from itertools import product
 from pathlib import Path
 from typing import TypeAlias
 
-from lockgate.envoy.binary import find_binary
-from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
-from lockgate.envoy.identity_filter import Ipcache
-from lockgate.envoy.module_file import find_module
+from lockgate.envoy.config.bootstrap import (
+    BootstrapSettings,
+    bootstrap,
+)
+from lockgate.envoy.config.identity_filter import Ipcache
+from lockgate.envoy.running.binary import find_binary
+from lockgate.envoy.running.module_file import find_module
 from lockgate.policies.interception import Greeting
 from lockgate.policies.workload import IPAddress
 from lockgate.tests.agreement.ground import ECHO_PORT, ENVOY_PORT, TLS_MARK, TLS_PORT

@@ -19,15 +19,15 @@ from pathlib import Path
 
 from lockgate.policies.endpoint_policy import Protocol
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import syscall
 from lockgate.redirect.datapath import Datapath
-from lockgate.redirect.maps import open_map
+from lockgate.redirect.kernel import syscall
+from lockgate.redirect.kernel.maps import open_map
+from lockgate.redirect.kernel.syscall import Command
+from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DEFAULT_DNS_PORT
 from lockgate.redirect.port_prefix import PROTOCOL_NUMBERS
 from lockgate.redirect.reason import Reason
-from lockgate.redirect.syscall import Command
-from lockgate.redirect.tcx import Hook
 from lockgate.tests.agreement.ground import wire
 from lockgate.tests.agreement.packets import Packet
 

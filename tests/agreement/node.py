@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lockgate.agent.applier import Applied, Applier
-from lockgate.agent.kafka_side import KafkaSide
-from lockgate.agent.tls_side import TlsSide
-from lockgate.envoy.identity_filter import Ipcache
-from lockgate.envoy.kafka_listener import KafkaListener
-from lockgate.envoy.tls_listener import TlsListener
+from lockgate.agent.force.applier import (
+    Applied,
+    Applier,
+)
+from lockgate.agent.force.kafka_side import KafkaSide
+from lockgate.agent.force.tls_side import TlsSide
+from lockgate.envoy.config.identity_filter import Ipcache
+from lockgate.envoy.config.kafka_listener import KafkaListener
+from lockgate.envoy.config.tls_listener import TlsListener
 from lockgate.policies import Direction, Flow, HttpRequest, Protocol, Verdict, World
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.reason import Reason

@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from lockgate.agent.client import ask
 from lockgate.agent.errors import UnreachableError
+from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace, Playground, Pod
 from lockgate.agent.policy_tests import LoadedTest
 from lockgate.policies import Flow, HttpRequest, KafkaRequest, Protocol, TlsRequest, Verdict, World, explain
 from lockgate.policies.policy_test import Case
 from lockgate.policies.tls_secret import TRUSTED_CA, TlsMaterial, TlsSide
 from lockgate.policies.workload import IPAddress, Workload
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e import kafka_frames
 from lockgate.tests.e2e.tls_pods import Authority
 

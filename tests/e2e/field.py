@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
 
-from lockgate.agent.client import ask
+from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Namespace, Pod
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import LiveNode, live_node
 from lockgate.tests.e2e.wire import UDP, Wire, ip, udp
 

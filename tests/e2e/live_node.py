@@ -26,11 +26,11 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
-from lockgate.agent.client import ask
 from lockgate.agent.errors import UnreachableError
+from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Namespace, Playground, Pod
 from lockgate.agent.settings import Settings
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.command_line import Ended, lockgate
 
 PATIENCE = 90.0  # seconds, for what must come

@@ -20,11 +20,16 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lockgate.envoy.binary import find_binary
-from lockgate.envoy.http_routes import mark_absent_forwarded_proto
-from lockgate.envoy.identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
-from lockgate.envoy.module_file import find_module
-from lockgate.envoy.policy_shard import sharded_policy
+from lockgate.envoy.config.http_routes import mark_absent_forwarded_proto
+from lockgate.envoy.config.identity_filter import (
+    EGRESS_SHARD,
+    INGRESS_SHARD,
+    Ipcache,
+    identity_filter,
+)
+from lockgate.envoy.config.policy_shard import sharded_policy
+from lockgate.envoy.running.binary import find_binary
+from lockgate.envoy.running.module_file import find_module
 from lockgate.policies.identity import IPNetwork
 from lockgate.policies.workload import Endpoint
 from lockgate.tests.e2e.pinned_ipcache import PinnedIpcache, pinned_ipcache

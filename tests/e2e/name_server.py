@@ -16,7 +16,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 from lockgate.agent.playground import Namespace
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,14 @@ from ipaddress import ip_network
 from pathlib import Path
 from uuid import uuid4
 
-from lockgate.envoy.identity_filter import Ipcache
+from lockgate.envoy.config.identity_filter import Ipcache
 from lockgate.policies.identity import IPNetwork
 from lockgate.policies.workload import Endpoint
-from lockgate.redirect import bpffs, syscall
 from lockgate.redirect.ipcache_map import IpcacheMap
+from lockgate.redirect.kernel import (
+    bpffs,
+    syscall,
+)
 from lockgate.redirect.layout import GENERATION_NAME, IPCACHE
 from lockgate.redirect.plan import Owner
 

@@ -16,12 +16,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.admin import Admin
-from lockgate.envoy.binary import find_binary
-from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
-from lockgate.envoy.http_listener import HttpListener
-from lockgate.envoy.module_file import find_module
-from lockgate.envoy.process import EnvoyProcess
+from lockgate.envoy.config.bootstrap import (
+    BootstrapSettings,
+    bootstrap,
+)
+from lockgate.envoy.config.http_listener import HttpListener
+from lockgate.envoy.inspection.admin import Admin
+from lockgate.envoy.running.binary import find_binary
+from lockgate.envoy.running.module_file import find_module
+from lockgate.envoy.running.process import EnvoyProcess
 from lockgate.tests.e2e.pinned_ipcache import PinnedIpcache, pinned_ipcache
 from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from cryptography import x509
 from lockgate.agent.playground import NODE_IPV4, Pod
-from lockgate.envoy.binary import find_binary
-from lockgate.redirect import netns
+from lockgate.envoy.running.binary import find_binary
+from lockgate.redirect.kernel import netns
 from lockgate.tests.command_line import lockgate
 from lockgate.tests.e2e.live_node import LiveNode
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
-from lockgate.agent.client import ask
 from lockgate.agent.errors import UnreachableError
+from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Namespace
 from lockgate.tests.e2e.engine import KINDS, Engine, Inside
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, Web, fetch, live_node

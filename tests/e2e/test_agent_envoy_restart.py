@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from lockgate.bench.envoy_restart import RestartNode
 from lockgate.bench.steady_load import KINDS
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.running.binary import find_binary
 from lockgate.tests.command_line import lockgate
 
 

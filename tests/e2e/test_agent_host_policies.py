@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 import pytest
 from lockgate.agent.playground import Namespace
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import (
     CLOSED,
     DENIED,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lockgate.agent.client import ask
+from lockgate.agent.inspection.client import ask
 from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch
 
 RESPONSES = r"update_attempt$|config_reload$|listener_manager.lds"  # what Envoy counts of what it is told

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from lockgate.agent.settings import Settings
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.command_line import Ended
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, LiveNode, fetch, live_node
 

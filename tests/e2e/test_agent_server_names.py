@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import CLOSED, DROPPED, GLANCE, OK, PATIENCE, Line, LiveNode, live_node
 from lockgate.tests.e2e.tls_pods import UNTRUSTED, Authority, TlsClient, TlsWeb
 

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 import pytest
 from lockgate.agent.playground import Namespace, Pod
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.command_line import lockgate
 from lockgate.tests.e2e.live_node import (
     CLOSED,

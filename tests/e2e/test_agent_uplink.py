@@ -13,7 +13,7 @@ import pytest
 import yaml
 from lockgate.agent.playground import UPLINK, Outside
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.command_line import lockgate
 from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch, live_node
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from lockgate.agent.client import ask
-from lockgate.redirect import netns
+from lockgate.agent.inspection.client import ask
+from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e import wire
 from lockgate.tests.e2e.live_node import DENIED, GLANCE, OK, Line, LiveNode, fetch, live_node
 from lockgate.tests.e2e.wire import TCP, Wire, ip

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import pytest
 from lockgate.agent.playground import Namespace, Playground, Pod
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.running.binary import find_binary
 from lockgate.policies.endpoint_policy import (
     DirectionPolicy,
     EndpointPolicy,
@@ -34,9 +34,9 @@ from lockgate.policies.endpoint_policy import (
 )
 from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.workload import Endpoint, Workload
-from lockgate.redirect import netns
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.device import find_device, node_addresses
+from lockgate.redirect.kernel import netns
 from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import plan
 from lockgate.redirect.reason import Reason

@@ -20,7 +20,7 @@ import pytest
 from lockgate.agent.demo.http_part import HTTP
 from lockgate.agent.demo.scenario import Scenario
 from lockgate.agent.demo.site import Site
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.command_line import Ended, lockgate
 
 PATIENCE = 120.0

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from lockgate.agent.client import ask
-from lockgate.agent.effect_watch import EffectWatch
-from lockgate.envoy.admin import Admin
+from lockgate.agent.force.effect_watch import EffectWatch
+from lockgate.agent.inspection.client import ask
+from lockgate.envoy.inspection.admin import Admin
 from lockgate.policies.endpoint_policy import Direction, HttpRule
 from lockgate.tests.e2e.live_node import EXAMPLES, LiveNode
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, running_envoy

@@ -10,8 +10,12 @@ import pytest
 import typer.main
 from lockgate.agent.cli.app import app
 from lockgate.agent.cli.options import known_names
-from lockgate.agent.rbac_view import Row, identity_names, rows
-from lockgate.envoy.enforced import enforced_rules
+from lockgate.agent.inspection.rbac_view import (
+    Row,
+    identity_names,
+    rows,
+)
+from lockgate.envoy.inspection.enforced import enforced_rules
 from lockgate.policies.endpoint_policy import (
     Direction,
     HeaderMatch,

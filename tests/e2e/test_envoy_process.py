@@ -12,16 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lockgate.envoy import run_files
-from lockgate.envoy.admin import Admin
-from lockgate.envoy.binary import find_binary
-from lockgate.envoy.bootstrap import bootstrap
+from lockgate.envoy.config.bootstrap import bootstrap
+from lockgate.envoy.config.identity_filter import SHARDS
 from lockgate.envoy.errors import AdminError, AdminUnreachableError, RestartError, SupervisorError
-from lockgate.envoy.identity_filter import SHARDS
-from lockgate.envoy.inspect import read_config
-from lockgate.envoy.module_file import find_module
-from lockgate.envoy.process import EnvoyProcess, EnvoyStatus, Phase
-from lockgate.envoy.restart import restart
+from lockgate.envoy.inspection.admin import Admin
+from lockgate.envoy.inspection.inspect import read_config
+from lockgate.envoy.running import run_files
+from lockgate.envoy.running.binary import find_binary
+from lockgate.envoy.running.module_file import find_module
+from lockgate.envoy.running.process import (
+    EnvoyProcess,
+    EnvoyStatus,
+    Phase,
+)
+from lockgate.envoy.running.restart import restart
 from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
     CLIENT,
     CLIENT6,
@@ -223,9 +227,9 @@ async def test_envoy_goes_with_a_killed_supervisor_and_ensure_starts_both_anew(r
 AGENT = """
 import asyncio, sys, time
 from pathlib import Path
-from lockgate.envoy.binary import find_binary
-from lockgate.envoy.module_file import find_module
-from lockgate.envoy.process import EnvoyProcess
+from lockgate.envoy.running.binary import find_binary
+from lockgate.envoy.running.module_file import find_module
+from lockgate.envoy.running.process import EnvoyProcess
 run_dir = Path(sys.argv[1])
 content = (run_dir / "wanted").read_bytes()
 binary = find_binary()
@@ -292,7 +296,7 @@ async def test_a_waiting_supervisor_tells_when_and_stops_at_once(run_dir: Path) 
 async def test_a_second_supervisor_gives_way(run_dir: Path) -> None:
     async with running(run_dir) as envoy:
         before = await envoy.status()
-        command = [sys.executable, "-P", "-m", "lockgate.envoy.supervisor", "--detach", str(run_dir)]
+        command = [sys.executable, "-P", "-m", "lockgate.envoy.running.supervisor", "--detach", str(run_dir)]
         answer = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, cwd="/")
         assert answer.returncode == 1
         assert answer.stderr == f"{run_dir} has a supervisor already (pid {before.supervisor_pid})\n"

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from lockgate.envoy.access_log import FILE_NAME, parse
-from lockgate.envoy.admin import Admin
-from lockgate.envoy.bootstrap import bootstrap
+from lockgate.envoy.config.access_log import (
+    FILE_NAME,
+    parse,
+)
+from lockgate.envoy.config.bootstrap import bootstrap
+from lockgate.envoy.inspection.admin import Admin
 from lockgate.policies.endpoint_policy import (
     DirectionPolicy,
     EndpointPolicy,

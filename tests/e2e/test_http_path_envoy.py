@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from lockgate.envoy.bootstrap import bootstrap
+from lockgate.envoy.config.bootstrap import bootstrap
 from lockgate.policies.endpoint_policy import (
     Direction,
     DirectionPolicy,

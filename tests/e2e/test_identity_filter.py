@@ -17,7 +17,7 @@ from lockgate.policies.endpoint_policy import (
     HttpRules,
     ResolvedRule,
 )
-from lockgate.redirect.maps import PinnedMap
+from lockgate.redirect.kernel.maps import PinnedMap
 from lockgate.redirect.plan import Owner
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, ask, running_envoy
 from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache, origin

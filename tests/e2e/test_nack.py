@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lockgate.agent.client import ask
+from lockgate.agent.inspection.client import ask
 from lockgate.policies import Direction
 from lockgate.tests.e2e.hobbled_envoy import hobbled_envoy
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, EXAMPLES, GLANCE, OK, LiveNode, fetch, live_node

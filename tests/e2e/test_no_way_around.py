@@ -16,7 +16,7 @@ from ipaddress import IPv6Address, ip_address
 import pytest
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e import wire
 from lockgate.tests.e2e.field import L4, L7, POLICY, SHUT, Field, Packets, Recorder, field, pair
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, REFUSED, fetch

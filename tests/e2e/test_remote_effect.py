@@ -13,20 +13,20 @@ from select import select
 
 import aiohttp
 import pytest
-from lockgate.agent.remote_admin import remote_doors
-from lockgate.agent.remote_nodes import RemoteNodes
-from lockgate.agent.remote_port import remote_port
+from lockgate.agent.remote.admin import remote_doors
+from lockgate.agent.remote.nodes import RemoteNodes
+from lockgate.agent.remote.port import remote_port
 from lockgate.agent.settings import RemoteSettings
-from lockgate.envoy.admin import Admin
-from lockgate.envoy.binary import find_binary
+from lockgate.envoy.config.remote_bootstrap import RemoteSettings as Bootstrap
+from lockgate.envoy.config.remote_bootstrap import remote_bootstrap
 from lockgate.envoy.errors import AdminError, AdminUnreachableError
-from lockgate.envoy.remote_bootstrap import RemoteSettings as Bootstrap
-from lockgate.envoy.remote_bootstrap import remote_bootstrap
+from lockgate.envoy.inspection.admin import Admin
+from lockgate.envoy.running.binary import find_binary
 from lockgate.policies import Direction
 from lockgate.tests.e2e.loopback_envoy import free_ports
 from lockgate.tests.unit.agent.test_remote_nodes import endpoint, until, wanted
 from lockgate.xds import FILTER_CONFIG, XdsServer, shard_name, shard_of
-from lockgate.xds.certificates import Authority
+from lockgate.xds.serve.certificates import Authority
 
 NODE = "edge-1"
 

@@ -19,9 +19,12 @@ import pytest
 from lockgate.tests.e2e.dynamic_envoy import dynamic_envoy, eds_cluster, endpoints, http_listener, routes
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy
 from lockgate.xds import LISTENER, Outcome, Resource, Snapshot, XdsServer
-from lockgate.xds.certificate_files import Credentials
-from lockgate.xds.certificates import Authority, Identity
-from lockgate.xds.remote import Remote
+from lockgate.xds.serve.certificate_files import Credentials
+from lockgate.xds.serve.certificates import (
+    Authority,
+    Identity,
+)
+from lockgate.xds.serve.remote import Remote
 
 WAIT = 15.0
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.policy_slot import NOT_SYNCED
+from lockgate.envoy.config.policy_slot import NOT_SYNCED
 from lockgate.policies.endpoint_policy import (
     Direction,
     DirectionPolicy,
@@ -37,7 +37,11 @@ from lockgate.xds import (
     shard_name,
     shard_of,
 )
-from lockgate.xds.matcher import DESTINATION_IP, exact_map, extension
+from lockgate.xds.compile.matcher import (
+    DESTINATION_IP,
+    exact_map,
+    extension,
+)
 from lockgate.xds.wire import frame
 
 WAIT = 15.0

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from lockgate.agent.playground import Namespace
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import CLOSED, DROPPED, PATIENCE, REFUSED, Answer, Line, Web
 
 UNTRUSTED = "untrusted"  # the client does not trust the certificate it is shown

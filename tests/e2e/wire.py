@@ -9,7 +9,7 @@ from types import TracebackType
 
 from lockgate.agent.playground import Namespace, Pod
 from lockgate.policies.workload import IPAddress
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 
 FIN, SYN, RST, PSH, ACK, URG = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58

@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.binary import find_binary
-from lockgate.envoy.module_file import find_module
+from lockgate.envoy.running.binary import find_binary
+from lockgate.envoy.running.module_file import find_module
 
 ROOT = Path(__file__).parents[2]
 NOT_PACKAGES = {"bench", "build", "compose", "dist", "docs", "scripts", "tests"}
@@ -49,8 +49,8 @@ def test_the_wheel_carries_the_module_and_is_for_this_platform(installed: Path, 
         [
             installed / "python",
             "-c",
-            "from lockgate.envoy.binary import find_binary\n"
-            "from lockgate.envoy.module_file import find_module\n"
+            "from lockgate.envoy.running.binary import find_binary\n"
+            "from lockgate.envoy.running.module_file import find_module\n"
             "print(find_module(find_binary()).sources)",
         ],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-//! The log of refused requests: a JSON line each, in the file and the form of Envoy's own (envoy/access_log.py).
+//! The log of refused requests: a JSON line each, in the file and the form of Envoy's own (envoy/config/access_log.py).
 //!
 //! A worker thread never waits for the disk: lines go to a thread of their own, and what it cannot keep up with is lost
 //! and counted. The file is opened anew for every batch, so that it may be renamed.

@@ -11,10 +11,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from lockgate.agent.api import LocalApi, NoSuchPolicyError
-from lockgate.agent.client import ask
 from lockgate.agent.errors import HostError, InputError, UnreachableError
-from lockgate.agent.metrics_port import MetricsPort
+from lockgate.agent.inspection.api import (
+    LocalApi,
+    NoSuchPolicyError,
+)
+from lockgate.agent.inspection.client import ask
+from lockgate.agent.inspection.metrics_port import MetricsPort
 from lockgate.envoy.errors import AdminUnreachableError
 from lockgate.policies.errors import FlowError
 

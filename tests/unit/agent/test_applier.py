@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from lockgate.agent import applier as module
-from lockgate.agent.applier import Applied, Applier
-from lockgate.agent.kafka_side import KafkaSide
-from lockgate.agent.tls_side import TlsSide
-from lockgate.envoy.identity_filter import Ipcache
-from lockgate.envoy.kafka_listener import KafkaListener
-from lockgate.envoy.tls_listener import TlsListener
+from lockgate.agent.force import applier as module
+from lockgate.agent.force.applier import (
+    Applied,
+    Applier,
+)
+from lockgate.agent.force.kafka_side import KafkaSide
+from lockgate.agent.force.tls_side import TlsSide
+from lockgate.envoy.config.identity_filter import Ipcache
+from lockgate.envoy.config.kafka_listener import KafkaListener
+from lockgate.envoy.config.tls_listener import TlsListener
 from lockgate.policies import World, parse_policies
 from lockgate.policies.identity import IPNetwork, endpoint_of
 from lockgate.policies.workload import Endpoint, Workload

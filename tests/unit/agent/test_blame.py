@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from lockgate.agent.blame import field_in, likely, parts_in, place_of, quoted
+from lockgate.agent.refusal.blame import (
+    field_in,
+    likely,
+    parts_in,
+    place_of,
+    quoted,
+)
 from lockgate.policies import Policy, parse_policies
 
 TEXT = """

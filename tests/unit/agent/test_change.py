@@ -16,9 +16,12 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockgate.agent.applier import Applied
-from lockgate.agent.blame import ALL, told_in
-from lockgate.agent.change import ChangeMaker
+from lockgate.agent.force.applier import Applied
+from lockgate.agent.force.change import ChangeMaker
+from lockgate.agent.refusal.blame import (
+    ALL,
+    told_in,
+)
 from lockgate.policies import Policy, PolicyKey, World, parse_policies
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.model import HttpConditions

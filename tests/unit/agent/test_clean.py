@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from lockgate.agent.clean import _empty
+from lockgate.agent.machine.clean import _empty
 
 
 def test_only_an_agents_files_go_and_the_directory_when_it_is_empty(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from lockgate.agent.descriptors import read_services
 from lockgate.agent.errors import InputError
-from lockgate.policies.grpc_services import COMMON
+from lockgate.agent.supply.descriptors import read_services
+from lockgate.policies.language.grpc_services import COMMON
 from lockgate.tests.command_line import lockgate
 
 PROTO = """
@@ -99,7 +99,7 @@ def test_without_a_compiler_the_sentence_says_what_to_install(
     folder: Path, descriptor_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("lockgate.agent.descriptors.find_spec", lambda _: None)
+    monkeypatch.setattr("lockgate.agent.supply.descriptors.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs protoc .* or grpcio-tools"):
         read_services([folder / "catalog.proto"])
     assert read_services([descriptor_set]).methods == SERVICES

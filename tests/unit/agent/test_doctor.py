@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lockgate.agent.check import Check, State
-from lockgate.agent.doctor import (
+from lockgate.agent.machine.check import (
+    Check,
+    State,
+)
+from lockgate.agent.machine.doctor import (
     FEATURES,
     feature_checks,
     mount_checks,
@@ -15,7 +18,7 @@ from lockgate.agent.doctor import (
     rule_checks,
     sysctl_checks,
 )
-from lockgate.redirect.attached import Attached
+from lockgate.redirect.kernel.attached import Attached
 from lockgate.tests.command_line import lockgate
 
 WELL = {

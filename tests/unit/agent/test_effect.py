@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from lockgate.agent.effect import Drift, Name, confirmed, drifted
-from lockgate.envoy.in_force import InForce, named_query, read_versions, versions_query
+from lockgate.agent.force.effect import (
+    Drift,
+    Name,
+    confirmed,
+    drifted,
+)
+from lockgate.envoy.inspection.in_force import (
+    InForce,
+    named_query,
+    read_versions,
+    versions_query,
+)
 from lockgate.xds import FILTER_CONFIG, LISTENER, ClientStatus, ResourceStatus, SyncState, TypeStatus
-from lockgate.xds.status import Moment
+from lockgate.xds.serve.status import Moment
 
 NOW = Moment(0.0, 0.0)
 FILTER, OTHER = Name(FILTER_CONFIG, "lockgate.http.ingress"), Name(LISTENER, "lockgate.tls")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from lockgate.agent.endpoints import Discovery, discover
+from lockgate.agent.supply.endpoints import (
+    Discovery,
+    discover,
+)
 from lockgate.policies.workload import Workload
 from lockgate.redirect.device import Device
 from lockgate.redirect.errors import NamespaceGoneError

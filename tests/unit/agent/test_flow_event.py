@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from lockgate.agent.flow_event import (
+from lockgate.agent.inspection.flow_event import (
     NOBODY,
     Directory,
     DropEvent,
@@ -21,7 +21,7 @@ from lockgate.agent.flow_event import (
     drops_between,
     flow_event,
 )
-from lockgate.envoy.access_log import parse
+from lockgate.envoy.config.access_log import parse
 from lockgate.policies import Direction, World, parse_policies
 from lockgate.policies.endpoint_policy import Protocol
 from lockgate.policies.explain import explain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
-from lockgate.agent.handover import Handover
+from lockgate.agent.force.handover import Handover
 from lockgate.policies import World, parse_policies
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Workload

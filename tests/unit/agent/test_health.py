@@ -8,7 +8,12 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 import pytest
-from lockgate.agent.health import Health, HealthChecker, Target, probe
+from lockgate.agent.force.health import (
+    Health,
+    HealthChecker,
+    Target,
+    probe,
+)
 from lockgate.policies.service import Backend, HealthCheck, HealthKind
 
 LOOPBACK = ip_address("127.0.0.1")

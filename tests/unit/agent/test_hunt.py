@@ -6,7 +6,7 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lockgate.agent.hunt import Hunt
+from lockgate.agent.refusal.hunt import Hunt
 
 
 def solve(hunt: Hunt[int], guilty: set[int], sound: bool = True) -> list[frozenset[int]]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from lockgate.agent.intake import Intake, NoMemory, admit
+from lockgate.agent.supply.intake import (
+    Intake,
+    NoMemory,
+    admit,
+)
 from lockgate.policies import Policy
 from lockgate.policies.node import Node
 from lockgate.policies.secret import Secret

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from lockgate.agent.errors import StateError
-from lockgate.agent.intake import Intake, admit
-from lockgate.agent.last_good import LastGood
+from lockgate.agent.supply.intake import (
+    Intake,
+    admit,
+)
+from lockgate.agent.supply.last_good import LastGood
 from lockgate.store import Document, StoreContent
 
 POLICY = """

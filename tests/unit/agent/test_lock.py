@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from lockgate.agent.errors import AlreadyRunningError
-from lockgate.agent.lock import AgentLock
+from lockgate.agent.machine.lock import AgentLock
 
 CLONE_NEWNET = 0x40000000
 HOLDER = """
 import sys
 from pathlib import Path
-from lockgate.agent.lock import AgentLock
+from lockgate.agent.machine.lock import AgentLock
 with AgentLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

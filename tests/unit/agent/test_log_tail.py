@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lockgate.agent.log_tail import LogTail
+from lockgate.agent.inspection.log_tail import LogTail
 
 
 def test_the_last_lines_then_those_that_come(tmp_path: Path) -> None:

@@ -7,12 +7,20 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from lockgate.agent.applier import Kernel
-from lockgate.agent.endpoints import Discovery
-from lockgate.agent.intake import Intake
-from lockgate.agent.metrics import Exposition, Metrics, families_of, summaries
+from lockgate.agent.force.applier import Kernel
+from lockgate.agent.inspection.metrics import (
+    Exposition,
+    Metrics,
+    families_of,
+    summaries,
+)
+from lockgate.agent.inspection.view import (
+    NodeState,
+    NodeView,
+)
 from lockgate.agent.settings import Settings
-from lockgate.agent.view import NodeState, NodeView
+from lockgate.agent.supply.endpoints import Discovery
+from lockgate.agent.supply.intake import Intake
 from lockgate.policies import World, parse_policies
 from lockgate.policies.endpoint_policy import Direction
 from lockgate.policies.identity import endpoint_of

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace, Playground
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 
 NAME = f"playground{os.getpid()}"
 

@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import Iterable
 
 import pytest
-from lockgate.agent import policy_status
-from lockgate.agent.intake import Intake, NoMemory, admit
-from lockgate.agent.policy_status import PolicyStatus
+from lockgate.agent.inspection import policy_status
+from lockgate.agent.inspection.policy_status import PolicyStatus
+from lockgate.agent.supply.intake import (
+    Intake,
+    NoMemory,
+    admit,
+)
 from lockgate.store import Document, StoreContent
 
 GOOD = (

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from lockgate.agent.check import State
-from lockgate.agent.probe import _Leg, _tried
+from lockgate.agent.machine.check import State
+from lockgate.agent.machine.probe import (
+    _Leg,
+    _tried,
+)
 
 
 class Silent:

@@ -15,17 +15,24 @@ import grpc
 import grpc.aio
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import Node
-from lockgate.agent.intake import Intake, NoMemory, admit
-from lockgate.agent.remote_nodes import RemoteNodes, Wanted
-from lockgate.agent.xds_view import rows
+from lockgate.agent.inspection.xds_view import rows
+from lockgate.agent.remote.nodes import (
+    RemoteNodes,
+    Wanted,
+)
+from lockgate.agent.supply.intake import (
+    Intake,
+    NoMemory,
+    admit,
+)
 from lockgate.policies import Direction, World
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.store import Document, StoreContent
 from lockgate.tests.unit.xds.raw_stream import DeltaRaw, Heard
 from lockgate.xds import SHARDS, TABLES, Remote, XdsServer, shard_name, shard_of
-from lockgate.xds.certificate_files import Credentials
-from lockgate.xds.certificates import Authority
+from lockgate.xds.serve.certificate_files import Credentials
+from lockgate.xds.serve.certificates import Authority
 from lockgate.xds.snapshot import FILTER_CONFIG
 
 POLICY = b"""\

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lockgate.agent.remote_port import remote_port
+from lockgate.agent.remote.port import remote_port
 from lockgate.agent.settings import RemoteSettings
-from lockgate.xds.certificates import Authority
+from lockgate.xds.serve.certificates import Authority
 
 
 def test_whoever_looks_first_the_port_is_told_of_new_files(tmp_path: Path) -> None:

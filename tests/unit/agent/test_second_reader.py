@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from lockgate.agent.intake import Intake, NoMemory, admit
-from lockgate.agent.second_reader import SecondReader
+from lockgate.agent.supply.intake import (
+    Intake,
+    NoMemory,
+    admit,
+)
+from lockgate.agent.supply.second_reader import SecondReader
 from lockgate.store import Document, StoreContent
 
 POLICY = """apiVersion: cilium.io/v2

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from lockgate.agent.stream_watch import StreamWatch
-from lockgate.envoy.access_log import SocketEnd
-from lockgate.envoy.running_stream import RunningStream
+from lockgate.agent.force.stream_watch import StreamWatch
+from lockgate.envoy.config.access_log import SocketEnd
+from lockgate.envoy.config.running_stream import RunningStream
 from lockgate.policies import World
 from lockgate.policies.request import HttpRequest
 from lockgate.tests.unit.policies.test_ongoing import INGRESS, POLICY, world

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from lockgate.agent.config_file import NODE_NAME, read_config
-from lockgate.agent.host import _RIGHTS
+from lockgate.agent.machine.host import _RIGHTS
 from lockgate.agent.settings import KubernetesSettings
 from lockgate.policies import parse_policies
 from lockgate.store import read_documents

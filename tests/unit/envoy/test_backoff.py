@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lockgate.envoy.backoff import Backoff
+from lockgate.envoy.running.backoff import Backoff
 
 SHORT, LONG = 0.2, 60.0
 

@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lockgate.envoy import binary
-from lockgate.envoy.binary import VERSION, find_binary
 from lockgate.envoy.errors import BinaryError
+from lockgate.envoy.running import binary
+from lockgate.envoy.running.binary import (
+    VERSION,
+    find_binary,
+)
 
 
 def test_the_wheel_holds_the_pinned_version() -> None:

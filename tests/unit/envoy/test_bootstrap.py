@@ -9,14 +9,28 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.binary import find_binary
-from lockgate.envoy.bootstrap import BootstrapSettings, bootstrap
+from lockgate.envoy.config.bootstrap import (
+    BootstrapSettings,
+    bootstrap,
+)
+from lockgate.envoy.config.http_listener import HttpListener
+from lockgate.envoy.config.identity_filter import (
+    SHARDS,
+    Ipcache,
+)
+from lockgate.envoy.config.messages import (
+    boot,
+    composite,
+    core,
+    hcm,
+    network_input,
+    protobuf,
+    xds_matcher,
+)
+from lockgate.envoy.config.policy_slot import deny_all
 from lockgate.envoy.errors import BootstrapError
-from lockgate.envoy.http_listener import HttpListener
-from lockgate.envoy.identity_filter import SHARDS, Ipcache
-from lockgate.envoy.messages import boot, composite, core, hcm, network_input, protobuf, xds_matcher
-from lockgate.envoy.module_file import find_module
-from lockgate.envoy.policy_slot import deny_all
+from lockgate.envoy.running.binary import find_binary
+from lockgate.envoy.running.module_file import find_module
 from lockgate.tests.unit.xds.matcher_messages import Seen, evaluate
 
 IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lockgate.envoy import hot_restart
+from lockgate.envoy.running import hot_restart
 
 INITIALIZING = 1
 

@@ -8,9 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.binary import VERSION, find_binary
 from lockgate.envoy.errors import ModuleError
-from lockgate.envoy.module_file import ABI, find_module
+from lockgate.envoy.running.binary import (
+    VERSION,
+    find_binary,
+)
+from lockgate.envoy.running.module_file import (
+    ABI,
+    find_module,
+)
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,8 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lockgate.envoy.config.remote_bootstrap import (
+    BOOTSTRAP_FILE,
+    TABLE_SLOTS,
+    RemoteSettings,
+    remote_bootstrap,
+)
 from lockgate.envoy.errors import BootstrapError
-from lockgate.envoy.remote_bootstrap import BOOTSTRAP_FILE, TABLE_SLOTS, RemoteSettings, remote_bootstrap
 from lockgate.xds import TABLES
 
 SETTINGS = RemoteSettings(

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from lockgate.envoy import run_files
-from lockgate.envoy.run_files import (
+from lockgate.envoy.running import run_files
+from lockgate.envoy.running.run_files import (
     Launch,
     SupervisorState,
     lock_holder,
@@ -37,7 +37,7 @@ STATE = SupervisorState(
 HOLD = """
 import sys, time
 from pathlib import Path
-from lockgate.envoy.run_files import take_lock
+from lockgate.envoy.running.run_files import take_lock
 print(take_lock(Path(sys.argv[1])), flush=True)
 time.sleep(600)
 """

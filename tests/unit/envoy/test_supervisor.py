@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from lockgate.envoy import run_files
-from lockgate.envoy.last_words import LastWords, exit_in_words
-from lockgate.envoy.log_file import LogFile
+from lockgate.envoy.running import run_files
+from lockgate.envoy.running.last_words import (
+    LastWords,
+    exit_in_words,
+)
+from lockgate.envoy.running.log_file import LogFile
 
 INFO = b"[2026-01-01 00:00:00.000][12][info][main] [source/server/server.cc:414] starting\n"
 ERROR = b"[2026-01-01 00:00:00.000][12][error][config] [./source/x.h:1] bad thing\n"
@@ -82,7 +85,7 @@ def test_an_old_log_is_continued(tmp_path: Path) -> None:
 
 
 def supervise(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "lockgate.envoy.supervisor", *arguments]
+    command = [sys.executable, "-P", "-m", "lockgate.envoy.running.supervisor", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
 
 

@@ -8,8 +8,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 from lockgate.policies.changed_ends import ChangedEnds, in_other_hands
 from lockgate.policies.identity import Reserved, endpoint_of
-from lockgate.policies.parse import parse_policies
-from lockgate.policies.workload_file import parse_workloads
+from lockgate.policies.language.parse import parse_policies
+from lockgate.policies.language.workload_file import parse_workloads
 from lockgate.policies.world import World
 
 WORKLOADS = b"""

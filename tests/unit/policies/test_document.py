@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 
 import pytest
-from lockgate.policies.document import (
+from lockgate.policies.errors import UnreadableError
+from lockgate.policies.language.document import (
     MAX_BROKEN,
     MAX_BYTES,
     MAX_DEPTH,
@@ -21,9 +22,8 @@ from lockgate.policies.document import (
     read_documents,
     split_documents,
 )
-from lockgate.policies.errors import UnreadableError
-from lockgate.policies.parse import parse_policies
-from lockgate.policies.workload_file import parse_workloads
+from lockgate.policies.language.parse import parse_policies
+from lockgate.policies.language.workload_file import parse_workloads
 
 
 def plain(node: Node) -> object:

@@ -12,8 +12,8 @@ from lockgate.policies.errors import FlowError
 from lockgate.policies.explain import Explanation, explain
 from lockgate.policies.flow import Flow
 from lockgate.policies.identity import endpoint_of
-from lockgate.policies.parse import parse_policies
-from lockgate.policies.workload_file import parse_workloads
+from lockgate.policies.language.parse import parse_policies
+from lockgate.policies.language.workload_file import parse_workloads
 from lockgate.policies.world import World
 
 WORKLOADS = b"""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lockgate.policies.endpoint_policy import DnsRule, Protocol
 from lockgate.policies.fqdn import FqdnSelectors, LearnedIdentities, Place, fqdn_label, learned_labels, place_of
 from lockgate.policies.identity import endpoint_of
+from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.longest_prefix import LongestPrefix
-from lockgate.policies.parse import parse_policies
 from lockgate.policies.verdict import Verdict, judge
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
 from lockgate.policies.world import World

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 from lockgate.policies import Flow, Protocol, Verdict, World, explain, parse_policies, parse_workloads
 from lockgate.policies.identity import endpoint_of
-from lockgate.policies.lint import lint
+from lockgate.policies.language.lint import lint
 from lockgate.redirect.plan import Planner
 from lockgate.redirect.plan import Verdict as Kernel
 

@@ -19,7 +19,7 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.flow import Flow
 from lockgate.policies.identity import Reserved, endpoint_of
 from lockgate.policies.interception import Greeting, Interception, Taken, passed_over, take_up
-from lockgate.policies.parse import parse_policies
+from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.request import HttpRequest, Request, TlsRequest
 from lockgate.policies.tls_secret import TlsSecrets
 from lockgate.policies.verdict import Judgement, Verdict, judge

@@ -6,9 +6,12 @@ from textwrap import indent
 
 import pytest
 from lockgate.policies.identity import endpoint_of
-from lockgate.policies.lint import find_duplicates, lint
+from lockgate.policies.language.lint import (
+    find_duplicates,
+    lint,
+)
+from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.model import Policy
-from lockgate.policies.parse import parse_policies
 from lockgate.policies.workload import Workload
 from lockgate.policies.world import World
 

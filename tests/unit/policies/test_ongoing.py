@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from lockgate.policies.explain import explain
 from lockgate.policies.flow import Flow
 from lockgate.policies.identity import endpoint_of
+from lockgate.policies.language.parse import parse_policies
+from lockgate.policies.language.workload_file import parse_workloads
 from lockgate.policies.ongoing import Ongoing
-from lockgate.policies.parse import parse_policies
 from lockgate.policies.request import HttpRequest, TlsRequest
 from lockgate.policies.tls_secret import TlsSecrets
 from lockgate.policies.verdict import Verdict
-from lockgate.policies.workload_file import parse_workloads
 from lockgate.policies.world import World
 
 WORKLOADS = b"""

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import lockgate.policies
 import pytest
+from lockgate.policies.language.parse import (
+    ParsedPolicies,
+    parse_policies,
+)
 from lockgate.policies.model import PolicyKey, PolicyKind
-from lockgate.policies.parse import ParsedPolicies, parse_policies
 
 GOOD = """\
 apiVersion: cilium.io/v2

@@ -6,8 +6,11 @@ from textwrap import indent
 
 import pytest
 from lockgate.policies.endpoint_policy import Protocol
+from lockgate.policies.language.parse import (
+    ParsedPolicies,
+    parse_policies,
+)
 from lockgate.policies.model import Port
-from lockgate.policies.parse import ParsedPolicies, parse_policies
 
 
 def parse(spec: str) -> ParsedPolicies:

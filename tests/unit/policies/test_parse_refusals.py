@@ -5,8 +5,8 @@ from __future__ import annotations
 from textwrap import indent
 
 import pytest
-from lockgate.policies.parse import parse_policies
-from lockgate.policies.problem import Severity
+from lockgate.policies.language.parse import parse_policies
+from lockgate.policies.language.problem import Severity
 
 HEAD = """\
 apiVersion: cilium.io/v2

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from lockgate.policies.language.parse import (
+    ParsedPolicies,
+    parse_policies,
+)
 from lockgate.policies.model import SecretRef
-from lockgate.policies.parse import ParsedPolicies, parse_policies
 
 HEAD = "apiVersion: v1\nkind: Secret\nmetadata: {name: token}\n"
 HUSH = "hunter2"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 from lockgate.policies.endpoint_policy import TlsContext, TlsRules
-from lockgate.policies.parse import ParsedPolicies, parse_policies
+from lockgate.policies.language.parse import (
+    ParsedPolicies,
+    parse_policies,
+)
 
 POLICY = """
 apiVersion: cilium.io/v2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lockgate.policies.problem import Problem, Severity
+from lockgate.policies.language.problem import (
+    Problem,
+    Severity,
+)
 
 
 def test_an_error_reads_as_one_line() -> None:

@@ -11,11 +11,11 @@ from lockgate.policies.endpoint_policy import HeaderMatch, HttpRule, HttpRules, 
 from lockgate.policies.explain import Explanation, explain
 from lockgate.policies.flow import Flow
 from lockgate.policies.identity import endpoint_of
+from lockgate.policies.language.parse import parse_policies
+from lockgate.policies.language.workload_file import parse_workloads
 from lockgate.policies.model import Policy, SecretRef
-from lockgate.policies.parse import parse_policies
 from lockgate.policies.service import Service
 from lockgate.policies.workload import Workload
-from lockgate.policies.workload_file import parse_workloads
 from lockgate.policies.world import World
 
 WORKLOADS = b"""

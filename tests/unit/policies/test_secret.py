@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from lockgate.policies.endpoint_policy import HeaderMatch, HttpRules, MismatchAction
 from lockgate.policies.identity import endpoint_of
+from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.model import SecretRef
-from lockgate.policies.parse import parse_policies
 from lockgate.policies.secret import HeaderValues, Secret, header_values, secret_problems
 from lockgate.policies.workload import Workload
 from lockgate.policies.world import World

@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from lockgate.policies.endpoint_policy import TlsContext, TlsRules
+from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.model import SecretRef
-from lockgate.policies.parse import parse_policies
 from lockgate.policies.secret import Secret
 from lockgate.policies.tls_secret import TlsMaterial, TlsSecrets, TlsSide, names_tls_secrets, tls_problems
 from lockgate.tests.e2e.tls_pods import Authority

@@ -6,9 +6,12 @@ from ipaddress import ip_address
 
 import pytest
 from lockgate.policies.endpoint_policy import Protocol
+from lockgate.policies.language.workload_file import (
+    ParsedWorkloads,
+    parse_workloads,
+)
 from lockgate.policies.service import BackendGroup, HealthCheck, HealthKind, Service, ServicePort
 from lockgate.policies.workload import Workload
-from lockgate.policies.workload_file import ParsedWorkloads, parse_workloads
 
 
 def parse(text: str) -> ParsedWorkloads:

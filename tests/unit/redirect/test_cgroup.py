@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lockgate.redirect.cgroup import root
 from lockgate.redirect.errors import BpfUnsupportedError
+from lockgate.redirect.kernel.cgroup import root
 
 V1 = "30 25 0:26 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu"
 HYBRID = "35 25 0:31 / /sys/fs/cgroup/unified rw,relatime shared:5 - cgroup2 cgroup2 rw"

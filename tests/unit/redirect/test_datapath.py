@@ -19,10 +19,11 @@ from lockgate.policies.endpoint_policy import (
     RuleOrigin,
 )
 from lockgate.policies.workload import Endpoint, Workload
-from lockgate.redirect import layout, netns
+from lockgate.redirect import layout
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.errors import EndpointUnreachableError, PinConflictError
-from lockgate.redirect.maps import PinnedMap
+from lockgate.redirect.kernel import netns
+from lockgate.redirect.kernel.maps import PinnedMap
 from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, plan
 

@@ -9,9 +9,10 @@ from typing import TypeVar
 import pytest
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Playground
 from lockgate.policies.workload import Workload
-from lockgate.redirect import device, netns
+from lockgate.redirect import device
 from lockgate.redirect.device import Device, find_device, node_addresses
 from lockgate.redirect.errors import EndpointUnreachableError, NamespaceGoneError
+from lockgate.redirect.kernel import netns
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 T = TypeVar("T")

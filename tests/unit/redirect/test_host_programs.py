@@ -8,8 +8,8 @@ from ipaddress import ip_address
 import pytest
 from lockgate.policies.endpoint_policy import EndpointPolicy
 from lockgate.policies.workload import IPAddress
+from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.reason import Reason
-from lockgate.redirect.tcx import Hook
 from lockgate.tests.unit.redirect.test_programs import (
     ACK,
     CLIENT,

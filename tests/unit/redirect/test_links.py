@@ -4,8 +4,8 @@ import asyncio
 import os
 
 from lockgate.agent.playground import Playground
-from lockgate.redirect import netns
-from lockgate.redirect.links import Links
+from lockgate.redirect.kernel import netns
+from lockgate.redirect.kernel.links import Links
 
 
 async def test_a_new_pod_is_news_and_quiet_is_quiet() -> None:

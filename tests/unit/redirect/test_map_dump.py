@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lockgate.policies.endpoint_policy import PortSpan, Protocol
-from lockgate.redirect.map_dump import ports_in_words
+from lockgate.redirect.kernel.map_dump import ports_in_words
 from lockgate.redirect.port_prefix import EVERYTHING, PortPrefix, split
 
 

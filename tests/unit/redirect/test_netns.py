@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from lockgate.agent.playground import Playground
-from lockgate.redirect import netns
 from lockgate.redirect.errors import NamespaceGoneError
+from lockgate.redirect.kernel import netns
 
 
 def test_only_the_function_runs_inside() -> None:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import platform
 
 import pytest
-from lockgate.redirect.compiler import Exit
 from lockgate.redirect.errors import BpfUnsupportedError, ProgramRejectedError
-from lockgate.redirect.program import explain
-from lockgate.redirect.source import read_source
+from lockgate.redirect.kernel.compiler import Exit
+from lockgate.redirect.kernel.program import explain
+from lockgate.redirect.kernel.source import read_source
 
 VERIFIER = """bpf: Failed to load program: Permission denied
 0: (b7) r0 = 0

@@ -34,13 +34,17 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.verdict import Judgement, Verdict, judge
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
-from lockgate.redirect import layout, netns, syscall
+from lockgate.redirect import layout
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.drop_log import DropLog
+from lockgate.redirect.kernel import (
+    netns,
+    syscall,
+)
+from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, Planner
 from lockgate.redirect.reason import Reason
-from lockgate.redirect.tcx import Hook
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from lockgate.agent.playground import UPLINK, Playground
-from lockgate.redirect import netns
+from lockgate.redirect.kernel import netns
 from lockgate.redirect.uplink import Interface, choose, interfaces
 
 POD, ETH, IDLE, TUNNEL = (

@@ -29,11 +29,16 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     UpstreamTlsContext,
 )
 from envoy_data_plane.google.protobuf import Any
-from lockgate.xds.delta import DeltaStream
-from lockgate.xds.discovery import DeltaRequest, DeltaResponse, WholeRequest, WholeResponse
-from lockgate.xds.node_memory import NodeMemory
+from lockgate.xds.serve.delta import DeltaStream
+from lockgate.xds.serve.discovery import (
+    DeltaRequest,
+    DeltaResponse,
+    WholeRequest,
+    WholeResponse,
+)
+from lockgate.xds.serve.node_memory import NodeMemory
+from lockgate.xds.serve.sotw import SotwStream
 from lockgate.xds.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET, Resource, Snapshot
-from lockgate.xds.sotw import SotwStream
 
 BAD = "x"  # a content that the client refuses
 _ADS = ConfigSource(ads=AggregatedConfigSource())

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lockgate.xds.certificate_files import CertificateFiles
-from lockgate.xds.certificates import Authority
 from lockgate.xds.errors import CertificateError
+from lockgate.xds.serve.certificate_files import CertificateFiles
+from lockgate.xds.serve.certificates import Authority
 
 
 class Files:

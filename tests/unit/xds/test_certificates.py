@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
-from lockgate.xds.certificates import Authority, Identity, node_of_names
 from lockgate.xds.errors import CertificateError
+from lockgate.xds.serve.certificates import (
+    Authority,
+    Identity,
+    node_of_names,
+)
 
 
 def certificate(identity: Identity) -> x509.Certificate:

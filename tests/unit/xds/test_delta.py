@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lockgate.xds.delta import DeltaStream
-from lockgate.xds.discovery import DeltaRequest
-from lockgate.xds.node_memory import NodeMemory
+from lockgate.xds.serve.delta import DeltaStream
+from lockgate.xds.serve.discovery import DeltaRequest
+from lockgate.xds.serve.node_memory import NodeMemory
 from lockgate.xds.snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from lockgate.xds.wire import frame, number, text
 

@@ -10,8 +10,12 @@ from envoy_data_plane.google.protobuf import Any, Struct, Value
 from envoy_data_plane.google.rpc import Status
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockgate.xds.discovery import DeltaRequest, DeltaResponse, Node
 from lockgate.xds.errors import WireError
+from lockgate.xds.serve.discovery import (
+    DeltaRequest,
+    DeltaResponse,
+    Node,
+)
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, Resource
 from lockgate.xds.wire import frame
 

@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 import pytest
 from lockgate.tests.unit.xds.raw_stream import DeltaRaw, SotwRaw, resource
-from lockgate.xds.limits import Limits
-from lockgate.xds.node_memory import NodeMemories
-from lockgate.xds.server import XdsServer
+from lockgate.xds.serve.limits import Limits
+from lockgate.xds.serve.node_memory import NodeMemories
+from lockgate.xds.serve.server import XdsServer
 from lockgate.xds.snapshot import CLUSTER, ENDPOINTS, LISTENER, Snapshot
 
 FEW = Limits(streams=2, nodes=2, types=2, names=3, greeting=0.2)

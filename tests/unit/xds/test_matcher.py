@@ -25,8 +25,11 @@ from envoy_data_plane.xds.type.matcher.v3 import (
     RegexMatcherGoogleRe2,
     StringMatcher,
 )
-from lockgate.xds import matcher
-from lockgate.xds.rbac_action import allow, deny
+from lockgate.xds.compile import matcher
+from lockgate.xds.compile.rbac_action import (
+    allow,
+    deny,
+)
 
 ALLOW = MatcherOnMatch.parse(allow("some/rule:spec"))
 DENY = MatcherOnMatch.parse(deny("other"))

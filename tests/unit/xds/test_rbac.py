@@ -11,8 +11,8 @@ from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composit
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockgate.envoy import identity_filter
-from lockgate.envoy.http_listener import HttpListener
+from lockgate.envoy.config import identity_filter
+from lockgate.envoy.config.http_listener import HttpListener
 from lockgate.policies.endpoint_policy import (
     Direction,
     DirectionPolicy,
@@ -36,10 +36,19 @@ from lockgate.tests.unit.xds.policy_strategies import (
     origin,
     requests,
 )
-from lockgate.xds.header_condition import ABSENT_FORWARDED_PROTO
-from lockgate.xds.rbac import NodeCompiler, NodeResources, compile_node, policed_by
-from lockgate.xds.rule_name import NOT_POLICED
-from lockgate.xds.shard import SHARDS, shard_name, shard_of
+from lockgate.xds.compile.header_condition import ABSENT_FORWARDED_PROTO
+from lockgate.xds.compile.rbac import (
+    NodeCompiler,
+    NodeResources,
+    compile_node,
+    policed_by,
+)
+from lockgate.xds.compile.rule_name import NOT_POLICED
+from lockgate.xds.compile.shard import (
+    SHARDS,
+    shard_name,
+    shard_of,
+)
 from lockgate.xds.snapshot import FILTER_CONFIG, Resource
 
 PORTS = (80, 443, 8080)

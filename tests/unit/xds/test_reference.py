@@ -42,7 +42,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     UpstreamTlsContext,
 )
 from envoy_data_plane.google.protobuf import Any
-from lockgate.xds.reference import Reference
+from lockgate.xds.serve.reference import Reference
 from lockgate.xds.snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource
 
 ADS = ConfigSource(ads=AggregatedConfigSource())

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from lockgate.policies.endpoint_policy import Direction, RuleOrigin
-from lockgate.xds.rule_name import (
+from lockgate.xds.compile.rule_name import (
     NOT_POLICED,
     UNKNOWN_SUBJECT,
     default_allow,

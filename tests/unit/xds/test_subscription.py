@@ -11,9 +11,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from lockgate.xds.node_memory import TypeMemory
+from lockgate.xds.serve.node_memory import TypeMemory
+from lockgate.xds.serve.subscription import (
+    Subscription,
+    Update,
+)
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, Resource
-from lockgate.xds.subscription import Subscription, Update
 
 
 def resource(name: str, content: str = "1", type_url: str = CLUSTER) -> Resource:

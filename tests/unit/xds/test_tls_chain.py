@@ -43,9 +43,19 @@ from lockgate.tests.unit.xds.policy_strategies import (
     requests,
     rules,
 )
-from lockgate.xds.header_condition import ABSENT_FORWARDED_PROTO
-from lockgate.xds.tls_chain import CARRIED, OWN_ADDRESS, Chain
-from lockgate.xds.tls_rbac import TAKEN_INGRESS, TLS_FILTERS, TLS_HTTP_FILTERS, TlsCompiler, TlsPolicy
+from lockgate.xds.compile.header_condition import ABSENT_FORWARDED_PROTO
+from lockgate.xds.compile.tls_chain import (
+    CARRIED,
+    OWN_ADDRESS,
+    Chain,
+)
+from lockgate.xds.compile.tls_rbac import (
+    TAKEN_INGRESS,
+    TLS_FILTERS,
+    TLS_HTTP_FILTERS,
+    TlsCompiler,
+    TlsPolicy,
+)
 
 PORTS = (443, 8443)
 PEERS = {"10.0.0.1": 300, "10.0.0.2": 301, "10.9.9.9": 9, "fd00::2": 301}

@@ -24,9 +24,13 @@ from lockgate.policies.request import TlsRequest
 from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.unit.xds.matcher_messages import Seen, ends, verdict
 from lockgate.tests.unit.xds.policy_strategies import endpoint, origin, rules
-from lockgate.xds.rule_name import NOT_POLICED
+from lockgate.xds.compile.rule_name import NOT_POLICED
+from lockgate.xds.compile.tls_rbac import (
+    TLS_FILTERS,
+    TlsCompiler,
+    tls_policed_by,
+)
 from lockgate.xds.snapshot import FILTER_CONFIG, Resource
-from lockgate.xds.tls_rbac import TLS_FILTERS, TlsCompiler, tls_policed_by
 
 PORTS = (80, 443, 8443)
 PEERS = {"10.0.0.1": 300, "10.0.0.2": 301, "10.9.9.9": 9, "fd00::2": 301, "fd01::1": 10}

@@ -21,9 +21,9 @@ from lockgate.tests.unit.xds.model_client import (
     route,
     secret,
 )
-from lockgate.xds.node_memory import NodeMemory
+from lockgate.xds.serve.node_memory import NodeMemory
+from lockgate.xds.serve.transition import target
 from lockgate.xds.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET, Resource, Snapshot
-from lockgate.xds.transition import target
 
 SHORT = {CLUSTER: "C", ENDPOINTS: "E", LISTENER: "L", ROUTE: "R", SECRET: "S"}
 

@@ -1,0 +1,431 @@
+"""Bringing a world into force: Envoy first, then the kernel, then what Envoy no longer needs.
+
+The order makes every moment safe. A redirect is written to the kernel's map only when Envoy has acknowledged the
+policy that judges it; an endpoint whose last L7 rule went away keeps its subtree in Envoy (judging by the new policy)
+until the kernel has stopped redirecting to it, and an identity that leaves the node keeps its own until the kernel's
+ipcache no longer says it, for by that map Envoy tells who is who. A new address of a known identity is the ipcache's
+business alone: Envoy already knows what to say of it. An address that has changed hands takes no connection along:
+what a proxy carries for it is reset once the kernel knows better (see handover.py). When Envoy refuses a policy nothing
+further happens: the kernel goes on with what it had, and so does Envoy in the resources that it refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
+from itertools import islice
+from types import MappingProxyType
+from typing import TypeVar
+
+from ...envoy.config.running_stream import RunningStream
+from ...policies import (
+    PolicyKey,
+    World,
+)
+from ...policies.endpoint_policy import (
+    Direction,
+    RuleOrigin,
+)
+from ...policies.identity import IPNetwork
+from ...policies.workload import (
+    Endpoint,
+    IPAddress,
+)
+from ...redirect.datapath import (
+    Counter,
+    Datapath,
+)
+from ...redirect.errors import RedirectError
+from ...redirect.grace_period import expedited
+from ...redirect.map_changes import (
+    MapDelta,
+    readdressed,
+)
+from ...redirect.plan import (
+    DEFAULT_DNS_PORT,
+    DatapathPlan,
+    Owner,
+    Planner,
+    ProxyPorts,
+)
+from ...redirect.revocation import end_accepted
+from ...redirect.uplink import (
+    choose,
+    interfaces,
+)
+from ...xds import (
+    Enforced,
+    NodeCompiler,
+    NodeResources,
+    Outcome,
+    Policed,
+    Resource,
+    Settled,
+    Snapshot,
+    XdsServer,
+    kafka_policed_by,
+    policed_by,
+    tls_policed_by,
+)
+from ..refusal.blame import (
+    ALL,
+    told_in,
+)
+from .handover import Handover
+from .kafka_side import KafkaSide
+from .tls_side import (
+    TlsResources,
+    TlsSide,
+)
+
+ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
+_LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
+_MOST_TOLD = 3  # one policy may be in the shards of many endpoints
+_CLOSED = 0  # a redirect to this port is a drop
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """Which identities need a subtree in Envoy: in the filters for HTTP, in those for TLS and in that for Kafka."""
+
+    envoy: Policed  # all that have a rule for Envoy
+    tls: Policed  # those of them that have one about TLS
+    kafka: Policed  # and about Kafka
+
+    def __or__(self, other: _Needs) -> _Needs:
+        return _Needs(self.envoy | other.envoy, self.tls | other.tls, self.kafka | other.kafka)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What Envoy is told about one world."""
+
+    http: NodeResources
+    tls: TlsResources
+    kafka: tuple[Resource, ...]
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.http.snapshot().joined((*self.tls.resources, *self.kafka))
+
+    @property
+    def unexpressed(self) -> tuple[tuple[RuleOrigin, str], ...]:
+        """The rules that cannot be told to Envoy."""
+        return tuple({**self.http.refused, **self.tls.refused}.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of one attempt. `nacks` are Envoy's texts by resource when it refused: then nothing was changed."""
+
+    nacks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    unconfirmed: bool = False  # Envoy has not answered; to be tried again
+    unexpressed: tuple[tuple[RuleOrigin, str], ...] = ()  # rules that Envoy cannot carry out; they allow nothing
+    problems: tuple[str, ...] = ()
+
+    @property
+    def nack(self) -> str:
+        """Envoy's texts in one line, those about the first resources; empty when it refused nothing."""
+        told = [f"{resource}: {text}" for resource, text in islice(self.nacks.items(), _MOST_TOLD)]
+        more = len(self.nacks) - len(told)
+        return "; ".join([*told, f"and {more} more"] if more else told)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What the kernel holds at one moment: policed interfaces, entries by map, packets by what became of them."""
+
+    attached: frozenset[int]
+    sizes: Mapping[str, int]
+    counters: tuple[Counter, ...]
+    uplinks: frozenset[int] = frozenset()
+
+
+class Applier:
+    """Applies one world after the other; the caller never starts two at once."""
+
+    def __init__(
+        self,
+        datapath: Datapath,
+        xds: XdsServer,
+        http_port: int,
+        envoy_runs: Callable[[], bool],
+        tls: TlsSide,
+        kafka: KafkaSide,
+        *,
+        dns_port: int = DEFAULT_DNS_PORT,
+        dns_uses: Callable[[World], None] = lambda _: None,
+        redirecting: bool = True,
+    ) -> None:
+        """`dns_uses` tells the DNS proxy what to judge by. `redirecting`: the kernel may have redirects of an earlier
+        agent."""
+        self._datapath = datapath
+        self._xds = xds
+        self._envoy_runs = envoy_runs
+        self._dns_uses = dns_uses
+        self._ports = ProxyPorts(http_port, dns_port, tls.port, kafka.port)
+        self._tls = tls
+        self._kafka = kafka
+        self._compiler = NodeCompiler()
+        self._planner = Planner()
+        self._handover = Handover()
+        self._turn = asyncio.Lock()  # the data path is for one thread at a time
+        # Of what the kernel may redirect; None: not known, an earlier agent's.
+        self._policed: _Needs | None = None if redirecting else _Needs(frozenset(), frozenset(), frozenset())
+        self._late: dict[IPAddress, frozenset[str]] = {}
+        self.world: World | None = None  # what the kernel has
+        self._offered: World | None = None  # what Envoy may have taken up, wholly or in part, and the kernel has not
+
+    async def mute(self, endpoints: Iterable[Endpoint]) -> None:
+        """Has those that nothing polices yet drop everything until a world that has them is in force: Envoy may take
+        its time, or refuse. What fails here fails in `apply` again, and is told there."""
+        async with self._turn:
+            await self._in_thread(lambda: self._attach(endpoints))
+
+    async def apply(self, world: World) -> Applied:
+        """Brings `world` into force.
+
+        Raises:
+            RedirectError: the kernel refused something. What was applied before it stays, and a retry converges.
+        """
+        enforced, wanted, before = self._needs(world)
+        leaving = self._leaving(enforced)
+        applied = await self._offer([*enforced, *leaving], world, wanted | before)
+        if applied.nacks or (applied.unconfirmed and self._envoy_runs()):
+            # It still judges by what it had, so the kernel must not send it anything new.
+            return applied
+        unconfirmed, unexpressed = applied.unconfirmed, applied.unexpressed
+        ports = replace(self._ports, http=_CLOSED, tls=_CLOSED, kafka=_CLOSED) if unconfirmed else self._ports
+        async with self._turn:
+            world = world.with_addresses(self._late) or world
+            self._dns_uses(world)
+            before_it = self.world
+            self._policed = wanted | before  # if the next step fails half-way
+            problems = await self._in_thread(
+                lambda: self._sync_kernel(enforced, self._plan(enforced, world, ports), before_it, world)
+            )
+            self.world, self._offered = world, None
+        if unconfirmed:
+            return Applied(
+                unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")
+            )
+        self._policed = wanted
+        if leaving or wanted | before != wanted:
+            await self._xds.publish(self._compile(enforced, world, wanted).snapshot)
+        return Applied(unexpressed=unexpressed, problems=problems)
+
+    async def offer(self, world: World) -> Applied:
+        """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
+        `apply` is owed."""
+        enforced, wanted, before = self._needs(world)
+        return await self._offer([*enforced, *self._leaving(enforced)], world, wanted | before)
+
+    def told(self, world: World, resources: Collection[str] = ALL) -> frozenset[PolicyKey]:
+        """The policies that go into these resources."""
+        return told_in(world, (each for each in world.endpoints if each.local), resources)
+
+    def _needs(self, world: World) -> tuple[Enforced, _Needs, _Needs]:
+        """The endpoints to enforce for; who needs Envoy for this world, and for the one in force."""
+        enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
+        wanted = _Needs(policed_by(enforced), tls_policed_by(enforced), kafka_policed_by(enforced))
+        if self._policed is not None:
+            return enforced, wanted, self._policed
+        # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
+        everyone = frozenset((endpoint.identity, direction) for endpoint, _ in enforced for direction in Direction)
+        return enforced, wanted, _Needs(everyone, everyone, everyone)
+
+    def _leaving(self, enforced: Enforced) -> Enforced:
+        """The endpoints in force whose identities no endpoint will have, with the policies in force."""
+        if self.world is None:
+            return ()
+        staying = {endpoint.identity for endpoint, _ in enforced}
+        return [
+            (endpoint, self.world.policy_of(endpoint))
+            for endpoint in self.world.endpoints
+            if endpoint.local and endpoint.identity not in staying
+        ]
+
+    async def _offer(self, enforced: Enforced, world: World, needs: _Needs) -> Applied:
+        self._offered = world
+        telling = self._compile(enforced, world, needs)
+        unexpressed = telling.unexpressed
+        answer = await self._answer(await self._xds.publish(telling.snapshot))
+        if answer.outcome is Outcome.NACKED:
+            nacks = MappingProxyType({name: text for (_, name), text in answer.errors})
+            return Applied(nacks, unexpressed=unexpressed)
+        if answer.acked:
+            return Applied(unexpressed=unexpressed)
+        waiting = "Envoy runs, but has not answered to the last change yet"
+        return Applied(unconfirmed=True, unexpressed=unexpressed, problems=(waiting,))
+
+    def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> _Told:
+        """What Envoy is to have."""
+        http = self._compiler.compile(enforced, needs.envoy)
+        tls = self._tls.resources(enforced, needs.tls, world.tls)
+        return _Told(http, tls, self._kafka.resources(enforced, needs.kafka))
+
+    @property
+    def judging(self) -> tuple[World, ...]:
+        """The worlds that Envoy may be judging by: the one in force, and one that it was offered."""
+        return tuple(world for world in (self.world, self._offered) if world is not None)
+
+    async def end_streams(self, streams: Iterable[RunningStream]) -> None:
+        """Close the connections that they came in. Raises OSError."""
+        ends = [(each.source.ip, each.source.port, each.destination.ip, each.destination.port) for each in streams]
+        async with self._turn:
+            await self._in_thread(lambda: end_accepted(ends))
+
+    def names_taken(self) -> None:
+        """The names of the next world to `apply` are those of this moment: only what is learned from now on is late."""
+        self._late = {}
+
+    @property
+    def late(self) -> bool:
+        """True when addresses were learned after `names_taken`."""
+        return bool(self._late)
+
+    async def readdress(self, names: Mapping[IPAddress, frozenset[str]]) -> bool:
+        """Brings addresses with their names into force, also while `apply` waits for Envoy.
+
+        False when that takes more than the kernel's ipcache: an identity that does not exist yet.
+
+        Raises:
+            RedirectError: the kernel refused it.
+        """
+        async with self._turn:
+            self._late |= names
+            before = self.world
+            after = before.with_addresses(names) if before is not None else None
+            if before is None or after is None:
+                return False
+            changes = readdressed(before.ipcache, after.ipcache, map(ip_network, names))
+            if changes:
+                for problem in await self._in_thread(lambda: self._readdress(changes, before, after)):
+                    _log.error("%s", problem)
+                self.world = after
+                self._dns_uses(after)
+            return True
+
+    async def busy(self, addresses: Set[IPAddress]) -> frozenset[IPAddress]:
+        """Those of the addresses that an endpoint has a live connection with."""
+        async with self._turn:
+            return await self._in_thread(lambda: self._datapath.busy(addresses))
+
+    async def kernel(self) -> Kernel:
+        """A look into the kernel, between two changes."""
+
+        def look() -> Kernel:
+            held = self._datapath.held()
+            return Kernel(held.pods, self._datapath.sizes(), self._datapath.counters(), held.uplinks)
+
+        async with self._turn:
+            return await self._in_thread(look)
+
+    async def uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
+        """Follows the node's interfaces; `named` are those the user chose. A sentence for each that failed."""
+        async with self._turn:
+            return await self._in_thread(lambda: self._sync_uplinks(named))
+
+    def _sync_uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
+        world = self.world
+        endpoints = {endpoint.ifindex for endpoint in world.endpoints} if world else set()
+        wanted = choose(interfaces(), endpoints | self._datapath.attached(), named)
+        problems = list(wanted.problems)
+        selected = world is not None and world.host is not None
+        if selected and not wanted.names:
+            problems.append(
+                "a policy selects this node, which has no uplink to enforce it at: name the node's interfaces under "
+                "uplinks in --config"
+            )
+        held = self._datapath.uplinks()
+        for ifindex in wanted.names.keys() - held:
+            try:
+                self._datapath.attach_uplink(ifindex)
+            except RedirectError as error:
+                problems.append(
+                    f"uplink {wanted.names[ifindex]}: {error}; requests that arrive there are dropped"
+                    + (", and the policies of the node do not hold there" if selected else "")
+                )
+        for ifindex in held - wanted.names.keys():
+            self._datapath.detach_uplink(ifindex)
+        return tuple(problems)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it."""
+        running = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(running)
+        finally:
+            await asyncio.wait([running])
+
+    async def _answer(self, revision: int) -> Settled:
+        """Envoy's answer, or what is known when it is dead or has had its time."""
+        deadline = time.monotonic() + ACK_SECONDS
+        while True:
+            answer = await self._xds.settled(revision, _LOOK_SECONDS)
+            if answer.outcome in (Outcome.ACKED, Outcome.NACKED):
+                return answer
+            if not self._envoy_runs() or time.monotonic() > deadline:
+                return answer
+
+    def _sync_kernel(
+        self, enforced: Enforced, wanted: DatapathPlan, before: World | None, world: World
+    ) -> tuple[str, ...]:
+        """Maps, then programs: an endpoint that none could be attached to is tried again. Blocking."""
+        self._handover.begins(self._datapath.current)
+        self._datapath.apply(wanted)
+        problems = [*self._end_carried(before, world), *self._attach(endpoint for endpoint, _ in enforced)]
+        kept = {endpoint.ifindex for endpoint, _ in enforced}
+        gone = self._datapath.attached() - kept
+        if gone:
+            with expedited():
+                for ifindex in gone:
+                    self._datapath.detach(ifindex)
+        return tuple(problems)
+
+    def _plan(self, enforced: Enforced, world: World, ports: ProxyPorts) -> DatapathPlan:
+        host = world.policy_of(world.host) if world.host is not None else None
+        return self._planner.plan(enforced, world.ipcache, ports, host)
+
+    def _readdress(self, changes: MapDelta[IPNetwork, Owner], before: World, after: World) -> tuple[str, ...]:
+        """The owners alone, and who is over because of them. Blocking."""
+        self._handover.begins(self._datapath.current)
+        self._datapath.readdress(changes)
+        return self._end_carried(before, after)
+
+    def _end_carried(self, before: World | None, world: World) -> tuple[str, ...]:
+        """What proxies carry for ends that are others' in `world`, now that the maps hold it; a sentence if it goes on.
+        Blocking."""
+        held = self._datapath.current
+        if not self._handover.concerns(held):
+            return ()
+        try:
+            over = self._handover.over(self._datapath.carried(), before, world, held)
+            if over:
+                ended = self._datapath.end_carried(over)
+                _log.info("ended %d connections through Envoy: another identity has come to an end of them", ended)
+        except (RedirectError, OSError) as error:
+            return (f"connections of addresses that changed go on as they were made: {error}",)
+        return ()
+
+    def _attach(self, endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
+        """Programs at every local endpoint, and a sentence for each where there could be none. Blocking."""
+        attached = self._datapath.attached()
+        new = [endpoint for endpoint in endpoints if endpoint.local and endpoint.ifindex not in attached]
+        if not new:
+            return ()
+        problems = []
+        with expedited():
+            for endpoint in new:
+                try:
+                    self._datapath.attach(endpoint)
+                except RedirectError as error:
+                    problems.append(f"endpoint {endpoint.key} is not enforced: {error}")
+        return tuple(problems)

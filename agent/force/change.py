@@ -1,0 +1,136 @@
+"""A change of the node's policies, from what is wanted to what is in force, whatever Envoy refuses of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from ...policies import (
+    Policy,
+    PolicyKey,
+    World,
+)
+from ..refusal.containment import (
+    Containment,
+    Refusal,
+)
+from ..refusal.culprits import (
+    InterruptedSearchError,
+    Search,
+)
+from .applier import Applied
+
+log = logging.getLogger("lockgate.agent")
+
+
+class Applies(Protocol):
+    """What brings a world into force; `Applier` is the one for the agent's node, `RemoteApplier` that for another."""
+
+    async def apply(self, world: World) -> Applied: ...
+    async def offer(self, world: World) -> Applied: ...
+    def told(self, world: World, resources: Collection[str] = ...) -> Set[PolicyKey]: ...
+
+
+class Remembers(Protocol):
+    """What an earlier agent's Envoy took last; `LastGood` is what does."""
+
+    def policies(self, source: str) -> tuple[Policy, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What came of a change: the world that was applied last, and how that went."""
+
+    world: World
+    applied: Applied
+
+
+class ChangeMaker:
+    """Applies one change after the other; the caller never starts two at once. `node` is the remote node that the
+    Envoy is of."""
+
+    def __init__(self, applier: Applies, memory: Remembers, node: str = "") -> None:
+        self._applier = applier
+        self._memory = memory
+        self._node = node
+        self._whose = f" of remote node {node}" if node else ""
+        self._containment = Containment()
+        self._strange = False  # Envoy may be another one than what was taken, or is remembered, tells of
+        self.searches = 0  # how often Envoy had to be asked who is to blame
+
+    @property
+    def refusals(self) -> Mapping[PolicyKey, Refusal]:
+        """The policies that Envoy refuses."""
+        return self._containment.refusals
+
+    def distrust(self) -> None:
+        """Envoy refuses what it had taken: it is another one now, and any policy may be to blame."""
+        self._containment.take((), frozenset)
+        self._strange = True
+
+    def forgive(self) -> None:
+        """Envoy is another one now, and may take what the one before refused."""
+        self._containment.forgive()
+
+    def admitted(self, wanted: Sequence[Policy]) -> tuple[Policy, ...]:
+        """The policies to enforce when these are wanted."""
+        before = self.refusals
+        admitted = self._containment.admitted(wanted)
+        for key in before.keys() - self.refusals.keys():
+            log.info("policy %s is another one now, or gone: it is no longer kept from Envoy%s", key, self._whose)
+        return admitted
+
+    async def make(
+        self, world: World, wanted: Sequence[Policy], world_of: Callable[[Sequence[Policy]], World]
+    ) -> Changed:
+        """Applies `world`, which was made of `admitted(wanted)` by `world_of`. If Envoy refuses it, finds the policies
+        that are to blame, and goes on without them.
+
+        Raises:
+            RedirectError: the kernel refused something.
+        """
+        applied = await self._applier.apply(world)
+        if applied.nacks:
+            try:
+                refusals = await self._search(world, applied.nacks, world_of)
+            except InterruptedSearchError:
+                gone = f"Envoy{self._whose} went away while it refused a policy"
+                return Changed(world, Applied(unconfirmed=True, problems=(gone,)))
+            for refusal in refusals:
+                self._containment.refuse(refusal)
+                log.error("%s", refusal)
+            if refusals:
+                world = await asyncio.to_thread(world_of, self.admitted(wanted))
+                applied = await self._applier.apply(world)
+            else:
+                await self._applier.offer(world)  # what is not refused of it, instead of the trials
+        if not applied.nacks and not applied.unconfirmed:
+            self._containment.take(world.policies, partial(self._applier.told, world))
+            self._strange = False
+        return Changed(world, applied)
+
+    async def _search(
+        self, world: World, nacks: Mapping[str, str], world_of: Callable[[Sequence[Policy]], World]
+    ) -> list[Refusal]:
+        async def offer(policies: Sequence[Policy]) -> Mapping[str, str]:
+            applied = await self._applier.offer(await asyncio.to_thread(world_of, policies))
+            if applied.unconfirmed:
+                raise InterruptedSearchError
+            return applied.nacks
+
+        remembered: dict[str, dict[PolicyKey, Policy]] = {}
+
+        def recall(policy: Policy) -> Policy | None:
+            if self._strange:
+                return None
+            if policy.source not in remembered:
+                remembered[policy.source] = {each.key: each for each in self._memory.policies(policy.source)}
+            return remembered[policy.source].get(policy.key)
+
+        self.searches += 1
+        told = self._applier.told(world, nacks.keys())
+        return await Search(self._containment, offer, recall, self._node).run(world.policies, nacks, told)

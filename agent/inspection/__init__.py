@@ -1,0 +1,1 @@
+"""What the agent tells: the local API and its answers, metrics, what was denied."""

@@ -1,0 +1,59 @@
+"""Asking a running agent: the other end of the local API."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from ..errors import (
+    InputError,
+    UnreachableError,
+)
+
+_TIMEOUT = 10.0  # seconds; the API answers from memory
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def ask(run_dir: Path, path: str) -> Any:
+    """GET `path` of the agent in `run_dir`, decoded from JSON.
+
+    Raises:
+        UnreachableError: no agent answers there.
+        InputError: the agent answered with an error; its sentence is kept.
+    """
+    address = run_dir / "agent.sock"
+    connection = _UnixConnection(address)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UnreachableError(
+            f"no agent answers on {address} ({reason}): start one with 'lockgate agent run', or give its --run-dir"
+        ) from None
+    finally:
+        connection.close()
+    try:
+        value = json.loads(body)
+        if answer.status == 200:
+            return value
+        sentence = str(value["error"])
+    except (ValueError, KeyError, TypeError):
+        raise UnreachableError(
+            f"what answers on {address} (HTTP status {answer.status}) is no healthy agent: see the agent's log"
+        ) from None
+    raise InputError(sentence)

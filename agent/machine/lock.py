@@ -1,0 +1,57 @@
+"""One agent for a network namespace and one for a run directory, also when the other one died by kill -9."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import AlreadyRunningError
+
+
+class AgentLock:
+    """Held from `with` to its end. Both locks are the kernel's and vanish with the process.
+
+    The abstract Unix socket exists once in a network namespace: two agents there would fight over tc hooks and Envoy's
+    ports even when their directories differ.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / "agent.lock"
+        self._file = -1
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+
+    def __enter__(self) -> AgentLock:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
+            self._close()
+            raise AlreadyRunningError(
+                f"another agent (pid {owner}) already uses {self._path.parent}; "
+                "stop it first, or give this one its own --run-dir"
+            ) from None
+        try:
+            self._socket.bind("\0lockgate-agent")
+        except OSError:
+            self._close()
+            raise AlreadyRunningError(
+                "another agent already runs in this network namespace with a different --run-dir; stop it first"
+            ) from None
+        os.truncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self._socket.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

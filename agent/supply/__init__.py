@@ -1,0 +1,1 @@
+"""Where policies and workloads come from, and what of them is accepted."""

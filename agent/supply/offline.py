@@ -1,0 +1,82 @@
+"""The world of a folder of files, with no agent: for `policy validate`, `policy explain` and tests of policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...policies import (
+    GrpcServices,
+    ParsedPolicies,
+    Problem,
+    World,
+    parse_policies,
+)
+from ...policies.identity import endpoint_of
+from ...policies.language.lint import lint
+from ...store import (
+    DirectoryStore,
+    Document,
+    StoreContent,
+)
+from ..errors import InputError
+from .intake import (
+    Intake,
+    NoMemory,
+    admit,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """What the files say. `world` holds every valid policy; `problems` everything that was refused or warned about."""
+
+    world: World
+    problems: tuple[Problem, ...]
+
+
+async def read_world(policies: Path, workloads: Path) -> Offline:
+    """The world of the two paths.
+
+    Raises:
+        PathError: one of them does not exist.
+        InputError: a file has an error; explaining half of what was written would mislead.
+    """
+    content = await DirectoryStore(policies, workloads).read()
+    intake = admit(Intake(), content, NoMemory())
+    errors = [str(problem) for problem in intake.problems if problem.is_error]
+    if errors:
+        raise InputError("\n".join(errors))
+    return Offline(_world(intake), intake.problems)
+
+
+def check(
+    policies: Iterable[Document], workloads: Iterable[Document] = (), grpc: GrpcServices | None = None
+) -> tuple[Problem, ...]:
+    """Every problem of these documents, in their order.
+
+    With workloads these are all that there is to a node, and it is told what only the whole can show: selectors that
+    nobody matches, rules without any effect and secrets that are missing. With `grpc` also rules about a gRPC service
+    or method that is not among these.
+    """
+
+    def parse(document: Document) -> ParsedPolicies:
+        return parse_policies(document.data, document.source, grpc=grpc)
+
+    intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory(), parse)
+    if not intake.workloads:
+        return intake.problems
+    lacking = (problem for problems in intake.lacking.values() for problem in problems)
+    return (*intake.problems, *lacking, *lint(_world(intake)))
+
+
+def _world(intake: Intake) -> World:
+    return World.of(
+        intake.policies,
+        [endpoint_of(workload) for workload in intake.workloads],
+        services=intake.services,
+        nodes=intake.nodes,
+        secrets=intake.header_values.values,
+        tls=intake.tls,
+    )

@@ -1,0 +1,1 @@
+"""What Envoy starts with and the listeners it has. Pure: settings in, Envoy's messages out."""

@@ -1,0 +1,331 @@
+"""The transparent HTTP listener of the node: what every L7-policed HTTP connection passes.
+
+One listener on loopback for both address families. The kernel hands it connections with their own source and
+destination (`original_dst`), it enforces the two policy slots, and its upstream sockets carry the client's address and
+a mark (`original_src`) by which the datapath knows them. Between policy and router nothing touches a request: a client
+and a server that Lockgate allows to talk must not notice it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from ..running.module_file import NAME
+from .access_log import (
+    FORMAT,
+    GRPC_CONTENT_TYPE,
+    MISMATCH_KEY,
+    MISMATCH_NAMESPACE,
+)
+from .http_routes import (
+    mark_absent_forwarded_proto,
+    routes,
+)
+from .identity_filter import (
+    EGRESS_SHARD,
+    INGRESS_SHARD,
+    Ipcache,
+    identity_filter,
+)
+from .messages import (
+    accesslog,
+    cluster,
+    composite,
+    core,
+    dynamic_filter,
+    dynamic_modules,
+    file_access_log,
+    hcm,
+    http_router,
+    listener,
+    matcher,
+    original_dst,
+    original_src,
+    preserve_case,
+    protobuf,
+    route,
+    stream_log,
+    upstream_http,
+)
+from .own_address import (
+    listen,
+    refuse_own_address,
+)
+from .policy_shard import sharded_policy
+from .policy_slot import (
+    COMPOSITE_TYPE_URL,
+    RBAC_TYPE_URL,
+    deny_all,
+    policy_source,
+)
+from .running_stream import (
+    REPORT_SECONDS,
+    request_reports,
+)
+
+ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
+DENIED_BODY = "Access denied\r\n"
+DENIED_MESSAGE = "Access denied"  # of a gRPC status, PERMISSION_DENIED
+
+_NO_TIMEOUT = timedelta(0)
+_UNLIMITED = 1_000_000
+UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpListener:
+    """The HTTP listener's settings. `egress_slot` and `ingress_slot` are what the names of the policy's ECDS resources
+    begin with (see policy_shard)."""
+
+    port: int = 15001
+    egress_slot: str = "lockgate.http.egress"
+    ingress_slot: str = "lockgate.http.ingress"
+    first_policy_timeout: float = 15.0  # seconds; the listener stays closed so long, then opens and denies
+    mark: int = 0xA00  # SO_MARK of upstream sockets
+    upgrades: tuple[str, ...] = ("websocket",)
+    max_request_headers_kb: int = 96
+    max_headers: int = 256
+    connect_timeout: float = 10.0  # seconds to reach the server
+    backlog: int = 4096
+    connections_per_client: int = 0  # at a time, over all listeners; 0 is any number, and needs no dynamic module
+
+
+def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
+    """The listener; what `access_log.py` says is logged."""
+    judging = {settings.egress_slot: EGRESS_SHARD, settings.ingress_slot: INGRESS_SHARD}
+    policy = [sharded_policy(name, shard, settings.first_policy_timeout) for name, shard in judging.items()]
+    manager = protobuf.Any.pack(connection_manager(settings, access_log, policy, ORIGINAL_DESTINATION, judging=judging))
+    address, others = listen(settings.port)
+    return listener.Listener(
+        name="lockgate.http",
+        stat_prefix="lockgate_http",
+        address=address,
+        additional_addresses=others,
+        transparent=True,
+        traffic_direction=core.TrafficDirection.OUTBOUND,
+        tcp_backlog_size=settings.backlog,
+        listener_filters=[
+            listener.ListenerFilter(
+                name="envoy.filters.listener.original_dst",
+                typed_config=protobuf.Any.pack(original_dst.OriginalDst()),
+            ),
+            identity_filter(ipcache),
+            listener.ListenerFilter(
+                name="envoy.filters.listener.original_src",
+                typed_config=protobuf.Any.pack(original_src.OriginalSrc(mark=settings.mark)),
+            ),
+        ],
+        filter_chains=[
+            listener.FilterChain(
+                name="policed",
+                filters=[
+                    *connection_limit(settings.connections_per_client),
+                    listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager),
+                ],
+            ),
+            refuse_own_address(settings.port),
+        ],
+    )
+
+
+def connection_limit(connections: int) -> list[listener.Filter]:
+    """The module's filter that refuses a client (an address) that has so many connections already; none for 0.
+
+    Envoy's own limits count all clients together (envoy/module/connection_limit.rs).
+    """
+    if not connections:
+        return []
+    limit = protobuf.StringValue(value=str(connections))
+    limited = dynamic_filter.DynamicModuleNetworkFilter(
+        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=NAME, do_not_close=True),
+        filter_name="lockgate.connection_limit",
+        filter_config=protobuf.Any.pack(limit),
+    )
+    return [listener.Filter(name="lockgate.connection_limit", typed_config=protobuf.Any.pack(limited))]
+
+
+def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
+    """Connects to where the client wanted to go, in the protocol that the client speaks, from the client's address."""
+    options = upstream_http.HttpProtocolOptions(
+        common_http_protocol_options=core.HttpProtocolOptions(max_headers_count=settings.max_headers),
+        use_downstream_protocol_config=upstream_http.HttpProtocolOptionsUseDownstreamHttpConfig(
+            http_protocol_options=http1(),
+            http2_protocol_options=core.Http2ProtocolOptions(),
+        ),
+    )
+    return cluster.Cluster(
+        name=ORIGINAL_DESTINATION,
+        type=cluster.ClusterDiscoveryType.ORIGINAL_DST,
+        lb_policy=cluster.ClusterLbPolicy.CLUSTER_PROVIDED,
+        connect_timeout=timedelta(seconds=settings.connect_timeout),
+        typed_extension_protocol_options={UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
+        # The cluster stands for every server of every client here; Envoy's default of 1024 would answer 503.
+        circuit_breakers=cluster.CircuitBreakers(
+            thresholds=[
+                cluster.CircuitBreakersThresholds(
+                    priority=core.RoutingPriority.DEFAULT,
+                    max_connections=_UNLIMITED,
+                    max_pending_requests=_UNLIMITED,
+                    max_requests=_UNLIMITED,
+                    max_connection_pools=_UNLIMITED,
+                )
+            ]
+        ),
+    )
+
+
+def http1() -> core.Http1ProtocolOptions:
+    """HTTP/1 as the client and the server wrote it."""
+    keep_case = core.TypedExtensionConfig(
+        name="envoy.http.stateful_header_formatters.preserve_case",
+        typed_config=protobuf.Any.pack(preserve_case.PreserveCaseFormatterConfig(forward_reason_phrase=True)),
+    )
+    return core.Http1ProtocolOptions(
+        accept_http_10=True,
+        enable_trailers=True,
+        header_key_format=core.Http1ProtocolOptionsHeaderKeyFormat(stateful_formatter=keep_case),
+    )
+
+
+def connection_manager(
+    settings: HttpListener,
+    access_log: Path,
+    policy: Iterable[hcm.HttpFilter],
+    upstream: str,
+    *,
+    changes_transport: bool = False,
+    judging: Mapping[str, str] | None = None,
+) -> hcm.HttpConnectionManager:
+    """What reads requests, has the filters of the policy judge them and sends those that pass to the cluster
+    `upstream`. `changes_transport`: TLS may end or begin here, and the scheme of requests with it. `judging`: which of
+    the filters can be left out, see http_routes."""
+    # Not scheme_to_overwrite, which also writes X-Forwarded-Proto.
+    transformation = core.SchemeHeaderTransformation(match_upstream=True) if changes_transport else None
+    return hcm.HttpConnectionManager(
+        stat_prefix="lockgate_http",
+        codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
+        route_config=routes(upstream, judging or {}),
+        scheme_header_transformation=transformation,
+        http_filters=[
+            *policy,
+            # suppress_envoy_headers: neither adds x-envoy-* nor obeys what a client writes into them.
+            hcm.HttpFilter(
+                name="envoy.filters.http.router",
+                typed_config=protobuf.Any.pack(http_router.Router(suppress_envoy_headers=True)),
+            ),
+        ],
+        common_http_protocol_options=core.HttpProtocolOptions(max_headers_count=settings.max_headers),
+        http_protocol_options=http1(),
+        http2_protocol_options=core.Http2ProtocolOptions(),
+        max_request_headers_kb=settings.max_request_headers_kb,
+        server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
+        # Not to use the remote address is what leaves X-Forwarded-* alone; that (almost) nobody is internal keeps Envoy
+        # from marking requests whose client wrote a private address there. Policies ask who the connection is from.
+        use_remote_address=False,
+        internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(
+            cidr_ranges=[core.CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
+        ),
+        early_header_mutation_extensions=[mark_absent_forwarded_proto()],
+        skip_xff_append=True,
+        generate_request_id=False,
+        preserve_external_request_id=True,
+        forward_client_cert_details=hcm.HttpConnectionManagerForwardClientCertDetails.ALWAYS_FORWARD_ONLY,
+        # Between the two GOAWAYs of an Envoy that is being replaced; its clients are on the same machine.
+        drain_timeout=timedelta(seconds=1),
+        stream_idle_timeout=_NO_TIMEOUT,
+        request_timeout=_NO_TIMEOUT,
+        upgrade_configs=[hcm.HttpConnectionManagerUpgradeConfig(upgrade_type=name) for name in settings.upgrades],
+        # A path rule must judge the path that the server will understand: /a/../b is /b. As the reference does
+        # (https://docs.cilium.io/en/stable/cmdref/cilium-agent/, http-normalize-path), but for an escaped slash: there
+        # the client is redirected (307) to the path with a slash, which is another resource to a server that takes %2F
+        # for part of a name, and before any policy was asked. A plain 400 says that such a path cannot be judged.
+        # policies/http_path.py says the same for the verdict function.
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
+        local_reply_config=_access_denied(),
+        access_log=[_policy_log(access_log), request_reports()],
+        access_log_options=hcm.HttpConnectionManagerHcmAccessLogOptions(
+            access_log_flush_interval=timedelta(seconds=REPORT_SECONDS)
+        ),
+    )
+
+
+def policy_slots(name: str, first_policy_timeout: float) -> list[hcm.HttpFilter]:
+    """One direction undivided: the verdict, then what the policy does to the headers of what it allows (until told,
+    nothing)."""
+    return [
+        hcm.HttpFilter(name=slot, config_discovery=policy_source(default, first_policy_timeout, type_url))
+        for slot, type_url, default in (
+            (name, RBAC_TYPE_URL, deny_all()),
+            (f"{name}.headers", COMPOSITE_TYPE_URL, composite.Composite()),
+        )
+    ]
+
+
+def _access_denied() -> hcm.LocalReplyConfig:
+    # Envoy turns a 403 to a gRPC request into that status with the body as its message, where no line ends.
+    denied = accesslog.AccessLogFilter(
+        status_code_filter=accesslog.StatusCodeFilter(
+            comparison=accesslog.ComparisonFilter(
+                value=core.RuntimeUInt32(default_value=403, runtime_key="lockgate.denied_status")
+            )
+        )
+    )
+    grpc = accesslog.AccessLogFilter(
+        header_filter=accesslog.HeaderFilter(
+            header=route.HeaderMatcher(
+                name="content-type",
+                string_match=matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=GRPC_CONTENT_TYPE)),
+            )
+        )
+    )
+    both = accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=[denied, grpc]))
+    return hcm.LocalReplyConfig(mappers=[_reply(both, DENIED_MESSAGE), _reply(denied, DENIED_BODY)])
+
+
+def _reply(to: accesslog.AccessLogFilter, body: str) -> hcm.ResponseMapper:
+    return hcm.ResponseMapper(
+        filter=to,
+        body=core.DataSource(inline_string=body),
+        body_format_override=core.SubstitutionFormatString(
+            text_format_source=core.DataSource(inline_string="%LOCAL_REPLY_BODY%")
+        ),
+    )
+
+
+def _policy_log(path: Path) -> accesslog.AccessLog:
+    # By what the policy filters concluded and not by status: a server's own 403 is no denial of ours, and a denied gRPC
+    # call is answered 200.
+    denied = matcher.ValueMatcher(string_match=matcher.StringMatcher(exact="denied"))
+    listed = matcher.ValueMatcher(present_match=True)
+    told = accesslog.OrFilter(
+        filters=[
+            _metadata_filter("envoy.filters.http.rbac", "enforced_engine_result", denied),
+            _metadata_filter(MISMATCH_NAMESPACE, MISMATCH_KEY, listed),
+        ]
+    )
+    ended = accesslog.LogTypeFilter(types=[stream_log.AccessLogType.DownstreamEnd])
+    once = accesslog.AndFilter(
+        filters=[accesslog.AccessLogFilter(log_type_filter=ended), accesslog.AccessLogFilter(or_filter=told)]
+    )
+    return accesslog.AccessLog(
+        name="envoy.access_loggers.file",
+        filter=accesslog.AccessLogFilter(and_filter=once),
+        typed_config=protobuf.Any.pack(
+            file_access_log.FileAccessLog(
+                path=str(path),
+                log_format=core.SubstitutionFormatString(json_format=protobuf.Struct.from_dict(dict(FORMAT))),
+            )
+        ),
+    )
+
+
+def _metadata_filter(namespace: str, key: str, value: matcher.ValueMatcher) -> accesslog.AccessLogFilter:
+    wanted = matcher.MetadataMatcher(filter=namespace, path=[matcher.MetadataMatcherPathSegment(key=key)], value=value)
+    return accesslog.AccessLogFilter(
+        metadata_filter=accesslog.MetadataFilter(matcher=wanted, match_if_key_not_found=False)
+    )

@@ -1,0 +1,57 @@
+"""The listener filter that says who the two ends of a connection are: `envoy/module/identity.rs` of the dynamic module.
+
+It leaves filter state that the policies match (xds/compile/subject.py) and the access log prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..running.module_file import NAME
+from .messages import (
+    dynamic_modules,
+    listener,
+    module_listener_filter,
+    protobuf,
+)
+
+SHARDS = 64  # into so many parts the HTTP policies of each direction are divided, as in xds/compile/shard.py
+# Filter state: in which of them the policy is that judges an end, from 0 on; NO_SHARD for one that is not of this node.
+EGRESS_SHARD, INGRESS_SHARD = "lockgate.egress.shard", "lockgate.ingress.shard"
+NO_SHARD = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Ipcache:
+    """The kernel's map from addresses to identities. `pin` must be absolute.
+
+    `map_id` is the kernel's number of the map: an Envoy that has another one open than the data path uses now would go
+    by old addresses, so it is a different configuration. `generation_id` is that of the map beside it, which tells how
+    long Envoy may keep what it has looked up.
+    """
+
+    pin: Path
+    map_id: int
+    generation_id: int
+
+
+def identity_filter(ipcache: Ipcache, *, sharded: bool = True) -> listener.ListenerFilter:
+    """To be put behind `original_dst`, which says where the client wanted to go.
+
+    `sharded`: it leaves in which shards the policies of both ends are. Where policies are not divided (TLS, Kafka), it
+    leaves whose they are.
+    """
+    config = protobuf.StringValue(
+        value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id} {SHARDS if sharded else 0}"
+    )
+    return listener.ListenerFilter(
+        name="lockgate.identity",
+        typed_config=protobuf.Any.pack(
+            module_listener_filter.DynamicModuleListenerFilter(
+                dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=NAME, do_not_close=True),
+                filter_name="identity",
+                filter_config=protobuf.Any.pack(config),
+            )
+        ),
+    )

@@ -1,0 +1,1 @@
+"""What Envoy says of itself when it is asked, as small records."""

@@ -1,0 +1,1 @@
+"""Envoy as a process: started, watched, replaced without a gap, ended."""

@@ -1,0 +1,71 @@
+"""Programs at sockets: links to the root of the cgroups (v2), alive as long as their pins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import BpfUnsupportedError
+from . import (
+    pinned_link,
+    syscall,
+)
+from .program_hook import ProgramHook
+
+PROGRAM_TYPE = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+class SocketHook(ProgramHook):
+    """A program of bpf/services.c and what of a socket it is about (`enum bpf_attach_type`)."""
+
+    CONNECT4 = ("service_connect4", 10)
+    CONNECT6 = ("service_connect6", 11)
+    SENDMSG4 = ("service_sendmsg4", 14)
+    SENDMSG6 = ("service_sendmsg6", 15)
+    RECVMSG4 = ("service_recvmsg4", 19)
+    RECVMSG6 = ("service_recvmsg6", 20)
+    GETPEERNAME4 = ("service_getpeername4", 29)
+    GETPEERNAME6 = ("service_getpeername6", 30)
+
+
+def root(mounts: Path = _MOUNTS) -> Path:
+    """Where the root of the cgroups (v2) is mounted. Raises BpfUnsupportedError when it is nowhere."""
+    found: Path | None = None
+    for line in mounts.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if after.split()[:1] == ["cgroup2"]:
+            path = Path(fields[4].encode().decode("unicode_escape"))
+            if fields[3] == "/":
+                return path
+            found = found or path
+    if found is None:
+        raise BpfUnsupportedError(
+            "no cgroup2 file system is mounted, which service addresses need; "
+            "mount one with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"
+        )
+    return found
+
+
+def create_pinned(hook: SocketHook, group: Path, program_fd: int, path: Path) -> None:
+    """Attach the program to the cgroup and pin the link at `path`; it stays when this process ends."""
+    target = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = pinned_link.create(program_fd, target, hook.attach_type)
+    except OSError as error:
+        raise BpfUnsupportedError(
+            f"cannot attach {hook.program} to the cgroup {group} ({error.strerror}); it needs root and Linux 6.6"
+        ) from error
+    finally:
+        os.close(target)
+    pinned_link.keep(fd, path)
+
+
+def swap(path: Path, program_fd: int) -> None:
+    """Put another program behind the pinned link, atomically."""
+    fd = syscall.get(path)
+    try:
+        pinned_link.swap(fd, program_fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Policies compiled into what Envoy judges by: matcher trees of maps, written straight to the wire. Pure."""

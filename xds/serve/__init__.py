@@ -1,0 +1,1 @@
+"""The xDS server: what each client has, wants and refused, and the gRPC services in front of that."""
