@@ -17,7 +17,7 @@ NAME = "lockgate"  # Envoy asks its search path for lib<NAME>.so
 ABI = "v0.2.0"  # of Envoy 1.40
 SEARCH_PATH = "ENVOY_DYNAMIC_MODULES_SEARCH_PATH"
 
-_FILE = Path(__file__).parent / "module" / f"lib{NAME}.so"
+_FILE = Path(__file__).parents[1] / "module" / f"lib{NAME}.so"
 _AGAIN = "run scripts/setup, or reinstall the package"
 _BUILT = re.compile(rb"lockgate-module envoy=(?P<envoy>\S+) abi=(?P<abi>\S+) sources=(?P<sources>\S+)\n")
 

@@ -27,7 +27,9 @@ def namespace() -> Iterator[None]:
         assert libc.unshare(_NEW_NETWORK) == 0, "these tests need root"
         try:
             added = "\n".join(f"ip addr add {each} dev lo {'nodad' if ':' in each else ''}" for each in ADDRESSES)
-            subprocess.run(["sh", "-ec", f"ip link set lo up\n{added}"], check=True)
+            # The kernel makes an IPv6 address ready in its own time, NODAD or not.
+            ready = "\n".join(f"until ip route get {each} >/dev/null 2>&1; do sleep 0.01; done" for each in ADDRESSES)
+            subprocess.run(["sh", "-ec", f"ip link set lo up\n{added}\n{ready}"], check=True, timeout=10)
             yield
         finally:
             assert libc.setns(home.fileno(), _NEW_NETWORK) == 0
