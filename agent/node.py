@@ -13,10 +13,7 @@ from functools import partial
 
 from ..envoy.config.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.config.access_log import Rotation
-from ..envoy.config.bootstrap import (
-    BootstrapSettings,
-    bootstrap,
-)
+from ..envoy.config.bootstrap import BootstrapSettings, bootstrap
 from ..envoy.config.http_listener import HttpListener
 from ..envoy.config.identity_filter import Ipcache
 from ..envoy.config.kafka_listener import KafkaListener
@@ -24,11 +21,7 @@ from ..envoy.config.running_stream import report_handler
 from ..envoy.config.tls_listener import TlsListener
 from ..envoy.errors import EnvoyError
 from ..envoy.inspection.admin import Admin
-from ..envoy.running.process import (
-    EnvoyProcess,
-    EnvoyStatus,
-    Phase,
-)
+from ..envoy.running.process import EnvoyProcess, EnvoyStatus, Phase
 from ..redirect.datapath import Datapath
 from ..redirect.kernel.links import Links
 from ..store import Store
@@ -40,36 +33,24 @@ from .dns.proxy import DnsProxy
 from .dns.view import dns_counts, dns_view
 from .force.applier import Applier
 from .force.change import ChangeMaker
-from .force.effect_watch import (
-    Effect,
-    EffectWatch,
-)
+from .force.effect_watch import Effect, EffectWatch
 from .force.kafka_side import KafkaSide
 from .force.reconciler import Reconciler
 from .force.service_side import ServiceSide
 from .force.stream_watch import StreamWatch
 from .force.tls_side import TlsSide
 from .inspection.api import LocalApi
-from .inspection.metrics import (
-    Exposition,
-    Metrics,
-)
+from .inspection.metrics import Exposition, Metrics
 from .inspection.metrics_port import MetricsPort
 from .inspection.policy_status import PolicyStatus
-from .inspection.view import (
-    NodeState,
-    NodeView,
-)
+from .inspection.view import NodeState, NodeView
 from .machine.claim import Claim
 from .machine.stop_signal import stop_signal
 from .remote.admin import remote_doors
 from .remote.nodes import RemoteNodes
 from .remote.port import remote_port
 from .settings import Settings
-from .supply.intake import (
-    Intake,
-    admit,
-)
+from .supply.intake import Intake, admit
 from .supply.last_good import LastGood
 from .supply.second_reader import SecondReader
 from .supply.sources import make_store

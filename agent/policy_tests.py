@@ -9,11 +9,7 @@ from pathlib import Path
 from ..policies import Problem, World, endpoint_of
 from ..policies.policy_test import Case, CaseResult, FileRef, PolicyTest, parse_policy_test, run_case
 from ..store import Document, PathError, StoreContent, read_documents
-from .supply.intake import (
-    Intake,
-    NoMemory,
-    admit,
-)
+from .supply.intake import Intake, NoMemory, admit
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,7 @@ from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Playground
 from lockgate.agent.settings import Settings
 from lockgate.envoy.errors import EnvoyError
-from lockgate.envoy.running import (
-    hot_restart,
-    run_files,
-)
+from lockgate.envoy.running import hot_restart, run_files
 from lockgate.envoy.running import restart as hot
 
 from .errors import CheckError, StartError

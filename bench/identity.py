@@ -23,10 +23,7 @@ from functools import partial
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
-from lockgate.envoy.config.identity_filter import (
-    Ipcache,
-    identity_filter,
-)
+from lockgate.envoy.config.identity_filter import Ipcache, identity_filter
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module
 from lockgate.redirect.datapath import Datapath

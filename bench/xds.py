@@ -18,10 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lockgate.envoy.running.binary import (
-    EnvoyBinary,
-    find_binary,
-)
+from lockgate.envoy.running.binary import EnvoyBinary, find_binary
 
 from . import command
 from .errors import StartError

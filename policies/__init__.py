@@ -10,26 +10,11 @@ from .explain import Explanation, explain
 from .flow import Flow, Peer, find_peer
 from .identity import Reserved, endpoint_of, workload_identity
 from .language.grpc_services import GrpcServices
-from .language.lint import (
-    find_duplicates,
-    lint,
-)
-from .language.parse import (
-    ParsedPolicies,
-    parse_policies,
-)
-from .language.problem import (
-    Problem,
-    Severity,
-)
-from .language.unsupported import (
-    UNSUPPORTED,
-    Feature,
-)
-from .language.workload_file import (
-    ParsedWorkloads,
-    parse_workloads,
-)
+from .language.lint import find_duplicates, lint
+from .language.parse import ParsedPolicies, parse_policies
+from .language.problem import Problem, Severity
+from .language.unsupported import UNSUPPORTED, Feature
+from .language.workload_file import ParsedWorkloads, parse_workloads
 from .model import Policy, PolicyKey, PolicyKind
 from .request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
 from .service import Service

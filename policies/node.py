@@ -6,15 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .identity import Reserved
-from .language.entry_fields import (
-    NAME,
-    read_addresses,
-    read_labels,
-)
-from .language.fields import (
-    Field,
-    shorten,
-)
+from .language.entry_fields import NAME, read_addresses, read_labels
+from .language.fields import Field, shorten
 from .workload import IPAddress
 
 NODE_FIELDS = ("name", "ips", "labels", "apiserver")

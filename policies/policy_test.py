@@ -30,21 +30,8 @@ from .endpoint_policy import Direction, Protocol, RuleOrigin
 from .errors import FlowError, UnreadableError
 from .explain import Explanation, explain
 from .flow import REQUEST_FIELDS, Flow, parse_port, parse_protocol, parse_request
-from .language.document import (
-    Mapping,
-    Node,
-    Scalar,
-    Sequence,
-    decode,
-    read_document,
-    split_documents,
-)
-from .language.fields import (
-    Field,
-    Findings,
-    shorten,
-    suggest,
-)
+from .language.document import Mapping, Node, Scalar, Sequence, decode, read_document, split_documents
+from .language.fields import Field, Findings, shorten, suggest
 from .language.problem import Problem
 from .language.workload_file import read_workloads
 from .request import HttpRequest, Request

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from .language.problem import (
-    Problem,
-    Severity,
-)
+from .language.problem import Problem, Severity
 from .model import HttpConditions, Policy, PolicyKey, SecretRef
 
 # How a configuration marks what holds a secret's value, so that whoever shows the configuration can strike it out.

@@ -13,10 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from .endpoint_policy import TlsContext, TlsRules
-from .language.problem import (
-    Problem,
-    Severity,
-)
+from .language.problem import Problem, Severity
 from .model import Policy, PolicyKey, SecretRef
 from .secret import Secret
 

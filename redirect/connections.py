@@ -11,10 +11,7 @@ from pathlib import Path
 
 from ..policies.workload import IPAddress
 from . import layout
-from .kernel.maps import (
-    each_entry,
-    open_map,
-)
+from .kernel.maps import each_entry, open_map
 from .layout import packed, unpacked
 from .map_changes import MapChanges
 from .plan import HOST_ENDPOINT

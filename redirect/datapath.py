@@ -20,27 +20,13 @@ from pathlib import Path
 from ..policies.endpoint_policy import Direction
 from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
-from . import (
-    layout,
-    routing,
-)
+from . import layout, routing
 from .connections import Concern, ConnectionMap
 from .errors import RedirectError
 from .ipcache_map import IpcacheMap
-from .kernel import (
-    bpffs,
-    pinned_link,
-    tcx,
-)
-from .kernel.maps import (
-    CounterMap,
-    PinnedMap,
-)
-from .kernel.tcx import (
-    POD_HOOKS,
-    UPLINK_HOOKS,
-    Hook,
-)
+from .kernel import bpffs, pinned_link, tcx
+from .kernel.maps import CounterMap, PinnedMap
+from .kernel.tcx import POD_HOOKS, UPLINK_HOOKS, Hook
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
 from .opening import DEFAULT_PIN_DIR, Opening

@@ -17,10 +17,7 @@ from ..policies.endpoint_policy import Direction
 from . import layout
 from .errors import NotLoadedError
 from .kernel import syscall
-from .kernel.maps import (
-    open_map,
-    possible_cpus,
-)
+from .kernel.maps import open_map, possible_cpus
 from .kernel.syscall import Command
 from .reason import Reason
 

@@ -16,10 +16,7 @@ from pathlib import Path
 from ..policies.identity import IPNetwork
 from . import layout
 from .kernel import syscall
-from .kernel.maps import (
-    PinnedMap,
-    open_map,
-)
+from .kernel.maps import PinnedMap, open_map
 from .plan import Owner
 
 

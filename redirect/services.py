@@ -22,16 +22,9 @@ from ..policies.service import Backend, Frontend
 from ..policies.workload import IPAddress
 from . import layout
 from .alias import alias_table
-from .kernel import (
-    bpffs,
-    cgroup,
-    pinned_link,
-)
+from .kernel import bpffs, cgroup, pinned_link
 from .kernel.cgroup import SocketHook
-from .kernel.maps import (
-    PinnedMap,
-    open_map,
-)
+from .kernel.maps import PinnedMap, open_map
 from .kernel.program import Loading
 from .layout import Serving, SlotKey, Table
 

@@ -12,11 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from types import MappingProxyType
 
-from .serve.reference import (
-    Reference,
-    addresses,
-    references,
-)
+from .serve.reference import Reference, addresses, references
 from .type_url import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET
 from .wire import around, text
 

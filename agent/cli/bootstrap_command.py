@@ -30,11 +30,7 @@ def bootstrap(
 ) -> None:
     """Write the files that a remote Envoy starts with (`envoy -c FOLDER/envoy.json`). docs/xds.md tells how to
     redirect connections to it, and what it enforces."""
-    from ...envoy.config.remote_bootstrap import (
-        BOOTSTRAP_FILE,
-        RemoteSettings,
-        remote_bootstrap,
-    )
+    from ...envoy.config.remote_bootstrap import BOOTSTRAP_FILE, RemoteSettings, remote_bootstrap
 
     host, server_port = _address(server)
     folder = output.absolute()

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ...xds.serve.certificates import (
-        Authority,
-        Identity,
-    )
+    from ...xds.serve.certificates import Authority, Identity
 
 app = typer.Typer(help="Certificates for remote Envoys: an authority, a server, a node.", no_args_is_help=True)
 

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ...envoy.inspection.inspect import (
-    EnvoyConfig,
-    read_config,
-    redact,
-)
+from ...envoy.inspection.inspect import EnvoyConfig, read_config, redact
 from ..errors import InputError
 from ..inspection.client import ask
 from .bootstrap_command import bootstrap
@@ -114,10 +110,7 @@ def rbac(
     """
     from ...envoy.inspection.enforced import enforced_rules
     from ...xds import shard_of
-    from ..inspection.rbac_view import (
-        identity_names,
-        rows,
-    )
+    from ..inspection.rbac_view import identity_names, rows
 
     known = ask(run_dir, "/v1/endpoints")
     found = _find_endpoint(endpoint, known)

@@ -23,14 +23,7 @@ from .output import Format, FormatOption
 
 if TYPE_CHECKING:
     from ...redirect.drop_log import DroppedPacket
-    from ..inspection.flow_event import (
-        Blame,
-        Directory,
-        DropEvent,
-        Drops,
-        FlowEvent,
-        FlowFilter,
-    )
+    from ..inspection.flow_event import Blame, Directory, DropEvent, Drops, FlowEvent, FlowFilter
 
 _POLL_SECONDS = 0.2
 _AGENT_SECONDS = 1.0  # between two looks at the kernel's counters and at who is who
@@ -56,10 +49,7 @@ def flows(
     told with -f as a number. `-o json` prints one object a line. Without an agent addresses have no names.
     """
     from ...envoy.config.access_log import FILE_NAME
-    from ..inspection.flow_event import (
-        FlowFilter,
-        FlowVerdict,
-    )
+    from ..inspection.flow_event import FlowFilter, FlowVerdict
     from ..inspection.log_tail import LogTail
 
     if verdict and verdict not in list(FlowVerdict):
@@ -139,12 +129,7 @@ class _Node:
 
     def _blame(self, packet: DroppedPacket) -> Blame:
         """What the agent's policies say of it; the same connection is asked about once a second."""
-        from ..inspection.flow_event import (
-            NOBODY,
-            asks_policies,
-            blame,
-            protocol_of,
-        )
+        from ..inspection.flow_event import NOBODY, asks_policies, blame, protocol_of
 
         if not asks_policies(packet):
             return NOBODY

@@ -17,10 +17,7 @@ from ...store import read_documents
 from ..errors import InputError
 from ..inspection.client import ask
 from ..supply.descriptors import read_services
-from ..supply.offline import (
-    check,
-    read_world,
-)
+from ..supply.offline import check, read_world
 from . import policy_test_command
 from .explain_text import explanation_text
 from .options import RUN_DIR, Policies, RunDir, Workloads, known_names

@@ -22,41 +22,17 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from ...envoy.config.running_stream import RunningStream
-from ...policies import (
-    PolicyKey,
-    World,
-)
-from ...policies.endpoint_policy import (
-    Direction,
-    RuleOrigin,
-)
+from ...policies import PolicyKey, World
+from ...policies.endpoint_policy import Direction, RuleOrigin
 from ...policies.identity import IPNetwork
-from ...policies.workload import (
-    Endpoint,
-    IPAddress,
-)
-from ...redirect.datapath import (
-    Counter,
-    Datapath,
-)
+from ...policies.workload import Endpoint, IPAddress
+from ...redirect.datapath import Counter, Datapath
 from ...redirect.errors import RedirectError
 from ...redirect.grace_period import expedited
-from ...redirect.map_changes import (
-    MapDelta,
-    readdressed,
-)
-from ...redirect.plan import (
-    DEFAULT_DNS_PORT,
-    DatapathPlan,
-    Owner,
-    Planner,
-    ProxyPorts,
-)
+from ...redirect.map_changes import MapDelta, readdressed
+from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts
 from ...redirect.revocation import end_accepted
-from ...redirect.uplink import (
-    choose,
-    interfaces,
-)
+from ...redirect.uplink import choose, interfaces
 from ...xds import (
     Enforced,
     NodeCompiler,
@@ -71,16 +47,10 @@ from ...xds import (
     policed_by,
     tls_policed_by,
 )
-from ..refusal.blame import (
-    ALL,
-    told_in,
-)
+from ..refusal.blame import ALL, told_in
 from .handover import Handover
 from .kafka_side import KafkaSide
-from .tls_side import (
-    TlsResources,
-    TlsSide,
-)
+from .tls_side import TlsResources, TlsSide
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
 _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile

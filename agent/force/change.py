@@ -9,19 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from ...policies import (
-    Policy,
-    PolicyKey,
-    World,
-)
-from ..refusal.containment import (
-    Containment,
-    Refusal,
-)
-from ..refusal.culprits import (
-    InterruptedSearchError,
-    Search,
-)
+from ...policies import Policy, PolicyKey, World
+from ..refusal.containment import Containment, Refusal
+from ..refusal.culprits import InterruptedSearchError, Search
 from .applier import Applied
 
 log = logging.getLogger("lockgate.agent")

@@ -10,26 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...envoy.errors import AdminError
-from ...envoy.inspection.admin import (
-    Admin,
-    TlsDoor,
-)
-from ...envoy.inspection.in_force import (
-    InForce,
-    named_query,
-    read_versions,
-    versions_query,
-)
-from ...xds import (
-    LISTENER,
-    XdsServer,
-)
-from .effect import (
-    Drift,
-    Name,
-    confirmed,
-    drifted,
-)
+from ...envoy.inspection.admin import Admin, TlsDoor
+from ...envoy.inspection.in_force import InForce, named_query, read_versions, versions_query
+from ...xds import LISTENER, XdsServer
+from .effect import Drift, Name, confirmed, drifted
 
 log = logging.getLogger("lockgate.agent")
 

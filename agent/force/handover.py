@@ -12,11 +12,7 @@ from functools import cache
 from ipaddress import ip_network
 
 from ...policies import World
-from ...policies.changed_ends import (
-    ChangedEnds,
-    Ends,
-    in_other_hands,
-)
+from ...policies.changed_ends import ChangedEnds, Ends, in_other_hands
 from ...policies.identity import IPNetwork
 from ...policies.workload import IPAddress
 from ...redirect.plan import DatapathPlan

@@ -11,11 +11,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from ...policies.service import (
-    Backend,
-    HealthCheck,
-    HealthKind,
-)
+from ...policies.service import Backend, HealthCheck, HealthKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...envoy.config.identity_filter import Ipcache
-from ...envoy.config.kafka_listener import (
-    NAME,
-    KafkaListener,
-    kafka_listener,
-)
-from ...xds import (
-    LISTENER,
-    Enforced,
-    KafkaCompiler,
-    Policed,
-    Resource,
-)
+from ...envoy.config.kafka_listener import NAME, KafkaListener, kafka_listener
+from ...xds import LISTENER, Enforced, KafkaCompiler, Policed, Resource
 
 
 class KafkaSide:

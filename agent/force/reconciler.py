@@ -11,43 +11,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ...policies import World
-from ...policies.workload import (
-    IPAddress,
-    Workload,
-)
-from ...redirect.device import (
-    looking,
-    node_addresses,
-)
+from ...policies.workload import IPAddress, Workload
+from ...redirect.device import looking, node_addresses
 from ...redirect.errors import RedirectError
 from ...store import StoreContent
 from ..dns.learner import Names
 from ..dns.names import NameCache
 from ..inspection.view import NodeState
-from ..remote.nodes import (
-    RemoteNodes,
-    Wanted,
-)
-from ..supply.endpoints import (
-    Discovery,
-    discover,
-)
-from ..supply.intake import (
-    Intake,
-    admit,
-)
-from ..supply.last_good import (
-    LastGood,
-    keep,
-)
-from .applier import (
-    Applied,
-    Applier,
-)
-from .change import (
-    Changed,
-    ChangeMaker,
-)
+from ..remote.nodes import RemoteNodes, Wanted
+from ..supply.endpoints import Discovery, discover
+from ..supply.intake import Intake, admit
+from ..supply.last_good import LastGood, keep
+from .applier import Applied, Applier
+from .change import Changed, ChangeMaker
 from .service_side import ServiceSide
 
 log = logging.getLogger("lockgate.agent")

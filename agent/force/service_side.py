@@ -9,21 +9,11 @@ from typing import Any, TypeVar
 
 from ...policies import World
 from ...policies.frontends import Answering
-from ...policies.service import (
-    Backend,
-    Frontend,
-)
+from ...policies.service import Backend, Frontend
 from ...redirect.errors import RedirectError
-from ...redirect.kernel.netns_cookie import (
-    Cookies,
-    own_cookie,
-)
+from ...redirect.kernel.netns_cookie import Cookies, own_cookie
 from ...redirect.services import ServiceAddresses
-from .health import (
-    Health,
-    HealthChecker,
-    Target,
-)
+from .health import Health, HealthChecker, Target
 
 _RETRY_SECONDS = 1.0
 

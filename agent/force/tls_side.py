@@ -11,41 +11,13 @@ from typing import TypeAlias
 
 from ...envoy.config.http_listener import ORIGINAL_DESTINATION
 from ...envoy.config.identity_filter import Ipcache
-from ...envoy.config.originating_cluster import (
-    Originating,
-    originating_cluster,
-)
-from ...envoy.config.tls_listener import (
-    NAME,
-    TakenUp,
-    TlsListener,
-    taken_up_chain,
-    tls_listener,
-)
-from ...policies.endpoint_policy import (
-    Direction,
-    RuleOrigin,
-    TlsContext,
-)
-from ...policies.tls_secret import (
-    TlsMaterial,
-    TlsSecrets,
-)
+from ...envoy.config.originating_cluster import Originating, originating_cluster
+from ...envoy.config.tls_listener import NAME, TakenUp, TlsListener, taken_up_chain, tls_listener
+from ...policies.endpoint_policy import Direction, RuleOrigin, TlsContext
+from ...policies.tls_secret import TlsMaterial, TlsSecrets
 from ...policies.tls_secret import TlsSide as Side
-from ...xds import (
-    CLUSTER,
-    Chain,
-    Enforced,
-    FragmentCache,
-    Policed,
-    Resource,
-    TlsCompiler,
-)
-from ...xds.compile.tls_resources import (
-    authority,
-    certificate,
-    listener,
-)
+from ...xds import CLUSTER, Chain, Enforced, FragmentCache, Policed, Resource, TlsCompiler
+from ...xds.compile.tls_resources import authority, certificate, listener
 
 
 @dataclass(frozen=True, slots=True)

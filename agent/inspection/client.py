@@ -8,10 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from ..errors import (
-    InputError,
-    UnreachableError,
-)
+from ..errors import InputError, UnreachableError
 
 _TIMEOUT = 10.0  # seconds; the API answers from memory
 

@@ -13,21 +13,12 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from ...envoy.config.access_log import (
-    LoggedRequest,
-    SocketEnd,
-)
-from ...policies import (
-    Direction,
-    Verdict,
-)
+from ...envoy.config.access_log import LoggedRequest, SocketEnd
+from ...policies import Direction, Verdict
 from ...redirect.drop_log import DroppedPacket
 from ...redirect.port_prefix import PROTOCOL_NUMBERS
 from ...redirect.reason import Reason
-from ...xds import (
-    UNKNOWN_SUBJECT,
-    names_a_rule,
-)
+from ...xds import UNKNOWN_SUBJECT, names_a_rule
 
 
 class FlowVerdict(StrEnum):

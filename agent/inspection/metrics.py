@@ -28,14 +28,7 @@ from prometheus_client.registry import Collector
 
 from ...envoy.errors import EnvoyError
 from ...envoy.inspection.admin import Admin
-from ...xds import (
-    CLUSTER,
-    ENDPOINTS,
-    FILTER_CONFIG,
-    LISTENER,
-    ROUTE,
-    SECRET,
-)
+from ...xds import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, that says only when the agent began
 _TYPES = frozenset({CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET})

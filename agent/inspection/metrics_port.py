@@ -7,10 +7,7 @@ import errno
 from aiohttp import web
 
 from ..errors import HostError
-from .api import (
-    Exposes,
-    add_metrics,
-)
+from .api import Exposes, add_metrics
 
 _HOST = "127.0.0.1"
 

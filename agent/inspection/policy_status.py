@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ...store import Document
-from ..supply.intake import (
-    Intake,
-    PolicyFile,
-)
+from ..supply.intake import Intake, PolicyFile
 
 _LOOK_SECONDS = 1.0
 

@@ -8,16 +8,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ...envoy.inspection.enforced import (
-    OTHERWISE,
-    EnforcedRule,
-)
+from ...envoy.inspection.enforced import OTHERWISE, EnforcedRule
 from ...policies import Direction
 from ...policies.endpoint_policy import LAST_PORT
-from ...xds import (
-    NOT_POLICED,
-    names_a_rule,
-)
+from ...xds import NOT_POLICED, names_a_rule
 
 _UNNUMBERED = re.compile(r"\.[0-9]+$")  # of a shard
 

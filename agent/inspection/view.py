@@ -10,33 +10,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ...envoy.running.process import (
-    EnvoyStatus,
-    Phase,
-)
-from ...policies import (
-    Policy,
-    PolicyKey,
-    World,
-)
+from ...envoy.running.process import EnvoyStatus, Phase
+from ...policies import Policy, PolicyKey, World
 from ...policies.endpoint_policy import DirectionPolicy
 from ...policies.errors import FlowError
 from ...policies.explain import explain
-from ...policies.flow import (
-    Flow,
-    parse_port,
-    parse_protocol,
-)
+from ...policies.flow import Flow, parse_port, parse_protocol
 from ...policies.workload import Endpoint
-from ...xds import (
-    CertificateFiles,
-    ClientStatus,
-    XdsServer,
-)
-from ..force.applier import (
-    Applied,
-    Kernel,
-)
+from ...xds import CertificateFiles, ClientStatus, XdsServer
+from ..force.applier import Applied, Kernel
 from ..force.effect import Name
 from ..force.effect_watch import Effect
 from ..refusal.containment import Refusal

@@ -8,11 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from ...policies import PolicyKey
-from ...xds import (
-    ClientStatus,
-    SyncState,
-    TypeStatus,
-)
+from ...xds import ClientStatus, SyncState, TypeStatus
 from ..refusal.containment import Refusal
 
 # The version of a resource that a client's Envoy said it has, when it was last asked: client, type URL, name.

@@ -9,21 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ...envoy.running.binary import (
-    EnvoyBinary,
-    find_binary,
-)
-from ...envoy.running.module_file import (
-    ModuleFile,
-    find_module,
-)
+from ...envoy.running.binary import EnvoyBinary, find_binary
+from ...envoy.running.module_file import ModuleFile, find_module
 from ...redirect.opening import Opening
 from ..settings import Settings
-from .host import (
-    make_run_dir,
-    require_host,
-    require_port,
-)
+from .host import make_run_dir, require_host, require_port
 from .lock import AgentLock
 
 

@@ -8,19 +8,12 @@ import os
 from pathlib import Path
 
 from ...envoy.config.access_log import FILE_NAME as ACCESS_LOG
-from ...envoy.running import (
-    hot_restart,
-    run_files,
-)
+from ...envoy.running import hot_restart, run_files
 from ...envoy.running.binary import find_binary
 from ...envoy.running.process import EnvoyProcess
 from ...redirect.datapath import Datapath
 from ..errors import HostError
-from ..settings import (
-    FORMER_XDS_SOCKET,
-    XDS_SOCKET,
-    Settings,
-)
+from ..settings import FORMER_XDS_SOCKET, XDS_SOCKET, Settings
 from .host import make_run_dir
 from .lock import AgentLock
 

@@ -16,25 +16,12 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from ...envoy.errors import EnvoyError
-from ...envoy.running.binary import (
-    VERSION,
-    find_binary,
-)
+from ...envoy.running.binary import VERSION, find_binary
 from ...envoy.running.run_files import lock_holder
-from ...redirect.kernel.attached import (
-    Attached,
-    others_programs,
-)
-from ...redirect.routing import (
-    MARK_MASK,
-    MARK_PROXY,
-    TABLE,
-)
+from ...redirect.kernel.attached import Attached, others_programs
+from ...redirect.routing import MARK_MASK, MARK_PROXY, TABLE
 from ..settings import Settings
-from .check import (
-    Check,
-    State,
-)
+from .check import Check, State
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _SYSCTL = Path("/proc/sys/net")

@@ -25,19 +25,10 @@ from pathlib import Path
 from ...policies.workload import IPAddress
 from ...redirect.kernel import netns
 from ..demo.site import Site
-from ..errors import (
-    AlreadyRunningError,
-    UnreachableError,
-)
+from ..errors import AlreadyRunningError, UnreachableError
 from ..inspection.client import ask
-from ..playground import (
-    Playground,
-    Pod,
-)
-from .check import (
-    Check,
-    State,
-)
+from ..playground import Playground, Pod
+from .check import Check, State
 
 DEFAULT_NAME = "doctor"
 GROUP = "probe"

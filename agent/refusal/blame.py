@@ -9,27 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from ...policies import (
-    Direction,
-    Policy,
-    PolicyKey,
-    World,
-)
+from ...policies import Direction, Policy, PolicyKey, World
 from ...policies.endpoint_policy import MismatchAction
-from ...policies.withheld import (
-    Part,
-    condition,
-    parts,
-    place,
-    port_rule,
-)
+from ...policies.withheld import Part, condition, parts, place, port_rule
 from ...policies.workload import Endpoint
-from ...xds import (
-    SHARDS,
-    shard_name,
-    shard_of,
-    spoken_regexes,
-)
+from ...xds import SHARDS, shard_name, shard_of, spoken_regexes
 
 _SHARDS = {shard_name(direction, shard): shard for direction in Direction for shard in range(SHARDS)}
 ALL = ("",)  # resources: any

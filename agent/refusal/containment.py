@@ -11,14 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...policies import (
-    Policy,
-    PolicyKey,
-)
-from ...policies.withheld import (
-    needs_envoy,
-    withheld,
-)
+from ...policies import Policy, PolicyKey
+from ...policies.withheld import needs_envoy, withheld
 from .blame import Place
 from .whose import envoy_of
 

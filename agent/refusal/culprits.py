@@ -10,28 +10,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from ...policies import (
-    Policy,
-    PolicyKey,
-)
-from ...policies.withheld import (
-    Part,
-    needs_envoy,
-    only,
-)
-from .blame import (
-    Place,
-    field_in,
-    likely,
-    parts_in,
-    place_of,
-    quoted,
-)
-from .containment import (
-    Containment,
-    Refusal,
-    StandIn,
-)
+from ...policies import Policy, PolicyKey
+from ...policies.withheld import Part, needs_envoy, only
+from .blame import Place, field_in, likely, parts_in, place_of, quoted
+from .containment import Containment, Refusal, StandIn
 from .hunt import Hunt
 
 # Offers policies to Envoy; what it refused, as text by resource (nothing: it took them all).

@@ -10,10 +10,7 @@ import ssl
 from typing import Any
 
 from ...envoy.inspection.admin import TlsDoor
-from ...xds import (
-    CertificateFiles,
-    node_of_names,
-)
+from ...xds import CertificateFiles, node_of_names
 from ...xds.serve.certificate_files import Credentials
 from ..settings import RemoteSettings
 

@@ -10,19 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ...policies import (
-    PolicyKey,
-    World,
-)
-from ...policies.endpoint_policy import (
-    Direction,
-    RuleOrigin,
-)
+from ...policies import PolicyKey, World
+from ...policies.endpoint_policy import Direction, RuleOrigin
 from ...policies.identity import IPNetwork
-from ...policies.workload import (
-    Endpoint,
-    IPAddress,
-)
+from ...policies.workload import Endpoint, IPAddress
 from ...xds import (
     TABLES,
     Enforced,
@@ -37,10 +28,7 @@ from ...xds import (
     address_tables,
 )
 from ..force.applier import Applied
-from ..refusal.blame import (
-    ALL,
-    told_in,
-)
+from ..refusal.blame import ALL, told_in
 
 _LOOK_SECONDS = 1.0  # how often it is asked whether a node is still there
 _WHO_IS_WHO = frozenset(TABLES.values())

@@ -18,24 +18,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ...envoy.inspection.admin import TlsDoor
-from ...policies import (
-    PolicyKey,
-    World,
-)
+from ...policies import PolicyKey, World
 from ...policies.workload import Workload
 from ...xds import XdsServer
 from ..force.applier import Applied
 from ..force.change import ChangeMaker
-from ..force.effect_watch import (
-    Effect,
-    EffectWatch,
-)
+from ..force.effect_watch import Effect, EffectWatch
 from ..refusal.containment import Refusal
 from ..supply.intake import Intake
-from ..supply.last_good import (
-    LastGood,
-    keep,
-)
+from ..supply.last_good import LastGood, keep
 from .applier import RemoteApplier
 
 log = logging.getLogger("lockgate.agent")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from ...xds import (
-    CertificateFiles,
-    Remote,
-)
+from ...xds import CertificateFiles, Remote
 from ...xds.serve.certificate_files import Credentials
 from ..errors import HostError
 from ..settings import RemoteSettings

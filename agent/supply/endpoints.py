@@ -6,11 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from ...policies import workload_identity
-from ...policies.workload import (
-    Endpoint,
-    IPAddress,
-    Workload,
-)
+from ...policies.workload import Endpoint, IPAddress, Workload
 from ...redirect.device import Device
 from ...redirect.errors import RedirectError
 

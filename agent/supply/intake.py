@@ -10,36 +10,15 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
-from ...policies import (
-    ParsedPolicies,
-    ParsedWorkloads,
-    Policy,
-    PolicyKey,
-    Problem,
-    parse_policies,
-    parse_workloads,
-)
+from ...policies import ParsedPolicies, ParsedWorkloads, Policy, PolicyKey, Problem, parse_policies, parse_workloads
 from ...policies.difference import other_values
 from ...policies.model import SecretRef
 from ...policies.node import Node
-from ...policies.secret import (
-    HeaderValues,
-    Secret,
-    header_values,
-    names_secrets,
-    secret_problems,
-)
+from ...policies.secret import HeaderValues, Secret, header_values, names_secrets, secret_problems
 from ...policies.service import Service
-from ...policies.tls_secret import (
-    TlsSecrets,
-    names_tls_secrets,
-    tls_problems,
-)
+from ...policies.tls_secret import TlsSecrets, names_tls_secrets, tls_problems
 from ...policies.workload import Workload
-from ...store import (
-    Document,
-    StoreContent,
-)
+from ...store import Document, StoreContent
 
 Parse: TypeAlias = Callable[[Document], ParsedPolicies]  # of a document that could be read
 

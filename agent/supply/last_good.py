@@ -13,11 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from ...policies import (
-    Policy,
-    parse_policies,
-    parse_workloads,
-)
+from ...policies import Policy, parse_policies, parse_workloads
 from ...policies.difference import other_values
 from ...policies.node import Node
 from ...policies.secret import Secret
@@ -25,15 +21,8 @@ from ...policies.service import Service
 from ...policies.workload import Workload
 from ..errors import StateError
 from ..refusal.containment import Refusal
-from ..state_database import (
-    open_state,
-    told,
-)
-from .intake import (
-    Intake,
-    PolicyFile,
-    WorkloadFile,
-)
+from ..state_database import open_state, told
+from .intake import Intake, PolicyFile, WorkloadFile
 
 log = logging.getLogger("lockgate.agent")
 

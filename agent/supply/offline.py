@@ -6,26 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...policies import (
-    GrpcServices,
-    ParsedPolicies,
-    Problem,
-    World,
-    parse_policies,
-)
+from ...policies import GrpcServices, ParsedPolicies, Problem, World, parse_policies
 from ...policies.identity import endpoint_of
 from ...policies.language.lint import lint
-from ...store import (
-    DirectoryStore,
-    Document,
-    StoreContent,
-)
+from ...store import DirectoryStore, Document, StoreContent
 from ..errors import InputError
-from .intake import (
-    Intake,
-    NoMemory,
-    admit,
-)
+from .intake import Intake, NoMemory, admit
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from ...policies import (
-    ParsedPolicies,
-    parse_policies,
-)
+from ...policies import ParsedPolicies, parse_policies
 
 if TYPE_CHECKING:
     from ...store import Document

@@ -6,12 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...store import (
-    CombinedStore,
-    DirectoryStore,
-    EngineStore,
-    Store,
-)
+from ...store import CombinedStore, DirectoryStore, EngineStore, Store
 from ..settings import Settings
 
 if TYPE_CHECKING:

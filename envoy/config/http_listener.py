@@ -14,22 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from ..running.module_file import NAME
-from .access_log import (
-    FORMAT,
-    GRPC_CONTENT_TYPE,
-    MISMATCH_KEY,
-    MISMATCH_NAMESPACE,
-)
-from .http_routes import (
-    mark_absent_forwarded_proto,
-    routes,
-)
-from .identity_filter import (
-    EGRESS_SHARD,
-    INGRESS_SHARD,
-    Ipcache,
-    identity_filter,
-)
+from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
+from .http_routes import mark_absent_forwarded_proto, routes
+from .identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
 from .messages import (
     accesslog,
     cluster,
@@ -50,21 +37,10 @@ from .messages import (
     stream_log,
     upstream_http,
 )
-from .own_address import (
-    listen,
-    refuse_own_address,
-)
+from .own_address import listen, refuse_own_address
 from .policy_shard import sharded_policy
-from .policy_slot import (
-    COMPOSITE_TYPE_URL,
-    RBAC_TYPE_URL,
-    deny_all,
-    policy_source,
-)
-from .running_stream import (
-    REPORT_SECONDS,
-    request_reports,
-)
+from .policy_slot import COMPOSITE_TYPE_URL, RBAC_TYPE_URL, deny_all, policy_source
+from .running_stream import REPORT_SECONDS, request_reports
 
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
 DENIED_BODY = "Access denied\r\n"

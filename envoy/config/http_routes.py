@@ -13,14 +13,7 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from .identity_filter import NO_SHARD
-from .messages import (
-    core,
-    early_mutation,
-    matcher,
-    mutation_rules,
-    protobuf,
-    route,
-)
+from .messages import core, early_mutation, matcher, mutation_rules, protobuf, route
 
 ABSENT_FORWARDED_PROTO = "lockgate-absent"  # what a request without X-Forwarded-Proto has there while it passes
 _FORWARDED_PROTO = "x-forwarded-proto"

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..running.module_file import NAME
-from .messages import (
-    dynamic_modules,
-    listener,
-    module_listener_filter,
-    protobuf,
-)
+from .messages import dynamic_modules, listener, module_listener_filter, protobuf
 
 SHARDS = 64  # into so many parts the HTTP policies of each direction are divided, as in xds/compile/shard.py
 # Filter state: in which of them the policy is that judges an end, from 0 on; NO_SHARD for one that is not of this node.

@@ -13,28 +13,10 @@ from datetime import timedelta
 
 from betterproto2 import Message
 
-from .http_listener import (
-    ORIGINAL_DESTINATION,
-    connection_limit,
-)
-from .identity_filter import (
-    Ipcache,
-    identity_filter,
-)
-from .messages import (
-    core,
-    dynamic_filter,
-    dynamic_modules,
-    listener,
-    original_dst,
-    original_src,
-    protobuf,
-    tcp_proxy,
-)
-from .own_address import (
-    listen,
-    refuse_own_address,
-)
+from .http_listener import ORIGINAL_DESTINATION, connection_limit
+from .identity_filter import Ipcache, identity_filter
+from .messages import core, dynamic_filter, dynamic_modules, listener, original_dst, original_src, protobuf, tcp_proxy
+from .own_address import listen, refuse_own_address
 from .policy_slot import policy_source
 
 NAME = "lockgate.kafka"

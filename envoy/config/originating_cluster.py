@@ -8,18 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .http_listener import (
-    UPSTREAM_OPTIONS,
-    HttpListener,
-    http1,
-    original_destination_cluster,
-)
-from .messages import (
-    core,
-    protobuf,
-    tls,
-    upstream_http,
-)
+from .http_listener import UPSTREAM_OPTIONS, HttpListener, http1, original_destination_cluster
+from .messages import core, protobuf, tls, upstream_http
 from .sds import from_sds
 
 

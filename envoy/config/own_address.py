@@ -5,12 +5,7 @@ Both families are one listener, so that whatever comes by ADS for its filters is
 
 from __future__ import annotations
 
-from .messages import (
-    core,
-    direct_response,
-    listener,
-    protobuf,
-)
+from .messages import core, direct_response, listener, protobuf
 
 _LOOPBACK = (("127.0.0.1", 32), ("::1", 128))  # with the length of the prefix that is the address alone
 

@@ -9,26 +9,9 @@ https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/com
 
 from __future__ import annotations
 
-from .identity_filter import (
-    NO_SHARD,
-    SHARDS,
-)
-from .messages import (
-    composite,
-    core,
-    envoy_type,
-    hcm,
-    network_input,
-    protobuf,
-    xds_core,
-    xds_matcher,
-)
-from .policy_slot import (
-    COMPOSITE_TYPE_URL,
-    RBAC_TYPE_URL,
-    deny_all,
-    policy_source,
-)
+from .identity_filter import NO_SHARD, SHARDS
+from .messages import composite, core, envoy_type, hcm, network_input, protobuf, xds_core, xds_matcher
+from .policy_slot import COMPOSITE_TYPE_URL, RBAC_TYPE_URL, deny_all, policy_source
 
 UNKNOWN = "node:unknown-identity"  # names denials in the access log, as in xds/compile/rule_name.py
 

@@ -9,14 +9,7 @@ from datetime import timedelta
 
 from betterproto2 import Message
 
-from .messages import (
-    core,
-    http_rbac,
-    protobuf,
-    rbac,
-    xds_core,
-    xds_matcher,
-)
+from .messages import core, http_rbac, protobuf, rbac, xds_core, xds_matcher
 
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 COMPOSITE_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite"

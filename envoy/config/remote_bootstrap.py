@@ -17,23 +17,9 @@ from typing import Any
 
 from ..errors import BootstrapError
 from .access_log import FILE_NAME as ACCESS_LOG
-from .bootstrap import (
-    ADMIN_SOCKET,
-    LONGEST_SOCKET_PATH,
-    UPSTREAM_OPTIONS,
-    ads,
-    runtime,
-)
-from .http_listener import (
-    ORIGINAL_DESTINATION,
-    HttpListener,
-    connection_manager,
-    original_destination_cluster,
-)
-from .identity_filter import (
-    EGRESS_SHARD,
-    INGRESS_SHARD,
-)
+from .bootstrap import ADMIN_SOCKET, LONGEST_SOCKET_PATH, UPSTREAM_OPTIONS, ads, runtime
+from .http_listener import ORIGINAL_DESTINATION, HttpListener, connection_manager, original_destination_cluster
+from .identity_filter import EGRESS_SHARD, INGRESS_SHARD
 from .messages import (
     boot,
     cluster,
@@ -49,15 +35,8 @@ from .messages import (
     upstream_http,
 )
 from .policy_shard import sharded_policy
-from .policy_slot import (
-    COMPOSITE_TYPE_URL,
-    XDS_CLUSTER,
-    policy_source,
-)
-from .remote_admin import (
-    admin_cluster,
-    admin_listener,
-)
+from .policy_slot import COMPOSITE_TYPE_URL, XDS_CLUSTER, policy_source
+from .remote_admin import admin_cluster, admin_listener
 
 BOOTSTRAP_FILE = "envoy.json"
 _CERTIFICATE_FILE, _AUTHORITY_FILE = "certificate.json", "authority.json"  # an SDS file holds one secret

@@ -18,10 +18,7 @@ import grpc
 import grpc.aio
 from betterproto2 import Message
 
-from ...policies.request import (
-    HttpRequest,
-    TlsRequest,
-)
+from ...policies.request import HttpRequest, TlsRequest
 from .access_log import SocketEnd
 from .messages import (
     access_log_service,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from .messages import (
-    core,
-    tls,
-)
+from .messages import core, tls
 
 
 def from_sds(name: str) -> tls.SdsSecretConfig:

@@ -22,17 +22,8 @@ from pathlib import Path
 from betterproto2 import Message
 
 from .access_log import CONNECTION_FORMAT
-from .http_listener import (
-    ORIGINAL_DESTINATION,
-    HttpListener,
-    connection_limit,
-    connection_manager,
-    policy_slots,
-)
-from .identity_filter import (
-    Ipcache,
-    identity_filter,
-)
+from .http_listener import ORIGINAL_DESTINATION, HttpListener, connection_limit, connection_manager, policy_slots
+from .identity_filter import Ipcache, identity_filter
 from .messages import (
     accesslog,
     cel_filter,
@@ -50,23 +41,9 @@ from .messages import (
     xds_core,
     xds_matcher,
 )
-from .own_address import (
-    listen,
-    refuse_own_address,
-)
-from .policy_slot import (
-    NOT_SYNCED,
-    policy_source,
-)
-from .running_stream import (
-    REPORT_SECONDS,
-    TRANSPORT,
-    WAS_PLAIN,
-    WAS_TLS,
-    greeting_reports,
-    kept,
-    set_state,
-)
+from .own_address import listen, refuse_own_address
+from .policy_slot import NOT_SYNCED, policy_source
+from .running_stream import REPORT_SECONDS, TRANSPORT, WAS_PLAIN, WAS_TLS, greeting_reports, kept, set_state
 from .sds import from_sds
 
 NAME = "lockgate.tls"

@@ -16,10 +16,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from ..errors import (
-    AdminError,
-    AdminUnreachableError,
-)
+from ..errors import AdminError, AdminUnreachableError
 
 
 @dataclass(frozen=True, slots=True)

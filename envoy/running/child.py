@@ -9,14 +9,8 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .last_words import (
-    LastWords,
-    exit_in_words,
-)
-from .run_files import (
-    Launch,
-    start_ticks,
-)
+from .last_words import LastWords, exit_in_words
+from .run_files import Launch, start_ticks
 
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24

@@ -11,10 +11,7 @@ from typing import NamedTuple
 
 from ..errors import RestartError
 from . import run_files
-from .run_files import (
-    RUNNING,
-    SupervisorState,
-)
+from .run_files import RUNNING, SupervisorState
 
 _LOOK_SECONDS = 0.05
 

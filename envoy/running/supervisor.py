@@ -38,14 +38,7 @@ from .run_files import (
     take_lock,
     write_state,
 )
-from .succession import (
-    Action,
-    Kill,
-    Mend,
-    Start,
-    Succession,
-    Terminate,
-)
+from .succession import Action, Kill, Mend, Start, Succession, Terminate
 
 _LOOK_SECONDS = 0.05  # how often an Envoy is looked at until it accepts connections
 

@@ -5,17 +5,9 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
-from ..labels import (
-    RESERVED,
-    split_key,
-    valid_key,
-    valid_value,
-)
+from ..labels import RESERVED, split_key, valid_key, valid_value
 from ..workload import IPAddress
-from .fields import (
-    Field,
-    shorten,
-)
+from .fields import Field, shorten
 
 DEFAULT_NAMESPACE = "default"
 PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")

@@ -15,10 +15,7 @@ from typing import TypeVar
 from . import document
 from .document import Node
 from .grpc_services import GrpcServices
-from .problem import (
-    Problem,
-    Severity,
-)
+from .problem import Problem, Severity
 from .unsupported import Feature
 
 MAX_PROBLEMS = 200  # of one file; nobody reads more

@@ -8,23 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from ..endpoint_policy import (
-    Direction,
-    DirectionPolicy,
-    PortSpan,
-    ResolvedRule,
-    RuleOrigin,
-)
+from ..endpoint_policy import Direction, DirectionPolicy, PortSpan, ResolvedRule, RuleOrigin
 from ..identity import WORKLOAD_IDENTITIES
-from ..model import (
-    Policy,
-    PolicyKey,
-)
+from ..model import Policy, PolicyKey
 from ..world import World
-from .problem import (
-    Problem,
-    Severity,
-)
+from .problem import Problem, Severity
 
 MAX_COMPARISONS = 1_000_000  # of rules with each other, over a whole world; lint is advice and must stay quick
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .fields import (
-    Field,
-    shorten,
-)
+from .fields import Field, shorten
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/
 _FIELDS = (

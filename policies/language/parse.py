@@ -6,37 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import UnreadableError
-from ..model import (
-    Policy,
-    PolicyKey,
-    PolicyKind,
-    SecretRef,
-)
+from ..model import Policy, PolicyKey, PolicyKind, SecretRef
 from ..secret import Secret
 from .document import read_documents
-from .fields import (
-    Field,
-    Findings,
-    shorten,
-    suggest,
-)
+from .fields import Field, Findings, shorten, suggest
 from .grpc_services import GrpcServices
-from .metadata import (
-    read_metadata,
-    read_namespace,
-)
+from .metadata import read_metadata, read_namespace
 from .parse_network_policy import parse_network_policy
 from .parse_rule import parse_rule
-from .parse_secret import (
-    is_secret,
-    looks_like_secret,
-    parse_secret,
-)
+from .parse_secret import is_secret, looks_like_secret, parse_secret
 from .problem import Problem
-from .unsupported import (
-    UNSUPPORTED,
-    Feature,
-)
+from .unsupported import UNSUPPORTED, Feature
 
 API_VERSIONS: Mapping[PolicyKind, str] = {
     PolicyKind.CILIUM: "cilium.io/v2",

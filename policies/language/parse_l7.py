@@ -5,38 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ..endpoint_policy import (
-    DnsRule,
-    DnsRules,
-    GrpcRule,
-    KafkaRule,
-    KafkaRules,
-    MismatchAction,
-)
+from ..endpoint_policy import DnsRule, DnsRules, GrpcRule, KafkaRule, KafkaRules, MismatchAction
 from ..header_action import UNCHANGEABLE
-from ..kafka_api import (
-    API_KEYS,
-    ROLE_KEYS,
-    Role,
-)
-from ..model import (
-    L7,
-    HeaderCondition,
-    HttpCondition,
-    HttpConditions,
-    SecretRef,
-)
+from ..kafka_api import API_KEYS, ROLE_KEYS, Role
+from ..model import L7, HeaderCondition, HttpCondition, HttpConditions, SecretRef
 from ..regex import regex_error
 from ..secret import value_fault
-from .fields import (
-    Field,
-    shorten,
-    suggest,
-)
-from .pattern_lint import (
-    host_warning,
-    path_warning,
-)
+from .fields import Field, shorten, suggest
+from .pattern_lint import host_warning, path_warning
 from .unsupported import Feature
 
 KINDS = ("http", "grpc", "kafka", "dns")

@@ -7,36 +7,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ..endpoint_policy import (
-    LAST_PORT,
-    Direction,
-    Protocol,
-)
-from ..labels import (
-    CLUSTER,
-    CLUSTER_LABEL,
-    K8S,
-    NAMESPACE_LABEL,
-    NAMESPACE_LABELS_PREFIX,
-)
-from ..model import (
-    Block,
-    Entry,
-    Peers,
-    PolicyKey,
-    Port,
-    PortRule,
-    Rule,
-)
-from ..selector import (
-    Operator,
-    Requirement,
-    Selector,
-)
-from .fields import (
-    Field,
-    shorten,
-)
+from ..endpoint_policy import LAST_PORT, Direction, Protocol
+from ..labels import CLUSTER, CLUSTER_LABEL, K8S, NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX
+from ..model import Block, Entry, Peers, PolicyKey, Port, PortRule, Rule
+from ..selector import Operator, Requirement, Selector
+from .fields import Field, shorten
 from .parse_peers import parse_block
 from .parse_ports import PORT_NAME
 from .parse_selector import parse_selector

@@ -7,21 +7,10 @@ from ipaddress import ip_network
 
 from ..endpoint_policy import Direction
 from ..identity import IPNetwork
-from ..model import (
-    Block,
-    Entity,
-    Peers,
-    ServiceRef,
-)
-from .fields import (
-    Field,
-    shorten,
-)
+from ..model import Block, Entity, Peers, ServiceRef
+from .fields import Field, shorten
 from .parse_l7 import parse_dns_name
-from .parse_selector import (
-    parse_selector,
-    peer_selector,
-)
+from .parse_selector import parse_selector, peer_selector
 from .unsupported import Feature
 
 INGRESS_PEERS = ("fromEndpoints", "fromCIDR", "fromCIDRSet", "fromEntities", "fromNodes", "fromGroups")

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import re
 
-from ..endpoint_policy import (
-    LAST_PORT,
-    DnsRules,
-    Protocol,
-)
-from ..model import (
-    L7,
-    HttpConditions,
-    Port,
-    PortRule,
-)
-from .fields import (
-    Field,
-    shorten,
-)
+from ..endpoint_policy import LAST_PORT, DnsRules, Protocol
+from ..model import L7, HttpConditions, Port, PortRule
+from .fields import Field, shorten
 from .parse_l7 import parse_l7
 from .parse_tls import parse_tls
 from .unsupported import Feature

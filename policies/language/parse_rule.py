@@ -5,29 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 
 from ..endpoint_policy import Direction
-from ..model import (
-    Entry,
-    Peers,
-    PolicyKey,
-    PolicyKind,
-    PortRule,
-    Rule,
-)
+from ..model import Entry, Peers, PolicyKey, PolicyKind, PortRule, Rule
 from ..selector import Selector
 from .fields import Field
-from .parse_peers import (
-    EGRESS_PEERS,
-    INGRESS_PEERS,
-    parse_peers,
-)
-from .parse_ports import (
-    parse_icmps,
-    parse_port_rule,
-)
-from .parse_selector import (
-    parse_selector,
-    subject_selector,
-)
+from .parse_peers import EGRESS_PEERS, INGRESS_PEERS, parse_peers
+from .parse_ports import parse_icmps, parse_port_rule
+from .parse_selector import parse_selector, subject_selector
 from .unsupported import Feature
 
 _SECTIONS = ("ingress", "ingressDeny", "egress", "egressDeny")

@@ -9,15 +9,9 @@ from types import MappingProxyType
 
 from ..model import SecretRef
 from ..secret import Secret
-from .document import (
-    Mapping,
-    Scalar,
-)
+from .document import Mapping, Scalar
 from .fields import Field
-from .metadata import (
-    read_metadata,
-    read_namespace,
-)
+from .metadata import read_metadata, read_namespace
 
 KIND = "Secret"
 _FIELDS = ("apiVersion", "kind", "metadata", "type", "data", "stringData", "immutable")

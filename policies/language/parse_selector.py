@@ -15,15 +15,8 @@ from ..labels import (
     valid_key,
     valid_value,
 )
-from ..selector import (
-    Operator,
-    Requirement,
-    Selector,
-)
-from .fields import (
-    Field,
-    shorten,
-)
+from ..selector import Operator, Requirement, Selector
+from .fields import Field, shorten
 
 _SOURCES = (ANY, K8S)
 

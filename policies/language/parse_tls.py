@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ..endpoint_policy import (
-    TlsContext,
-    TlsRules,
-)
-from ..model import (
-    L7,
-    HttpConditions,
-)
-from ..tls_secret import (
-    CERTIFICATE,
-    PRIVATE_KEY,
-    TRUSTED_CA,
-    TlsSide,
-)
-from .fields import (
-    Field,
-    shorten,
-)
+from ..endpoint_policy import TlsContext, TlsRules
+from ..model import L7, HttpConditions
+from ..tls_secret import CERTIFICATE, PRIVATE_KEY, TRUSTED_CA, TlsSide
+from .fields import Field, shorten
 from .parse_l7 import parse_secret_ref
 from .unsupported import Feature
 

@@ -4,29 +4,11 @@ from __future__ import annotations
 
 import re
 
-from ..endpoint_policy import (
-    LAST_PORT,
-    Protocol,
-)
-from ..service import (
-    MAX_WEIGHT,
-    BackendGroup,
-    HealthCheck,
-    HealthKind,
-    Service,
-    ServicePort,
-)
+from ..endpoint_policy import LAST_PORT, Protocol
+from ..service import MAX_WEIGHT, BackendGroup, HealthCheck, HealthKind, Service, ServicePort
 from ..workload import IPAddress
-from .entry_fields import (
-    PORT_NAME,
-    read_address,
-    read_addresses,
-    read_labels,
-)
-from .fields import (
-    Field,
-    shorten,
-)
+from .entry_fields import PORT_NAME, read_address, read_addresses, read_labels
+from .fields import Field, shorten
 
 SERVICE_FIELDS = ("name", "namespace", "labels", "selector", "ips", "vips", "ports", "backends", "health")
 _PORT_FIELDS = ("name", "port", "targetPort", "protocol")

@@ -7,30 +7,14 @@ from dataclasses import dataclass
 
 from ..endpoint_policy import LAST_PORT
 from ..errors import UnreadableError
-from ..node import (
-    NODE_FIELDS,
-    Node,
-    read_node,
-)
+from ..node import NODE_FIELDS, Node, read_node
 from ..service import Service
 from ..workload import Workload
 from .document import read_documents
-from .entry_fields import (
-    PORT_NAME,
-    read_addresses,
-    read_labels,
-    read_names,
-)
-from .fields import (
-    Field,
-    Findings,
-    shorten,
-)
+from .entry_fields import PORT_NAME, read_addresses, read_labels, read_names
+from .fields import Field, Findings, shorten
 from .problem import Problem
-from .service_entry import (
-    SERVICE_FIELDS,
-    read_service,
-)
+from .service_entry import SERVICE_FIELDS, read_service
 
 _NETNS = re.compile(r"[^/\x00]{1,255}")
 _INTERFACE = re.compile(r"[^/\s:]{1,15}")  # IFNAMSIZ less the final zero

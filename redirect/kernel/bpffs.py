@@ -7,10 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from ..errors import (
-    BpfUnsupportedError,
-    PinConflictError,
-)
+from ..errors import BpfUnsupportedError, PinConflictError
 
 _MAGIC = 0xCAFE4A11
 _MOUNT_POINT = Path("/sys/fs/bpf")

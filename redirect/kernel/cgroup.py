@@ -6,10 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import BpfUnsupportedError
-from . import (
-    pinned_link,
-    syscall,
-)
+from . import pinned_link, syscall
 from .program_hook import ProgramHook
 
 PROGRAM_TYPE = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR

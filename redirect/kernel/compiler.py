@@ -17,10 +17,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from ..errors import ProgramRejectedError
-from . import (
-    cgroup,
-    syscall,
-)
+from . import cgroup, syscall
 from .cgroup import SocketHook
 from .kernel_headers import write_kernel_headers
 from .source import read_source

@@ -11,15 +11,8 @@ from typing import Any
 from ...policies.service import Frontend
 from .. import layout
 from ..errors import NotLoadedError
-from ..plan import (
-    ANYONE,
-    Verdict,
-)
-from ..port_prefix import (
-    PROTOCOL_NUMBERS,
-    WHOLE,
-    PortPrefix,
-)
+from ..plan import ANYONE, Verdict
+from ..port_prefix import PROTOCOL_NUMBERS, WHOLE, PortPrefix
 from .maps import PinnedMap
 
 _PROTOCOLS = {number: protocol.value for protocol, number in PROTOCOL_NUMBERS.items()}

@@ -10,16 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ..errors import (
-    MapFullError,
-    PinConflictError,
-)
-from ..layout import (
-    COUNTERS,
-    COUNTERS_NAME,
-    SIZES,
-    Codec,
-)
+from ..errors import MapFullError, PinConflictError
+from ..layout import COUNTERS, COUNTERS_NAME, SIZES, Codec
 from . import syscall
 from .syscall import Command
 

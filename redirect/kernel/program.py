@@ -12,20 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ..errors import (
-    BpfUnsupportedError,
-    ProgramRejectedError,
-    RedirectError,
-)
-from . import (
-    bpffs,
-    syscall,
-)
+from ..errors import BpfUnsupportedError, ProgramRejectedError, RedirectError
+from . import bpffs, syscall
 from .cgroup import SocketHook
-from .compiler import (
-    SOURCES,
-    Exit,
-)
+from .compiler import SOURCES, Exit
 from .source import read_source
 from .tcx import Hook
 

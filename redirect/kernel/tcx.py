@@ -7,14 +7,8 @@ import os
 import platform
 from pathlib import Path
 
-from ..errors import (
-    BpfUnsupportedError,
-    EndpointUnreachableError,
-)
-from . import (
-    pinned_link,
-    syscall,
-)
+from ..errors import BpfUnsupportedError, EndpointUnreachableError
+from . import pinned_link, syscall
 from .program_hook import ProgramHook
 
 

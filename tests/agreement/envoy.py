@@ -20,10 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypeAlias
 
-from lockgate.envoy.config.bootstrap import (
-    BootstrapSettings,
-    bootstrap,
-)
+from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.config.identity_filter import Ipcache
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module

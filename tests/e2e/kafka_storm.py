@@ -27,10 +27,7 @@ from typing import Any
 
 from lockgate.envoy.config.identity_filter import identity_filter
 from lockgate.envoy.running.binary import find_binary
-from lockgate.envoy.running.module_file import (
-    NAME,
-    find_module,
-)
+from lockgate.envoy.running.module_file import NAME, find_module
 from lockgate.redirect.plan import Owner
 from lockgate.tests.e2e.kafka_frames import framed
 from lockgate.tests.e2e.pinned_ipcache import PinnedIpcache, pinned_ipcache

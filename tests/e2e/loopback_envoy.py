@@ -21,12 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockgate.envoy.config.http_routes import mark_absent_forwarded_proto
-from lockgate.envoy.config.identity_filter import (
-    EGRESS_SHARD,
-    INGRESS_SHARD,
-    Ipcache,
-    identity_filter,
-)
+from lockgate.envoy.config.identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
 from lockgate.envoy.config.policy_shard import sharded_policy
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module

@@ -15,10 +15,7 @@ from lockgate.envoy.config.identity_filter import Ipcache
 from lockgate.policies.identity import IPNetwork
 from lockgate.policies.workload import Endpoint
 from lockgate.redirect.ipcache_map import IpcacheMap
-from lockgate.redirect.kernel import (
-    bpffs,
-    syscall,
-)
+from lockgate.redirect.kernel import bpffs, syscall
 from lockgate.redirect.layout import GENERATION_NAME, IPCACHE
 from lockgate.redirect.plan import Owner
 

@@ -16,10 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.config.bootstrap import (
-    BootstrapSettings,
-    bootstrap,
-)
+from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.config.http_listener import HttpListener
 from lockgate.envoy.inspection.admin import Admin
 from lockgate.envoy.running.binary import find_binary

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from lockgate.envoy.config.access_log import (
-    LoggedRequest,
-    parse,
-)
+from lockgate.envoy.config.access_log import LoggedRequest, parse
 from lockgate.tests.e2e.grpc_pods import DENIED, Called, GrpcClient, GrpcServer
 from lockgate.tests.e2e.live_node import GLANCE, LiveNode, live_node
 

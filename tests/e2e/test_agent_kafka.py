@@ -17,10 +17,7 @@ from typing import Any
 import pytest
 from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Pod
-from lockgate.envoy.config.access_log import (
-    LoggedRequest,
-    parse,
-)
+from lockgate.envoy.config.access_log import LoggedRequest, parse
 from lockgate.policies import KafkaRequest
 from lockgate.tests.e2e import kafka_frames
 from lockgate.tests.e2e.kafka_pods import LIBRARIES, dial, start_broker, use

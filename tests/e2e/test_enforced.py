@@ -10,11 +10,7 @@ import pytest
 import typer.main
 from lockgate.agent.cli.app import app
 from lockgate.agent.cli.options import known_names
-from lockgate.agent.inspection.rbac_view import (
-    Row,
-    identity_names,
-    rows,
-)
+from lockgate.agent.inspection.rbac_view import Row, identity_names, rows
 from lockgate.envoy.inspection.enforced import enforced_rules
 from lockgate.policies.endpoint_policy import (
     Direction,

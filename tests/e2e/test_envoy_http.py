@@ -11,24 +11,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from lockgate.envoy.config.access_log import (
-    LoggedRequest,
-    Rotation,
-    parse,
-)
+from lockgate.envoy.config.access_log import LoggedRequest, Rotation, parse
 from lockgate.envoy.config.bootstrap import bootstrap
 from lockgate.envoy.config.identity_filter import SHARDS
-from lockgate.envoy.config.messages import (
-    core,
-    http_rbac,
-    matcher,
-    protobuf,
-    rbac,
-)
-from lockgate.envoy.config.policy_slot import (
-    NOT_SYNCED,
-    RBAC_TYPE_URL,
-)
+from lockgate.envoy.config.messages import core, http_rbac, matcher, protobuf, rbac
+from lockgate.envoy.config.policy_slot import NOT_SYNCED, RBAC_TYPE_URL
 from lockgate.envoy.errors import AdminUnreachableError
 from lockgate.envoy.inspection.admin import Admin
 from lockgate.envoy.inspection.inspect import read_config

@@ -8,15 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.config.identity_filter import (
-    Ipcache,
-    identity_filter,
-)
+from lockgate.envoy.config.identity_filter import Ipcache, identity_filter
 from lockgate.envoy.running.binary import find_binary
-from lockgate.envoy.running.module_file import (
-    NAME,
-    find_module,
-)
+from lockgate.envoy.running.module_file import NAME, find_module
 from lockgate.redirect import layout
 from lockgate.tests.e2e.pinned_ipcache import pinned_ipcache
 

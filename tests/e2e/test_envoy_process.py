@@ -20,11 +20,7 @@ from lockgate.envoy.inspection.inspect import read_config
 from lockgate.envoy.running import run_files
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module
-from lockgate.envoy.running.process import (
-    EnvoyProcess,
-    EnvoyStatus,
-    Phase,
-)
+from lockgate.envoy.running.process import EnvoyProcess, EnvoyStatus, Phase
 from lockgate.envoy.running.restart import restart
 from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
     CLIENT,

@@ -12,10 +12,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from lockgate.envoy.config.access_log import (
-    FILE_NAME,
-    parse,
-)
+from lockgate.envoy.config.access_log import FILE_NAME, parse
 from lockgate.envoy.config.bootstrap import bootstrap
 from lockgate.envoy.inspection.admin import Admin
 from lockgate.policies.endpoint_policy import (

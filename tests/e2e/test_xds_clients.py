@@ -20,10 +20,7 @@ from lockgate.tests.e2e.dynamic_envoy import dynamic_envoy, eds_cluster, endpoin
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy
 from lockgate.xds import LISTENER, Outcome, Resource, Snapshot, XdsServer
 from lockgate.xds.serve.certificate_files import Credentials
-from lockgate.xds.serve.certificates import (
-    Authority,
-    Identity,
-)
+from lockgate.xds.serve.certificates import Authority, Identity
 from lockgate.xds.serve.remote import Remote
 
 WAIT = 15.0

@@ -37,11 +37,7 @@ from lockgate.xds import (
     shard_name,
     shard_of,
 )
-from lockgate.xds.compile.matcher import (
-    DESTINATION_IP,
-    exact_map,
-    extension,
-)
+from lockgate.xds.compile.matcher import DESTINATION_IP, exact_map, extension
 from lockgate.xds.wire import frame
 
 WAIT = 15.0

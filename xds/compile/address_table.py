@@ -13,27 +13,11 @@ from collections.abc import Mapping, Set
 from types import MappingProxyType
 
 from ...policies.endpoint_policy import Direction
-from ...policies.identity import (
-    IPNetwork,
-    Reserved,
-)
+from ...policies.identity import IPNetwork, Reserved
 from ...policies.workload import IPAddress
-from ..snapshot import (
-    FILTER_CONFIG,
-    Resource,
-)
-from ..wire import (
-    frame,
-    text,
-)
-from .matcher import (
-    DESTINATION_IP,
-    DIRECT_SOURCE_IP,
-    OnMatch,
-    act,
-    extension,
-    longest_prefix,
-)
+from ..snapshot import FILTER_CONFIG, Resource
+from ..wire import frame, text
+from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, OnMatch, act, extension, longest_prefix
 from .shard import shard_of
 
 # The filter of each end: in the direction EGRESS the client is judged, in INGRESS the server.

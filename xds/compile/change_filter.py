@@ -7,36 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...policies.endpoint_policy import (
-    Direction,
-    DirectionPolicy,
-    HttpRules,
-    ResolvedRule,
-    RuleOrigin,
-)
-from .change_tree import (
-    Acting,
-    TooManyChanges,
-    acting_rules,
-    change_tree,
-)
-from .flow_tree import (
-    coverings,
-    flow_tree,
-)
+from ...policies.endpoint_policy import Direction, DirectionPolicy, HttpRules, ResolvedRule, RuleOrigin
+from .change_tree import Acting, TooManyChanges, acting_rules, change_tree
+from .flow_tree import coverings, flow_tree
 from .fragment_cache import FragmentCache
 from .header_change import NOTHING
-from .matcher import (
-    Matcher,
-    OnMatch,
-    exact_map,
-)
-from .subject import (
-    OWN,
-    PEER,
-    Judged,
-    subject_trees,
-)
+from .matcher import Matcher, OnMatch, exact_map
+from .subject import OWN, PEER, Judged, subject_trees
 
 TOO_MANY = (
     "more header changes can come together on one port than Envoy takes, so all requests there are denied; "

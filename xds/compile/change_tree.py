@@ -16,40 +16,13 @@ from typing import TypeAlias
 
 import re2
 
-from ...policies.endpoint_policy import (
-    HeaderMatch,
-    HttpRule,
-    HttpRules,
-    MismatchAction,
-)
+from ...policies.endpoint_policy import HeaderMatch, HttpRule, HttpRules, MismatchAction
 from ...policies.header_action import HeaderAction
-from .header_change import (
-    NOTHING,
-    Change,
-    changes,
-)
-from .header_condition import (
-    can_match,
-    holds,
-    is_known,
-)
+from .header_change import NOTHING, Change, changes
+from .header_condition import can_match, holds, is_known
 from .http_tree import joined
-from .matcher import (
-    OnMatch,
-    Predicate,
-    any_of,
-    descend,
-    exact_map,
-    first_of,
-    matches,
-    prefix_map,
-    request_header,
-)
-from .regex import (
-    ANY,
-    Reduction,
-    reduce,
-)
+from .matcher import OnMatch, Predicate, any_of, descend, exact_map, first_of, matches, prefix_map, request_header
+from .regex import ANY, Reduction, reduce
 
 _INPUTS = (request_header(":method"), request_header(":path"), request_header(":authority"))
 _LEAVES = len(_INPUTS)

@@ -11,20 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from ...policies.endpoint_policy import ResolvedRule
-from .matcher import (
-    Input,
-    OnMatch,
-    descend,
-    exact_map,
-    first_of,
-    matches,
-    not_,
-)
-from .ports import (
-    PortGroup,
-    port_groups,
-    port_tree,
-)
+from .matcher import Input, OnMatch, descend, exact_map, first_of, matches, not_
+from .ports import PortGroup, port_groups, port_tree
 
 # What the rules that cover a peer and a port (in policy order; maybe none) say together.
 Say: TypeAlias = Callable[[Sequence[ResolvedRule]], OnMatch]

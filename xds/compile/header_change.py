@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from ...policies.endpoint_policy import MismatchAction
 from ...policies.header_action import HeaderAction
 from ...policies.secret import MARK
-from ..wire import (
-    frame,
-    number,
-    text,
-)
-from .matcher import (
-    OnMatch,
-    act,
-    extension,
-)
+from ..wire import frame, number, text
+from .matcher import OnMatch, act, extension
 
 # Where the names of LOG's rules are left for the access log.
 LOGGED_NAMESPACE, LOGGED_KEY = "lockgate.mismatch", "rules"

@@ -5,19 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from ...policies.endpoint_policy import (
-    HeaderMatch,
-    MismatchAction,
-)
+from ...policies.endpoint_policy import HeaderMatch, MismatchAction
 from ...policies.secret import MARK
-from .matcher import (
-    Predicate,
-    all_of,
-    equals,
-    is_present,
-    not_,
-    request_header,
-)
+from .matcher import Predicate, all_of, equals, is_present, not_, request_header
 
 # What the bootstrap writes into a request without X-Forwarded-Proto, so that Envoy adds none and the route can take it
 # away again (envoy/config/http_routes.py): to a policy the header is not there.

@@ -13,13 +13,7 @@ from typing import NamedTuple
 from ...policies.endpoint_policy import HeaderMatch
 from ...policies.secret import MARK
 from .header_condition import all_hold
-from .matcher import (
-    OnMatch,
-    descend,
-    exact_map,
-    first_of,
-    request_header,
-)
+from .matcher import OnMatch, descend, exact_map, first_of, request_header
 from .rbac_action import allow
 
 _FEW = 4  # so many rules are tried faster than looked up

@@ -14,34 +14,12 @@ from functools import lru_cache
 
 import re2
 
-from ...policies.endpoint_policy import (
-    GrpcRule,
-    HeaderMatch,
-    HttpRule,
-    HttpRules,
-    MismatchAction,
-)
+from ...policies.endpoint_policy import GrpcRule, HeaderMatch, HttpRule, HttpRules, MismatchAction
 from .header_condition import can_match
-from .header_tree import (
-    Needing,
-    header_tree,
-)
-from .matcher import (
-    OnMatch,
-    descend,
-    exact_map,
-    first_of,
-    matches,
-    prefix_map,
-    request_header,
-)
+from .header_tree import Needing, header_tree
+from .matcher import OnMatch, descend, exact_map, first_of, matches, prefix_map, request_header
 from .rbac_action import allow
-from .regex import (
-    ANY,
-    Reduction,
-    alternation,
-    reduce,
-)
+from .regex import ANY, Reduction, alternation, reduce
 
 _INPUTS = (request_header(":method"), request_header(":path"), request_header(":authority"))
 _HEADERS = len(_INPUTS)  # the depth at which only header conditions are left

@@ -24,28 +24,13 @@ from ...policies.endpoint_policy import (
 )
 from ...policies.proxy_kind import clash
 from ...policies.workload import Endpoint
-from ..snapshot import (
-    FILTER_CONFIG,
-    Resource,
-)
-from ..wire import (
-    any_of_type,
-    frame,
-    number,
-    text,
-)
+from ..snapshot import FILTER_CONFIG, Resource
+from ..wire import any_of_type, frame, number, text
 from .address import as_envoy_prints
 from .matcher import extension
 from .ports import port_groups
-from .rule_name import (
-    default_allow,
-    no_rule_matched,
-    none_of_these_matched,
-)
-from .subject import (
-    Enforced,
-    Policed,
-)
+from .rule_name import default_allow, no_rule_matched, none_of_these_matched
+from .subject import Enforced, Policed
 
 KAFKA_FILTER = "lockgate.kafka"
 _MODULE = "lockgate"

@@ -12,12 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import NewType
 
-from ..wire import (
-    any_of_type,
-    frame,
-    number,
-    text,
-)
+from ..wire import any_of_type, frame, number, text
 
 OnMatch = NewType("OnMatch", bytes)  # a serialised Matcher.OnMatch
 Matcher = NewType("Matcher", bytes)  # a serialised Matcher

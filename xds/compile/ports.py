@@ -10,21 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from ...policies.endpoint_policy import (
-    LAST_PORT,
-    PortSpan,
-    Protocol,
-    ResolvedRule,
-)
-from .matcher import (
-    DESTINATION_PORT,
-    OnMatch,
-    descend,
-    exact_map,
-    first_of,
-    is_present,
-    matches,
-)
+from ...policies.endpoint_policy import LAST_PORT, PortSpan, Protocol, ResolvedRule
+from .matcher import DESTINATION_PORT, OnMatch, descend, exact_map, first_of, is_present, matches
 
 MOST_COPIES = 8  # a group of more ports than this is matched by one regex instead of a copy of its tree per port
 

@@ -32,50 +32,18 @@ from ...policies.endpoint_policy import (
 )
 from ...policies.proxy_kind import clash
 from ...policies.workload import Endpoint
-from ..snapshot import (
-    FILTER_CONFIG,
-    Resource,
-    Snapshot,
-)
+from ..snapshot import FILTER_CONFIG, Resource, Snapshot
 from ..wire import frame
 from .change_filter import ChangeCompiler
 from .flow_tree import flow_tree
 from .fragment_cache import FragmentCache
 from .header_change import run
-from .http_tree import (
-    Condition,
-    conditions,
-    http_tree,
-)
-from .matcher import (
-    OnMatch,
-    always,
-    extension,
-)
-from .rbac_action import (
-    allow,
-    deny,
-)
-from .rule_name import (
-    default_allow,
-    no_rule_matched,
-    none_of_these_matched,
-)
-from .shard import (
-    SHARDS,
-    shard_name,
-    shard_of,
-)
-from .subject import (
-    OWN,
-    PEER,
-    Enforced,
-    Judged,
-    Policed,
-    judged,
-    policy_of_subjects,
-    subject_trees,
-)
+from .http_tree import Condition, conditions, http_tree
+from .matcher import OnMatch, always, extension
+from .rbac_action import allow, deny
+from .rule_name import default_allow, no_rule_matched, none_of_these_matched
+from .shard import SHARDS, shard_name, shard_of
+from .subject import OWN, PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
 
 _FILTERS = "envoy.extensions.filters.http."
 _ShardKey: TypeAlias = tuple[Direction, int, bool, frozenset[int], tuple[object, ...]]

@@ -7,15 +7,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ..wire import (
-    number,
-    text,
-)
-from .matcher import (
-    OnMatch,
-    act,
-    extension,
-)
+from ..wire import number, text
+from .matcher import OnMatch, act, extension
 
 _ALLOW, _DENY = 0, 1  # envoy.config.rbac.v3.RBAC.Action
 

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...policies.endpoint_policy import (
-    Direction,
-    RuleOrigin,
-)
+from ...policies.endpoint_policy import Direction, RuleOrigin
 
 NOT_POLICED = "node:not-policed"
 UNKNOWN_SUBJECT = "node:unknown-identity"  # an end of this node that Envoy has not been told of: denied

@@ -11,21 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from ...policies.dns_name import (
-    pattern_regex,
-    server_name_matches,
-)
+from ...policies.dns_name import pattern_regex, server_name_matches
 from .http_tree import joined
-from .matcher import (
-    Input,
-    OnMatch,
-    Predicate,
-    any_of,
-    descend,
-    domain_map,
-    extension,
-    matches,
-)
+from .matcher import Input, OnMatch, Predicate, any_of, descend, domain_map, extension, matches
 
 SERVER_NAME = Input(extension("server-name", "envoy.extensions.matching.common_inputs.network.v3.ServerNameInput"))
 

@@ -12,31 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
-from ...policies.endpoint_policy import (
-    Direction,
-    DirectionPolicy,
-    EndpointPolicy,
-)
+from ...policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy
 from ...policies.workload import Endpoint
 from .address import as_envoy_prints
-from .matcher import (
-    DESTINATION_IP,
-    DIRECT_SOURCE_IP,
-    Input,
-    Matcher,
-    OnMatch,
-    descend,
-    exact_map,
-    filter_state,
-)
-from .rbac_action import (
-    allow,
-    deny,
-)
-from .rule_name import (
-    NOT_POLICED,
-    UNKNOWN_SUBJECT,
-)
+from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, Input, Matcher, OnMatch, descend, exact_map, filter_state
+from .rbac_action import allow, deny
+from .rule_name import NOT_POLICED, UNKNOWN_SUBJECT
 
 Policed: TypeAlias = frozenset[tuple[int, Direction]]  # (identity of local endpoints, direction)
 Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]

@@ -11,19 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...policies.endpoint_policy import (
-    Direction,
-    HttpRules,
-    Protocol,
-    ResolvedRule,
-)
-from ...policies.interception import (
-    Greeting,
-    Interception,
-    contexts_of,
-    encrypts,
-    take_up,
-)
+from ...policies.endpoint_policy import Direction, HttpRules, Protocol, ResolvedRule
+from ...policies.interception import Greeting, Interception, contexts_of, encrypts, take_up
 from ...policies.proxy_kind import clash
 from ..wire import text
 from .matcher import (
@@ -39,15 +28,9 @@ from .matcher import (
     extension,
     first_of,
 )
-from .server_name import (
-    Held,
-    server_name_tree,
-)
+from .server_name import Held, server_name_tree
 from .subject import SUBJECT
-from .tls_verdict import (
-    faults,
-    names_of,
-)
+from .tls_verdict import faults, names_of
 
 CARRIED, OWN_ADDRESS = "encrypted", "own_address"  # chains that are always there
 _LOOPBACK = ("127.0.0.1", "::1")

@@ -15,69 +15,21 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
-from ...policies.endpoint_policy import (
-    Direction,
-    DirectionPolicy,
-    EndpointPolicy,
-    ResolvedRule,
-    RuleOrigin,
-)
+from ...policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy, ResolvedRule, RuleOrigin
 from ...policies.workload import Endpoint
-from ..snapshot import (
-    FILTER_CONFIG,
-    Resource,
-)
-from ..wire import (
-    frame,
-    text,
-)
+from ..snapshot import FILTER_CONFIG, Resource
+from ..wire import frame, text
 from .change_filter import TOO_MANY
-from .change_tree import (
-    TooManyChanges,
-    change_tree,
-)
-from .flow_tree import (
-    coverings,
-    flow_tree,
-)
+from .change_tree import TooManyChanges, change_tree
+from .flow_tree import coverings, flow_tree
 from .fragment_cache import FragmentCache
 from .header_change import NOTHING
-from .matcher import (
-    Matcher,
-    OnMatch,
-    always,
-    exact_map,
-    extension,
-)
-from .rbac_action import (
-    allow,
-    deny,
-)
-from .rule_name import (
-    default_allow,
-    no_rule_matched,
-)
-from .subject import (
-    PEER,
-    SUBJECT,
-    Enforced,
-    Judged,
-    Policed,
-    judged,
-    policy_of_subjects,
-    subject_trees,
-)
-from .tls_chain import (
-    MISS,
-    Chain,
-    chain_matcher,
-    chain_tree,
-)
-from .tls_verdict import (
-    carried,
-    changing,
-    requested,
-)
+from .matcher import Matcher, OnMatch, always, exact_map, extension
+from .rbac_action import allow, deny
+from .rule_name import default_allow, no_rule_matched
+from .subject import PEER, SUBJECT, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
+from .tls_chain import MISS, Chain, chain_matcher, chain_tree
+from .tls_verdict import carried, changing, requested
 
 TLS_FILTERS: Mapping[Direction, str] = MappingProxyType(
     {Direction.EGRESS: "lockgate.tls.egress", Direction.INGRESS: "lockgate.tls.ingress"}

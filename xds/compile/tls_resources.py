@@ -7,15 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..snapshot import (
-    LISTENER,
-    SECRET,
-    Resource,
-)
-from ..wire import (
-    frame,
-    text,
-)
+from ..snapshot import LISTENER, SECRET, Resource
+from ..wire import frame, text
 from .matcher import Matcher
 
 

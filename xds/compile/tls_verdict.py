@@ -10,47 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import TypeAlias
 
-from ...policies.endpoint_policy import (
-    HttpRules,
-    Protocol,
-    ResolvedRule,
-)
-from ...policies.interception import (
-    contexts_of,
-    encrypts,
-)
+from ...policies.endpoint_policy import HttpRules, Protocol, ResolvedRule
+from ...policies.interception import contexts_of, encrypts
 from ...policies.proxy_kind import clash
-from .change_tree import (
-    Acting,
-    acting_rules,
-)
-from .http_tree import (
-    conditions,
-    http_tree,
-)
-from .matcher import (
-    OnMatch,
-    Predicate,
-    all_of,
-    any_of,
-    descend,
-    equals,
-    filter_state,
-    first_of,
-    is_action,
-    is_present,
-)
-from .rbac_action import (
-    allow,
-    deny,
-)
+from .change_tree import Acting, acting_rules
+from .http_tree import conditions, http_tree
+from .matcher import OnMatch, Predicate, all_of, any_of, descend, equals, filter_state, first_of, is_action, is_present
+from .rbac_action import allow, deny
 from .rule_name import none_of_these_matched
-from .server_name import (
-    SERVER_NAME,
-    Held,
-    is_named,
-    server_name_tree,
-)
+from .server_name import SERVER_NAME, Held, is_named, server_name_tree
 
 Predicates: TypeAlias = tuple[Predicate, ...]  # all of them; of none that is always
 

@@ -7,32 +7,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from ..snapshot import (
-    CLUSTER,
-    ENDPOINTS,
-    LISTENER,
-    ROUTE,
-    SECRET,
-    Resource,
-    Snapshot,
-)
-from .discovery import (
-    DeltaRequest,
-    DeltaResponse,
-    WholeRequest,
-    WholeResponse,
-)
+from ..snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET, Resource, Snapshot
+from .discovery import DeltaRequest, DeltaResponse, WholeRequest, WholeResponse
 from .node_memory import NodeMemory
-from .subscription import (
-    Subscription,
-    Update,
-)
-from .transition import (
-    EVALUATION,
-    Gate,
-    names_in_use,
-    target,
-)
+from .subscription import Subscription, Update
+from .transition import EVALUATION, Gate, names_in_use, target
 
 # What others refer to goes first (#eventual-consistency-considerations); other types follow as they were asked for.
 _ORDER = {CLUSTER: 0, ENDPOINTS: 1, SECRET: 2, LISTENER: 3, ROUTE: 4}

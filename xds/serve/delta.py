@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from ..snapshot import Snapshot
 from .conversation import Conversation
-from .discovery import (
-    DeltaRequest,
-    DeltaResponse,
-)
+from .discovery import DeltaRequest, DeltaResponse
 from .subscription import Subscription
 
 

@@ -14,14 +14,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from ..snapshot import Resource
-from ..wire import (
-    any_of_type,
-    fields,
-    frame,
-    string,
-    submessage,
-    text,
-)
+from ..wire import any_of_type, fields, frame, string, submessage, text
 
 _REQUEST = "DeltaDiscoveryRequest"
 _WHOLE_REQUEST = "DiscoveryRequest"

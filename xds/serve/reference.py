@@ -13,15 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 from ..errors import WireError
-from ..type_url import (
-    CLUSTER,
-    ENDPOINTS,
-    FILTER_CONFIG,
-    LISTENER,
-    ROUTE,
-    SECRET,
-    TYPES,
-)
+from ..type_url import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, TYPES
 from ..wire import fields
 
 Reference: TypeAlias = tuple[str, str]

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
-from ..errors import (
-    IdentityError,
-    RemoteError,
-)
+from ..errors import IdentityError, RemoteError
 from .certificate_files import Credentials
 from .certificates import node_of_names
 

@@ -21,42 +21,17 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from ..errors import (
-    IdentityError,
-    LimitError,
-    SilentClientError,
-    SocketError,
-    UnknownRevision,
-    WireError,
-    XdsError,
-)
+from ..errors import IdentityError, LimitError, SilentClientError, SocketError, UnknownRevision, WireError, XdsError
 from ..snapshot import Snapshot
 from .conversation import Conversation
 from .delta import DeltaStream
 from .limits import Limits
-from .node_memory import (
-    NodeKey,
-    NodeMemories,
-    NodeMemory,
-)
-from .observer import (
-    NobodyWatches,
-    Observer,
-)
-from .remote import (
-    Remote,
-    node_of,
-    require_same,
-)
+from .node_memory import NodeKey, NodeMemories, NodeMemory
+from .observer import NobodyWatches, Observer
+from .remote import Remote, node_of, require_same
 from .service import SERVICES
 from .sotw import SotwStream
-from .status import (
-    ClientStatus,
-    Moment,
-    TypeClock,
-    TypeStatus,
-    XdsStatus,
-)
+from .status import ClientStatus, Moment, TypeClock, TypeStatus, XdsStatus
 
 _log = logging.getLogger(__name__)
 

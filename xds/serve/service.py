@@ -7,14 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..snapshot import (
-    CLUSTER,
-    ENDPOINTS,
-    FILTER_CONFIG,
-    LISTENER,
-    ROUTE,
-    SECRET,
-)
+from ..snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET
 
 
 @dataclass(frozen=True, slots=True)

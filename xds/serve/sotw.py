@@ -8,25 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import sha256
 
-from ..snapshot import (
-    Resource,
-    Snapshot,
-)
+from ..snapshot import Resource, Snapshot
 from .conversation import Conversation
-from .discovery import (
-    WholeRequest,
-    WholeResponse,
-)
+from .discovery import WholeRequest, WholeResponse
 from .node_memory import NodeMemory
-from .subscription import (
-    WILDCARD,
-    Subscription,
-    Update,
-)
-from .variant import (
-    WHOLE_STATE,
-    state_of_the_world,
-)
+from .subscription import WILDCARD, Subscription, Update
+from .variant import WHOLE_STATE, state_of_the_world
 
 
 class SotwStream(Conversation[WholeRequest]):

@@ -13,21 +13,10 @@ from itertools import compress
 from operator import is_not
 from types import MappingProxyType
 
-from ..snapshot import (
-    FILTER_CONFIG,
-    Resource,
-)
+from ..snapshot import FILTER_CONFIG, Resource
 from .node_memory import TypeMemory
-from .passage import (
-    OPEN,
-    Gatekeeper,
-    Passage,
-)
-from .variant import (
-    INCREMENTAL,
-    Removals,
-    Variant,
-)
+from .passage import OPEN, Gatekeeper, Passage
+from .variant import INCREMENTAL, Removals, Variant
 
 WILDCARD = "*"
 

@@ -10,16 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from ..snapshot import (
-    CLUSTER,
-    ENDPOINTS,
-    FILTER_CONFIG,
-    LISTENER,
-    ROUTE,
-    SECRET,
-    Resource,
-    Snapshot,
-)
+from ..snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from .node_memory import NodeMemory
 from .passage import Passage
 from .reference import Reference

@@ -8,10 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from ..snapshot import (
-    CLUSTER,
-    LISTENER,
-)
+from ..snapshot import CLUSTER, LISTENER
 
 
 class Removals(Enum):

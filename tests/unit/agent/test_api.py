@@ -12,10 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from lockgate.agent.errors import HostError, InputError, UnreachableError
-from lockgate.agent.inspection.api import (
-    LocalApi,
-    NoSuchPolicyError,
-)
+from lockgate.agent.inspection.api import LocalApi, NoSuchPolicyError
 from lockgate.agent.inspection.client import ask
 from lockgate.agent.inspection.metrics_port import MetricsPort
 from lockgate.envoy.errors import AdminUnreachableError

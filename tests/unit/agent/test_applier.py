@@ -13,10 +13,7 @@ from typing import Any, cast
 
 import pytest
 from lockgate.agent.force import applier as module
-from lockgate.agent.force.applier import (
-    Applied,
-    Applier,
-)
+from lockgate.agent.force.applier import Applied, Applier
 from lockgate.agent.force.kafka_side import KafkaSide
 from lockgate.agent.force.tls_side import TlsSide
 from lockgate.envoy.config.identity_filter import Ipcache

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lockgate.agent.refusal.blame import (
-    field_in,
-    likely,
-    parts_in,
-    place_of,
-    quoted,
-)
+from lockgate.agent.refusal.blame import field_in, likely, parts_in, place_of, quoted
 from lockgate.policies import Policy, parse_policies
 
 TEXT = """

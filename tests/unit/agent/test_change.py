@@ -18,10 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.agent.force.applier import Applied
 from lockgate.agent.force.change import ChangeMaker
-from lockgate.agent.refusal.blame import (
-    ALL,
-    told_in,
-)
+from lockgate.agent.refusal.blame import ALL, told_in
 from lockgate.policies import Policy, PolicyKey, World, parse_policies
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.model import HttpConditions

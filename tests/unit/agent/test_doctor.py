@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lockgate.agent.machine.check import (
-    Check,
-    State,
-)
+from lockgate.agent.machine.check import Check, State
 from lockgate.agent.machine.doctor import (
     FEATURES,
     feature_checks,

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lockgate.agent.force.effect import (
-    Drift,
-    Name,
-    confirmed,
-    drifted,
-)
-from lockgate.envoy.inspection.in_force import (
-    InForce,
-    named_query,
-    read_versions,
-    versions_query,
-)
+from lockgate.agent.force.effect import Drift, Name, confirmed, drifted
+from lockgate.envoy.inspection.in_force import InForce, named_query, read_versions, versions_query
 from lockgate.xds import FILTER_CONFIG, LISTENER, ClientStatus, ResourceStatus, SyncState, TypeStatus
 from lockgate.xds.serve.status import Moment
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from lockgate.agent.supply.endpoints import (
-    Discovery,
-    discover,
-)
+from lockgate.agent.supply.endpoints import Discovery, discover
 from lockgate.policies.workload import Workload
 from lockgate.redirect.device import Device
 from lockgate.redirect.errors import NamespaceGoneError

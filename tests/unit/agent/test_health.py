@@ -8,12 +8,7 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 import pytest
-from lockgate.agent.force.health import (
-    Health,
-    HealthChecker,
-    Target,
-    probe,
-)
+from lockgate.agent.force.health import Health, HealthChecker, Target, probe
 from lockgate.policies.service import Backend, HealthCheck, HealthKind
 
 LOOPBACK = ip_address("127.0.0.1")

@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 from lockgate.agent.errors import HostError
-from lockgate.agent.machine.host import (
-    _kernel,
-    make_run_dir,
-    require_host,
-    require_port,
-)
+from lockgate.agent.machine.host import _kernel, make_run_dir, require_host, require_port
 from lockgate.agent.settings import Settings
 
 

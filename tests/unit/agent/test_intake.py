@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from lockgate.agent.supply.intake import (
-    Intake,
-    NoMemory,
-    admit,
-)
+from lockgate.agent.supply.intake import Intake, NoMemory, admit
 from lockgate.policies import Policy
 from lockgate.policies.node import Node
 from lockgate.policies.secret import Secret

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 from lockgate.agent.errors import StateError
-from lockgate.agent.supply.intake import (
-    Intake,
-    admit,
-)
+from lockgate.agent.supply.intake import Intake, admit
 from lockgate.agent.supply.last_good import LastGood
 from lockgate.store import Document, StoreContent
 

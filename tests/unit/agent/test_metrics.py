@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.agent.force.applier import Kernel
-from lockgate.agent.inspection.metrics import (
-    Exposition,
-    Metrics,
-    families_of,
-    summaries,
-)
-from lockgate.agent.inspection.view import (
-    NodeState,
-    NodeView,
-)
+from lockgate.agent.inspection.metrics import Exposition, Metrics, families_of, summaries
+from lockgate.agent.inspection.view import NodeState, NodeView
 from lockgate.agent.settings import Settings
 from lockgate.agent.supply.endpoints import Discovery
 from lockgate.agent.supply.intake import Intake

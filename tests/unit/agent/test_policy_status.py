@@ -8,11 +8,7 @@ from collections.abc import Iterable
 import pytest
 from lockgate.agent.inspection import policy_status
 from lockgate.agent.inspection.policy_status import PolicyStatus
-from lockgate.agent.supply.intake import (
-    Intake,
-    NoMemory,
-    admit,
-)
+from lockgate.agent.supply.intake import Intake, NoMemory, admit
 from lockgate.store import Document, StoreContent
 
 GOOD = (

@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from lockgate.agent.machine.check import State
-from lockgate.agent.machine.probe import (
-    _Leg,
-    _tried,
-)
+from lockgate.agent.machine.probe import _Leg, _tried
 
 
 class Silent:

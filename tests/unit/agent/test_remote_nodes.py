@@ -16,15 +16,8 @@ import grpc.aio
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import Node
 from lockgate.agent.inspection.xds_view import rows
-from lockgate.agent.remote.nodes import (
-    RemoteNodes,
-    Wanted,
-)
-from lockgate.agent.supply.intake import (
-    Intake,
-    NoMemory,
-    admit,
-)
+from lockgate.agent.remote.nodes import RemoteNodes, Wanted
+from lockgate.agent.supply.intake import Intake, NoMemory, admit
 from lockgate.policies import Direction, World
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Endpoint, Workload

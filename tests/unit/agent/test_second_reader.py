@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-from lockgate.agent.supply.intake import (
-    Intake,
-    NoMemory,
-    admit,
-)
+from lockgate.agent.supply.intake import Intake, NoMemory, admit
 from lockgate.agent.supply.second_reader import SecondReader
 from lockgate.store import Document, StoreContent
 

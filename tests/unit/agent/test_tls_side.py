@@ -8,10 +8,7 @@ import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, Secret
-from lockgate.agent.force.tls_side import (
-    TlsResources,
-    TlsSide,
-)
+from lockgate.agent.force.tls_side import TlsResources, TlsSide
 from lockgate.envoy.config.identity_filter import Ipcache
 from lockgate.envoy.config.tls_listener import TlsListener
 from lockgate.policies import World, parse_policies

@@ -8,26 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from lockgate.agent.force.applier import (
-    Applied,
-    Kernel,
-)
+from lockgate.agent.force.applier import Applied, Kernel
 from lockgate.agent.inspection.api import NoSuchPolicyError
-from lockgate.agent.inspection.view import (
-    NodeState,
-    NodeView,
-)
+from lockgate.agent.inspection.view import NodeState, NodeView
 from lockgate.agent.settings import Settings
 from lockgate.agent.supply.endpoints import Discovery
-from lockgate.agent.supply.intake import (
-    Intake,
-    NoMemory,
-    admit,
-)
-from lockgate.envoy.running.process import (
-    EnvoyStatus,
-    Phase,
-)
+from lockgate.agent.supply.intake import Intake, NoMemory, admit
+from lockgate.envoy.running.process import EnvoyStatus, Phase
 from lockgate.policies import World
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Workload

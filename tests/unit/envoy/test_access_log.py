@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockgate.envoy.config.access_log import (
-    FORMAT,
-    LoggedKafka,
-    Rotation,
-    parse,
-)
+from lockgate.envoy.config.access_log import FORMAT, LoggedKafka, Rotation, parse
 
 LINE: dict[str, Any] = {
     "time": "2026-03-01T12:00:00.250000+00:00",

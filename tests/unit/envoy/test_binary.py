@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 from lockgate.envoy.errors import BinaryError
 from lockgate.envoy.running import binary
-from lockgate.envoy.running.binary import (
-    VERSION,
-    find_binary,
-)
+from lockgate.envoy.running.binary import VERSION, find_binary
 
 
 def test_the_wheel_holds_the_pinned_version() -> None:

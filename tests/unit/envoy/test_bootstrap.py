@@ -9,24 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.config.bootstrap import (
-    BootstrapSettings,
-    bootstrap,
-)
+from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.config.http_listener import HttpListener
-from lockgate.envoy.config.identity_filter import (
-    SHARDS,
-    Ipcache,
-)
-from lockgate.envoy.config.messages import (
-    boot,
-    composite,
-    core,
-    hcm,
-    network_input,
-    protobuf,
-    xds_matcher,
-)
+from lockgate.envoy.config.identity_filter import SHARDS, Ipcache
+from lockgate.envoy.config.messages import boot, composite, core, hcm, network_input, protobuf, xds_matcher
 from lockgate.envoy.config.policy_slot import deny_all
 from lockgate.envoy.errors import BootstrapError
 from lockgate.envoy.running.binary import find_binary

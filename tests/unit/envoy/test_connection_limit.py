@@ -5,24 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.config.http_listener import (
-    HttpListener,
-    http_listener,
-)
+from lockgate.envoy.config.http_listener import HttpListener, http_listener
 from lockgate.envoy.config.identity_filter import Ipcache
-from lockgate.envoy.config.kafka_listener import (
-    KafkaListener,
-    kafka_listener,
-)
-from lockgate.envoy.config.messages import (
-    dynamic_filter,
-    listener,
-    protobuf,
-)
-from lockgate.envoy.config.tls_listener import (
-    TlsListener,
-    tls_listener,
-)
+from lockgate.envoy.config.kafka_listener import KafkaListener, kafka_listener
+from lockgate.envoy.config.messages import dynamic_filter, listener, protobuf
+from lockgate.envoy.config.tls_listener import TlsListener, tls_listener
 
 LOG = Path("/run/lockgate/requests.jsonl")
 IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)

@@ -8,16 +8,8 @@ from datetime import timedelta
 from itertools import product
 
 import pytest
-from lockgate.envoy.config.http_routes import (
-    ABSENT_FORWARDED_PROTO,
-    mark_absent_forwarded_proto,
-    routes,
-)
-from lockgate.envoy.config.messages import (
-    early_mutation,
-    matcher,
-    route,
-)
+from lockgate.envoy.config.http_routes import ABSENT_FORWARDED_PROTO, mark_absent_forwarded_proto, routes
+from lockgate.envoy.config.messages import early_mutation, matcher, route
 
 JUDGING = {"client": "the.client", "server": "the.server"}
 PROTO = "x-forwarded-proto"

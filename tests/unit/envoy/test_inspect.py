@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lockgate.envoy.inspection.inspect import (
-    REDACTED,
-    ClusterRecord,
-    read_config,
-    redact,
-)
+from lockgate.envoy.inspection.inspect import REDACTED, ClusterRecord, read_config, redact
 from lockgate.policies.secret import MARK
 
 ADMIN = "type.googleapis.com/envoy.admin.v3."

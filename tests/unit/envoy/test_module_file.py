@@ -9,14 +9,8 @@ from pathlib import Path
 
 import pytest
 from lockgate.envoy.errors import ModuleError
-from lockgate.envoy.running.binary import (
-    VERSION,
-    find_binary,
-)
-from lockgate.envoy.running.module_file import (
-    ABI,
-    find_module,
-)
+from lockgate.envoy.running.binary import VERSION, find_binary
+from lockgate.envoy.running.module_file import ABI, find_module
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,12 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.config.remote_bootstrap import (
-    BOOTSTRAP_FILE,
-    TABLE_SLOTS,
-    RemoteSettings,
-    remote_bootstrap,
-)
+from lockgate.envoy.config.remote_bootstrap import BOOTSTRAP_FILE, TABLE_SLOTS, RemoteSettings, remote_bootstrap
 from lockgate.envoy.errors import BootstrapError
 from lockgate.xds import TABLES
 

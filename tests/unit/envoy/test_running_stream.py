@@ -6,16 +6,8 @@ from ipaddress import ip_address
 
 import pytest
 from lockgate.envoy.config.access_log import SocketEnd
-from lockgate.envoy.config.messages import (
-    access_log_service,
-    core,
-    protobuf,
-    stream_log,
-)
-from lockgate.envoy.config.running_stream import (
-    RunningStream,
-    running_streams,
-)
+from lockgate.envoy.config.messages import access_log_service, core, protobuf, stream_log
+from lockgate.envoy.config.running_stream import RunningStream, running_streams
 from lockgate.policies.request import HttpRequest, TlsRequest
 
 CLIENT, SERVER = SocketEnd(ip_address("10.0.0.1"), 40000), SocketEnd(ip_address("fd00::2"), 443)

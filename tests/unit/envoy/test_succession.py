@@ -9,14 +9,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from lockgate.envoy.running.backoff import Backoff
-from lockgate.envoy.running.succession import (
-    Action,
-    Kill,
-    Mend,
-    Start,
-    Succession,
-    Terminate,
-)
+from lockgate.envoy.running.succession import Action, Kill, Mend, Start, Succession, Terminate
 
 DRAIN, PATIENCE, GRACE = 100.0, 30.0, 5.0
 

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 from lockgate.envoy.running import run_files
-from lockgate.envoy.running.last_words import (
-    LastWords,
-    exit_in_words,
-)
+from lockgate.envoy.running.last_words import LastWords, exit_in_words
 from lockgate.envoy.running.log_file import LogFile
 
 INFO = b"[2026-01-01 00:00:00.000][12][info][main] [source/server/server.cc:414] starting\n"

@@ -6,10 +6,7 @@ from textwrap import indent
 
 import pytest
 from lockgate.policies.identity import endpoint_of
-from lockgate.policies.language.lint import (
-    find_duplicates,
-    lint,
-)
+from lockgate.policies.language.lint import find_duplicates, lint
 from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.model import Policy
 from lockgate.policies.workload import Workload

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import lockgate.policies
 import pytest
-from lockgate.policies.language.parse import (
-    ParsedPolicies,
-    parse_policies,
-)
+from lockgate.policies.language.parse import ParsedPolicies, parse_policies
 from lockgate.policies.model import PolicyKey, PolicyKind
 
 GOOD = """\

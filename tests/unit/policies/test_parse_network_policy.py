@@ -6,10 +6,7 @@ from textwrap import indent
 
 import pytest
 from lockgate.policies.endpoint_policy import Protocol
-from lockgate.policies.language.parse import (
-    ParsedPolicies,
-    parse_policies,
-)
+from lockgate.policies.language.parse import ParsedPolicies, parse_policies
 from lockgate.policies.model import Port
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lockgate.policies.language.parse import (
-    ParsedPolicies,
-    parse_policies,
-)
+from lockgate.policies.language.parse import ParsedPolicies, parse_policies
 from lockgate.policies.model import SecretRef
 
 HEAD = "apiVersion: v1\nkind: Secret\nmetadata: {name: token}\n"

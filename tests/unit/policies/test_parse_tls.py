@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lockgate.policies.endpoint_policy import TlsContext, TlsRules
-from lockgate.policies.language.parse import (
-    ParsedPolicies,
-    parse_policies,
-)
+from lockgate.policies.language.parse import ParsedPolicies, parse_policies
 
 POLICY = """
 apiVersion: cilium.io/v2

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lockgate.policies.language.pattern_lint import (
-    host_warning,
-    path_warning,
-)
+from lockgate.policies.language.pattern_lint import host_warning, path_warning
 
 
 @pytest.mark.parametrize("pattern", ["/api", "/api/.*", "/", "/api/[0-9]+/", ".*", "/a/?"])

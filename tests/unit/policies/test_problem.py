@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from lockgate.policies.language.problem import (
-    Problem,
-    Severity,
-)
+from lockgate.policies.language.problem import Problem, Severity
 
 
 def test_an_error_reads_as_one_line() -> None:

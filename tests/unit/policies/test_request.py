@@ -17,14 +17,7 @@ from lockgate.policies.endpoint_policy import (
 )
 from lockgate.policies.header_action import HeaderAction
 from lockgate.policies.kafka_api import API_KEYS, ROLE_KEYS, Role
-from lockgate.policies.request import (
-    DnsRequest,
-    HttpRequest,
-    KafkaRequest,
-    Request,
-    TlsRequest,
-    judge_l7,
-)
+from lockgate.policies.request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest, judge_l7
 
 GET = HttpRequest("GET", "/a/b?c=d", "api.example", {"x-key": "v", "multi": "a,b"})
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lockgate.policies.language.parse import parse_policies
-from lockgate.policies.language.unsupported import (
-    UNSUPPORTED,
-    Feature,
-)
+from lockgate.policies.language.unsupported import UNSUPPORTED, Feature
 
 TCP = 'ports: [{port: "80", protocol: TCP}]'
 USES: dict[Feature, tuple[str, str]] = {

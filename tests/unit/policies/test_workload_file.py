@@ -6,10 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 from lockgate.policies.endpoint_policy import Protocol
-from lockgate.policies.language.workload_file import (
-    ParsedWorkloads,
-    parse_workloads,
-)
+from lockgate.policies.language.workload_file import ParsedWorkloads, parse_workloads
 from lockgate.policies.service import BackendGroup, HealthCheck, HealthKind, Service, ServicePort
 from lockgate.policies.workload import Workload
 

@@ -37,10 +37,7 @@ from lockgate.policies.workload import Endpoint, IPAddress, Workload
 from lockgate.redirect import layout
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.drop_log import DropLog
-from lockgate.redirect.kernel import (
-    netns,
-    syscall,
-)
+from lockgate.redirect.kernel import netns, syscall
 from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, Planner

@@ -14,11 +14,7 @@ from envoy_data_plane.envoy.extensions.filters.http.set_metadata.v3 import Confi
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import FilterStateInput
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
-from envoy_data_plane.xds.type.matcher.v3 import (
-    Matcher,
-    MatcherMatcherListPredicate,
-    MatcherOnMatch,
-)
+from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherMatcherListPredicate, MatcherOnMatch
 from lockgate.policies.endpoint_policy import Direction
 from lockgate.xds.wire import fields, submessage
 

@@ -10,12 +10,7 @@ from collections import deque
 from functools import cache
 
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType, ClusterEdsClusterConfig
-from envoy_data_plane.envoy.config.core.v3 import (
-    AggregatedConfigSource,
-    ConfigSource,
-    DataSource,
-    TransportSocket,
-)
+from envoy_data_plane.envoy.config.core.v3 import AggregatedConfigSource, ConfigSource, DataSource, TransportSocket
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, LocalityLbEndpoints
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteAction, RouteConfiguration, VirtualHost
@@ -30,12 +25,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 )
 from envoy_data_plane.google.protobuf import Any
 from lockgate.xds.serve.delta import DeltaStream
-from lockgate.xds.serve.discovery import (
-    DeltaRequest,
-    DeltaResponse,
-    WholeRequest,
-    WholeResponse,
-)
+from lockgate.xds.serve.discovery import DeltaRequest, DeltaResponse, WholeRequest, WholeResponse
 from lockgate.xds.serve.node_memory import NodeMemory
 from lockgate.xds.serve.sotw import SotwStream
 from lockgate.xds.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET, Resource, Snapshot

@@ -24,10 +24,7 @@ from envoy_data_plane.envoy.service.discovery.v3 import (
 )
 from envoy_data_plane.google.rpc import Status
 from lockgate.xds.serve.server import XdsServer
-from lockgate.xds.serve.service import (
-    AGGREGATED,
-    SERVICES,
-)
+from lockgate.xds.serve.service import AGGREGATED, SERVICES
 from lockgate.xds.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTE, Resource, Snapshot
 from lockgate.xds.wire import fields, text
 

@@ -6,10 +6,7 @@ from ipaddress import ip_address, ip_network
 
 from lockgate.policies.endpoint_policy import Direction
 from lockgate.policies.identity import IPNetwork, Reserved
-from lockgate.xds.compile.address_table import (
-    TABLES,
-    address_tables,
-)
+from lockgate.xds.compile.address_table import TABLES, address_tables
 from lockgate.xds.compile.shard import SHARDS
 from lockgate.xds.snapshot import FILTER_CONFIG
 from lockgate.xds.wire import fields

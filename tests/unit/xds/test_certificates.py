@@ -11,11 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 from lockgate.xds.errors import CertificateError
-from lockgate.xds.serve.certificates import (
-    Authority,
-    Identity,
-    node_of_names,
-)
+from lockgate.xds.serve.certificates import Authority, Identity, node_of_names
 
 
 def certificate(identity: Identity) -> x509.Certificate:

@@ -11,11 +11,7 @@ from envoy_data_plane.google.rpc import Status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.xds.errors import WireError
-from lockgate.xds.serve.discovery import (
-    DeltaRequest,
-    DeltaResponse,
-    Node,
-)
+from lockgate.xds.serve.discovery import DeltaRequest, DeltaResponse, Node
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, Resource
 from lockgate.xds.wire import frame
 

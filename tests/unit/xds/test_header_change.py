@@ -16,21 +16,11 @@ from envoy_data_plane.envoy.extensions.filters.http.set_metadata.v3 import Confi
 from envoy_data_plane.google.protobuf import Any, Struct
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig as Action
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
-from lockgate.envoy.config import (
-    access_log,
-    http_routes,
-)
+from lockgate.envoy.config import access_log, http_routes
 from lockgate.policies.endpoint_policy import HeaderMatch, MismatchAction
 from lockgate.policies.header_action import HeaderAction
-from lockgate.xds.compile import (
-    header_change,
-    header_condition,
-)
-from lockgate.xds.compile.header_change import (
-    NOTHING,
-    Change,
-    changes,
-)
+from lockgate.xds.compile import header_change, header_condition
+from lockgate.xds.compile.header_change import NOTHING, Change, changes
 
 ADD, DELETE, LOG, REPLACE = MismatchAction.ADD, MismatchAction.DELETE, MismatchAction.LOG, MismatchAction.REPLACE
 

@@ -8,10 +8,7 @@ from hypothesis import strategies as st
 from lockgate.policies.endpoint_policy import HeaderMatch
 from lockgate.policies.secret import MARK
 from lockgate.tests.unit.xds.matcher_messages import Seen, verdict
-from lockgate.xds.compile.header_tree import (
-    Needing,
-    header_tree,
-)
+from lockgate.xds.compile.header_tree import Needing, header_tree
 from lockgate.xds.compile.matcher import OnMatch
 from lockgate.xds.compile.rbac_action import deny
 

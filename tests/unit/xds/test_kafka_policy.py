@@ -23,12 +23,7 @@ from lockgate.policies.endpoint_policy import (
 )
 from lockgate.policies.workload import Endpoint
 from lockgate.tests.unit.xds.policy_strategies import endpoint, origin
-from lockgate.xds.compile.kafka_policy import (
-    KAFKA_FILTER,
-    KafkaCompiler,
-    kafka_policed_by,
-    rule_line,
-)
+from lockgate.xds.compile.kafka_policy import KAFKA_FILTER, KafkaCompiler, kafka_policed_by, rule_line
 from lockgate.xds.snapshot import FILTER_CONFIG
 
 OWN = endpoint("default/own", 400, "10.0.0.9", "fd00::9")

@@ -26,10 +26,7 @@ from envoy_data_plane.xds.type.matcher.v3 import (
     StringMatcher,
 )
 from lockgate.xds.compile import matcher
-from lockgate.xds.compile.rbac_action import (
-    allow,
-    deny,
-)
+from lockgate.xds.compile.rbac_action import allow, deny
 
 ALLOW = MatcherOnMatch.parse(allow("some/rule:spec"))
 DENY = MatcherOnMatch.parse(deny("other"))

@@ -5,10 +5,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.policies.endpoint_policy import LAST_PORT, PortSpan, Protocol, ResolvedRule, RuleOrigin
-from lockgate.xds.compile.ports import (
-    decimal_regex,
-    port_groups,
-)
+from lockgate.xds.compile.ports import decimal_regex, port_groups
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "p", "spec", "p.yaml", 1)
 

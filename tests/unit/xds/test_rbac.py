@@ -29,26 +29,11 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.request import HttpRequest
 from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.unit.xds.matcher_messages import Seen, changed, ends, verdict
-from lockgate.tests.unit.xds.policy_strategies import (
-    changing_directions,
-    directions,
-    endpoint,
-    origin,
-    requests,
-)
+from lockgate.tests.unit.xds.policy_strategies import changing_directions, directions, endpoint, origin, requests
 from lockgate.xds.compile.header_condition import ABSENT_FORWARDED_PROTO
-from lockgate.xds.compile.rbac import (
-    NodeCompiler,
-    NodeResources,
-    compile_node,
-    policed_by,
-)
+from lockgate.xds.compile.rbac import NodeCompiler, NodeResources, compile_node, policed_by
 from lockgate.xds.compile.rule_name import NOT_POLICED
-from lockgate.xds.compile.shard import (
-    SHARDS,
-    shard_name,
-    shard_of,
-)
+from lockgate.xds.compile.shard import SHARDS, shard_name, shard_of
 from lockgate.xds.snapshot import FILTER_CONFIG, Resource
 
 PORTS = (80, 443, 8080)

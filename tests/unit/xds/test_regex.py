@@ -6,12 +6,7 @@ import pytest
 import re2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lockgate.xds.compile.regex import (
-    MOST_STRINGS,
-    Reduction,
-    alternation,
-    reduce,
-)
+from lockgate.xds.compile.regex import MOST_STRINGS, Reduction, alternation, reduce
 
 
 def exact(*values: str) -> Reduction:

@@ -14,15 +14,9 @@ import pytest
 from lockgate.tests.unit.xds.raw_stream import DeltaRaw, SotwRaw, resource
 from lockgate.xds.errors import RemoteError, UnknownRevision
 from lockgate.xds.serve.certificate_files import Credentials
-from lockgate.xds.serve.certificates import (
-    Authority,
-    Identity,
-)
+from lockgate.xds.serve.certificates import Authority, Identity
 from lockgate.xds.serve.remote import Remote
-from lockgate.xds.serve.server import (
-    Outcome,
-    XdsServer,
-)
+from lockgate.xds.serve.server import Outcome, XdsServer
 from lockgate.xds.snapshot import CLUSTER, Snapshot
 
 WAIT = 10.0

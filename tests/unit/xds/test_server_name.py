@@ -11,22 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.policies.dns_name import server_name_matches
 from lockgate.tests.unit.xds.matcher_messages import Seen, verdict
-from lockgate.xds.compile.matcher import (
-    OnMatch,
-    all_of,
-    always,
-    descend,
-    first_of,
-)
-from lockgate.xds.compile.rbac_action import (
-    allow,
-    deny,
-)
-from lockgate.xds.compile.server_name import (
-    Held,
-    name_regex,
-    server_name_tree,
-)
+from lockgate.xds.compile.matcher import OnMatch, all_of, always, descend, first_of
+from lockgate.xds.compile.rbac_action import allow, deny
+from lockgate.xds.compile.server_name import Held, name_regex, server_name_tree
 
 PATTERNS = (
     *("a.example", "b.example", "x.a.example", "*.example", "**.example", "*", "a*.example", "*a.*", "**.a.example"),

@@ -8,10 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from lockgate.xds.serve.discovery import (
-    WholeRequest,
-    WholeResponse,
-)
+from lockgate.xds.serve.discovery import WholeRequest, WholeResponse
 from lockgate.xds.serve.node_memory import NodeMemory
 from lockgate.xds.serve.sotw import SotwStream
 from lockgate.xds.snapshot import CLUSTER, LISTENER, ROUTE, SECRET, Resource, Snapshot

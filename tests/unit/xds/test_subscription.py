@@ -12,10 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lockgate.xds.serve.node_memory import TypeMemory
-from lockgate.xds.serve.subscription import (
-    Subscription,
-    Update,
-)
+from lockgate.xds.serve.subscription import Subscription, Update
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, Resource
 
 

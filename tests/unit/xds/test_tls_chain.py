@@ -35,27 +35,10 @@ from lockgate.policies.proxy_kind import ProxyKind, proxy_of
 from lockgate.policies.request import HttpRequest
 from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.unit.xds.matcher_messages import Seen, changed, ends, evaluate, verdict
-from lockgate.tests.unit.xds.policy_strategies import (
-    acting_rules,
-    endpoint,
-    http_rules,
-    origin,
-    requests,
-    rules,
-)
+from lockgate.tests.unit.xds.policy_strategies import acting_rules, endpoint, http_rules, origin, requests, rules
 from lockgate.xds.compile.header_condition import ABSENT_FORWARDED_PROTO
-from lockgate.xds.compile.tls_chain import (
-    CARRIED,
-    OWN_ADDRESS,
-    Chain,
-)
-from lockgate.xds.compile.tls_rbac import (
-    TAKEN_INGRESS,
-    TLS_FILTERS,
-    TLS_HTTP_FILTERS,
-    TlsCompiler,
-    TlsPolicy,
-)
+from lockgate.xds.compile.tls_chain import CARRIED, OWN_ADDRESS, Chain
+from lockgate.xds.compile.tls_rbac import TAKEN_INGRESS, TLS_FILTERS, TLS_HTTP_FILTERS, TlsCompiler, TlsPolicy
 
 PORTS = (443, 8443)
 PEERS = {"10.0.0.1": 300, "10.0.0.2": 301, "10.9.9.9": 9, "fd00::2": 301}

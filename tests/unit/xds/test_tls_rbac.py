@@ -25,11 +25,7 @@ from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.unit.xds.matcher_messages import Seen, ends, verdict
 from lockgate.tests.unit.xds.policy_strategies import endpoint, origin, rules
 from lockgate.xds.compile.rule_name import NOT_POLICED
-from lockgate.xds.compile.tls_rbac import (
-    TLS_FILTERS,
-    TlsCompiler,
-    tls_policed_by,
-)
+from lockgate.xds.compile.tls_rbac import TLS_FILTERS, TlsCompiler, tls_policed_by
 from lockgate.xds.snapshot import FILTER_CONFIG, Resource
 
 PORTS = (80, 443, 8443)

@@ -11,16 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from lockgate.tests.unit.xds.model_client import (
-    BAD,
-    ModelClient,
-    cluster,
-    endpoints,
-    is_bad,
-    listener,
-    route,
-    secret,
-)
+from lockgate.tests.unit.xds.model_client import BAD, ModelClient, cluster, endpoints, is_bad, listener, route, secret
 from lockgate.xds.serve.node_memory import NodeMemory
 from lockgate.xds.serve.transition import target
 from lockgate.xds.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET, Resource, Snapshot
