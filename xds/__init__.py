@@ -15,7 +15,8 @@ from .serve.certificate_files import CertificateFiles
 from .serve.certificates import node_of_names
 from .serve.observer import Observer
 from .serve.remote import Remote
-from .serve.server import Outcome, Settled, XdsServer
+from .serve.server import XdsServer
+from .serve.settled import Outcome, Settled
 from .serve.status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
 from .snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 

@@ -11,9 +11,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,17 @@ import grpc.aio
 
 from ..errors import IdentityError, LimitError, SilentClientError, SocketError, UnknownRevision, WireError, XdsError
 from ..snapshot import Snapshot
+from .client import Client
 from .conversation import Conversation
 from .delta import DeltaStream
 from .limits import Limits
 from .node_memory import NodeKey, NodeMemories, NodeMemory
 from .observer import NobodyWatches, Observer
-from .remote import Remote, node_of, require_same
+from .remote import Remote, node_of
 from .service import SERVICES
+from .settled import Outcome, Settled
 from .sotw import SotwStream
-from .status import ClientStatus, Moment, TypeClock, TypeStatus, XdsStatus
+from .status import XdsStatus
 
 _log = logging.getLogger(__name__)
 
@@ -47,33 +48,6 @@ _OPTIONS = (
 
 _LAST_WRITE_SECONDS = 1.0  # how long a client that is refused has for the response that is on its way
 _LONGEST_SOCKET_PATH = 107  # sizeof(sockaddr_un.sun_path) without the final zero
-
-
-class Outcome(StrEnum):
-    """How the connected clients took a snapshot."""
-
-    ACKED = "acked"
-    NACKED = "nacked"
-    NO_CLIENT = "no client"
-    TIMEOUT = "timeout"
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """`errors` are Envoy's own texts by (type URL, resource name); only NACKED has any."""
-
-    outcome: Outcome
-    errors: tuple[tuple[tuple[str, str], str], ...] = ()
-
-    @property
-    def acked(self) -> bool:
-        """True when every client confirmed everything."""
-        return self.outcome is Outcome.ACKED
-
-    @property
-    def text(self) -> str:
-        """Envoy's texts in one line; empty when there are none."""
-        return "; ".join(f"{name}: {error}" for (_, name), error in self.errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +87,7 @@ class XdsServer:
         self._observer = observer or NobodyWatches()
         self._servers: list[grpc.aio.Server] = []
         self._published: dict[str | None, _Published] = {}  # by remote node; None is for the socket
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, Client] = {}
         self._memories = NodeMemories(limits.nodes)
         self._watchers: set[asyncio.Future[None]] = set()
 
@@ -220,7 +194,7 @@ class XdsServer:
     def _latest(self, node: str | None) -> _Published:
         return self._published.get(node, _NOTHING)
 
-    def _clients_of(self, node: str | None) -> list[_Client]:
+    def _clients_of(self, node: str | None) -> list[Client]:
         return [client for client in self._clients.values() if client.remote == node]
 
     def _answer(self, revision: int, node: str | None) -> Settled | None:
@@ -276,7 +250,7 @@ class XdsServer:
 
     def _admit(
         self, variant: type[Conversation[Any]], type_url: str, context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> _Client:
+    ) -> Client:
         """Raises IdentityError, LimitError."""
         remote = node_of(context)
         if remote is not None and self._remote is not None:
@@ -285,7 +259,7 @@ class XdsServer:
         if len(self._clients_of(remote)) >= most:
             whose = f"node {remote}" if remote is not None else "the local socket"
             raise LimitError(f"{whose} has {most} xDS streams already; end one of its clients")
-        return _Client(self._memory, self._limits, self._observer, variant, type_url, remote)
+        return Client(self._memory, self._limits, self._observer, variant, type_url, remote)
 
     async def _refuse(self, error: XdsError, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         _log.warning("xDS client %s refused: %s", context.peer(), error)
@@ -296,7 +270,7 @@ class XdsServer:
     def _memory(self, key: NodeKey) -> NodeMemory:
         return self._memories.of(key, {(client.remote, client.node) for client in self._clients.values()})
 
-    async def _serve(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _serve(self, client: Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         tasks = [asyncio.create_task(self._read(client, context)), asyncio.create_task(self._write(client, context))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -311,7 +285,7 @@ class XdsServer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _read(self, client: Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         while True:
             try:
                 async with asyncio.timeout(None if client.greeted else self._limits.greeting):
@@ -327,7 +301,7 @@ class XdsServer:
                 _log.error("Envoy %s refused a resource and keeps the last good one: %s", client.node, nack)
             client.wake.set()
 
-    async def _write(self, client: _Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _write(self, client: Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         while not client.over:
             await client.wake.wait()
             client.wake.clear()
@@ -342,69 +316,3 @@ class XdsServer:
                     return
                 self._observer.sent(id(client), response.type_url, response.nonce)
                 await context.write(response.encode())
-
-
-class _Client:
-    """One stream and what is known about it."""
-
-    def __init__(
-        self,
-        memory: Callable[[NodeKey], NodeMemory],
-        limits: Limits,
-        observer: Observer,
-        variant: type[Conversation[Any]],
-        type_url: str,
-        remote: str | None,
-    ) -> None:
-        self.node = ""
-        self.build = ""
-        self.remote = remote  # the node of its certificate; None on the socket
-        self._observer = observer
-        self.wake = asyncio.Event()
-        self.over = False  # nothing more is to be written
-        self.stream: Conversation[Any] = variant(NodeMemory())  # until the first request tells the node
-        self._variant = variant
-        self._type_url = type_url
-        self._memory = memory
-        self._limits = limits
-        self.greeted = False
-        self._connected = _now()
-        self._clock = TypeClock(_now)
-
-    def receive(self, message: bytes) -> str | None:
-        """Take a request in; returns the text of a NACK. Raises WireError, IdentityError, LimitError."""
-        request = self._variant.decode(message)
-        if self._type_url:
-            # Implicit in requests to the service of one type (DiscoveryRequest.type_url).
-            request = replace(request, type_url=self._type_url)
-        if not self.greeted:
-            self.node = request.node.id if request.node is not None else ""
-            require_same(self.remote, self.node)
-            self.greeted = True
-            memory = self._memory((self.remote, self.node))
-            self.build = request.node.build if request.node is not None else ""
-            memory.meet(self.build)
-            self.stream = self._variant(memory)
-            _log.info("xDS client %s connected", self.node or "without a node id")
-        nack = self.stream.receive(request)
-        self._limits.require(self.stream)
-        if request.nonce:
-            self._observer.answered(id(self), request.type_url, request.nonce, refused=request.error is not None)
-        return nack
-
-    def note(self, snapshot: Snapshot) -> None:
-        """Remember since when each type is in its state."""
-        for subscription in self.stream.subscriptions.values():
-            self._clock.note(subscription, snapshot)
-
-    def status(self, snapshot: Snapshot) -> ClientStatus:
-        """What it has now."""
-        return ClientStatus(self.node, self._connected, tuple(self._types(snapshot)), self.remote is not None)
-
-    def _types(self, snapshot: Snapshot) -> Iterator[TypeStatus]:
-        for subscription in self.stream.subscriptions.values():
-            yield self._clock.status(subscription, snapshot)
-
-
-def _now() -> Moment:
-    return Moment(time.monotonic(), time.time())

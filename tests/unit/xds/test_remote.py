@@ -16,7 +16,8 @@ from lockgate.xds.errors import RemoteError, UnknownRevision
 from lockgate.xds.serve.certificate_files import Credentials
 from lockgate.xds.serve.certificates import Authority, Identity
 from lockgate.xds.serve.remote import Remote
-from lockgate.xds.serve.server import Outcome, XdsServer
+from lockgate.xds.serve.server import XdsServer
+from lockgate.xds.serve.settled import Outcome
 from lockgate.xds.snapshot import CLUSTER, Snapshot
 
 WAIT = 10.0

@@ -15,8 +15,9 @@ from envoy_data_plane.envoy.config.core.v3 import Node
 from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from envoy_data_plane.google.rpc import Status
 from lockgate.xds.errors import SocketError, UnknownRevision
-from lockgate.xds.serve.server import Outcome, XdsServer
+from lockgate.xds.serve.server import XdsServer
 from lockgate.xds.serve.service import AGGREGATED
+from lockgate.xds.serve.settled import Outcome
 from lockgate.xds.serve.status import SyncState
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, LISTENER, Resource, Snapshot
 
