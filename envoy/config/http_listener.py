@@ -129,7 +129,7 @@ def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
         common_http_protocol_options=core.HttpProtocolOptions(max_headers_count=settings.max_headers),
         use_downstream_protocol_config=upstream_http.HttpProtocolOptionsUseDownstreamHttpConfig(
             http_protocol_options=http1(),
-            http2_protocol_options=core.Http2ProtocolOptions(),
+            http2_protocol_options=http2(),
         ),
     )
     return cluster.Cluster(
@@ -166,6 +166,12 @@ def http1() -> core.Http1ProtocolOptions:
     )
 
 
+def http2() -> core.Http2ProtocolOptions:
+    """HTTP/2 in which a malformed message ends its own stream (https://www.rfc-editor.org/rfc/rfc9113#section-8.1.1).
+    Envoy would end all the others on the connection with it."""
+    return core.Http2ProtocolOptions(override_stream_error_on_invalid_http_message=True)
+
+
 def connection_manager(
     settings: HttpListener,
     access_log: Path,
@@ -195,7 +201,7 @@ def connection_manager(
         ],
         common_http_protocol_options=core.HttpProtocolOptions(max_headers_count=settings.max_headers),
         http_protocol_options=http1(),
-        http2_protocol_options=core.Http2ProtocolOptions(),
+        http2_protocol_options=http2(),
         max_request_headers_kb=settings.max_request_headers_kb,
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         # Not to use the remote address is what leaves X-Forwarded-* alone; that (almost) nobody is internal keeps Envoy

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .http_listener import UPSTREAM_OPTIONS, HttpListener, http1, original_destination_cluster
+from .http_listener import UPSTREAM_OPTIONS, HttpListener, http1, http2, original_destination_cluster
 from .messages import core, protobuf, tls, upstream_http
 from .sds import from_sds
 
@@ -35,7 +35,7 @@ def originating_cluster(settings: HttpListener, wanted: Originating) -> bytes:
         upstream_http_protocol_options=core.UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=True),
         # The server says (ALPN) which it speaks, whatever the client does.
         auto_config=upstream_http.HttpProtocolOptionsAutoHttpConfig(
-            http_protocol_options=http1(), http2_protocol_options=core.Http2ProtocolOptions()
+            http_protocol_options=http1(), http2_protocol_options=http2()
         ),
     )
     cluster = original_destination_cluster(settings)

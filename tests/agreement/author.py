@@ -22,14 +22,15 @@ def enforced(feature: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one http condition asks for. `headers` are (name, value), None for presence; `changing` names those that are
-    set right instead of failing."""
+    """What one http or grpc condition asks for. `headers` are (name, value), None for presence; `changing` names those
+    that are set right instead of failing. `grpc` is a wish for a call."""
 
     method: Pattern | None = None
     path: Pattern | None = None
     host: Pattern | None = None
     headers: tuple[tuple[str, str | None], ...] = ()
     changing: frozenset[str] = frozenset()
+    grpc: bool = False
 
     @property
     def key(self) -> tuple[str | None, ...]:

@@ -1,6 +1,11 @@
 """Generated policies and flows, judged three times: by the verdict function, by the kernel's programs and by Envoy.
 
 `scripts/agreement` runs it for long, tests/agreement/test_agreement.py for a short while with a fixed seed.
+
+Requests go in HTTP/1.1 and HTTP/2, the latter with prior knowledge and by ALPN in TLS, calls of gRPC among them. Each
+has a connection of its own. Left to tests of their own are rules for Kafka and questions of DNS (their proxies are
+not asked; that the kernel hands questions over is compared), nodeSelector, certificates of clients (trustedCA beside
+terminatingTLS), upgrades, and what follows when one policy takes the place of another.
 """
 
 from __future__ import annotations
@@ -110,9 +115,11 @@ class Lab:
         tally = self.node.tally
         verdicts = ", ".join(f"{count} {word}" for word, count in sorted(tally.flows.items()))
         answers = ", ".join(f"{count} x {status}" for status, count in sorted(tally.requests.items()))
+        spoken = ", ".join(f"{count} {how}" for how, count in sorted(tally.spoken.items()))
         return (
             f"{seconds:6.0f} s  {result.policy_sets} sets ({result.distinct} distinct, {result.policies} policies), "
-            f"{result.flows} flows ({verdicts}), {tally.packets} packets, Envoy: {answers}, {tally.changed} changed; "
+            f"{result.flows} flows ({verdicts}), {tally.packets} packets, Envoy: {answers} ({spoken}; "
+            f"{tally.changed} changed, {tally.grpc} denied to gRPC, {tally.awaited} in whole TLS); "
             f"{result.disagreeing_flows} disagree"
         )
 

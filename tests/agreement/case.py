@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -12,7 +13,10 @@ import yaml
 from lockgate.policies import Flow, World, endpoint_of, parse_policies, parse_workloads
 from lockgate.policies.secret import header_values
 from lockgate.policies.tls_secret import TlsSecrets
+from lockgate.tests.agreement.exchange import Wire
 from lockgate.tests.agreement.tls import secrets as tls_secrets
+
+_PATH_OF_HTTP1 = re.compile(r"[!-~]*")
 
 # The node's own addresses.
 HOSTS = (ip_address("10.200.0.1"), ip_address("fd00:200::1"))
@@ -23,6 +27,28 @@ Document: TypeAlias = dict[str, Any]
 
 class InvalidCase(Exception):  # noqa: N818  a case that the readers refuse is no error when shrinking
     """The documents have problems, which are the message."""
+
+
+def parsed(flow: Document) -> tuple[Flow, Wire]:
+    """What the verdict function is asked, and how the client speaks. Raises FlowError, and InvalidCase for what that
+    version of HTTP does not know."""
+    wire = Wire(flow.get("wire", Wire.HTTP1))
+    asked = {key: value for key, value in flow.items() if key != "wire"}
+    request = asked.get("http", {"host": "any"})
+    if wire is not Wire.HTTP1 and not request.get("host"):
+        raise InvalidCase("a request of HTTP/2 is for a host")
+    if wire is Wire.HTTP1 and not _PATH_OF_HTTP1.fullmatch(request.get("path", "")):
+        raise InvalidCase("a path of HTTP/1 ends at a blank")
+    if wire is Wire.HTTP2 and "headers" in asked.get("http", {}):
+        # Fields of the name cookie are parts of one: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.3
+        headers, crumbs = {}, list[str]()
+        for name, value in asked["http"]["headers"].items():
+            if name.lower() == "cookie":
+                crumbs += value if isinstance(value, list) else [value]
+            else:
+                headers[name] = value
+        asked["http"] = {**asked["http"], "headers": headers | ({"cookie": "; ".join(crumbs)} if crumbs else {})}
+    return Flow.from_json(asked), wire
 
 
 class _Dumper(yaml.SafeDumper):
@@ -78,7 +104,8 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A setting and one flow, which is written as `policy explain --flows` takes it. `note` is for people."""
+    """A setting and one flow, which is written as `policy explain --flows` takes it, with a `wire` beside (see Wire).
+    `note` is for people."""
 
     setting: Setting
     flow: dict[str, Any]
@@ -105,10 +132,6 @@ class Case:
             if value := getattr(setting, name):
                 data[name] = value
         return dump(data)
-
-    def parsed_flow(self) -> Flow:
-        """The flow. Raises FlowError."""
-        return Flow.from_json(self.flow)
 
     def noted(self, note: str) -> Case:
         """The same with another note."""

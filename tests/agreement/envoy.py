@@ -1,76 +1,38 @@
 """The node's real Envoy, with its real bootstrap, asked about requests between any two addresses.
 
-Upstream of it stands an echo server for every address and port: it answers with the request as it arrived.
+Upstream of it stands an echo server for every address and port (echo.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import ssl
 import struct
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TypeAlias
 
 from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.config.identity_filter import Ipcache
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module
-from lockgate.policies.interception import Greeting
 from lockgate.policies.workload import IPAddress
-from lockgate.tests.agreement.ground import ECHO_PORT, ENVOY_PORT, TLS_MARK, TLS_PORT
-from lockgate.tests.agreement.tls import client_context, greeted_with, server_context, who_answered
+from lockgate.tests.agreement.echo import ADDRESSES, serve
+from lockgate.tests.agreement.exchange import CLOSED, H2, Answer, Sent, ask_http1
+from lockgate.tests.agreement.ground import ENVOY_PORT, TLS_MARK, TLS_PORT
+from lockgate.tests.agreement.http2 import StreamRefusedError, ask_http2
+from lockgate.tests.agreement.tls import client_context, who_answered
 from lockgate.xds import XdsServer
 
-CLOSED = 0  # the status of a connection that ends without an answer
-
 _PATIENCE = 15.0
-_PLAIN = Greeting(False)
-_HANDSHAKE = 0x16  # the first byte of TLS
-_IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 _BIND_ADDRESS_NO_PORT = 24
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT, there are too many connections for it
-
-Fields: TypeAlias = Sequence[tuple[str, str]]
-Arrived: TypeAlias = tuple[str, Fields]  # the first line of a request, and its headers
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A request as it goes over the wire; `headers` in order, repeated ones several times. `greeting` is how the
-    connection begins."""
-
-    method: str
-    path: str
-    host: str
-    headers: Fields
-    greeting: Greeting = _PLAIN
-
-    def encode(self) -> bytes:
-        """HTTP/1.1, without a body."""
-        lines = [f"{self.method} {self.path} HTTP/1.1", f"Host: {self.host}"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
-        return "\r\n".join([*lines, "", ""]).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """`arrived` is the request that reached the server, and `began` how its connection did; None when none did.
-    `shown` is whose certificate the client saw (tls.py), empty without TLS."""
-
-    status: int
-    body: str = ""
-    arrived: Arrived | None = None
-    began: Greeting | None = None
-    shown: str = ""
 
 
 class Envoy:
@@ -108,11 +70,13 @@ class Envoy:
         when there is no connection."""
         async with asyncio.timeout(_PATIENCE):
             connection = await _connected(source, destination, port, TLS_MARK if listener == TLS_PORT else 0)
-            if listener == ENVOY_PORT and not request.greeting.encrypted:
-                return await _asked(connection, request)
             try:
                 return await _asked(connection, request)
+            except StreamRefusedError:
+                return Answer(CLOSED)
             except (ConnectionError, EOFError, ssl.SSLError):
+                if listener == ENVOY_PORT and not request.greeting.encrypted:
+                    raise
                 return Answer(CLOSED)
 
 
@@ -121,17 +85,18 @@ async def _asked(connection: socket.socket, request: Sent) -> Answer:
     try:
         reader, writer = await asyncio.open_connection(
             sock=connection,
-            ssl=client_context() if encrypted else None,
+            ssl=client_context(request.wire.offers) if encrypted else None,
             server_hostname=server_name if encrypted else None,
         )
     except BaseException:
         connection.close()
         raise
     try:
-        writer.write(request.encode())
-        answer = await _read_answer(reader, request.method)
         session = writer.get_extra_info("ssl_object")
-        return replace(answer, shown=who_answered(session)) if session is not None else answer
+        chosen = (session.selected_alpn_protocol() or "") if session is not None else ""
+        ask = ask_http2 if request.wire.speaks(chosen) == H2 else ask_http1
+        answer = await ask(reader, writer, request)
+        return replace(answer, shown=who_answered(session), chosen=chosen) if session is not None else answer
     finally:
         writer.transport.abort()
 
@@ -146,7 +111,7 @@ async def running_envoy(ipcache: Ipcache) -> AsyncIterator[Envoy]:
         (folder / "bootstrap.pb").write_bytes(bootstrap(settings))
         xds = XdsServer(settings.xds_socket)
         await xds.start()
-        echoes = [asyncio.create_task(_serve(_echo_socket(at))) for at in _ECHO_ADDRESSES]
+        echoes = [asyncio.create_task(serve(at)) for at in ADDRESSES]
         with (folder / "envoy.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: ASYNC220  a few milliseconds, and nothing else is under way
                 [
@@ -169,52 +134,6 @@ async def running_envoy(ipcache: Ipcache) -> AsyncIterator[Envoy]:
             await xds.stop()
 
 
-_ECHO_ADDRESSES = ("127.0.0.1", "::1")
-
-
-def _echo_socket(address: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
-    else:
-        made.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
-    made.bind((address, ECHO_PORT))
-    made.listen(512)
-    made.setblocking(False)
-    return made
-
-
-async def _serve(listening: socket.socket) -> None:
-    """Echoes for all who connect, in TLS if they begin with that."""
-    loop = asyncio.get_running_loop()
-    with listening:
-        async with asyncio.TaskGroup() as connections:
-            while True:
-                connection, _ = await loop.sock_accept(listening)
-                connections.create_task(_serve_one(connection))
-
-
-async def _serve_one(connection: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    try:
-        readable = asyncio.Event()
-        loop.add_reader(connection, readable.set)
-        try:
-            await readable.wait()
-        finally:
-            loop.remove_reader(connection)
-        encrypted = connection.recv(1, socket.MSG_PEEK) == bytes([_HANDSHAKE])
-        context = server_context() if encrypted else None
-        await loop.connect_accepted_socket(_Echo, connection, ssl=context)
-    except OSError:  # the client thought better of it
-        connection.close()
-    except BaseException:
-        connection.close()
-        raise
-
-
 async def _connected(source: IPAddress, destination: IPAddress, port: int, mark: int) -> socket.socket:
     family = socket.AF_INET6 if source.version == 6 else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -228,38 +147,3 @@ async def _connected(source: IPAddress, destination: IPAddress, port: int, mark:
         made.close()
         raise
     return made
-
-
-async def _read_answer(reader: asyncio.StreamReader, method: str) -> Answer:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    status = int(head[0].split()[1])
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
-    echoed = headers.get("x-echo")
-    arrived = began = None
-    if echoed is not None:
-        line, fields, greeting = json.loads(echoed)
-        arrived, began = (line, tuple((field, value) for field, value in fields)), Greeting(*greeting)
-    length = 0 if method == "HEAD" else int(headers.get("content-length", 0))
-    return Answer(status, (await reader.readexactly(length)).decode("latin-1"), arrived, began)
-
-
-class _Echo(asyncio.Protocol):
-    """Answers one request and closes: Envoy would keep a connection for each pair of addresses."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._received = b""
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, end, _ = self._received.partition(b"\r\n\r\n")
-        if not end:
-            return
-        line, *rest = head.decode("latin-1").split("\r\n")
-        fields = [[name, value.strip()] for name, _, value in (each.partition(":") for each in rest)]
-        echo = json.dumps([line, fields, greeted_with(self._transport.get_extra_info("ssl_object"))])
-        self._transport.write(
-            f"HTTP/1.1 200 OK\r\nx-echo: {echo}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode("latin-1")
-        )
-        self._transport.close()

@@ -12,7 +12,9 @@ from lockgate.policies.interception import Greeting, Interception
 from lockgate.policies.request import TlsRequest, greeting
 from lockgate.policies.workload import Endpoint, IPAddress
 from lockgate.redirect.plan import DEFAULT_PORTS
+from lockgate.tests.agreement.exchange import H1, H2, Wire
 from lockgate.tests.agreement.ground import ENVOY_PORT, TLS_PORT
+from lockgate.tests.agreement.tls import server_protocols
 
 ACCEPTED, REFUSED_PATH, DENIED = 200, 400, 403
 
@@ -23,8 +25,8 @@ Sides = Mapping[Direction, Judgement]
 class Expectation:
     """The node enforces the directions of its own endpoints only: `sides` are those.
 
-    `client` and `server` are the flow's ends when they are on this node. `connection` is what is said without a
-    request, `request` with it (the same when the flow has none).
+    `client` and `server` are the flow's ends when they are on this node, `wire` is how the client speaks. `connection`
+    is what is said without a request, `request` with it (the same when the flow has none).
     """
 
     flow: Flow
@@ -35,9 +37,10 @@ class Expectation:
     from_host: bool
     connection: Sides
     request: Sides
+    wire: Wire = Wire.HTTP1
 
     @classmethod
-    def of(cls, world: World, flow: Flow) -> Expectation:
+    def of(cls, world: World, flow: Flow, wire: Wire = Wire.HTTP1) -> Expectation:
         """Asks `explain`, once about the connection and once about the request."""
         first = explain(world, Flow(flow.source, flow.destination, flow.port, flow.protocol))
         whole = explain(world, flow) if flow.request is not None else first
@@ -56,7 +59,12 @@ class Expectation:
             first.source.identity == Reserved.HOST,
             _sides(first.egress, first.ingress, here),
             _sides(whole.egress, whole.ingress, here),
+            wire,
         )
+
+    def asking(self, world: World) -> Expectation:
+        """The same with a request inside the TLS that the flow is about."""
+        return Expectation.of(world, replace(self.flow, request=self.sent), self.wire)
 
     @property
     def denied(self) -> bool:
@@ -113,9 +121,11 @@ class Expectation:
         return REFUSED_PATH if self.refused_path else DENIED
 
     @property
-    def settled(self) -> bool:
-        """False when nothing is known of the request inside TLS on which it depends."""
-        return all(side.verdict is not Verdict.REDIRECT for side in self.request.values())
+    def awaits_request(self) -> bool:
+        """True when the flow is about TLS alone, and what comes inside decides."""
+        return isinstance(self.flow.request, TlsRequest) and any(
+            side.verdict is Verdict.REDIRECT for side in self.request.values()
+        )
 
     @property
     def refused_path(self) -> bool:
@@ -156,6 +166,36 @@ class Expectation:
             return Greeting(False)
         called = self.greeting.server_name
         return Greeting(True, called or (self.sent.host.partition(":")[0] if does.http else ""))
+
+    @property
+    def chosen(self) -> str:
+        """The protocol that is chosen of those which the client offers in TLS; empty when none is."""
+        if not self.greeting.encrypted or not self.wire.offers:
+            return ""
+        does = self.interception
+        if does is None:
+            speaks = server_protocols(self.greeting.server_name)
+        elif does.http:
+            speaks = (H2, H1) if does.originating is not None else (H1, H2)
+        else:
+            speaks = ()
+        return next((each for each in speaks if each in self.wire.offers), "")
+
+    @property
+    def arriving_protocol(self) -> str:
+        """What the server is spoken to: what the client speaks, or, where Envoy begins TLS for requests, what the
+        server would rather have."""
+        does = self.interception
+        if does is not None and does.http and does.originating is not None:
+            return server_protocols(self.beginning.server_name)[0]
+        return self.wire.speaks(self.chosen)
+
+    @property
+    def arriving_scheme(self) -> str:
+        """Of a request in HTTP/2, which says it; empty in HTTP/1."""
+        if self.arriving_protocol == H1:
+            return ""
+        return "https" if (self.beginning if self.read else self.greeting).encrypted else "http"
 
     @property
     def sent(self) -> HttpRequest:

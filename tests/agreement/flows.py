@@ -16,8 +16,10 @@ from lockgate.policies.interception import Greeting, encrypts
 from lockgate.policies.workload import IPAddress
 from lockgate.tests.agreement.author import Hints, Wish
 from lockgate.tests.agreement.case import HOSTS
+from lockgate.tests.agreement.exchange import Wire
 from lockgate.tests.agreement.expectation import Expectation
 from lockgate.tests.agreement.patterns import Pattern
+from lockgate.tests.agreement.requests import call
 from lockgate.tests.agreement.vocabulary import HTTP_METHODS, SERVER_NAMES, VALUES
 
 _STRANGERS = tuple(map(ip_address, ("203.0.113.9", "198.51.100.7", "10.99.0.1", "2001:db8:ffff::9", "fd99::1")))
@@ -28,6 +30,9 @@ _CANDIDATES = 3  # flows to choose each one from
 _SHARES = {"redirected": 0.5, "denied": 0.23, "allowed": 0.23, "unserved": 0.04}
 _PATH = re.compile(r"/[!-\"$-~]*")  # what can be written into the first line of a request
 _TWISTS = ("/./", "/x/../", "//", "/%2e/", "%41", "%2F", "/..;a/", "\\")  # what Envoy makes plain, or refuses
+_PATH_OF_HTTP2 = re.compile(r"/[ -~é]*")
+_TWISTS_OF_HTTP2 = ("é", "#", " ", "/é/../")
+_WIRES = (*[Wire.HTTP1] * 9, *[Wire.HTTP2] * 6, *[Wire.EITHER] * 3)
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
 _SET_BY_THE_CLIENT = frozenset({"host", "content-length"})  # and pseudo headers: never sent as headers
 
@@ -47,12 +52,22 @@ def flows(random: Random, world: World, hints: Hints, number: int) -> list[dict[
         by_word[word] = found[round(number * share) :]
     rest = [target for found in by_word.values() for target in found]
     chosen = chosen[:number] + random.sample(rest, max(0, number - len(chosen)))
-    return [
-        _greeted(random, _with_request(random, target.flow, target.wish or _any_wish(random, hints)), target, hints)
-        if target.flow["protocol"] == "TCP"
-        else target.flow
-        for target in chosen
-    ]
+    return [_with_all(random, target, hints) if target.flow["protocol"] == "TCP" else target.flow for target in chosen]
+
+
+def _with_all(random: Random, target: _Target, hints: Hints) -> dict[str, Any]:
+    """With a request, maybe in TLS, in one of HTTP's versions."""
+    wish = target.wish or _any_wish(random, hints)
+    grpc = random.random() < (0.8 if wish.grpc else 0.04)
+    wire = Wire.HTTP2 if grpc else random.choice(_WIRES)
+    flow = _with_request(random, target.flow, wish, wire)
+    if grpc:
+        headers = flow["http"].get("headers", {})
+        flow["http"]["headers"] = {**headers, "content-type": "application/grpc", "te": "trailers"}
+    flow = _greeted(random, flow, target, hints)
+    if wire is not Wire.HTTP1:
+        flow["wire"] = wire.value
+    return flow
 
 
 def _any_wish(random: Random, hints: Hints) -> Wish:
@@ -134,6 +149,9 @@ class _Targets:
         if isinstance(rule.l7, HttpRules) and rule.l7.http:
             http = self._random.choice(rule.l7.http)
             wish = self._wishes.get((http.method, http.path, http.host))
+        elif isinstance(rule.l7, HttpRules) and rule.l7.grpc:
+            grpc = self._random.choice(rule.l7.grpc)
+            wish = call(grpc.service, grpc.method)
         return self._at(source, destination, span.protocol, port, wish, rule.tls)
 
     def _any(self) -> _Target:
@@ -193,7 +211,7 @@ def _greeted(random: Random, flow: dict[str, Any], target: _Target, hints: Hints
     encrypted, name = _greeting(random, target.tls) if target.tls is not None else _stray(random, hints)
     if not encrypted:
         return flow
-    if random.random() < 0.1:
+    if random.random() < 0.3:
         return {**{key: value for key, value in flow.items() if key != "http"}, "tls": {"serverName": name}}
     return {**flow, "http": {**flow["http"], "tls": True, **({"serverName": name} if name else {})}}
 
@@ -222,7 +240,7 @@ def _any_name(random: Random) -> str:
     return random.choice((*samples, *misses))
 
 
-def _with_request(random: Random, flow: dict[str, Any], wish: Wish) -> dict[str, Any]:
+def _with_request(random: Random, flow: dict[str, Any], wish: Wish, wire: Wire) -> dict[str, Any]:
     spoilt = random.choice(("", "", "method", "path", "path", "path", "host", "headers", "headers"))
 
     def value(name: str, wanted: Pattern | None, others: Sequence[str]) -> str:
@@ -237,7 +255,7 @@ def _with_request(random: Random, flow: dict[str, Any], wish: Wish) -> dict[str,
     method = value("method", wish.method, HTTP_METHODS)
     path = value("path", wish.path, _PATHS)
     if random.random() < 0.08:
-        path = _twisted(random, path)
+        path = _twisted(random, path, _TWISTS + _TWISTS_OF_HTTP2 if wire is Wire.HTTP2 else _TWISTS)
     host = value("host", wish.host, _HOSTS)
     headers: dict[str, str | list[str]] = {}
     for name, wanted in wish.headers:
@@ -245,9 +263,10 @@ def _with_request(random: Random, flow: dict[str, Any], wish: Wish) -> dict[str,
         _add_header(random, headers, name, wanted, off)
     if random.random() < 0.2:
         headers.setdefault(random.choice(("x-team", "X-Debug", "cookie")), random.choice(VALUES))
+    possible = _PATH_OF_HTTP2 if wire is Wire.HTTP2 else _PATH
     request: dict[str, Any] = {
         "method": method if method in HTTP_METHODS else "GET",
-        "path": next((each for each in (path, f"/{path}") if _PATH.fullmatch(each)), "/"),
+        "path": next((each for each in (path, f"/{path}") if possible.fullmatch(each)), "/"),
         "host": host if _PLAIN_HOST.fullmatch(host) else "api",
     }
     for name, wanted in wish.headers:  # conditions on what is no header of its own
@@ -289,9 +308,9 @@ def _has_no_route(name: str, value: str | list[str]) -> bool:
     return name.lower() == "x-forwarded-proto" and not "".join(value)
 
 
-def _twisted(random: Random, path: str) -> str:
+def _twisted(random: Random, path: str, twists: Sequence[str]) -> str:
     at = random.randint(1, len(path)) if path else 0
-    return path[:at] + random.choice(_TWISTS) + path[at:]
+    return path[:at] + random.choice(twists) + path[at:]
 
 
 def _mutated(random: Random, text: str) -> str:

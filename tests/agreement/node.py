@@ -16,12 +16,13 @@ from lockgate.agent.force.tls_side import TlsSide
 from lockgate.envoy.config.identity_filter import Ipcache
 from lockgate.envoy.config.kafka_listener import KafkaListener
 from lockgate.envoy.config.tls_listener import TlsListener
-from lockgate.policies import Direction, Flow, HttpRequest, Protocol, Verdict, World
+from lockgate.policies import Direction, Protocol, Verdict, World
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.reason import Reason
-from lockgate.tests.agreement.case import HOSTS, Setting
-from lockgate.tests.agreement.envoy import CLOSED, Answer, Arrived, Envoy, Sent, running_envoy
-from lockgate.tests.agreement.expectation import ACCEPTED, Expectation
+from lockgate.tests.agreement.case import HOSTS, Setting, parsed
+from lockgate.tests.agreement.envoy import Envoy, running_envoy
+from lockgate.tests.agreement.exchange import CLOSED, Answer, Arrived, Sent
+from lockgate.tests.agreement.expectation import ACCEPTED, DENIED, Expectation
 from lockgate.tests.agreement.ground import ENVOY_MARK, ENVOY_PORT, TLS_PORT, ground
 from lockgate.tests.agreement.kernel import UPLINK, Kernel, Outcome, source_ports
 from lockgate.tests.agreement.packets import Packet
@@ -40,6 +41,9 @@ class Tally:
     packets: int = 0  # run through the programs
     requests: Counter[str] = field(default_factory=Counter)  # by Envoy's answer
     changed: int = 0  # requests whose headers a policy changed on the way
+    awaited: int = 0  # TLS of which only what comes in it is judged
+    spoken: Counter[str] = field(default_factory=Counter)  # requests by how they were sent and how they arrived
+    grpc: int = 0  # denials told to gRPC
 
 
 class Node:
@@ -89,10 +93,18 @@ class Node:
 
     async def compare(self, world: World, data: dict[str, Any]) -> list[str]:
         """What disagrees about one flow: a sentence for each, with the disagreeing one in front."""
-        expected = Expectation.of(world, Flow.from_json(data))
+        expected = Expectation.of(world, *parsed(data))
         self.tally.flows[expected.word] += 1
         self.tally.protocols[expected.flow.protocol] += 1
         found = [*self._leaving(expected), *self._entering(expected), *self._arriving(expected)]
+        if expected.awaits_request:
+            asking = expected.asking(world)
+            if asking.interception != expected.interception:
+                found.append(
+                    f"verdict: TLS is taken up as {expected.interception}, with a request {asking.interception}"
+                )
+            expected = asking
+            self.tally.awaited += 1
         if expected.flow.request is not None and self._envoy_decides(world, expected):
             found += await self._asked(expected, data.get("http", {}).get("headers", {}))
         return found
@@ -169,8 +181,6 @@ class Node:
     def _envoy_decides(self, world: World, expected: Expectation) -> bool:
         """True when Envoy's answer is the verdict: where the kernel sends the connection to it, and also where every
         direction that does not allow is one that Envoy polices, for its policy must be right on its own."""
-        if not expected.settled:
-            return False
         if expected.from_host and expected.proxies - {ENVOY_PORT}:
             return False  # the node's own goes past every proxy, and only that for HTTP says so itself
         if expected.redirected:
@@ -187,7 +197,7 @@ class Node:
     async def _asked(self, expected: Expectation, headers: Mapping[str, str | list[str]]) -> list[str]:
         """The request, really sent through Envoy."""
         request, listener = expected.sent, expected.asked
-        sent = Sent(request.method, request.path, request.host, wire_headers(headers), expected.greeting)
+        sent = Sent(request.method, request.path, request.host, wire_headers(headers), expected.greeting, expected.wire)
         try:
             answer = await self._envoy.ask(expected.source, expected.destination, expected.flow.port, sent, listener)
         except (OSError, EOFError, TimeoutError) as error:
@@ -199,10 +209,16 @@ class Node:
         closed = answer.status == CLOSED and expected.status != ACCEPTED
         if answer.status != expected.status and not closed:
             return [f"Envoy: {answer.status} to {request}, expected {expected.status} ({expected.reasons()})"]
-        if answer.arrived is None:
+        if closed:
             return []
+        spoken = f"{'TLS ' if expected.greeting.encrypted else ''}{expected.wire.speaks(answer.chosen)}"
+        if answer.arrived is None:
+            self.tally.spoken[f"{spoken} refused"] += 1
+            self.tally.grpc += answer.grpc is not None
+            return _refused(expected, answer)
+        self.tally.spoken[f"{spoken} as {answer.arrived.protocol}"] += 1
         self.tally.changed += expected.arriving.headers != request.headers
-        return [*_carried(expected, answer), *_changed(expected.arriving, answer.arrived)]
+        return [*_carried(expected, answer), *_changed(expected, answer.arrived)]
 
 
 def wire_headers(headers: Mapping[str, str | list[str]]) -> list[tuple[str, str]]:
@@ -226,9 +242,23 @@ def _handed_over(expected: Expectation) -> Outcome:
     return Outcome(False, Reason.NO_PROXY, listener=listener)
 
 
+def _refused(expected: Expectation, answer: Answer) -> list[str]:
+    """How the client is told that its request went nowhere."""
+    if answer.status != DENIED:
+        return []
+    grpc = expected.sent.header("content-type") == "application/grpc"
+    said = answer.body if answer.grpc is None else answer.grpc
+    wanted = "" if expected.sent.method == "HEAD" else "Access denied" if grpc else "Access denied\r\n"
+    if grpc is (answer.grpc is not None) and said == wanted:
+        return []
+    return [f"Envoy: told {'gRPC' if answer.grpc is not None else 'HTTP'} '{said}' in answer to {expected.sent}"]
+
+
 def _carried(expected: Expectation, answer: Answer) -> list[str]:
     """TLS as the client and as the server saw it."""
     found = []
+    if answer.chosen != expected.chosen:
+        found.append(f"Envoy: the protocol '{answer.chosen}' was chosen for the client, expected '{expected.chosen}'")
     shown = (expected.shown or SERVER) if expected.greeting.encrypted else ""
     if answer.shown != shown:
         found.append(f"Envoy: the client saw the certificate of '{answer.shown}', expected '{shown}'")
@@ -238,16 +268,16 @@ def _carried(expected: Expectation, answer: Answer) -> list[str]:
     return found
 
 
-def _changed(wanted: HttpRequest, arrived: Arrived) -> list[str]:
+def _changed(expected: Expectation, arrived: Arrived) -> list[str]:
     """A request that passes must arrive as it was sent, but for what the policies do to it."""
-    line, fields = arrived
-    first = f"{wanted.method} {wanted.path} HTTP/1.1"
-    found = [] if line == first else [f"Envoy: '{first}' arrived as '{line}'"]
-    expected, seen = {"host": wanted.host, **wanted.headers}, _joined(fields)
+    wanted = expected.arriving
+    first = (expected.arriving_protocol, expected.arriving_scheme, f"{wanted.method} {wanted.path}")
+    found = [] if arrived[:3] == first else [f"Envoy: {first} arrived as {arrived[:3]}"]
+    headers, seen = {"host": wanted.host, **wanted.headers}, _joined(arrived.fields)
     if seen.get("content-length") == "0":
-        expected.setdefault("content-length", "0")  # Envoy says so on behalf of a POST that has no body
-    if expected != seen:
-        found.append(f"Envoy: the headers {expected} arrived as {seen}")
+        headers.setdefault("content-length", "0")  # Envoy says so on behalf of a POST that has no body
+    if headers != seen:
+        found.append(f"Envoy: the headers {headers} arrived as {seen}")
     return found
 
 

@@ -22,9 +22,15 @@ def request_rules(author: Author) -> Document:
 
 def _grpc(author: Author) -> Document:
     service, method = author.pick(("pkg.Svc", "Svc")), author.pick(("Get", None))
-    path = Pattern("", (f"/{service}/{method or 'Any'}",))
-    author.hints.wishes.append(Wish(Pattern("", ("POST",)), path))
+    author.hints.wishes.append(call(service, method))
     return {"service": service, **({"method": method} if method else {})}
+
+
+def call(service: str, method: str | None) -> Wish:
+    """A wish for a call of the method, or of any."""
+    misses = (f"/{service}", f"/{service}/", f"/x.{service}/Get", f"/{service}/{method}/x", f"/{service}/get")
+    path = Pattern("", (f"/{service}/{method}",) if method else (f"/{service}/Any", f"/{service}/"), misses)
+    return Wish(Pattern("", ("POST",), ("GET",)), path, grpc=True)
 
 
 def _http(author: Author) -> Document:

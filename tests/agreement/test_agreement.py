@@ -32,7 +32,10 @@ def test_random_policies_and_flows(lab: Lab) -> None:
     tally = lab.node.tally
     assert all(tally.flows[word] > 100 for word in ("allowed", "denied", "redirected")), tally
     assert all(tally.requests[status] > 50 for status in ("200", "403", "TLS 200", "TLS closed")), tally
-    assert tally.changed > 20, tally
+    assert all(tally.spoken[how] > 50 for how in ("http/1.1 as http/1.1", "h2 as h2", "h2 refused")), tally
+    assert all(tally.spoken[how] > 10 for how in ("TLS http/1.1 as http/1.1", "TLS h2 as h2")), tally
+    assert tally.spoken["TLS h2 refused"] and tally.spoken["TLS h2 as http/1.1"], tally
+    assert tally.changed > 20 and tally.grpc > 10 and tally.awaited > 5, tally
     assert all(tally.protocols[protocol] > 10 for protocol in Protocol), tally
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lockgate.policies.interception import Greeting
+from lockgate.tests.agreement.exchange import H1, H2
 from lockgate.tests.agreement.vocabulary import NAMESPACES, SHOWN, TRUSTED
 from lockgate.tests.e2e.tls_pods import Authority
 
@@ -66,11 +67,18 @@ def who_answered(session: ssl.SSLObject) -> str:
 
 
 @cache
-def client_context() -> ssl.SSLContext:
-    """Of a client to whom every certificate is as good."""
+def client_context(offers: tuple[str, ...]) -> ssl.SSLContext:
+    """Of a client to whom every certificate is as good, and who offers these protocols (ALPN)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if offers:
+        context.set_alpn_protocols(offers)
     return context
+
+
+def server_protocols(name: str) -> tuple[str, ...]:
+    """What a server that is called by this name speaks, the dearest first. Some know HTTP/2."""
+    return (H1,) if len(name) % 3 == 0 else (H2, H1)
 
 
 @cache
@@ -81,6 +89,7 @@ def server_context(name: str = _NAMELESS) -> ssl.SSLContext:
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(b"".join(_authority(SERVER).issue(name)))
         context.load_cert_chain(file.name)
+    context.set_alpn_protocols(server_protocols(context.server_name))
     context.sni_callback = _become
     return context
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import Event, ResponseReceived, StreamEnded, StreamReset
 from lockgate.envoy.config.access_log import LoggedRequest, Rotation, parse
 from lockgate.envoy.config.bootstrap import bootstrap
 from lockgate.envoy.config.identity_filter import SHARDS
@@ -405,6 +408,25 @@ async def test_grpc_passes_and_is_denied_in_its_own_terms(run_dir: Path) -> None
             assert request.grpc_method == "secret.Service/Echo"
     finally:
         await server.stop(None)
+
+
+async def test_a_malformed_request_of_http2_ends_alone(run_dir: Path) -> None:
+    connection = H2Connection(H2Configuration(validate_outbound_headers=False))
+    connection.initiate_connection()
+    for number, path in ((1, "/a blank"), (3, "/secret")):
+        head = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "api")]
+        connection.send_headers(number, head, end_stream=True)
+    events: list[Event] = []
+    async with policed(run_dir) as (_, _, server), connected(CLIENT, SERVER) as client, asyncio.timeout(PATIENCE):
+        while not any(isinstance(event, StreamEnded) and event.stream_id == 3 for event in events):
+            client.writer.write(connection.data_to_send())
+            data = await client.reader.read(65536)
+            assert data, f"the connection ended after {events}"
+            events += connection.receive_data(data)
+        assert [event.stream_id for event in events if isinstance(event, StreamReset)] == [1]
+        (answer,) = (event for event in events if isinstance(event, ResponseReceived))
+        assert dict(answer.headers or ())[b":status"] == b"403"
+        assert server.requests == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
