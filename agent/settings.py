@@ -9,10 +9,11 @@ from pathlib import Path
 DEFAULT_RUN_DIR = Path("/run/lockgate")
 DEFAULT_STATE_DIR = Path("/var/lib/lockgate")
 BPFFS = Path("/sys/fs/bpf")
-# An Envoy asks for filters by the names in its bootstrap. Where those become others, this becomes another too: an Envoy
-# that is being replaced then goes on with what it has, and is neither told that its filters are gone nor waited for.
-XDS_SOCKET = "ads.sock"
-FORMER_XDS_SOCKET = "xds.sock"
+# An Envoy asks for filters by the names in its bootstrap, and its connections carry what the filters look up. Where one
+# of these becomes another, this becomes another too: an Envoy that is being replaced then goes on with what it has. It
+# is neither told that its filters are gone nor given some that know none of its connections, nor waited for.
+XDS_SOCKET = "xds-3.sock"
+FORMER_XDS_SOCKETS = ("xds.sock", "ads.sock")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.agent.playground import Pod
+from lockgate.envoy.config.end import DESTINATION, SOURCE
 from lockgate.policies import Direction, World, endpoint_of, parse_policies
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect.kernel import netns
-from lockgate.xds import Resource, compile_node, policed_by
+from lockgate.xds import Resource, compile_node, end_text, policed_by
 from lockgate.xds.wire import any_of_type, frame, text
 
 from .errors import CheckError, StartError
@@ -239,7 +240,7 @@ def _endpoint(name: str) -> Endpoint:
 
 def _identities() -> dict[str, Any]:
     """What the dynamic module finds in the kernel, said to every connection: here there is no data path."""
-    told = {"lockgate.destination.identity": SERVER, "lockgate.source.identity": CLIENT}
+    ends = {key: _endpoint(name).identity for key, name in ((DESTINATION, SERVER), (SOURCE, CLIENT))}
     return {
         "name": "identities",
         "typed_config": {
@@ -248,9 +249,11 @@ def _identities() -> dict[str, Any]:
                 {
                     "object_key": key,
                     "factory_key": "envoy.string",
-                    "format_string": {"text_format_source": {"inline_string": str(_endpoint(name).identity)}},
+                    "format_string": {
+                        "text_format_source": {"inline_string": end_text(identity, here=key == DESTINATION)}
+                    },
                 }
-                for key, name in told.items()
+                for key, identity in ends.items()
             ],
         },
     }

@@ -1,6 +1,7 @@
 """How Envoy is told: policies compiled into Envoy resources, and the server that keeps every Envoy in step."""
 
 from .compile.address_table import TABLES, address_tables
+from .compile.end import end_text
 from .compile.fragment_cache import FragmentCache
 from .compile.kafka_policy import KAFKA_FILTER, KafkaCompiler, kafka_policed_by
 from .compile.rbac import NodeCompiler, NodeResources, compile_node, policed_by
@@ -61,6 +62,7 @@ __all__ = [
     "address_tables",
     "compile_node",
     "denied_by",
+    "end_text",
     "kafka_policed_by",
     "names_a_rule",
     "node_of_names",

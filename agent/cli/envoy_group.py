@@ -109,7 +109,7 @@ def rbac(
     otherwise is what nothing above fitted. What the kernel alone decides is not here: see `lockgate policy explain`.
     """
     from ...envoy.inspection.enforced import enforced_rules
-    from ...xds import shard_of
+    from ...xds import end_text, shard_of
     from ..inspection.rbac_view import identity_names, rows
 
     known = ask(run_dir, "/v1/endpoints")
@@ -117,7 +117,7 @@ def rbac(
     shard = shard_of(found["identity"])
     names = rf"lockgate\.(http\.[a-z]+\.{shard}|(tls|kafka)(\..*)?)"
     dump = _ask(run_dir, lambda admin: admin.config_dump(name=names, mask="ecds_filters"))
-    own = [str(found["identity"])]
+    own = [end_text(found["identity"], here=True)]
     listed = rows(enforced_rules(dump, own), identity_names(known, ask(run_dir, "/v1/identities")))
     if output is not Format.TABLE:
         data([row.to_json() for row in listed], output)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from .end import DESTINATION, SOURCE, identity_of
+
 FILE_NAME = "requests.jsonl"
 MISMATCH_NAMESPACE, MISMATCH_KEY = (
     "lockgate.mismatch",
@@ -28,8 +30,8 @@ FORMAT: Mapping[str, str] = MappingProxyType(
         "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6f+00:00)%",
         "source": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
         "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
-        "source_identity": "%FILTER_STATE(lockgate.source.identity:PLAIN)%",
-        "destination_identity": "%FILTER_STATE(lockgate.destination.identity:PLAIN)%",
+        "source_identity": f"%FILTER_STATE({SOURCE}:PLAIN)%",
+        "destination_identity": f"%FILTER_STATE({DESTINATION}:PLAIN)%",
         "method": "%REQ(:METHOD):64%",
         "path": "%REQ(:PATH):1024%",
         "host": "%REQ(:AUTHORITY):256%",
@@ -139,14 +141,20 @@ def parse(line: str | bytes) -> LoggedRequest:
             rule="" if rule is None or rule["rule"] == "none" else rule["rule"],
             details=details,
             protocol=str(record["protocol"]),
-            source_identity=int(record["source_identity"] or 0),
-            destination_identity=int(record["destination_identity"] or 0),
+            source_identity=_identity(record["source_identity"]),
+            destination_identity=_identity(record["destination_identity"]),
             mismatches=tuple(map(str, record["mismatches"] or ())),
             content_type=record.get("content_type"),
             kafka=_kafka(record.get(KAFKA)),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"a line of the access log lacks or garbles {error}") from error
+
+
+def _identity(end: str | int | None) -> int:
+    """Of an end as Envoy prints it, or of a number, which the module's own lines have. 0 for one that is nobody's."""
+    identity = identity_of(str(end))
+    return int(identity) if identity.isdecimal() else 0
 
 
 def _kafka(record: Any) -> LoggedKafka | None:

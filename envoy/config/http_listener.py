@@ -15,8 +15,9 @@ from pathlib import Path
 
 from ..running.module_file import NAME
 from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
+from .end import DESTINATION, SOURCE
 from .http_routes import mark_absent_forwarded_proto, routes
-from .identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
+from .identity_filter import Ipcache, identity_filter
 from .messages import (
     accesslog,
     cluster,
@@ -71,8 +72,8 @@ class HttpListener:
 
 def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
     """The listener; what `access_log.py` says is logged."""
-    judging = {settings.egress_slot: EGRESS_SHARD, settings.ingress_slot: INGRESS_SHARD}
-    policy = [sharded_policy(name, shard, settings.first_policy_timeout) for name, shard in judging.items()]
+    judging = {settings.egress_slot: SOURCE, settings.ingress_slot: DESTINATION}
+    policy = [sharded_policy(name, end, settings.first_policy_timeout) for name, end in judging.items()]
     manager = protobuf.Any.pack(connection_manager(settings, access_log, policy, ORIGINAL_DESTINATION, judging=judging))
     address, others = listen(settings.port)
     return listener.Listener(

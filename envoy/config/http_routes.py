@@ -1,7 +1,7 @@
 """The routes of a request: all lead to one cluster, and differ in what is taken from the request and who judges it.
 
 A policy filter that looks its policy up costs also where there is none to be found. An end that is no endpoint of this
-node is judged by nobody here for as long as its connection lasts (identity_filter.py), so a route for such connections
+node is judged by nobody here for as long as its connection lasts (end.py), so a route for such connections
 leaves the filter of that direction out. Where the identity filter has left nothing, every filter runs, and denies.
 https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/http/http_filters#route-based-filter-chain
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
 
-from .identity_filter import NO_SHARD
+from .end import ELSEWHERE
 from .messages import core, early_mutation, matcher, mutation_rules, protobuf, route
 
 ABSENT_FORWARDED_PROTO = "lockgate-absent"  # what a request without X-Forwarded-Proto has there while it passes
@@ -22,8 +22,8 @@ _NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 def routes(upstream: str, judging: Mapping[str, str] = _NOBODY) -> route.RouteConfiguration:
-    """Onwards to the cluster `upstream`. `judging` are HTTP filters by name, each with the key of the filter state that
-    is NO_SHARD for a connection that it has nothing to say about."""
+    """Onwards to the cluster `upstream`. `judging` are HTTP filters by name, each with the key of the end that it
+    judges; one that is ELSEWHERE it has nothing to say about."""
     skipping = [[name] for name in judging]
     listed = [found for skipped in (*skipping, []) for found in _onwards(upstream, skipped, judging)]
     return route.RouteConfiguration(
@@ -52,7 +52,7 @@ def _onwards(upstream: str, skipped: Sequence[str], judging: Mapping[str, str]) 
     """The two routes, without X-Forwarded-Proto and with it, on which these filters do not run."""
     off = protobuf.Any.pack(route.FilterConfig(disabled=True))
     elsewhere = [
-        matcher.FilterStateMatcher(key=judging[name], string_match=matcher.StringMatcher(exact=NO_SHARD))
+        matcher.FilterStateMatcher(key=judging[name], string_match=matcher.StringMatcher(suffix=ELSEWHERE))
         for name in skipped
     ]
     for name, with_it in (("without_forwarded_proto", False), ("with_forwarded_proto", True)):

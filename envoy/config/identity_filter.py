@@ -1,6 +1,6 @@
 """The listener filter that says who the two ends of a connection are: `envoy/module/identity.rs` of the dynamic module.
 
-It leaves filter state that the policies match (xds/compile/subject.py) and the access log prints.
+It leaves filter state (end.py) that the policies match (xds/compile/subject.py) and the access log prints.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..running.module_file import NAME
+from .end import SHARDS
 from .messages import dynamic_modules, listener, module_listener_filter, protobuf
-
-SHARDS = 64  # into so many parts the HTTP policies of each direction are divided, as in xds/compile/shard.py
-# Filter state: in which of them the policy is that judges an end, from 0 on; NO_SHARD for one that is not of this node.
-EGRESS_SHARD, INGRESS_SHARD = "lockgate.egress.shard", "lockgate.ingress.shard"
-NO_SHARD = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +27,9 @@ class Ipcache:
     generation_id: int
 
 
-def identity_filter(ipcache: Ipcache, *, sharded: bool = True) -> listener.ListenerFilter:
-    """To be put behind `original_dst`, which says where the client wanted to go.
-
-    `sharded`: it leaves in which shards the policies of both ends are. Where policies are not divided (TLS, Kafka), it
-    leaves whose they are.
-    """
-    config = protobuf.StringValue(
-        value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id} {SHARDS if sharded else 0}"
-    )
+def identity_filter(ipcache: Ipcache) -> listener.ListenerFilter:
+    """To be put behind `original_dst`, which says where the client wanted to go."""
+    config = protobuf.StringValue(value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id} {SHARDS}")
     return listener.ListenerFilter(
         name="lockgate.identity",
         typed_config=protobuf.Any.pack(

@@ -51,7 +51,7 @@ def kafka_listener(settings: KafkaListener, ipcache: Ipcache) -> bytes:
         tcp_backlog_size=settings.backlog,
         listener_filters=[
             _listener_filter("original_dst", original_dst.OriginalDst()),
-            identity_filter(ipcache, sharded=False),
+            identity_filter(ipcache),
             _listener_filter("original_src", original_src.OriginalSrc(mark=settings.mark)),
         ],
         filter_chains=[_judged(settings), refuse_own_address(settings.port)],

@@ -2,33 +2,34 @@
 
 For each request Envoy looks up, by what the identity filter left, in which shard the policy is that judges it, and runs
 that shard's filter: RBAC alone, or in a chain with what changes headers (xds/compile/rbac.py). An end that is no
-endpoint of this node is judged by nobody here. Where the identity filter has left nothing that is known, the request
-is denied.
+endpoint of this node passes there, where the route has not left the filter out (http_routes.py). Where the identity
+filter has left nothing that is known, the request is denied.
 https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/composite_filter
 """
 
 from __future__ import annotations
 
-from .identity_filter import NO_SHARD, SHARDS
-from .messages import composite, core, envoy_type, hcm, network_input, protobuf, xds_core, xds_matcher
+from .end import SHARDS, in_shard
+from .messages import composite, core, hcm, network_input, protobuf, xds_core, xds_matcher
 from .policy_slot import COMPOSITE_TYPE_URL, RBAC_TYPE_URL, deny_all, policy_source
 
 UNKNOWN = "node:unknown-identity"  # names denials in the access log, as in xds/compile/rule_name.py
 
 
-def sharded_policy(name: str, reads: str, first_policy_timeout: float) -> hcm.HttpFilter:
+def sharded_policy(name: str, end: str, first_policy_timeout: float) -> hcm.HttpFilter:
     """The filter called `name`, whose shards are the ECDS resources `name`.0, `name`.1 ... of the types RBAC and
-    Composite. `reads` is the key of the filter state that says which."""
-    shards = {str(number): _run(_shard(f"{name}.{number}", first_policy_timeout)) for number in range(SHARDS)}
+    Composite. `end` is the key of the end that it judges."""
+    shards = {in_shard(number): _run(_shard(f"{name}.{number}", first_policy_timeout)) for number in range(SHARDS)}
+    deny = core.TypedExtensionConfig(name="deny", typed_config=protobuf.Any.pack(deny_all(UNKNOWN)))
     composed = composite.Composite(
         matcher=xds_matcher.Matcher(
             matcher_tree=xds_matcher.MatcherMatcherTree(
                 input=xds_core.TypedExtensionConfig(
-                    name=reads, typed_config=protobuf.Any.pack(network_input.FilterStateInput(key=reads))
+                    name=end, typed_config=protobuf.Any.pack(network_input.FilterStateInput(key=end))
                 ),
-                exact_match_map=xds_matcher.MatcherMatcherTreeMatchMap(map={**shards, NO_SHARD: _run(_nothing())}),
+                prefix_match_map=xds_matcher.MatcherMatcherTreeMatchMap(map=shards),
             ),
-            on_no_match=_run(composite.ExecuteFilterAction(typed_config=_deny())),
+            on_no_match=_run(composite.ExecuteFilterAction(typed_config=deny)),
         )
     )
     return hcm.HttpFilter(name=name, typed_config=protobuf.Any.pack(composed))
@@ -44,13 +45,3 @@ def _shard(name: str, first_policy_timeout: float) -> composite.ExecuteFilterAct
     return composite.ExecuteFilterAction(
         dynamic_config=composite.DynamicConfig(name=name, config_discovery=source),
     )
-
-
-def _nothing() -> composite.ExecuteFilterAction:
-    """An action that is carried out for no request in a hundred: the only one that runs no filter."""
-    never = core.RuntimeFractionalPercent(default_value=envoy_type.FractionalPercent(numerator=0))
-    return composite.ExecuteFilterAction(typed_config=_deny(), sample_percent=never)
-
-
-def _deny() -> core.TypedExtensionConfig:
-    return core.TypedExtensionConfig(name="deny", typed_config=protobuf.Any.pack(deny_all(UNKNOWN)))

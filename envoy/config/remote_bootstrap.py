@@ -18,8 +18,8 @@ from typing import Any
 from ..errors import BootstrapError
 from .access_log import FILE_NAME as ACCESS_LOG
 from .bootstrap import ADMIN_SOCKET, LONGEST_SOCKET_PATH, UPSTREAM_OPTIONS, ads, runtime
+from .end import DESTINATION, SOURCE
 from .http_listener import ORIGINAL_DESTINATION, HttpListener, connection_manager, original_destination_cluster
-from .identity_filter import EGRESS_SHARD, INGRESS_SHARD
 from .messages import (
     boot,
     cluster,
@@ -108,8 +108,8 @@ def _listener(http: HttpListener, access_log: Path) -> listener.Listener:
         for slot in TABLE_SLOTS
     ]
     policy = [
-        sharded_policy(name, shard, http.first_policy_timeout)
-        for name, shard in ((http.egress_slot, EGRESS_SHARD), (http.ingress_slot, INGRESS_SHARD))
+        sharded_policy(name, end, http.first_policy_timeout)
+        for name, end in ((http.egress_slot, SOURCE), (http.ingress_slot, DESTINATION))
     ]
     manager = connection_manager(http, access_log, [*tables, *policy], ORIGINAL_DESTINATION)
     # Nobody here ends requests that run while policies change, so nobody need be told of them.

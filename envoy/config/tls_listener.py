@@ -118,7 +118,7 @@ def _listener(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> list
         listener_filters_timeout=_GREETING,
         listener_filters=[
             _listener_filter("original_dst", original_dst.OriginalDst()),
-            identity_filter(ipcache, sharded=False),
+            identity_filter(ipcache),
             _listener_filter("tls_inspector", tls_inspector.TlsInspector()),
             _listener_filter("original_src", original_src.OriginalSrc(mark=settings.mark)),
         ],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from ..config.end import DESTINATION, SOURCE, identity_of
 from .inspect import redact
 
 OTHERWISE = "otherwise"  # nothing above it fitted
@@ -28,12 +29,10 @@ _INPUTS: Mapping[str, str] = MappingProxyType(
         "ServerNameInput": "server name",
     }
 )
-_FILTER_STATE: Mapping[str, str] = MappingProxyType(  # what the identity filter leaves (envoy/module/identity.rs)
+_FILTER_STATE: Mapping[str, str] = MappingProxyType(
     {
-        "lockgate.source.identity": "source",
-        "lockgate.destination.identity": "destination",
-        "lockgate.egress.subject": "subject",
-        "lockgate.ingress.subject": "subject",
+        SOURCE: "source",
+        DESTINATION: "destination",
         "lockgate.transport": "transport",  # of the TLS listener: tls or plain, as the client began
     }
 )
@@ -60,7 +59,7 @@ class EnforcedRule:
 def enforced_rules(dump: _Json, own: Collection[str]) -> Iterator[EnforcedRule]:
     """The rules for one end in the RBAC filters of a config_dump, secrets struck out.
 
-    A filter's tree asks first whose rules are wanted; `own` are all values by which that end may be known there. A
+    A filter's tree asks first whose rules are wanted; `own` are all texts by which that end may be known there. A
     filter without any of them has no rules for it.
     """
     for section in dump.get("configs", ()):
@@ -88,7 +87,7 @@ def _top(matcher: _Json, own: frozenset[str]) -> Iterator[tuple[_Fields, _Json]]
     entries = tree.get("exact_match_map", {}).get("map", {})
     for key in entries.keys() & own:
         # Struck out only here: a whole dump is large, and one end's part of it small.
-        yield from _on_match(redact(entries[key]), {"subject": (key,)})
+        yield from _on_match(redact(entries[key]), {"subject": (identity_of(key),)})
 
 
 def _on_match(on_match: _Json, fields: _Fields) -> Iterator[tuple[_Fields, _Json]]:
@@ -117,6 +116,7 @@ def _matcher(matcher: _Json, fields: _Fields) -> Iterator[tuple[_Fields, _Json]]
 
 
 def _branches(tree: _Json) -> Iterator[tuple[tuple[str, ...], _Json]]:
+    of_ends = _key(tree.get("input", {})) in (SOURCE, DESTINATION)  # whose prefixes are identities
     exact, by_prefix = (tree.get(name, {}) for name in ("exact_match_map", "prefix_match_map"))
     if not isinstance(exact, Mapping) or not isinstance(by_prefix, Mapping):
         return  # struck out
@@ -124,7 +124,7 @@ def _branches(tree: _Json) -> Iterator[tuple[tuple[str, ...], _Json]]:
         yield (key,), on_match
     prefixes = by_prefix.get("map", {})
     for key in sorted(prefixes, key=lambda key: (-len(key), key)):  # the longest counts
-        yield (f"{key}*",), prefixes[key]
+        yield (identity_of(key) if of_ends else f"{key}*",), prefixes[key]
     custom = tree.get("custom_match", {}).get("typed_config", {})
     for entry in custom.get("domain_matchers", ()):
         names = entry.get("domains", ())
@@ -165,6 +165,8 @@ def _value(match: _Json | str) -> str:
         return str(match["exact"])
     if "prefix" in match:
         return f"{match['prefix']}*"
+    if "suffix" in match:
+        return f"*{match['suffix']}"
     regex = match.get("safe_regex", {}).get("regex")
     if regex is None:
         return "?"
@@ -178,8 +180,14 @@ def _asked(reads: _Json | str) -> str:
     if kind == "HttpRequestHeaderMatchInput":
         return _HEADERS.get(config.get("header_name", ""), "more")
     if kind == "FilterStateInput":
-        return _FILTER_STATE.get(config.get("key", ""), "more")
+        return _FILTER_STATE.get(_key(reads), "more")
     return _INPUTS.get(kind, "more")
+
+
+def _key(reads: _Json | str) -> str:
+    """The key of the filter state that a tree reads; empty for anything else."""
+    config = reads.get("typed_config", {}) if isinstance(reads, Mapping) else {}
+    return str(config.get("key", ""))
 
 
 def _header(reads: _Json | str) -> str:

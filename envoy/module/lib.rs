@@ -5,6 +5,7 @@
 
 mod abi;
 mod connection_limit;
+mod end;
 mod generation;
 mod guard;
 mod identity;

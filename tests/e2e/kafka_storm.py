@@ -198,7 +198,7 @@ def _bootstrap(pinned: PinnedIpcache, policy: str, port: int, upstream: int) -> 
                 {
                     "name": "storm",
                     "address": at(port),
-                    "listener_filters": [identity_filter(pinned.envoy, sharded=False).to_dict()],
+                    "listener_filters": [identity_filter(pinned.envoy).to_dict()],
                     "filter_chains": [
                         {"filters": [{"name": "judge", "typed_config": judge}, {"name": "tcp", "typed_config": proxy}]}
                     ],

@@ -20,8 +20,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lockgate.envoy.config.end import DESTINATION, SOURCE
 from lockgate.envoy.config.http_routes import mark_absent_forwarded_proto
-from lockgate.envoy.config.identity_filter import EGRESS_SHARD, INGRESS_SHARD, Ipcache, identity_filter
+from lockgate.envoy.config.identity_filter import Ipcache, identity_filter
 from lockgate.envoy.config.policy_shard import sharded_policy
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module
@@ -189,7 +190,7 @@ def _bootstrap(folder: Path, xds: Path, listen: list[tuple[str, int]], ipcache: 
     sockets = [{"socket_address": {"address": address, "port_value": port}} for address, port in listen]
     slots = [
         sharded_policy(f"lockgate.http.{direction}", key, first_policy_timeout=1.0).to_dict()
-        for direction, key in (("egress", EGRESS_SHARD), ("ingress", INGRESS_SHARD))
+        for direction, key in (("egress", SOURCE), ("ingress", DESTINATION))
     ]
     router = {
         "name": "envoy.filters.http.router",

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from lockgate.agent.inspection.client import ask
 from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch
+from lockgate.xds import end_text
 
 RESPONSES = r"update_attempt$|config_reload$|listener_manager.lds"  # what Envoy counts of what it is told
 
@@ -67,8 +68,8 @@ def test_a_denial_is_logged_with_the_identities_of_both_ends(node: LiveNode) -> 
 
     line = node.until("the denial is logged", logged)[-1]
     listed = {each["endpoint"]: each["identity"] for each in node.lockgate("endpoint", "list", "-o", "json").data}
-    assert int(line["source_identity"]) == listed["default/frontend"]
-    assert int(line["destination_identity"]) == listed["default/api-server"]
+    assert line["source_identity"] == end_text(listed["default/frontend"], here=True)
+    assert line["destination_identity"] == end_text(listed["default/api-server"], here=True)
 
 
 def relabel(node: LiveNode, **labels: str) -> None:

@@ -25,7 +25,7 @@ from lockgate.tests.e2e.live_node import LiveNode
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, running_envoy
 from lockgate.tests.e2e.test_xds_envoy import CACHE, CLIENT, SERVER, allowing, enforce, server_policy
 from lockgate.tests.unit.xds.policy_strategies import origin
-from lockgate.xds import SHARDS, XdsServer
+from lockgate.xds import SHARDS, XdsServer, end_text
 
 PLACE = "spec.ingress[0].toPorts[0]"
 NAMES = identity_names(
@@ -57,8 +57,8 @@ def envoy(tmp_path: Path) -> Iterator[LoopbackEnvoy]:
 async def read_back(server: XdsServer, envoy: LoopbackEnvoy, *rules: ResolvedRule) -> list[Row]:
     await enforce(server, server_policy(*rules).snapshot())
     dump = json.loads(envoy.admin("/config_dump?name_regex=lockgate%5C..*&mask=ecds_filters"))
-    assert list(enforced_rules(dump, ["401"])) == [], "another identity has no rules here"
-    return rows(enforced_rules(dump, [str(SERVER.identity)]), NAMES)
+    assert list(enforced_rules(dump, [end_text(401, here=True)])) == [], "another identity has no rules here"
+    return rows(enforced_rules(dump, [end_text(SERVER.identity, here=True)]), NAMES)
 
 
 async def test_every_rule_is_read_back_with_its_policy(server: XdsServer, envoy: LoopbackEnvoy) -> None:

@@ -16,7 +16,7 @@ from h2.connection import H2Connection
 from h2.events import Event, ResponseReceived, StreamEnded, StreamReset
 from lockgate.envoy.config.access_log import LoggedRequest, Rotation, parse
 from lockgate.envoy.config.bootstrap import bootstrap
-from lockgate.envoy.config.identity_filter import SHARDS
+from lockgate.envoy.config.end import SHARDS
 from lockgate.envoy.config.messages import core, http_rbac, matcher, protobuf, rbac
 from lockgate.envoy.config.policy_slot import NOT_SYNCED, RBAC_TYPE_URL
 from lockgate.envoy.errors import AdminUnreachableError
@@ -58,7 +58,7 @@ class PolicyServer:
     METHOD = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
     def __init__(self, run_dir: Path, policy: http_rbac.Rbac) -> None:
-        self._socket = run_dir / "ads.sock"
+        self._socket = run_dir / "xds-3.sock"
         self._policy = policy
         self._due: asyncio.Queue[bytes] = asyncio.Queue()
         self.version = 1

@@ -80,6 +80,7 @@ def test_envoy_runs_without_the_module_being_used(tmp_path: Path) -> None:
         ("maps/ipcache 7 8 64", "is not 'PATH ID GENERATION SHARDS'"),
         ("/sys/fs/bpf/ipcache seven 8 64", "is not 'PATH ID GENERATION SHARDS'"),
         ("/sys/fs/bpf/ipcache 7 8", "is not 'PATH ID GENERATION SHARDS'"),
+        ("/sys/fs/bpf/ipcache 7 8 0", "is not 'PATH ID GENERATION SHARDS'"),
         ("/sys/fs/bpf/ipcache 7 8 -1", "is not 'PATH ID GENERATION SHARDS'"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from lockgate.envoy.config.bootstrap import bootstrap
-from lockgate.envoy.config.identity_filter import SHARDS
+from lockgate.envoy.config.end import SHARDS
 from lockgate.envoy.errors import AdminError, AdminUnreachableError, RestartError, SupervisorError
 from lockgate.envoy.inspection.admin import Admin
 from lockgate.envoy.inspection.inspect import read_config

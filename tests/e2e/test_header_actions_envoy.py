@@ -65,7 +65,7 @@ class Node:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.xds = XdsServer(run_dir / "ads.sock")
+        self.xds = XdsServer(run_dir / "xds-3.sock")
         self.admin: Admin | None = None
         self._compiler = NodeCompiler()
         self._streams: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}

@@ -99,7 +99,7 @@ class Client:
 @asynccontextmanager
 async def policed(run_dir: Path) -> AsyncIterator[Echo]:
     """The node's Envoy with the policy in force, and a server behind it."""
-    xds, echo = XdsServer(run_dir / "ads.sock"), Echo()
+    xds, echo = XdsServer(run_dir / "xds-3.sock"), Echo()
     await xds.start()
     try:
         pairs = [(THE_SERVER, EndpointPolicy(ingress=POLICY))]

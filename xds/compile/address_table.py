@@ -1,8 +1,8 @@
 """Who is who for an Envoy without the kernel's ipcache: a table of addresses, as two filters in front of the policies.
 
 On a node with an agent a listener filter looks both ends of a connection up in the map that the kernel judges by. A
-remote Envoy has no such map. There these filters leave the same filter state (see subject.py and shard.py), request
-by request, by the longest prefix that holds the connection's source and the destination that the client asked for.
+remote Envoy has no such map. There these filters leave the same filter state (see end.py), request by request, by the
+longest prefix that holds the connection's source and the destination that the client asked for.
 https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/http/http_filters/set_filter_state
 https://www.envoyproxy.io/docs/envoy/v1.40.0/xds/type/matcher/v3/ip.proto
 """
@@ -17,17 +17,15 @@ from ...policies.identity import IPNetwork, Reserved
 from ...policies.workload import IPAddress
 from ..snapshot import FILTER_CONFIG, Resource
 from ..wire import frame, text
+from .end import OWN_END, end_text
 from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, OnMatch, act, extension, longest_prefix
-from .shard import shard_of
 
 # The filter of each end: in the direction EGRESS the client is judged, in INGRESS the server.
 TABLES: Mapping[Direction, str] = MappingProxyType(
     {Direction.EGRESS: "lockgate.remote.source", Direction.INGRESS: "lockgate.remote.destination"}
 )
-_ENDS = MappingProxyType({Direction.EGRESS: "source", Direction.INGRESS: "destination"})
 _READS = MappingProxyType({Direction.EGRESS: DIRECT_SOURCE_IP, Direction.INGRESS: DESTINATION_IP})
-_NO_SHARD = "none"  # when that end is no workload of the node
-_NOBODY = "nobody"  # of an end that nobody may talk to: no shard is called so, and all is denied
+_NOBODY = "nobody"  # of an end that nobody may talk to: it has no shard, and all is denied
 _FILTERS = "envoy.extensions.filters.http."
 
 
@@ -58,16 +56,8 @@ def _table(direction: Direction, groups: Mapping[tuple[int, bool], list[IPNetwor
 
 def _leave(direction: Direction, identity: int, is_own: bool) -> OnMatch:
     """The filter state of one end."""
-    shard = _NO_SHARD
-    if not identity:
-        shard = _NOBODY
-    elif is_own:
-        shard = str(shard_of(identity))
-    values = {
-        f"lockgate.{_ENDS[direction]}.identity": str(identity),
-        f"lockgate.{direction}.shard": shard,
-    }
-    config = b"".join(frame(1, _value(key, value)) for key, value in values.items())
+    end = end_text(identity, here=is_own) if identity else _NOBODY
+    config = frame(1, _value(OWN_END[direction], end))
     run = frame(1, extension("identity", f"{_FILTERS}set_filter_state.v3.Config", config))
     return act(extension("leave", f"{_FILTERS}composite.v3.ExecuteFilterAction", run))
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from ...policies.endpoint_policy import ResolvedRule
-from .matcher import Input, OnMatch, descend, exact_map, first_of, matches, not_
+from .end import wherever
+from .matcher import Input, OnMatch, descend, first_of, matches, not_, prefix_map
 from .ports import PortGroup, port_groups, port_tree
 
 # What the rules that cover a peer and a port (in policy order; maybe none) say together.
@@ -21,7 +22,7 @@ Say: TypeAlias = Callable[[Sequence[ResolvedRule]], OnMatch]
 def flow_tree(
     peer: Input, rules: Sequence[ResolvedRule], say: Say, uncovered: OnMatch, *, apart: bool = False
 ) -> OnMatch:
-    """The tree of these rules for TCP; `peer` reads an identity. `uncovered` is for ports that no rule speaks about.
+    """The tree of these rules for TCP; `peer` reads an end. `uncovered` is for ports that no rule speaks about.
     `apart`: a miss inside what is said of one peer goes on to nothing that is said of others."""
 
     def tree_of(group: PortGroup) -> OnMatch:
@@ -34,13 +35,13 @@ def flow_tree(
             return said[covering]
 
         ordinary = verdict(None)
-        named = {str(identity): verdict(identity) for identity in sorted(_special(group))}
-        differing = {identity: on_match for identity, on_match in named.items() if on_match != ordinary}
+        named = {wherever(identity): verdict(identity) for identity in sorted(_special(group))}
+        differing = {end: on_match for end, on_match in named.items() if on_match != ordinary}
         if differing and apart:
-            named_here = matches(peer, "|".join(differing))
-            inside = descend(exact_map(peer, differing))
+            named_here = matches(peer, f"({'|'.join(differing)}).*")
+            inside = descend(prefix_map(peer, differing))
             return descend(first_of([(named_here, inside), (not_(named_here), ordinary)]))
-        return descend(exact_map(peer, differing, ordinary)) if differing else ordinary
+        return descend(prefix_map(peer, differing, ordinary)) if differing else ordinary
 
     # What the rules for every port say is part of what is said of each, so a miss may go on to it.
     return port_tree([(group, tree_of(group)) for group in port_groups(rules)], uncovered, rest_by_default=not apart)

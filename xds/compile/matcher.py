@@ -123,6 +123,11 @@ def equals(reads: Input, value: str) -> Predicate:
     return _single(reads, frame(1, value.encode()))
 
 
+def ends_with(reads: Input, suffix: str) -> Predicate:
+    """The value ends like this."""
+    return _single(reads, frame(3, suffix.encode()))
+
+
 def matches(reads: Input, regex: str) -> Predicate:
     """The whole value matches the RE2 expression."""
     return _single(reads, frame(5, frame(1, b"") + text(2, regex)))

@@ -43,7 +43,7 @@ from .matcher import OnMatch, always, extension
 from .rbac_action import allow, deny
 from .rule_name import default_allow, no_rule_matched, none_of_these_matched
 from .shard import SHARDS, shard_name, shard_of
-from .subject import OWN, PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
+from .subject import PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
 
 _FILTERS = "envoy.extensions.filters.http."
 _ShardKey: TypeAlias = tuple[Direction, int, bool, frozenset[int], tuple[object, ...]]
@@ -142,7 +142,7 @@ class NodeCompiler:
 
         trees = subject_trees(direction, policies, tree)
         name = shard_name(direction, shard)
-        rbac = frame(4, policy_of_subjects(OWN[direction], trees, own)) if anybody else b""
+        rbac = frame(4, policy_of_subjects(direction, trees, own)) if anybody else b""
         changing = self._headers.matcher(direction, policies)
         if changing is None:
             return Resource(FILTER_CONFIG, name, extension(name, f"{_FILTERS}rbac.v3.RBAC", rbac))

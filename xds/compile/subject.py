@@ -1,8 +1,8 @@
 """Whose policy judges a connection: the local endpoint at one end of it, by its identity.
 
 Envoy knows identities, not addresses: the listener filter of its dynamic module looks both ends up in the kernel's own
-ipcache and leaves what it finds as filter state (envoy/module/identity.rs). Replicas share an identity and so a tree. A
-new pod with a known identity changes nothing here.
+ipcache and leaves what it finds as filter state (see end.py). Replicas share an identity and so a tree. A new pod with
+a known identity changes nothing here.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/matching/common_inputs/network/v3/network_inputs.proto
 """
 
@@ -15,7 +15,19 @@ from typing import TypeAlias
 from ...policies.endpoint_policy import Direction, DirectionPolicy, EndpointPolicy
 from ...policies.workload import Endpoint
 from .address import as_envoy_prints
-from .matcher import DESTINATION_IP, DIRECT_SOURCE_IP, Input, Matcher, OnMatch, descend, exact_map, filter_state
+from .end import ELSEWHERE, OWN_END, PEER_END, end_text
+from .matcher import (
+    DESTINATION_IP,
+    DIRECT_SOURCE_IP,
+    Input,
+    Matcher,
+    OnMatch,
+    descend,
+    ends_with,
+    exact_map,
+    filter_state,
+    first_of,
+)
 from .rbac_action import allow, deny
 from .rule_name import NOT_POLICED, UNKNOWN_SUBJECT
 
@@ -23,20 +35,8 @@ Policed: TypeAlias = frozenset[tuple[int, Direction]]  # (identity of local endp
 Enforced: TypeAlias = Sequence[tuple[Endpoint, EndpointPolicy]]
 Judged: TypeAlias = tuple[Endpoint, DirectionPolicy]
 
-SUBJECT: Mapping[Direction, Input] = MappingProxyType(
-    {direction: filter_state(f"lockgate.{direction}.subject") for direction in Direction}
-)
-PEER: Mapping[Direction, Input] = MappingProxyType(
-    {
-        Direction.EGRESS: filter_state("lockgate.destination.identity"),
-        Direction.INGRESS: filter_state("lockgate.source.identity"),
-    }
-)
-# The same in a shard, where no end comes whose policy is not there.
-OWN: Mapping[Direction, Input] = MappingProxyType(
-    {Direction.EGRESS: PEER[Direction.INGRESS], Direction.INGRESS: PEER[Direction.EGRESS]}
-)
-_ELSEWHERE = "0"  # the subject when that end is no endpoint of this node
+OWN: Mapping[Direction, Input] = MappingProxyType({each: filter_state(key) for each, key in OWN_END.items()})
+PEER: Mapping[Direction, Input] = MappingProxyType({each: filter_state(key) for each, key in PEER_END.items()})
 _ADDRESS: Mapping[Direction, Input] = MappingProxyType(
     {Direction.EGRESS: DIRECT_SOURCE_IP, Direction.INGRESS: DESTINATION_IP}
 )
@@ -54,7 +54,7 @@ def judged(direction: Direction, endpoints: Enforced, policed: Policed) -> list[
 def subject_trees(
     direction: Direction, endpoints: Iterable[Judged], tree: Callable[[int, DirectionPolicy], OnMatch]
 ) -> dict[str, OnMatch]:
-    """What `tree` says for each identity and its policy, by what SUBJECT or OWN reads.
+    """What `tree` says for each identity and its policy, by what OWN reads.
 
     Endpoints of one identity differ when a rule names a port that they number differently. Only then are they told
     apart, by their addresses.
@@ -66,20 +66,24 @@ def subject_trees(
     trees: dict[str, OnMatch] = {}
     for identity, by_half in sorted(variants.items()):
         said = [(tree(identity, half), members) for half, members in by_half.values()]
+        own = end_text(identity, here=True)
         if len({on_match for on_match, _ in said}) == 1:
-            trees[str(identity)] = said[0][0]
+            trees[own] = said[0][0]
         else:
             at = {as_envoy_prints(ip): on_match for on_match, members in said for each in members for ip in each.ips}
-            trees[str(identity)] = descend(exact_map(_ADDRESS[direction], at)) if at else deny(UNKNOWN_SUBJECT)
+            trees[own] = descend(exact_map(_ADDRESS[direction], at)) if at else deny(UNKNOWN_SUBJECT)
     return trees
 
 
-def policy_of_subjects(whose: Input, trees: Mapping[str, OnMatch], endpoints: Iterable[Endpoint]) -> Matcher:
-    """The matcher of an RBAC filter, by what SUBJECT or OWN reads.
+def policy_of_subjects(direction: Direction, trees: Mapping[str, OnMatch], endpoints: Iterable[Endpoint]) -> Matcher:
+    """The matcher of an RBAC filter, by what OWN reads.
 
     Of these endpoints, those that have no tree were judged by the kernel alone, as was an end that is no endpoint of
-    this node. An identity of which nothing is known here is denied.
+    this node. An identity of which nothing is known here is denied, and an end of which nothing is.
     """
+    own = OWN[direction]
     identities = sorted({endpoint.identity for endpoint in endpoints})
-    passing = dict.fromkeys((_ELSEWHERE, *map(str, identities)), allow(NOT_POLICED))
-    return exact_map(whose, {**passing, **trees}, deny(UNKNOWN_SUBJECT))
+    passing = allow(NOT_POLICED)
+    known = {end_text(identity, here=True): passing for identity in identities}
+    unknown = first_of([(ends_with(own, ELSEWHERE), passing)], deny(UNKNOWN_SUBJECT))
+    return exact_map(own, {**known, **trees}, descend(unknown)) if known or trees else unknown

@@ -29,7 +29,7 @@ from .matcher import (
     first_of,
 )
 from .server_name import Held, server_name_tree
-from .subject import SUBJECT
+from .subject import OWN
 from .tls_verdict import faults, names_of
 
 CARRIED, OWN_ADDRESS = "encrypted", "own_address"  # chains that are always there
@@ -63,9 +63,9 @@ def chain_matcher(egress: Mapping[str, OnMatch], ingress: Mapping[str, OnMatch])
     """The listener's matcher of the trees by own identity. The client's policy is asked first."""
     tree = to_chain(CARRIED)
     if ingress:
-        tree = descend(exact_map(SUBJECT[Direction.INGRESS], ingress, tree))
+        tree = descend(exact_map(OWN[Direction.INGRESS], ingress, tree))
     if egress:
-        tree = descend(exact_map(SUBJECT[Direction.EGRESS], egress, tree))
+        tree = descend(exact_map(OWN[Direction.EGRESS], egress, tree))
     # A connection made to the listener itself would connect to itself for ever.
     return exact_map(DESTINATION_IP, dict.fromkeys(_LOOPBACK, to_chain(OWN_ADDRESS)), tree)
 

@@ -27,7 +27,7 @@ from .header_change import NOTHING
 from .matcher import Matcher, OnMatch, always, exact_map, extension
 from .rbac_action import allow, deny
 from .rule_name import default_allow, no_rule_matched
-from .subject import PEER, SUBJECT, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
+from .subject import OWN, PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
 from .tls_chain import MISS, Chain, chain_matcher, chain_tree
 from .tls_verdict import carried, changing, requested
 
@@ -104,7 +104,7 @@ class TlsCompiler:
         trees = self._trees(name, direction, pairs, _verdicts(say))
         rbac = text(3, name.replace(".", "_") + ".")
         if trees:
-            rbac += frame(6, policy_of_subjects(SUBJECT[direction], trees, own))
+            rbac += frame(6, policy_of_subjects(direction, trees, own))
         return Resource(FILTER_CONFIG, name, extension(name, "envoy.extensions.filters.network.rbac.v3.RBAC", rbac))
 
     def _http_filters(self, direction: Direction, pairs: Sequence[Judged]) -> Iterable[Resource]:
@@ -112,12 +112,12 @@ class TlsCompiler:
         name = TLS_HTTP_FILTERS[direction]
         nobody = deny(f"lockgate:nothing-is-taken-up:{direction}")
         trees = self._trees(name, direction, pairs, _verdicts(_requested))
-        rbac = frame(4, exact_map(SUBJECT[direction], trees, nobody) if trees else always(nobody))
+        rbac = frame(4, exact_map(OWN[direction], trees, nobody) if trees else always(nobody))
         yield Resource(FILTER_CONFIG, name, extension(name, "envoy.extensions.filters.http.rbac.v3.RBAC", rbac))
         name = f"{name}.headers"
         trees = self._trees(name, direction, pairs, _changes)
         trees = {identity: tree for identity, tree in trees.items() if tree != NOTHING}
-        body = frame(2, exact_map(SUBJECT[direction], trees)) if trees else b""
+        body = frame(2, exact_map(OWN[direction], trees)) if trees else b""
         body = extension(name, "envoy.extensions.filters.http.composite.v3.Composite", body)
         yield Resource(FILTER_CONFIG, name, body)
 

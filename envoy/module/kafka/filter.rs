@@ -4,18 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::abi::{ConnectionEvent, CLOSE_FLUSH_WRITE, CLOSE_NO_FLUSH, EVENT_LOCAL_CLOSE, EVENT_REMOTE_CLOSE};
+use crate::end::{self, DESTINATION, SOURCE};
 use crate::network_hooks::{Connection, NetworkConfig, NetworkFilter, Step};
 
 use super::denial_log;
 use super::policy::{End, Ends, Policy};
 use super::published::Published;
 use super::session::{Denial, Out, Piece, Session, Tables};
-
-/// What the listener filter `identity` leaves.
-const SOURCE: &str = "lockgate.source.identity";
-const DESTINATION: &str = "lockgate.destination.identity";
-const EGRESS_SUBJECT: &str = "lockgate.egress.subject";
-const INGRESS_SUBJECT: &str = "lockgate.ingress.subject";
 
 static PUBLISHED: Published = Published::new();
 
@@ -57,20 +52,18 @@ struct Filter {
 
 impl NetworkFilter for Filter {
     fn new_connection(&mut self, connection: &Connection) -> Step {
-        let identity = |key| connection.filter_state(key).and_then(|text| text.parse().ok());
-        let end = |address, identity: Option<u32>, subject: Option<u32>| {
+        let end = |address, key| {
+            let (identity, here) = end::read(&connection.filter_state(key)?)?;
             Some(End {
                 address,
-                identity: identity?,
-                subject: subject?,
+                identity,
+                subject: if here { identity } else { 0 },
             })
         };
         if let (Some((source, port)), Some((destination, to))) =
             (connection.remote_address(), connection.local_address())
         {
-            let source = end(source, identity(SOURCE), identity(EGRESS_SUBJECT));
-            let destination = end(destination, identity(DESTINATION), identity(INGRESS_SUBJECT));
-            if let (Some(source), Some(destination)) = (source, destination) {
+            if let (Some(source), Some(destination)) = (end(source, SOURCE), end(destination, DESTINATION)) {
                 let ends = Ends {
                     source,
                     destination,

@@ -61,8 +61,8 @@ def event(rule: str = f"no-rule-matched:{RULE}", **fields: Any) -> FlowEvent:
         "code": 403,
         "details": details,
         "protocol": "HTTP/1.1",
-        "source_identity": "300",
-        "destination_identity": "301",
+        "source_identity": "44:300:in",
+        "destination_identity": "45:301:out",
         "mismatches": None,
     }
     return flow_event(parse(json.dumps(record | fields)), DIRECTORY)

@@ -21,8 +21,8 @@ LINE: dict[str, Any] = {
     "details": "rbac_access_denied_matched_policy[default/web:spec.ingress[0].toPorts[0]]",
     "protocol": "HTTP/1.1",
     "content_type": None,
-    "source_identity": "70001",
-    "destination_identity": "9",
+    "source_identity": "49:70001:in",
+    "destination_identity": "9:9:out",
     "mismatches": None,
 }
 
@@ -35,6 +35,12 @@ def test_a_line() -> None:
     assert request.code == 403
     assert request.rule == "default/web:spec.ingress[0].toPorts[0]"
     assert (request.protocol, request.mismatches) == ("HTTP/1.1", ())
+    assert (request.source_identity, request.destination_identity) == (70_001, 9)
+
+
+@pytest.mark.parametrize("end", [None, "nobody", "", "-"])
+def test_an_end_that_is_nobodys(end: str | None) -> None:
+    assert parse(json.dumps({**LINE, "source_identity": end})).source_identity == 0
 
 
 def test_header_matches_that_were_logged() -> None:
@@ -135,6 +141,7 @@ def test_a_refused_kafka_request() -> None:
     logged = parse(KAFKA_LINE)
     assert logged.kafka == LoggedKafka("Produce", 9, "app", ("orders",))
     assert (logged.rule, logged.code, str(logged.destination)) == ("default/p:spec.ingress[0]", 29, "[fd00::1]:9092")
+    assert (logged.source_identity, logged.destination_identity) == (7, 8)
 
 
 def test_a_kafka_connection_that_was_ended() -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap
+from lockgate.envoy.config.end import SHARDS
 from lockgate.envoy.config.http_listener import HttpListener
-from lockgate.envoy.config.identity_filter import SHARDS, Ipcache
+from lockgate.envoy.config.identity_filter import Ipcache
 from lockgate.envoy.config.messages import boot, composite, core, hcm, network_input, protobuf, xds_matcher
 from lockgate.envoy.config.policy_slot import deny_all
 from lockgate.envoy.errors import BootstrapError
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module
 from lockgate.tests.unit.xds.matcher_messages import Seen, evaluate
+from lockgate.xds import end_text
 
 IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)
 SETTINGS = BootstrapSettings(run_dir=Path("/run/lockgate"), node_id="node-1", ipcache=IPCACHE)
@@ -105,9 +107,12 @@ def policies(settings: BootstrapSettings = SETTINGS) -> dict[str, xds_matcher.Ma
     return chosen
 
 
-def run(policy: xds_matcher.Matcher, **state: str) -> composite.ExecuteFilterAction:
-    """What is run for a connection with this filter state."""
-    seen = Seen("", "", 0, state={f"lockgate.{key}.shard": value for key, value in state.items()})
+ENDS = ("lockgate.source", "lockgate.destination")  # that the client's and the server's policy go by
+
+
+def run(policy: xds_matcher.Matcher, **ends: str) -> composite.ExecuteFilterAction:
+    """What is run for a connection with this source or destination."""
+    seen = Seen("", "", 0, state={f"lockgate.{key}": value for key, value in ends.items()})
     found = evaluate(policy, seen)
     assert found is not None and found.typed_config is not None
     action = found.typed_config.unpack()
@@ -118,19 +123,20 @@ def run(policy: xds_matcher.Matcher, **state: str) -> composite.ExecuteFilterAct
 def test_each_direction_is_judged_by_the_shard_of_its_own_end() -> None:
     found = policies(dataclasses.replace(SETTINGS, http=HttpListener(egress_slot="a", ingress_slot="b")))
     assert list(found) == ["a", "b"], "the client's policy first"
-    for (name, policy), direction in zip(found.items(), ("egress", "ingress"), strict=True):
+    for (name, policy), key in zip(found.items(), ENDS, strict=True):
         tree = policy.matcher_tree
         assert tree is not None and tree.input is not None and tree.input.typed_config is not None
-        assert tree.input.typed_config.unpack() == network_input.FilterStateInput(key=f"lockgate.{direction}.shard")
-        for number in range(SHARDS):
-            dynamic = run(policy, **{direction: str(number)}).dynamic_config
-            assert dynamic is not None and dynamic.name == f"{name}.{number}"
+        assert tree.input.typed_config.unpack() == network_input.FilterStateInput(key=key)
+        for identity in (*range(2 * SHARDS), 70_103, 2**32 - 1):
+            for here in (True, False):
+                dynamic = run(policy, **{key.removeprefix("lockgate."): end_text(identity, here=here)}).dynamic_config
+                assert dynamic is not None and dynamic.name == f"{name}.{identity % SHARDS}"
 
 
 def test_every_shard_waits_for_its_policy_and_denies_without() -> None:
-    for direction, policy in zip(("egress", "ingress"), policies().values(), strict=True):
+    for end, policy in zip(("source", "destination"), policies().values(), strict=True):
         for number in range(SHARDS):
-            dynamic = run(policy, **{direction: str(number)}).dynamic_config
+            dynamic = run(policy, **{end: end_text(number, here=True)}).dynamic_config
             assert dynamic is not None and dynamic.config_discovery is not None
             source = dynamic.config_discovery
             assert source.default_config == protobuf.Any.pack(deny_all())
@@ -139,13 +145,10 @@ def test_every_shard_waits_for_its_policy_and_denies_without() -> None:
             assert source.config_source.initial_fetch_timeout == timedelta(seconds=15)
 
 
-def test_who_has_no_shard_is_judged_by_nobody_and_who_is_unknown_is_denied() -> None:
+def test_who_is_unknown_is_denied() -> None:
     denied = core.TypedExtensionConfig(name="deny", typed_config=protobuf.Any.pack(deny_all("node:unknown-identity")))
-    for direction, policy in zip(("egress", "ingress"), policies().values(), strict=True):
-        elsewhere = run(policy, **{direction: "none"})
-        assert elsewhere.sample_percent is not None and elsewhere.sample_percent.default_value is not None
-        assert elsewhere.sample_percent.default_value.numerator == 0, "it is never run"
-        for state in ({}, {direction: ""}, {direction: "0x1"}, {direction: str(SHARDS)}):
+    for end, policy in zip(("source", "destination"), policies().values(), strict=True):
+        for state in ({}, {end: ""}, {end: "nobody"}, {end: "7"}, {end: f"{SHARDS}:{SHARDS}:in"}, {end: ":7:in"}):
             assert run(policy, **state) == composite.ExecuteFilterAction(typed_config=denied)
 
 

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherMatcherListPredicate, MatcherOnMatch
 from lockgate.policies.endpoint_policy import Direction
+from lockgate.xds.compile.end import end_text
 from lockgate.xds.wire import fields, submessage
 
 
@@ -56,11 +57,9 @@ class Seen:
 def ends(direction: Direction, own: int, peer: int, *, local: bool = True) -> dict[str, str]:
     """What the identity filter leaves for a connection of an endpoint; `local` False: it is another node's."""
     source, destination = (peer, own) if direction is Direction.INGRESS else (own, peer)
-    subjects = {each: own if local and each is direction else 0 for each in Direction}
     return {
-        "lockgate.source.identity": str(source),
-        "lockgate.destination.identity": str(destination),
-        **{f"lockgate.{each}.subject": str(identity) for each, identity in subjects.items()},
+        "lockgate.source": end_text(source, here=local and direction is Direction.EGRESS),
+        "lockgate.destination": end_text(destination, here=local and direction is Direction.INGRESS),
     }
 
 
@@ -167,6 +166,8 @@ def _holds(predicate: MatcherMatcherListPredicate, seen: Seen) -> bool:
         return False
     if single.value_match.safe_regex is not None:
         return re2.compile(single.value_match.safe_regex.regex).fullmatch(value) is not None
+    if single.value_match.suffix:
+        return value.endswith(single.value_match.suffix)
     return value == single.value_match.exact
 
 

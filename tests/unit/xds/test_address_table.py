@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 from lockgate.policies.endpoint_policy import Direction
 from lockgate.policies.identity import IPNetwork, Reserved
 from lockgate.xds.compile.address_table import TABLES, address_tables
-from lockgate.xds.compile.shard import SHARDS
+from lockgate.xds.compile.end import end_text
 from lockgate.xds.snapshot import FILTER_CONFIG
 from lockgate.xds.wire import fields
 
@@ -51,17 +51,17 @@ def test_each_end_is_who_its_longest_prefix_says() -> None:
     tables = {each.name: each for each in address_tables(IPCACHE, {ip_address("10.0.0.1"), ip_address("fd00::1")})}
     assert tables.keys() == set(TABLES.values())
     assert {each.type_url for each in tables.values()} == {FILTER_CONFIG}
-    for direction, end in ((Direction.EGRESS, "source"), (Direction.INGRESS, "destination")):
-        identity, shard = f"lockgate.{end}.identity", f"lockgate.{direction}.shard"
+    for direction, side in ((Direction.EGRESS, "source"), (Direction.INGRESS, "destination")):
+        end = f"lockgate.{side}"
         assert rows(tables[TABLES[direction]].body) == {
-            "0.0.0.0/0": {identity: "9", shard: "none"},
-            "::/0": {identity: "10", shard: "none"},
-            "10.0.0.0/8": {identity: "70000", shard: "none"},
-            "10.0.0.1/32": {identity: "80000", shard: str(80_000 % SHARDS)},  # this node's own
-            "10.0.0.2/32": {identity: "80000", shard: "none"},  # a replica elsewhere
-            "10.0.0.3/32": {identity: str(int(Reserved.REMOTE_NODE)), shard: "none"},  # the agent's host
-            "10.0.0.4/32": {identity: "0", shard: "nobody"},  # which no policy knows
-            "fd00::1/128": {identity: "80001", shard: str(80_001 % SHARDS)},
+            "0.0.0.0/0": {end: end_text(9, here=False)},
+            "::/0": {end: end_text(10, here=False)},
+            "10.0.0.0/8": {end: end_text(70_000, here=False)},
+            "10.0.0.1/32": {end: end_text(80_000, here=True)},  # this node's own
+            "10.0.0.2/32": {end: end_text(80_000, here=False)},  # a replica elsewhere
+            "10.0.0.3/32": {end: end_text(Reserved.REMOTE_NODE, here=False)},  # the agent's host
+            "10.0.0.4/32": {end: "nobody"},  # which no policy knows
+            "fd00::1/128": {end: end_text(80_001, here=True)},
         }
 
 

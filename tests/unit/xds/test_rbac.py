@@ -11,7 +11,8 @@ from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composit
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockgate.envoy.config import identity_filter
+from lockgate.envoy.config import end
+from lockgate.envoy.config.end import identity_of
 from lockgate.envoy.config.http_listener import HttpListener
 from lockgate.policies.endpoint_policy import (
     Direction,
@@ -30,6 +31,7 @@ from lockgate.policies.request import HttpRequest
 from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.unit.xds.matcher_messages import Seen, changed, ends, verdict
 from lockgate.tests.unit.xds.policy_strategies import changing_directions, directions, endpoint, origin, requests
+from lockgate.xds.compile.end import OWN_END
 from lockgate.xds.compile.header_condition import ABSENT_FORWARDED_PROTO
 from lockgate.xds.compile.rbac import NodeCompiler, NodeResources, compile_node, policed_by
 from lockgate.xds.compile.rule_name import NOT_POLICED
@@ -65,20 +67,16 @@ def parsed(resource: Resource) -> tuple[Rbac, Composite]:
     return Rbac.parse(judging.value), Composite.parse(changing.value)
 
 
-def shard(node: NodeResources, direction: Direction, seen: Seen) -> Resource | None:
-    """What Envoy runs by what the identity filter left; None for nothing."""
-    own = int(seen.state.get(f"lockgate.{direction}.subject", "-1"))
-    if own == 0:
-        return None
-    resource = node.of(direction, own)
-    assert (resource.type_url, resource.name) == (FILTER_CONFIG, shard_name(direction, shard_of(own)))
+def shard(node: NodeResources, direction: Direction, seen: Seen) -> Resource:
+    """What Envoy runs by what the identity filter left. It runs nothing for who is unknown; a shard denies it too."""
+    own = seen.state.get(OWN_END[direction], "0:0:in")
+    resource = node.of(direction, int(identity_of(own)))
+    assert (resource.type_url, resource.name) == (FILTER_CONFIG, f"{shard_name(direction, 0)[:-1]}{own.split(':')[0]}")
     return resource
 
 
 def decide(node: NodeResources, direction: Direction, seen: Seen) -> tuple[str, str]:
     resource = shard(node, direction, seen)
-    if resource is None:
-        return "allow", NOT_POLICED
     rbac, _ = parsed(resource)
     if rbac.matcher is None:  # an empty filter, by which everything passes
         return "allow", NOT_POLICED
@@ -91,7 +89,7 @@ def left(node: NodeResources, direction: Direction, seen: Seen) -> tuple[dict[st
     """The headers that go on, and what is logged. Without X-Forwarded-Proto Envoy's bootstrap writes a mark there."""
     resource = shard(node, direction, seen)
     marked = replace(seen, headers={"x-forwarded-proto": ABSENT_FORWARDED_PROTO, **seen.headers})
-    headers, logged = changed(parsed(resource)[1] if resource is not None else Composite(), marked)
+    headers, logged = changed(parsed(resource)[1], marked)
     if headers.get("x-forwarded-proto") == ABSENT_FORWARDED_PROTO:
         del headers["x-forwarded-proto"]
     return {name: value for name, value in headers.items() if name[0] != ":" and name != "host"}, logged
@@ -369,17 +367,22 @@ def test_who_comes_and_goes_changes_one_shard() -> None:
 def test_a_shard_of_nobody_is_small_and_denies() -> None:
     node = node_of(rule(HttpRule("/a")))
     empty = node.of(Direction.INGRESS, SERVER.identity + 1)
-    assert len(empty.body) < 600
+    assert len(empty.body) < 900
     matcher = parsed(empty)[0].matcher
     assert matcher is not None
-    action = verdict(matcher, Seen("", "", 80, state=ends(Direction.INGRESS, 401, 300)))
-    assert action is not None and (action.action, action.name) == (RbacAction.DENY, "node:unknown-identity")
+    for state, said in (
+        (ends(Direction.INGRESS, 401, 300), (RbacAction.DENY, "node:unknown-identity")),
+        (ends(Direction.INGRESS, 401, 300, local=False), (RbacAction.ALLOW, NOT_POLICED)),
+        ({}, (RbacAction.DENY, "node:unknown-identity")),
+    ):
+        action = verdict(matcher, Seen("", "", 80, state=state))
+        assert action is not None and (action.action, action.name) == said
 
 
 def test_envoy_and_the_compiler_divide_alike() -> None:
     settings = HttpListener()
     assert (SHARDS, shard_name(Direction.EGRESS, 5), shard_name(Direction.INGRESS, 6)) == (
-        identity_filter.SHARDS,
+        end.SHARDS,
         f"{settings.egress_slot}.5",
         f"{settings.ingress_slot}.6",
     )

@@ -122,7 +122,18 @@ def test_who_is_not_known_here_is_denied() -> None:
     at = seen(Direction.EGRESS, "10.0.0.1", 443, "a.example")
     denied = ("deny", "node:unknown-identity")
     assert decide(egress, replace(at, state=ends(Direction.EGRESS, 402, 300))) == denied
+    for nobody in ("", "nobody", "16:400:", "400:in", "16:400:in ", "0:400:in", "16:400:on"):
+        assert decide(egress, replace(at, state={"lockgate.source": nobody})) == denied
     assert decide(egress, replace(at, state={})) == denied
+
+
+def test_who_is_at_another_node_was_judged_there() -> None:
+    egress = filters(DirectionPolicy(True, (rule("a.example"),)), Direction.EGRESS)["lockgate.tls.egress"]
+    at = seen(Direction.EGRESS, "10.0.0.1", 443, "b.example")
+    assert decide(egress, at)[0] == "deny"
+    for own in (OWN.identity, 402):
+        elsewhere = replace(at, state=ends(Direction.EGRESS, own, 300, local=False))
+        assert decide(egress, elsewhere) == ("allow", NOT_POLICED)
 
 
 def test_a_compiler_that_goes_on_tells_what_a_new_one_would() -> None:

@@ -1,0 +1,19 @@
+//! How the module writes an end, as a program for a test in Python: lines `IDENTITY true|false SHARDS` on standard input,
+//! on output the text of each and what the module reads there.
+#![allow(dead_code)]
+
+#[path = "../../../envoy/module/end.rs"]
+mod end;
+
+use std::io::stdin;
+
+fn main() {
+    println!("{} {}", end::SOURCE, end::DESTINATION);
+    for line in stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let (identity, here, shards) = (words[0].parse().unwrap(), words[1] == "true", words[2].parse().unwrap());
+        let written = end::EndText::of(identity, here, shards);
+        println!("{} {:?}", written.text(), end::read(written.text()));
+    }
+}
