@@ -14,7 +14,7 @@ import yaml
 
 from ..policies.language.workload_file import valid_node
 from .errors import InputError
-from .settings import KubernetesSettings, RemoteSettings
+from .settings import ALLOW, DROP, KubernetesSettings, RemoteSettings
 
 
 class ConfigFile(TypedDict, total=False):
@@ -32,6 +32,7 @@ class ConfigFile(TypedDict, total=False):
     envoy_heap_mb: int
     connections_per_client: int
     engines: tuple[str, ...]
+    unknown_containers: str
     envoy_drain: int
     kubernetes: KubernetesSettings
     remote: RemoteSettings
@@ -87,6 +88,10 @@ def read_config(path: Path | None) -> ConfigFile:
                     f"--config {path}: engines: write a list of sockets, as in 'engines: [unix:///var/run/docker.sock]'"
                 )
             value[key] = tuple(dict.fromkeys(number))
+            continue
+        if key == "unknown_containers":
+            if number not in (DROP, ALLOW):
+                raise InputError(f"--config {path}: unknown_containers: write {DROP} or {ALLOW}")
             continue
         if key == "kubernetes":
             value[key] = _kubernetes(path, number)

@@ -32,6 +32,7 @@ from .dns.names import Bounds, NameCache
 from .dns.proxy import DnsProxy
 from .dns.view import dns_counts, dns_view
 from .force.applier import Applier
+from .force.bridge_watch import BridgeWatch
 from .force.change import ChangeMaker
 from .force.effect_watch import Effect, EffectWatch
 from .force.kafka_side import KafkaSide
@@ -150,6 +151,10 @@ class NodeAgent:
 
             reconciler = Reconciler(self._state, self._names, applier, changes, last_good, services, remote, made)
             reconciler.store_says(content)
+            bridges = BridgeWatch(applier.guard, reconciler.apply_again)
+            self._state.bridge_problems = bridges.problems
+            bridges.want(content.networks)
+            await bridges.look()
             learner = Learner(
                 self._names,
                 name_memory,
@@ -179,7 +184,8 @@ class NodeAgent:
                 stack.push_async_callback(service.stop)
 
             tasks = [
-                asyncio.create_task(self._follow_store(reconciler), name="store"),
+                asyncio.create_task(self._follow_store(reconciler, bridges), name="store"),
+                asyncio.create_task(bridges.run(), name="bridges"),
                 asyncio.create_task(_follow_links(reconciler), name="links"),
                 asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
                 asyncio.create_task(reconciler.run(listed, reading), name="reconcile"),
@@ -202,8 +208,9 @@ class NodeAgent:
                 await asyncio.gather(*tasks, return_exceptions=True)
             log.info("stopping; the kernel and Envoy go on enforcing ('lockgate agent clean' takes them away)")
 
-    async def _follow_store(self, reconciler: Reconciler) -> None:
+    async def _follow_store(self, reconciler: Reconciler, bridges: BridgeWatch) -> None:
         async for content in self._store.changes():
+            bridges.want(content.networks)
             reconciler.store_says(content)
 
     async def _follow_envoy(self, envoy: EnvoyProcess) -> None:

@@ -14,6 +14,7 @@ BPFFS = Path("/sys/fs/bpf")
 # is neither told that its filters are gone nor given some that know none of its connections, nor waited for.
 XDS_SOCKET = "xds-3.sock"
 FORMER_XDS_SOCKETS = ("xds.sock", "ads.sock")
+DROP, ALLOW = "drop", "allow"  # what becomes of the packets of containers that the agent does not know
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Settings:
     envoy_heap_mb: int = 2048  # of 10^6 bytes that Envoy's heap may have; near them it takes nothing new. 0: no limit
     connections_per_client: int = 10_000  # that an address may have through Envoy at a time; 0 is any number
     engines: tuple[str, ...] = ()  # unix://PATH of Docker or Podman sockets whose containers are workloads
+    unknown_containers: str = DROP  # on the bridges of their networks
     kubernetes: KubernetesSettings | None = None  # None: the Kubernetes API is not asked
     remote: RemoteSettings | None = None  # None: no port is opened
     node_labels: tuple[tuple[str, str], ...] = ()  # for nodeSelector, besides kubernetes.io/hostname

@@ -1,5 +1,5 @@
-/* The two programs on the node's side of every endpoint's veth, and the two on the node's uplinks. What one decides the
- * others rely on:
+/* The two programs on the node's side of every endpoint's veth, the two on the node's uplinks, and the two on the bridges of
+ * container engines. What one decides the others rely on:
  *
  *   pod A ──▶ from_pod(A): egress of A and ingress of B ──▶ routing ──▶ to_pod(B) ──▶ pod B
  *                   └──▶ proxy (client leg) ──▶ proxy (server leg, A's address) ──▶ to_pod(B) ──▶ pod B
@@ -8,6 +8,7 @@
  * The proxy is Envoy, or the agent for DNS. A server elsewhere (outside, or on the node itself) answers to A's address;
  * from_uplink hands such an answer to the proxy's socket, and to_pod(A) turns back what came another way. What else
  * reaches an endpoint past from_uplink is judged in to_pod, which cannot hand it to a proxy and drops it instead.
+ * from_bridge lets up what from_pod has let through, and to_bridge down what goes to an endpoint: nobody else is there yet.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -47,7 +48,8 @@ static __always_inline int judge_again(const struct packet *p, const struct trac
     return judge(dst, src, p->protocol, next->service, v);
 }
 
-/* The mark names the endpoint that was asked: should routing lead elsewhere, to_pod there judges for itself. */
+/* The mark names the endpoint that was asked, 0 for nobody here: should routing lead elsewhere, to_pod there judges for
+ * itself. */
 static __always_inline __u32 judged_mark(__u32 ifindex)
 {
     return ifindex << 16 | MARK_JUDGED;
@@ -55,7 +57,7 @@ static __always_inline __u32 judged_mark(__u32 ifindex)
 
 static __always_inline int pass_judged(struct __sk_buff *skb, __u32 ifindex)
 {
-    skb->mark = ifindex ? judged_mark(ifindex) : 0;
+    skb->mark = judged_mark(ifindex);
     return ALLOWED;
 }
 
@@ -277,6 +279,31 @@ static __always_inline int decide_link(struct __sk_buff *skb, const struct packe
     return claim(skb, &target);
 }
 
+/* True for ARP and neighbour discovery in the name of an endpoint, from a port of a bridge that nothing polices. */
+static __always_inline int feigns(struct __sk_buff *skb, const struct packet *p)
+{
+    struct address named = p->src;
+    struct owner *owner;
+    __be32 v4;
+
+    if ((skb->mark & MARK_MASK) == MARK_JUDGED)
+        return 0;
+    if (!p->v6) {
+        if (bpf_skb_load_bytes(skb, ETH_HLEN + ARP_SENDER, &v4, sizeof(v4)) < 0)
+            return 1;
+        map_v4(&named, v4);
+    }
+    owner = find_owner(&named);
+    if (owner && owner->ifindex)
+        return 1;
+    if (!p->v6 || p->service != BE16(NEIGHBOUR_ADVERTISEMENT))
+        return 0;
+    if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct ipv6hdr) + ND_TARGET, &named, sizeof(named)) < 0)
+        return 1;
+    owner = find_owner(&named);
+    return owner && owner->ifindex;
+}
+
 /* tc ingress of the node's side: what the pod sends. */
 int from_pod(struct __sk_buff *skb)
 {
@@ -288,7 +315,10 @@ int from_pod(struct __sk_buff *skb)
     reason = parse(skb, p);
     if (reason == PASS_LINK) {
         reason = decide_link(skb, p);
-        return reason ? done(skb, p, reason, FROM_POD) : TC_ACT_OK;
+        if (reason)
+            return done(skb, p, reason, FROM_POD);
+        skb->mark = judged_mark(0);
+        return TC_ACT_OK;
     }
     reason = done(skb, p, reason ? reason : decide_from_pod(skb, p), FROM_POD);
     if (reason == TC_ACT_OK && (skb->mark & MARK_MASK) == MARK_PROXY && take_up(skb))
@@ -346,6 +376,38 @@ int to_uplink(struct __sk_buff *skb)
     return done(skb, p, reason, FROM_POD);
 }
 
+/* tc ingress of an engine's bridge: what comes up from its ports. A container that the agent has not heard of has a port
+ * without from_pod, and says nothing to anybody beyond the bridge. */
+int from_bridge(struct __sk_buff *skb)
+{
+    struct packet *p;
+    int reason;
+
+    if ((skb->mark & MARK_MASK) == MARK_JUDGED || (skb->mark & MARK_MASK) == MARK_PROXY)
+        return TC_ACT_UNSPEC;
+    p = new_packet();
+    if (!p)
+        return TC_ACT_SHOT;
+    reason = parse(skb, p);
+    if (reason != PASS_LINK)
+        return done(skb, p, DROP_UNSYNCED, FROM_POD);
+    return feigns(skb, p) ? done(skb, p, DROP_SPOOFED, FROM_POD) : TC_ACT_UNSPEC;
+}
+
+/* tc egress of an engine's bridge: what goes down to its ports. */
+int to_bridge(struct __sk_buff *skb)
+{
+    struct packet *p = new_packet();
+    struct owner *dst;
+
+    if (!p)
+        return TC_ACT_SHOT;
+    if (parse(skb, p) == PASS_LINK)
+        return TC_ACT_UNSPEC;
+    dst = find_owner(&p->dst);
+    return dst && dst->ifindex ? TC_ACT_UNSPEC : done(skb, p, DROP_UNSYNCED, TO_POD);
+}
+
 /* tc egress of the node's side: what the pod is about to receive. */
 int to_pod(struct __sk_buff *skb)
 {
@@ -361,7 +423,7 @@ int to_pod(struct __sk_buff *skb)
         return TC_ACT_SHOT;
     reason = parse(skb, p);
     if (reason == PASS_LINK)
-        return TC_ACT_OK;
+        return skb->ingress_ifindex && feigns(skb, p) ? done(skb, p, DROP_SPOOFED, TO_POD) : TC_ACT_OK;
     if (!reason)
         reason = decide_to_pod(skb, p);
     if (reason != REDIRECTED)

@@ -3,7 +3,7 @@
 Everything in the kernel hangs on pins below one folder and outlives the agent:
 
     PIN_DIR/maps/NAME                 the maps of bpf/maps.h
-    PIN_DIR/links/IFINDEX-PROGRAM     one TCX link for each program of each endpoint, and for each uplink
+    PIN_DIR/links/IFINDEX-PROGRAM     one TCX link for each program of each endpoint, uplink and engine's bridge
     PIN_DIR/programs/NAME-DIGEST      the programs, so that the next agent need not compile
 
 An agent that starts takes over what it finds: the programs behind the links are exchanged one by one, atomically, and
@@ -26,7 +26,7 @@ from .errors import RedirectError
 from .ipcache_map import IpcacheMap
 from .kernel import bpffs, pinned_link, tcx
 from .kernel.maps import CounterMap, PinnedMap
-from .kernel.tcx import POD_HOOKS, UPLINK_HOOKS, Hook
+from .kernel.tcx import BRIDGE_HOOKS, POD_HOOKS, UPLINK_HOOKS, Hook
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
 from .opening import DEFAULT_PIN_DIR, Opening
@@ -56,10 +56,11 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Interfaces that programs are attached to: those of endpoints (both programs) and uplinks."""
+    """Interfaces that programs are attached to: those of endpoints (both programs), uplinks, and bridges of engines."""
 
     pods: frozenset[int]
     uplinks: frozenset[int]
+    bridges: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +122,21 @@ class Datapath:
 
         Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
         """
-        if all(self._holds(endpoint.ifindex, hook) for hook in POD_HOOKS):
+        self.attach_interface(endpoint.ifindex, endpoint.interface)
+
+    def attach_interface(self, ifindex: int, interface: str) -> None:
+        """`attach` for the interface of an endpoint that is still to come."""
+        if all(self._holds(ifindex, hook) for hook in POD_HOOKS):
             return
-        if endpoint.interface:
-            routing.install_interface(endpoint.interface)
+        if interface:
+            routing.install_interface(interface)
         try:
             # An unknown pod's interface may have been taken for an uplink, whose program would come first.
-            self.detach_uplink(endpoint.ifindex)
+            self.detach_uplink(ifindex)
             for hook in POD_HOOKS:
-                self._attach(endpoint.ifindex, hook)
+                self._attach(ifindex, hook)
         except RedirectError:
-            self.detach(endpoint.ifindex)
+            self.detach(ifindex)
             raise
 
     def detach(self, ifindex: int) -> None:
@@ -158,6 +163,19 @@ class Datapath:
         for hook in UPLINK_HOOKS:
             pinned_link.remove(self._link(ifindex, hook))
 
+    def attach_bridge(self, ifindex: int) -> None:
+        """From now on only endpoints send and receive beyond this bridge.
+
+        Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
+        """
+        for hook in BRIDGE_HOOKS:
+            self._attach(ifindex, hook)
+
+    def detach_bridge(self, ifindex: int) -> None:
+        """A bridge like any other. Unknown ones are fine."""
+        for hook in BRIDGE_HOOKS:
+            pinned_link.remove(self._link(ifindex, hook))
+
     def uplinks(self) -> frozenset[int]:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
         return self.held().uplinks
@@ -177,7 +195,7 @@ class Datapath:
         return False
 
     def held(self) -> Held:
-        """Both. Links of interfaces that are gone are taken away."""
+        """All of them. Links of interfaces that are gone are taken away."""
         found: dict[Hook, set[int]] = {hook: set() for hook in Hook}
         for path in (self._pin_dir / "links").iterdir():
             ifindex = tcx.interface_of(path)
@@ -188,6 +206,7 @@ class Datapath:
         return Held(
             frozenset(found[Hook.TO_POD] & found[Hook.FROM_POD]),
             frozenset(found[Hook.TO_UPLINK] & found[Hook.FROM_UPLINK]),
+            frozenset(found[Hook.TO_BRIDGE] & found[Hook.FROM_BRIDGE]),
         )
 
     @property

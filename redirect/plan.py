@@ -10,7 +10,7 @@ new number beside the old one, and an endpoint moves over in one write: no packe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import blake2b
@@ -212,6 +212,7 @@ class Planner:
         ipcache: Mapping[IPNetwork, int],
         proxies: ProxyPorts = DEFAULT_PORTS,
         host: EndpointPolicy | None = None,
+        closed: Collection[IPNetwork] = (),
     ) -> DatapathPlan:
         """The maps' content for these endpoints (those that are not local are left out) and this ipcache.
 
@@ -219,8 +220,16 @@ class Planner:
 
         `ipcache` should own 0.0.0.0/0 and ::/0 (an address without owner is dropped) and the node's own addresses.
         L7 rules of a kind that no proxy serves are drops.
+
+        In the networks that are `closed` nobody may talk to an address but a local endpoint's and the node's own,
+        whatever `ipcache` calls it.
         """
-        owners = {network: Owner(identity) for network, identity in ipcache.items() if can_own(network)}
+        owners = {
+            network: Owner(identity)
+            for network, identity in ipcache.items()
+            if can_own(network) and (identity == _HOST or not lies_in(network, closed))
+        }
+        owners |= {network: Owner(0) for network in closed}
         local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]
         known, self._compiled = self._compiled, {}
         for policy in [*(policy for _, policy in local), *((host,) if host is not None else ())]:
@@ -259,6 +268,14 @@ class Planner:
             ipcache=MappingProxyType(owners),
             numbered=MappingProxyType(numbered),
         )
+
+
+def lies_in(network: IPNetwork, networks: Iterable[IPNetwork]) -> bool:
+    """True for a part of one of `networks`, or the whole of it."""
+    return any(
+        network.version == each.version and network.prefixlen >= each.prefixlen and network.network_address in each
+        for each in networks
+    )
 
 
 def can_own(network: IPNetwork) -> bool:

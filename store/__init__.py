@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .combined import CombinedStore
-from .content import Document, Store, StoreContent
+from .content import ContainerNetwork, Document, Store, StoreContent
 from .directory import DirectoryStore, read_documents, read_policy_tests
 from .engine import EngineStore
 from .errors import PathError, StoreError
 
 __all__ = [
     "CombinedStore",
+    "ContainerNetwork",
     "DirectoryStore",
     "Document",
     "EngineStore",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 
@@ -17,6 +18,15 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerNetwork:
+    """A network of a container engine on a Linux bridge: the bridge's name, and the prefixes of its containers."""
+
+    name: str
+    bridge: str
+    subnets: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StoreContent:
     """Everything at one moment, each tuple sorted by source within one store. A document that did not change is the
     same object as in the content before, so that readers can keep what they made of it."""
@@ -24,6 +34,7 @@ class StoreContent:
     policies: tuple[Document, ...]
     workloads: tuple[Document, ...]
     problems: tuple[str, ...] = ()  # what could not be listed at all, one sentence each; the last known content stays
+    networks: tuple[ContainerNetwork, ...] = ()  # whose containers are all workloads: who is none is to be cut off
 
 
 class Store(Protocol):

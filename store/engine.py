@@ -11,8 +11,9 @@ from typing import Any
 
 import aiohttp
 
+from . import container_network
 from .container import Container, list_containers, read_container
-from .content import Document, StoreContent
+from .content import ContainerNetwork, Document, StoreContent
 from .process import born
 
 SCHEME = "unix://"
@@ -21,6 +22,10 @@ _NEWS = frozenset(
     ("start", "die", "died", "stop", "restart", "rename", "destroy", "remove", "connect", "disconnect", "update")
 )
 _EVENTS = {"filters": json.dumps({"type": ["container", "network"]})}
+# Podman tells of no network that is made; but its bridge is not there before the first container on it.
+_NEWS_OF_NETWORKS = frozenset(("create", "init", "destroy", "remove"))
+# What Docker does not know and Podman does; only there it says what its bridges are called.
+_NETWORKS_OF_PODMAN = "/v4.0.0/libpod/networks/json"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach an engine
 _ANSWER_SECONDS = 10.0
 _RELIST_SECONDS = 30.0  # an event may get lost
@@ -30,16 +35,18 @@ _GONE = (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeE
 
 
 class EngineStore:
-    """The containers of one engine, by the Unix socket of its API.
+    """The containers of one engine, by the Unix socket of its API; and the networks that are closed to others, if any.
 
     While the engine is away what it told last stays, less the containers whose processes have ended. `memory` is a
     file that keeps this for an agent that starts while the engine is away.
     """
 
-    def __init__(self, engine: str, memory: Path | None = None) -> None:
+    def __init__(self, engine: str, memory: Path | None = None, *, closed: bool = True) -> None:
         self._engine = engine
         self._memory = memory
+        self._closed = closed
         self._containers: dict[str, Container] = {}
+        self._networks: tuple[ContainerNetwork, ...] = ()
         self._documents: dict[str, Document] = {}
         self._absent = ""  # why the engine cannot be reached
 
@@ -85,6 +92,7 @@ class EngineStore:
         return aiohttp.ClientSession("http://engine", connector=connector, timeout=timeout)
 
     async def _list(self, session: aiohttp.ClientSession) -> None:
+        await self._list_networks(session)
         listed = await _get(session, "/containers/json")
         turn = asyncio.Semaphore(_AT_ONCE)
 
@@ -96,6 +104,19 @@ class EngineStore:
         self._absent = ""
         self._take({each.id: each for each in found if each is not None})
 
+    async def _list_networks(self, session: aiohttp.ClientSession) -> None:
+        if not self._closed:
+            return
+        told: Any = None
+        with suppress(aiohttp.ClientResponseError):
+            told = await _get(session, _NETWORKS_OF_PODMAN)
+        if told is None:
+            told = await _get(session, "/networks")
+        networks = container_network.read_networks(told or ())
+        if networks != self._networks:
+            self._networks = networks
+            self._remember()
+
     async def _next(self, session: aiohttp.ClientSession, news: _Lines) -> None:
         """Waits for news and looks at whom they are about."""
         try:
@@ -104,6 +125,9 @@ class EngineStore:
         except TimeoutError:
             await self._list(session)
             return
+        lines = list(lines)
+        if any(map(_of_networks, lines)):
+            await self._list_networks(session)
         numbers = dict.fromkeys(number for line in lines if (number := _whom(line)) is not None)
         if not numbers:
             return
@@ -134,22 +158,31 @@ class EngineStore:
         }
         self._documents = documents
         problems = [self._absent] if self._absent else []
-        return StoreContent((), tuple(documents.values()), (*problems, *listing.problems))
+        return StoreContent((), tuple(documents.values()), (*problems, *listing.problems), self._networks)
 
     def _remember(self) -> None:
         if self._memory is None:
             return
         new = self._memory.with_suffix(".new")
         with suppress(OSError):  # the directory is checked by who keeps policies there
-            new.write_text(json.dumps([each.to_json() for each in self._containers.values()]))
+            known = {
+                "containers": [each.to_json() for each in self._containers.values()],
+                "networks": list(map(container_network.to_json, self._networks)),
+            }
+            new.write_text(json.dumps(known))
             new.replace(self._memory)
 
     def _recall(self) -> None:
         if self._memory is None:
             return
         with suppress(OSError, ValueError, KeyError, TypeError):
-            known = map(Container.from_json, json.loads(self._memory.read_text()))
-            self._containers = {each.id: each for each in known}
+            known = json.loads(self._memory.read_text())
+            if isinstance(known, list):  # as it was written before there were networks in it
+                known = {"containers": known, "networks": []}
+            containers = [Container.from_json(each) for each in known["containers"]]
+            networks = tuple(map(container_network.from_json, known["networks"]))
+            self._containers = {each.id: each for each in containers}
+            self._networks = networks if self._closed else ()
 
 
 class _Lines:
@@ -182,6 +215,14 @@ def _whom(line: bytes) -> str | None:
     number = (actor.get("Attributes") or {}).get("container") if event.get("Type") == "network" else None
     number = number or actor.get("ID") or event.get("id")
     return str(number) if number else None
+
+
+def _of_networks(line: bytes) -> bool:
+    """True for an event after which there may be other networks."""
+    if not line.strip():
+        return False
+    event = json.loads(line)
+    return event.get("Type") == "network" or str(event.get("Action") or event.get("status")) in _NEWS_OF_NETWORKS
 
 
 async def _inspect(session: aiohttp.ClientSession, number: str) -> Container | None:

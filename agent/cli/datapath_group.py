@@ -33,6 +33,7 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
             ("pins", answer["pin_dir"]),
             ("interfaces", "\n".join(answer["interfaces"]) or "none"),
             ("uplinks", "\n".join(answer["uplinks"]) or "none"),
+            ("bridges of engines", "\n".join(answer["bridges"]) or "none"),
             *((f"map {name}", f"{entries} entries") for name, entries in answer["maps"].items()),
         ]
     )

@@ -30,9 +30,10 @@ from ...redirect.datapath import Counter, Datapath
 from ...redirect.errors import RedirectError
 from ...redirect.grace_period import expedited
 from ...redirect.map_changes import MapDelta, readdressed
-from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts
+from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts, lies_in
 from ...redirect.revocation import end_accepted
 from ...redirect.uplink import choose, interfaces
+from ...store import ContainerNetwork
 from ...xds import (
     Enforced,
     NodeCompiler,
@@ -48,6 +49,7 @@ from ...xds import (
     tls_policed_by,
 )
 from ..refusal.blame import ALL, told_in
+from .bridge_guard import BridgeGuard, Guarded
 from .handover import Handover
 from .kafka_side import KafkaSide
 from .tls_side import TlsResources, TlsSide
@@ -116,6 +118,7 @@ class Kernel:
     sizes: Mapping[str, int]
     counters: tuple[Counter, ...]
     uplinks: frozenset[int] = frozenset()
+    bridges: frozenset[int] = frozenset()  # of container engines, that lead to endpoints only
 
 
 class Applier:
@@ -146,6 +149,7 @@ class Applier:
         self._compiler = NodeCompiler()
         self._planner = Planner()
         self._handover = Handover()
+        self._bridges = BridgeGuard(datapath)
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         # Of what the kernel may redirect; None: not known, an earlier agent's.
         self._policed: _Needs | None = None if redirecting else _Needs(frozenset(), frozenset(), frozenset())
@@ -275,7 +279,8 @@ class Applier:
             after = before.with_addresses(names) if before is not None else None
             if before is None or after is None:
                 return False
-            changes = readdressed(before.ipcache, after.ipcache, map(ip_network, names))
+            networks = [each for each in map(ip_network, names) if not lies_in(each, self._bridges.closed)]
+            changes = readdressed(before.ipcache, after.ipcache, networks)
             if changes:
                 for problem in await self._in_thread(lambda: self._readdress(changes, before, after)):
                     _log.error("%s", problem)
@@ -288,12 +293,18 @@ class Applier:
         async with self._turn:
             return await self._in_thread(lambda: self._datapath.busy(addresses))
 
+    async def guard(self, networks: Sequence[ContainerNetwork]) -> Guarded:
+        """Has the bridges of these networks lead to endpoints only. Raises RedirectError."""
+        async with self._turn:
+            known = {each.ifindex for each in self.world.endpoints} if self.world is not None else set()
+            return await self._in_thread(lambda: self._bridges.sync(networks, known))
+
     async def kernel(self) -> Kernel:
         """A look into the kernel, between two changes."""
 
         def look() -> Kernel:
             held = self._datapath.held()
-            return Kernel(held.pods, self._datapath.sizes(), self._datapath.counters(), held.uplinks)
+            return Kernel(held.pods, self._datapath.sizes(), self._datapath.counters(), held.uplinks, held.bridges)
 
         async with self._turn:
             return await self._in_thread(look)
@@ -353,7 +364,7 @@ class Applier:
         self._datapath.apply(wanted)
         problems = [*self._end_carried(before, world), *self._attach(endpoint for endpoint, _ in enforced)]
         kept = {endpoint.ifindex for endpoint, _ in enforced}
-        gone = self._datapath.attached() - kept
+        gone = self._datapath.attached() - kept - self._bridges.ports
         if gone:
             with expedited():
                 for ifindex in gone:
@@ -362,7 +373,7 @@ class Applier:
 
     def _plan(self, enforced: Enforced, world: World, ports: ProxyPorts) -> DatapathPlan:
         host = world.policy_of(world.host) if world.host is not None else None
-        return self._planner.plan(enforced, world.ipcache, ports, host)
+        return self._planner.plan(enforced, world.ipcache, ports, host, self._bridges.closed)
 
     def _readdress(self, changes: MapDelta[IPNetwork, Owner], before: World, after: World) -> tuple[str, ...]:
         """The owners alone, and who is over because of them. Blocking."""

@@ -62,12 +62,18 @@ class Reconciler:
         self._intake = Intake()
         self._changed = asyncio.Event()
         self._look_again = True  # the node's interfaces may be others than in `state.discovery`
+        self._again = False  # the same world means other maps
         self._wanted: Wanted | None = None  # on remote nodes
         self._rounds: list[asyncio.Event] = []  # set after a round that began later
 
     def store_says(self, content: StoreContent) -> None:
         """What is wanted from now on."""
         self._content = content
+        self._changed.set()
+
+    def apply_again(self) -> None:
+        """What is wanted has to come into force anew: other prefixes are closed."""
+        self._again = True
         self._changed.set()
 
     def look_again(self) -> None:
@@ -137,7 +143,8 @@ class Reconciler:
                 node_labels=_node_labels(state, intake),
             )
             wanted = await asyncio.to_thread(world_of, changes.admitted(intake.policies))
-            if world is None or not state.settled or not world.tells_the_same(wanted):
+            if world is None or not state.settled or self._again or not world.tells_the_same(wanted):
+                self._again = False
                 try:
                     changed = await changes.make(wanted, intake.policies, world_of)
                 except RedirectError as error:

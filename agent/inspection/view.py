@@ -46,6 +46,7 @@ class NodeState:
     envoy: EnvoyStatus | None = None
     memory_problem: str = ""
     uplink_problems: tuple[str, ...] = ()
+    bridge_problems: Callable[[], tuple[str, ...]] = tuple
     dns: Callable[[], dict[str, Any]] = dict
     names_problem: Callable[[], str] = str
     services: Callable[[], list[dict[str, Any]]] = list
@@ -249,6 +250,7 @@ class NodeView:
             "pin_dir": str(self._state.settings.pin_dir),
             "interfaces": [each.interface for each in interfaces if each.ifindex in kernel.attached],
             "uplinks": sorted(map(_interface, kernel.uplinks)),
+            "bridges": sorted(map(_interface, kernel.bridges)),
             "maps": dict(kernel.sizes),
             "counters": [
                 {
@@ -312,6 +314,7 @@ class NodeView:
         problems += state.applied.problems
         problems += map(str, state.effect.drifts)
         problems += state.uplink_problems
+        problems += state.bridge_problems()
         problems += state.service_problems()
         if state.memory_problem:
             problems.append(state.memory_problem)

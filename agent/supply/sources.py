@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...store import CombinedStore, DirectoryStore, EngineStore, Store
-from ..settings import Settings
+from ..settings import DROP, Settings
 
 if TYPE_CHECKING:
     from ...store.kubernetes import KubernetesStore
@@ -27,7 +27,8 @@ def make_store(settings: Settings) -> tuple[Store, KubernetesStore | None]:
         which = Cluster(where.node, where.kubeconfig, where.services)
         cluster = KubernetesStore(which, settings.state_dir / "kubernetes.db")
         stores.append(cluster)
-    stores += [EngineStore(each, _memory(settings, each)) for each in settings.engines]
+    closed = settings.unknown_containers == DROP
+    stores += [EngineStore(each, _memory(settings, each), closed=closed) for each in settings.engines]
     return (stores[0] if len(stores) == 1 else CombinedStore(stores)), cluster
 
 

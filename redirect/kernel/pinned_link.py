@@ -10,10 +10,14 @@ from pathlib import Path
 from . import syscall
 from .syscall import Command
 
+_BEFORE = 8  # BPF_F_BEFORE: of all, where no other program is named
 
-def create(program_fd: int, target: int, attach_type: int) -> int:
-    """A descriptor of a new link; `target` is an interface or the descriptor of a cgroup. Raises OSError."""
-    return syscall.bpf(Command.LINK_CREATE, struct.pack("=IIIIIIQ", program_fd, target, attach_type, 0, 0, 0, 0))
+
+def create(program_fd: int, target: int, attach_type: int, *, first: bool = False) -> int:
+    """A descriptor of a new link; `target` is an interface or the descriptor of a cgroup. `first`: the kernel is to run
+    it before those that are there. Raises OSError."""
+    flags = _BEFORE if first else 0
+    return syscall.bpf(Command.LINK_CREATE, struct.pack("=IIIIIIQ", program_fd, target, attach_type, flags, 0, 0, 0))
 
 
 def keep(fd: int, path: Path) -> None:

@@ -19,16 +19,19 @@ class Hook(ProgramHook):
     TO_POD = ("to_pod", 47)  # BPF_TCX_EGRESS
     FROM_UPLINK = ("from_uplink", 46)
     TO_UPLINK = ("to_uplink", 47)
+    FROM_BRIDGE = ("from_bridge", 46)
+    TO_BRIDGE = ("to_bridge", 47)
 
 
 UPLINK_HOOKS = (Hook.TO_UPLINK, Hook.FROM_UPLINK)
+BRIDGE_HOOKS = (Hook.TO_BRIDGE, Hook.FROM_BRIDGE)  # before those of an uplink, which a bridge may be too
 POD_HOOKS = (Hook.TO_POD, Hook.FROM_POD)  # both sides of an endpoint's interface, in the order of attaching
 
 
 def create_pinned(hook: Hook, ifindex: int, program_fd: int, path: Path) -> None:
     """Attach the program and pin the link at `path`; it stays when this process ends."""
     try:
-        fd = pinned_link.create(program_fd, ifindex, hook.attach_type)
+        fd = pinned_link.create(program_fd, ifindex, hook.attach_type, first=hook in BRIDGE_HOOKS)
     except OSError as error:
         raise _explain(error, ifindex) from error
     pinned_link.keep(fd, path)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from typing import cast
 
 import pytest
-from lockgate.agent.errors import UnreachableError
-from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Namespace
-from lockgate.tests.e2e.engine import KINDS, Engine, Inside
-from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, Web, fetch, live_node
+from lockgate.redirect.kernel import netns
+from lockgate.tests.e2e.container_ground import PORTS, SHOP, TILL, Capture, Ground
+from lockgate.tests.e2e.engine import IMAGE, KINDS, Engine, Inside
+from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch, live_node
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -42,65 +43,20 @@ spec:
     - ports: [{port: "8080", protocol: TCP}]
       rules: {http: [{path: "/open"}]}
 """
-SHOP = ("--label", "com.docker.compose.service=shop", "--label", "lockgate.ports=http=8080")
-TILL = ("--label", "app=till")
-PORTS = 8080, 8081
 
 
-class Ground:
-    """A node with an engine in it, a pod beside the engine, and the agent following both."""
-
-    def __init__(self, node: LiveNode, engine: Engine) -> None:
-        self.node, self.engine = node, engine
-        self.webs: list[Web] = []
-        self._named = 0
-
-    def start_agent(self, ready: bool = True) -> None:
-        config = self.node.folder / "config.yaml"
-        config.write_text(f"engines: ['{self.engine.url}']\n")
-        self.node.start_agent("--config", config, ready=ready)
-
-    def endpoints(self) -> dict[str, dict[str, object]]:
-        try:
-            listed = ask(self.node.run_dir, "/v1/endpoints")
-        except UnreachableError:
-            return {}
-        return {str(each["endpoint"]): each for each in listed}
-
-    def known(self, name: str) -> None:
-        """Waits until the agent polices it."""
-        self.node.until(f"{name} is policed", lambda: bool(self.endpoints().get(name, {}).get("id")))
-
-    def gone(self, name: str) -> None:
-        self.node.until(f"{name} is no endpoint", lambda: name not in self.endpoints())
-
-    def name(self, what: str) -> str:
-        self._named += 1
-        return f"{what}-{self._named}"
-
-    def shop(self, *options: object) -> tuple[str, Inside]:
-        """A container with servers, policed."""
-        name = self.name("shop")
-        inside = self.engine.container(name, *SHOP, *options)
-        self.serve(inside)
-        self.known(f"default/{name}")
-        return name, inside
-
-    def till(self, *options: object) -> tuple[str, Inside]:
-        """A container that may ask a shop."""
-        name = self.name("till")
-        inside = self.engine.container(name, *TILL, *options)
-        self.known(f"default/{name}")
-        return name, inside
-
-    def serve(self, inside: Inside) -> None:
-        self.webs += [Web(cast(Namespace, inside), port) for port in PORTS]
-
-    def seen(self) -> list[tuple[str, str]]:
-        return [(each.client, each.path) for web in self.webs for each in web.seen]
-
-    def ask(self, client: Inside, server: Inside, path: str, port: int = 8080) -> str:
-        return fetch(cast(Namespace, client), server.ip, port, path, patience=GLANCE * 3)
+CAGED = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: caged, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: caged}}
+  egress: [{toPorts: [{ports: [{port: "1", protocol: TCP}]}]}]
+"""
+# Of a container, from its first instruction on: to each ADDRESS:PORT again and again.
+KNOCKS = (
+    'for each in "$@"; do (while :; do nc -w 1 ${each%:*} ${each#*:} </dev/null; sleep 0.02; done) & done; sleep 10000'
+)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -117,6 +73,7 @@ def engine_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
             path.unlink()
         node.write("shop", POLICY)
         node.write("published", PUBLISHED)
+        node.write("caged", CAGED)
         node.ground.outside()
         made = Ground(node, engine)
         made.start_agent()
@@ -286,3 +243,119 @@ def test_an_engine_that_is_away(ground: Ground) -> None:
     node.until("nothing is wrong", node.ok)
     _, another = ground.till()
     assert ground.ask(another, shop, "/open") == OK
+
+
+class Knocking:
+    """A container that knocks, from its first instruction on, outside, at the node and at a container on its bridge, on
+    one port that nobody else asks for. The doors are there before it is."""
+
+    def __init__(self, ground: Ground, port: int, *options: object) -> None:
+        self.ground, self.port, self.options = ground, port, options
+        engine = ground.engine
+        beside = ground.name("beside")
+        there = engine.container(beside)
+        ground.known(f"default/{beside}")
+        outside = ground.node.ground.outside()
+        gateway = engine.docker("inspect", "-f", "{{.NetworkSettings.Gateway}}", beside)
+        self._targets = [f"{ip}:{port}" for ip in (outside.ips[0], there.ip, gateway)]
+        self._captures = {"outside": Capture(outside), "beside": Capture(there)}
+        self._node = netns.run_in(ground.node.node.path, lambda: socket.create_server(("0.0.0.0", port)))
+        self._node.setblocking(False)
+        self._reached: set[str] = set()
+        self.name = ground.name("knocking")
+
+    def start(self) -> Inside:
+        """Its process begins."""
+        command = ["/bin/sh", "-c", KNOCKS, "sh", *self._targets]
+        self.ground.engine.docker("run", "-d", "--name", self.name, *self.options, IMAGE, *command)
+        return self.ground.engine.inside(self.name)
+
+    def reached(self) -> set[str]:
+        """The doors that something has come to."""
+        self._reached |= {where for where, capture in self._captures.items() if self.port in capture.ports}
+        with suppress(BlockingIOError):
+            self._node.accept()[0].close()
+            self._reached.add("node")
+        return self._reached
+
+    def goes_on(self) -> None:
+        """Waits until it has knocked at each door a few times more."""
+        with closing(Capture(self.ground.engine.inside(self.name), leaving=True)) as sent:
+            self.ground.node.until("it has knocked", lambda: sent.ports.count(self.port) > 9)
+
+    def close(self) -> None:
+        self._node.close()
+        for capture in self._captures.values():
+            capture.close()
+
+
+EVERYWHERE = {"outside", "beside", "node"}
+
+
+@pytest.mark.parametrize(("port", "label", "allowed"), [(9001, "app=caged", set()), (9002, "app=free", EVERYWHERE)])
+def test_the_first_packets_of_a_container(ground: Ground, port: int, label: str, allowed: set[str]) -> None:
+    """Before the engine has told of it, it reaches nobody; then it reaches whom its policy lets it."""
+    with closing(Knocking(ground, port, "--label", label)) as knocking:
+        knocking.start()
+        ground.known(f"default/{knocking.name}")
+        knocking.goes_on()
+        ground.node.until("it reaches whom it may", lambda: knocking.reached() >= allowed)
+        assert knocking.reached() == allowed
+
+
+def test_containers_that_start_while_no_agent_runs(ground: Ground) -> None:
+    """They reach nobody, and nobody reaches them, until the next agent has come."""
+    node = ground.node
+    with closing(Knocking(ground, 9003)) as free, closing(Knocking(ground, 9004, "--label", "app=caged")) as caged:
+        node.end_agent(signal.SIGKILL)
+        inside = free.start()
+        caged.start()
+        ground.serve(inside)
+        free.goes_on()
+        caged.goes_on()
+        assert free.reached() == caged.reached() == set()
+        assert fetch(node.node, inside.ip, 8080, patience=GLANCE) == DROPPED, "of the node itself"
+        assert ground.seen() == []
+        ground.start_agent()
+        ground.known(f"default/{free.name}")
+        node.until("it reaches everybody", lambda: free.reached() == EVERYWHERE)
+        node.becomes(OK, lambda: fetch(node.node, inside.ip, 8080, patience=GLANCE))
+        caged.goes_on()
+        assert caged.reached() == set()
+
+
+def test_unknown_containers_may_be_let_be(ground: Ground) -> None:
+    """What the guard does not do then; and an agent that guards again takes up what is there."""
+    node = ground.node
+    node.end_agent()
+    ground.start_agent(more="unknown_containers: allow\n")
+    with closing(Knocking(ground, 9005)) as let:
+        assert bridges(node) == []
+        node.end_agent(signal.SIGKILL)
+        let.start()
+        node.until("it reaches everybody", lambda: let.reached() == EVERYWHERE)
+        ground.start_agent()
+        ground.known(f"default/{let.name}")
+        assert bridges(node) != []
+
+
+def bridges(node: LiveNode) -> list[str]:
+    return list(node.lockgate("datapath", "status", "-o", "json").data["bridges"])
+
+
+def test_who_is_no_container_on_an_engines_bridge_is_cut_off_and_told(ground: Ground) -> None:
+    node = ground.node
+    name, shop = ground.shop()
+    bridge = bridges(node)[0]
+    stray = node.ground.pod("stray")
+    try:
+        node.node.run(["ip", "link", "set", stray.interface, "master", bridge], check=True)
+        node.until(
+            "it is told",
+            lambda: any(f"{stray.interface} on bridge {bridge} is no container" in each for each in node.problems()),
+        )
+    finally:
+        node.remove(stray)
+    node.until("nothing is wrong", node.ok)
+    assert f"default/{name}" in ground.endpoints()
+    assert ground.ask(shop, shop, "/open") == OK

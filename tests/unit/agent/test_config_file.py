@@ -51,6 +51,7 @@ def test_remote_nodes(tmp_path: Path) -> None:
         ("uplinks: []", {"uplinks": ()}),
         ("node_labels: {role: edge, a/b: ''}", {"node_labels": (("a/b", ""), ("role", "edge"))}),
         ("engines: [unix:///run/a.sock, unix:///run/a.sock]", {"engines": ("unix:///run/a.sock",)}),
+        ("unknown_containers: allow", {"unknown_containers": "allow"}),
     ],
 )
 def test_settings(tmp_path: Path, text: str, settings: dict[str, object]) -> None:
@@ -124,6 +125,7 @@ def test_no_file_is_an_empty_one() -> None:
         ("uplinks: [1]", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
         ("engines: unix:///run/docker.sock", "engines: write a list of sockets, as in 'engines: [unix:///var/run/"),
         ("engines: [/run/docker.sock]", "engines: write a list of sockets"),
+        ("unknown_containers: true", "unknown_containers: write drop or allow"),
         ("engines: ['tcp://127.0.0.1:2375']", "engines: write a list of sockets"),
         ("- http_port", "write keys and values"),
         ("http_port: [", "not YAML: "),

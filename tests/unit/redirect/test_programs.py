@@ -6,7 +6,7 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -31,6 +31,7 @@ from lockgate.policies.endpoint_policy import (
     ResolvedRule,
     RuleOrigin,
 )
+from lockgate.policies.identity import IPNetwork
 from lockgate.policies.resolve import LOCAL_HOST
 from lockgate.policies.verdict import Judgement, Verdict, judge
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
@@ -51,6 +52,7 @@ OK, SHOT, TURNED_BACK = 0, 2, 7
 FIN, SYN, ACK, RST = 0x01, 0x02, 0x10, 0x04
 ENVOY_MARK = 0xA00
 PROXY_MARK = 0x200
+JUDGED = 0x400  # and in the upper half the endpoint that was asked, if there is one
 DNS = DnsRules((DnsRule(match_pattern="*"),))
 CLIENT, SERVER = 70001, 70002
 OPEN = EndpointPolicy()
@@ -86,7 +88,11 @@ class Kernel:
         return netns.run_in(self.ground.node.path, function)
 
     def enforce(
-        self, client: EndpointPolicy = OPEN, server: EndpointPolicy = OPEN, host: EndpointPolicy | None = None
+        self,
+        client: EndpointPolicy = OPEN,
+        server: EndpointPolicy = OPEN,
+        host: EndpointPolicy | None = None,
+        closed: Collection[IPNetwork] = (),
     ) -> DatapathPlan:
         def endpoint(identity: int, ifindex: int, ips: tuple[IPAddress, ...]) -> Endpoint:
             return Endpoint(Workload(str(identity), "default", ()), identity, ips, ifindex)
@@ -103,6 +109,7 @@ class Kernel:
                 ip_network(HOST_LINK): 1,
             },
             host=host,
+            closed=closed,
         )
         self.datapath.apply(wanted)
         return wanted
@@ -366,11 +373,11 @@ def test_loopback_is_out_of_reach(kernel: Kernel) -> None:
 def test_the_link_itself_works(kernel: Kernel) -> None:
     kernel.enforce(client=EndpointPolicy(egress=DirectionPolicy(default_deny=True)))
     link_local, router = IPv6Address("fe80::2"), IPv6Address("ff02::2")
-    assert kernel.send(ether(bytes(28), 0x0806)) == Outcome(OK, 0, None)
+    assert kernel.send(ether(bytes(28), 0x0806)) == Outcome(OK, JUDGED, None)
     for kind in (133, 135, 136):
         message = icmp(kind, rest=link_local.packed)
         near, far = (frame(ip(link_local, router, 58, message, hops=hops)) for hops in (255, 254))
-        assert kernel.send(near) == Outcome(OK, 0, None)
+        assert kernel.send(near) == Outcome(OK, JUDGED, None)
         assert kernel.send(far).reason is Reason.MALFORMED
     for kind in (134, 137):  # a pod neither advertises routes nor redirects
         assert kernel.send(frame(ip(link_local, router, 58, icmp(kind), hops=255))).action == SHOT
@@ -418,7 +425,8 @@ def test_the_mark_names_the_endpoint_that_was_asked(kernel: Kernel) -> None:
     data = frame(ip(client.ipv4, server.ipv4, 6, tcp(5, 80, ACK)))
     assert kernel.run(Hook.TO_POD, client.ifindex, data, 0, client.ifindex).reason is Reason.ADDRESS
     for there in (HOST, WORLD):
-        assert kernel.send(frame(ip(client.ipv4, there, 6, tcp(next(fresh), 80)))) == Outcome(OK, 0, Reason.ALLOWED)
+        sent = kernel.send(frame(ip(client.ipv4, there, 6, tcp(next(fresh), 80))))
+        assert sent == Outcome(OK, JUDGED, Reason.ALLOWED)
 
 
 def test_replies_pass_and_new_connections_the_other_way_do_not(kernel: Kernel) -> None:

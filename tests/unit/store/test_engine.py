@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from lockgate.store import EngineStore
+from lockgate.store import ContainerNetwork, EngineStore
 from lockgate.store.container import Container, Network
-from lockgate.store.engine import _whom
+from lockgate.store.engine import _of_networks, _whom
 from lockgate.store.process import born
 
 
@@ -31,7 +32,17 @@ async def test_what_runs_stays_while_the_engine_is_away(tmp_path: Path) -> None:
     assert "the engine does not answer" in problem
 
 
-@pytest.mark.parametrize("text", ["", "[", "[{}]", '[{"id": "1"}]', "{}", "7"])
+async def test_networks_stay_too(tmp_path: Path) -> None:
+    network = {"name": "web", "bridge": "br-web", "subnets": ["172.18.0.0/16"]}
+    memory = tmp_path / "memory.json"
+    memory.write_text(json.dumps({"containers": [], "networks": [network]}))
+    content = await EngineStore(f"unix://{tmp_path}/nobody.sock", memory).read()
+    assert content.networks == (ContainerNetwork("web", "br-web", (ip_network("172.18.0.0/16"),)),)
+    opened = await EngineStore(f"unix://{tmp_path}/nobody.sock", memory, closed=False).read()
+    assert opened.networks == ()
+
+
+@pytest.mark.parametrize("text", ["", "[", "[{}]", '[{"id": "1"}]', "{}", "7", '{"containers": [], "networks": [7]}'])
 async def test_a_memory_that_is_none(tmp_path: Path, text: str) -> None:
     memory = tmp_path / "memory.json"
     memory.write_text(text)
@@ -63,3 +74,18 @@ def test_when_a_process_started() -> None:
 def test_whom_an_event_is_about(event: dict[str, object], number: str | None) -> None:
     assert _whom(json.dumps(event).encode()) == number
     assert _whom(b"\r") is None
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ({"Type": "network", "Action": "create", "Actor": {"ID": "n"}}, True),
+        ({"Type": "network", "Action": "destroy", "Actor": {"ID": "n"}}, True),
+        ({"Type": "container", "Action": "create", "id": "c"}, True),
+        ({"Type": "container", "status": "init", "id": "c"}, True),
+        ({"Type": "container", "Action": "exec_start: sh", "Actor": {"ID": "c"}}, False),
+    ],
+)
+def test_after_which_events_there_may_be_other_networks(event: dict[str, object], expected: bool) -> None:
+    assert _of_networks(json.dumps(event).encode()) is expected
+    assert not _of_networks(b"")

@@ -1,0 +1,85 @@
+"""Follows the engines' networks and the node's interfaces, and has the bridges guarded within milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from ...redirect.errors import RedirectError
+from ...redirect.kernel.links import Links
+from ...store import ContainerNetwork
+from .bridge_guard import Guarded
+
+log = logging.getLogger("lockgate.agent")
+
+_LOOK_SECONDS = 1.0  # while there is somebody who is not known, or something failed
+_UNKNOWN_SECONDS = 5.0  # an engine tells of a container that starts well before that
+
+
+class BridgeWatch:
+    """`guard` guards the bridges of these networks; `others` is told when other prefixes are closed from now on."""
+
+    def __init__(
+        self, guard: Callable[[Sequence[ContainerNetwork]], Awaitable[Guarded]], others: Callable[[], None]
+    ) -> None:
+        self._guard = guard
+        self._others = others
+        self._networks: Sequence[ContainerNetwork] = ()
+        self._news = asyncio.Event()
+        self._failures: tuple[str, ...] = ()
+        self._unknown: dict[tuple[str, str], float] = {}  # since when, of time.monotonic
+
+    def want(self, networks: Sequence[ContainerNetwork]) -> None:
+        """The engines' networks from now on."""
+        if networks != self._networks:
+            self._networks = networks
+            self._news.set()
+
+    def problems(self) -> tuple[str, ...]:
+        """Sentences about what is not guarded, and about who has been cut off for a while."""
+        long_ago = time.monotonic() - _UNKNOWN_SECONDS
+        strangers = tuple(
+            f"{port} on bridge {bridge} is no container that an engine under engines in --config has told of (or one "
+            "with a problem): what it sends and what is sent to it is dropped"
+            for (port, bridge), since in self._unknown.items()
+            if since <= long_ago
+        )
+        return self._failures + strangers
+
+    async def look(self) -> None:
+        """Guards what there is now."""
+        try:
+            guarded = await self._guard(self._networks)
+        except RedirectError as error:
+            guarded = Guarded(problems=(str(error),))
+        for problem in guarded.problems:
+            if problem not in self._failures:
+                log.error("%s", problem)
+        self._failures = guarded.problems
+        now = time.monotonic()
+        self._unknown = {each: self._unknown.get(each, now) for each in guarded.unknown}
+        if guarded.others:
+            self._others()
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        async with Links() as links:
+
+            async def follow() -> None:
+                async for _ in links:
+                    self._news.set()
+
+            following = asyncio.create_task(follow())
+            try:
+                while True:
+                    self._news.clear()
+                    await self.look()
+                    try:
+                        async with asyncio.timeout(_LOOK_SECONDS if self._unknown or self._failures else None):
+                            await self._news.wait()
+                    except TimeoutError:
+                        pass
+            finally:
+                following.cancel()

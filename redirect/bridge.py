@@ -1,0 +1,50 @@
+"""The bridges of container engines, and what hangs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from .device import undisturbed
+from .errors import RoutingFailedError
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A Linux bridge of the node. `ports` are the names of its veths by ifindex; `other_port` is one that is no veth,
+    such as a network card: then whole networks may be behind it."""
+
+    ifindex: int
+    name: str
+    ports: Mapping[int, str]
+    other_port: str = ""
+
+
+def find_bridges(names: Set[str]) -> tuple[Bridge, ...]:
+    """Those of the current network namespace with one of these names. Raises RoutingFailedError."""
+    if not names:
+        return ()
+    try:
+        with IPRoute() as routes:
+            links = undisturbed(lambda: list(routes.get_links()))
+    except (OSError, NetlinkError) as error:
+        raise RoutingFailedError(f"the node's bridges cannot be listed ({error}); run as root") from error
+    return tuple(_bridges(links, names))
+
+
+def _bridges(links: list[Any], names: Set[str]) -> Iterator[Bridge]:
+    for link in links:
+        if link.get("ifname") in names and _kind(link) == "bridge":
+            ports = [each for each in links if each.get("master") == link["index"]]
+            others = [str(port.get("ifname")) for port in ports if _kind(port) != "veth"]
+            veths = {port["index"]: str(port.get("ifname")) for port in ports if _kind(port) == "veth"}
+            yield Bridge(link["index"], str(link.get("ifname")), veths, others[0] if others else "")
+
+
+def _kind(link: Any) -> str | None:
+    info = link.get("linkinfo")
+    return info.get("kind") if info is not None else None
