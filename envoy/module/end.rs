@@ -9,11 +9,11 @@ pub const DESTINATION: &str = "lockgate.destination";
 
 const HERE: &str = ":in";
 const ELSEWHERE: &str = ":out";
-const LONGEST: usize = 10 + 1 + 10 + ELSEWHERE.len();
+const ROOM: usize = 32; // for the longest, 25 bytes; a power of two, so that no index need be checked
 
 /// The text, without an allocation: it is written from its end on.
 pub struct EndText {
-    text: [u8; LONGEST],
+    text: [u8; ROOM],
     start: usize,
 }
 
@@ -21,29 +21,30 @@ impl EndText {
     /// The end of an identity, whose policies are in the shard `identity % shards`; `here`: it is an endpoint of this node.
     pub fn of(identity: u32, here: bool, shards: NonZeroU32) -> EndText {
         let mut written = EndText {
-            text: [0; LONGEST],
-            start: LONGEST,
+            text: [0; ROOM],
+            start: ROOM,
         };
-        written.put(if here { HERE } else { ELSEWHERE }.as_bytes());
+        for letter in if here { HERE } else { ELSEWHERE }.bytes().rev() {
+            written.put(letter);
+        }
         written.put_number(identity);
-        written.put(b":");
+        written.put(b':');
         written.put_number(identity % shards);
         written
     }
 
-    pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.text[self.start..]).unwrap_or("")
+    pub fn text(&self) -> &[u8] {
+        &self.text[self.start % ROOM..]
     }
 
-    fn put(&mut self, part: &[u8]) {
-        let end = self.start;
-        self.start -= part.len();
-        self.text[self.start..end].copy_from_slice(part);
+    fn put(&mut self, letter: u8) {
+        self.start -= 1;
+        self.text[self.start % ROOM] = letter;
     }
 
     fn put_number(&mut self, mut number: u32) {
         loop {
-            self.put(&[b'0' + (number % 10) as u8]);
+            self.put(b'0' + (number % 10) as u8);
             number /= 10;
             if number == 0 {
                 return;
@@ -80,7 +81,7 @@ mod tests {
             (u32::MAX - 1, false, u32::MAX, "4294967294:4294967294:out"),
         ] {
             let written = EndText::of(identity, here, NonZeroU32::new(shards).unwrap());
-            assert_eq!(written.text(), text);
+            assert_eq!(written.text(), text.as_bytes());
             assert_eq!(read(text), Some((identity, here)));
         }
     }

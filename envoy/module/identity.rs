@@ -7,7 +7,7 @@
 //! the map with its generation, and into how many shards the policies of each direction are divided. Each text that is
 //! left costs a connection some tenths of a microsecond.
 
-use std::borrow::Cow;
+use std::io::Error;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -33,15 +33,10 @@ impl Identity {
     }
 
     fn owner(&self, end: &str, address: Option<&[u8]>) -> Result<Owner, String> {
-        let address = address.ok_or_else(|| format!("the {end} has no IP address"))?;
         let ipcache = self.ipcache.as_ref().ok_or("the configuration is only checked")?;
-        match ipcache.find(address) {
-            Ok(owner) if owner.identity != 0 => Ok(owner),
-            Ok(_) => Err(format!("nobody may talk to or from the {end} {}", printed(address))),
-            Err(error) => Err(format!(
-                "the ipcache does not know the {end} {}: {error}",
-                printed(address)
-            )),
+        match address.map(|address| ipcache.find(address)) {
+            Some(Ok(owner)) if owner.identity != 0 => Ok(owner),
+            found => Err(refused(end, address, found)),
         }
     }
 }
@@ -60,8 +55,15 @@ impl ListenerConfig for Identity {
     }
 }
 
-fn printed(address: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(address)
+/// Why an end that was looked up like this is nobody's.
+#[cold]
+fn refused(end: &str, address: Option<&[u8]>, found: Option<Result<Owner, Error>>) -> String {
+    let address = String::from_utf8_lossy(address.unwrap_or_default());
+    match found {
+        None => format!("the {end} has no IP address"),
+        Some(Ok(_)) => format!("nobody may talk to or from the {end} {address}"),
+        Some(Err(error)) => format!("the ipcache does not know the {end} {address}: {error}"),
+    }
 }
 
 fn parse(config: &[u8]) -> Result<(PathBuf, [u32; 2], NonZeroU32), String> {

@@ -3,6 +3,8 @@
 //! An address has one place, which it shares with others: who comes later takes it. So whoever connects from as many
 //! addresses as they like costs the others a look-up, and no memory.
 
+use std::convert::TryInto;
+
 use crate::ipcache::Owner;
 
 const PLACES: usize = 4096;
@@ -70,12 +72,18 @@ impl Kept {
 /// Where an address belongs. Pods may choose addresses that belong together: that is what costs no more than a look-up.
 fn place_of(address: &[u8]) -> usize {
     let mut hash = address.len() as u64;
-    for bytes in address.chunks(8) {
-        let mut word = [0; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut mix = |word: u64| {
+        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         hash ^= hash >> 29;
+    };
+    let mut words = address.chunks_exact(8);
+    for word in &mut words {
+        mix(u64::from_le_bytes(word.try_into().unwrap()));
     }
+    mix(words
+        .remainder()
+        .iter()
+        .fold(0, |word, byte| word << 8 | u64::from(*byte)));
     hash as usize % PLACES
 }
 

@@ -42,13 +42,13 @@ impl Socket {
         }
     }
 
-    /// Leave a text for the filters and the access log of the connection. False when Envoy did not take it.
-    pub fn set_filter_state(&self, key: &str, value: &str) -> bool {
+    /// Leave a value for the filters and the access log of the connection. False when Envoy did not take it.
+    pub fn set_filter_state(&self, key: &str, value: &[u8]) -> bool {
         unsafe {
             envoy_dynamic_module_callback_listener_filter_set_filter_state(
                 self.envoy,
                 ModuleBuffer::of(key.as_bytes()),
-                ModuleBuffer::of(value.as_bytes()),
+                ModuleBuffer::of(value),
             )
         }
     }
@@ -108,10 +108,13 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_listener_filter_on_accept(
 ) -> FilterStatus {
     let socket = Socket { envoy: filter_envoy };
     let config = &*(filter as *const Box<dyn ListenerConfig>);
-    match guarded(Err("it panicked".to_string()), || config.accept(&socket)) {
-        Ok(()) => CONTINUE,
-        Err(reason) => {
+    match guarded(None, || Some(config.accept(&socket))) {
+        Some(Ok(())) => CONTINUE,
+        refused => {
             guarded((), || {
+                let reason = refused
+                    .and_then(Result::err)
+                    .unwrap_or_else(|| "it panicked".to_string());
                 log(LOG_WARN, &format!("lockgate: connection closed: {reason}"));
                 socket.close(&format!("lockgate: {reason}"));
             });

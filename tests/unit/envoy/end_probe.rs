@@ -14,6 +14,7 @@ fn main() {
         let words: Vec<&str> = line.split(' ').collect();
         let (identity, here, shards) = (words[0].parse().unwrap(), words[1] == "true", words[2].parse().unwrap());
         let written = end::EndText::of(identity, here, shards);
-        println!("{} {:?}", written.text(), end::read(written.text()));
+        let text = std::str::from_utf8(written.text()).unwrap();
+        println!("{} {:?}", text, end::read(text));
     }
 }
