@@ -10,7 +10,7 @@ from lockgate.policies import Protocol
 from lockgate.tests.agreement.campaign import CASES, Lab, running_lab
 from lockgate.tests.agreement.case import Case, Setting
 
-POLICY_SETS, FLOWS, SEED = 100, 30, 1
+POLICY_SETS, FLOWS, SEED = 100, 26, 1
 KEPT = sorted(CASES.glob("*.yaml"))
 
 
