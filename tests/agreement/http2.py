@@ -14,11 +14,13 @@ from lockgate.tests.agreement.exchange import H2, Answer, Arrived, Sent, echoed
 
 PREFACE = b"PRI"  # how every connection begins, and no request of HTTP/1
 
-# Nothing is made nice on its way out.
+# Nothing is made nice on its way out, or refused on its way in.
 _CLIENT = H2Configuration(
     client_side=True, header_encoding="utf-8", validate_outbound_headers=False, normalize_outbound_headers=False
 )
-_SERVER = H2Configuration(client_side=False, header_encoding="utf-8")
+_SERVER = H2Configuration(
+    client_side=False, header_encoding="utf-8", validate_inbound_headers=False, normalize_inbound_headers=False
+)
 
 
 class StreamRefusedError(Exception):
