@@ -29,7 +29,7 @@ from lockgate.tests.agreement.packets import Packet
 from lockgate.tests.agreement.tls import SERVER
 from lockgate.xds import policed_by, tls_policed_by
 
-_JUDGED = 0x400  # the mark of what from_pod has allowed; the server's interface is in the upper half
+_JUDGED = 0x400  # the mark of what from_pod has allowed; the server's interface, if it is here, is in the upper half
 
 
 @dataclass
@@ -231,7 +231,7 @@ def wire_headers(headers: Mapping[str, str | list[str]]) -> list[tuple[str, str]
 
 
 def _judged_mark(server: int) -> int:
-    return server << 16 | _JUDGED if server else 0
+    return server << 16 | _JUDGED
 
 
 def _handed_over(expected: Expectation) -> Outcome:
