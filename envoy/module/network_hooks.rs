@@ -95,6 +95,11 @@ pub struct Chunks<'c> {
 const FEW: usize = 8;
 
 impl Chunks<'_> {
+    /// The first piece; empty when there is none.
+    pub fn first(&self) -> &[u8] {
+        self.iter().next().unwrap_or(&[])
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let all = if self.count <= FEW {
             &self.few[..self.count]
@@ -154,6 +159,11 @@ impl Connection {
     /// Put `data` behind what is in the read buffer.
     pub fn append_read(&self, data: &[u8]) -> bool {
         unsafe { envoy_dynamic_module_callback_network_filter_append_read_buffer(self.envoy, ModuleBuffer::of(data)) }
+    }
+
+    /// Put `data` before what is in the read buffer. Where as much was taken off it, that takes no memory.
+    pub fn prepend_read(&self, data: &[u8]) -> bool {
+        unsafe { envoy_dynamic_module_callback_network_filter_prepend_read_buffer(self.envoy, ModuleBuffer::of(data)) }
     }
 
     /// Take `length` bytes off the front of the write buffer.

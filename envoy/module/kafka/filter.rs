@@ -1,7 +1,6 @@
 //! The session between Envoy's buffers.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::abi::{ConnectionEvent, CLOSE_FLUSH_WRITE, CLOSE_NO_FLUSH, EVENT_LOCAL_CLOSE, EVENT_REMOTE_CLOSE};
 use crate::end::{self, DESTINATION, SOURCE};
@@ -10,18 +9,18 @@ use crate::network_hooks::{Connection, NetworkConfig, NetworkFilter, Step};
 use super::denial_log;
 use super::policy::{End, Ends, Policy};
 use super::published::Published;
-use super::session::{Denial, Out, Piece, Session, Tables};
+use super::session::{Denial, Glance, Out, Piece, Session, Tables};
 
 static PUBLISHED: Published = Published::new();
 
 struct Config {
-    tables: Arc<Tables>,
+    tables: &'static Tables,
 }
 
 /// The configuration is the node's policy (see `policy`), put into force at once; an empty one changes nothing, so that
 /// the default of a slot that waits for its policy takes none away.
 pub fn config(text: &[u8]) -> Result<Box<dyn NetworkConfig>, String> {
-    let tables = Arc::new(Tables::read()?);
+    let tables = Tables::shared()?;
     if !text.is_empty() {
         PUBLISHED.publish(Policy::read(text)?);
     }
@@ -31,7 +30,7 @@ pub fn config(text: &[u8]) -> Result<Box<dyn NetworkConfig>, String> {
 impl NetworkConfig for Config {
     fn new_filter(&self) -> Box<dyn NetworkFilter> {
         Box::new(Filter {
-            tables: self.tables.clone(),
+            tables: self.tables,
             session: None,
             source_port: 0,
             ends: None,
@@ -42,7 +41,7 @@ impl NetworkConfig for Config {
 }
 
 struct Filter {
-    tables: Arc<Tables>,
+    tables: &'static Tables,
     session: Option<Session>,
     source_port: u16,
     ends: Option<Ends>,
@@ -71,7 +70,7 @@ impl NetworkFilter for Filter {
                 };
                 self.source_port = port;
                 self.ends = Some(ends);
-                self.session = Some(Session::new(self.tables.clone(), &PUBLISHED, ends));
+                self.session = Some(Session::new(self.tables, &PUBLISHED, ends));
             }
         }
         Step::Continue
@@ -82,9 +81,24 @@ impl NetworkFilter for Filter {
             Some(session) if !self.ended => session,
             _ => return self.finish(connection, "nobody knows who the connection is of"),
         };
-        let work = Work::of(connection.read_chunks().iter(), length, |chunk| {
-            session.from_client(chunk)
-        });
+        if session.pass_rest(length) {
+            return Step::Continue;
+        }
+        let chunks = connection.read_chunks();
+        match session.pass_request(chunks.first(), length) {
+            Glance::Unsaid => {}
+            Glance::Pass => {
+                self.brake(connection);
+                return Step::Continue;
+            }
+            Glance::Begin(begin) => {
+                connection.drain_read(begin.bytes().len());
+                connection.prepend_read(begin.bytes());
+                self.brake(connection);
+                return Step::Continue;
+            }
+        }
+        let work = Work::of(session, Side::Client, chunks.iter(), length);
         if let Some(data) = &work.instead {
             connection.drain_read(length);
             connection.append_read(data);
@@ -109,15 +123,18 @@ impl NetworkFilter for Filter {
             Some(session) if !self.ended => session,
             _ => return Step::Continue,
         };
-        let work = Work::of(connection.write_chunks().iter(), length, |chunk| {
-            session.from_server(chunk)
-        });
-        if let Some(data) = &work.instead {
-            connection.drain_write(length);
-            connection.append_write(data);
-        }
-        if let Some(reason) = &work.close {
-            return self.finish(connection, reason);
+        if !session.pass_rest_of_response(length) {
+            let chunks = connection.write_chunks();
+            if !session.pass_response(chunks.first(), length) {
+                let work = Work::of(session, Side::Server, chunks.iter(), length);
+                if let Some(data) = &work.instead {
+                    connection.drain_write(length);
+                    connection.append_write(data);
+                }
+                if let Some(reason) = &work.close {
+                    return self.finish(connection, reason);
+                }
+            }
         }
         self.resume(connection, |answer| {
             connection.append_write(answer);
@@ -147,7 +164,7 @@ impl Filter {
         loop {
             let work = match &mut self.session {
                 Some(session) if !self.ended && session.can_resume() => {
-                    Work::of(std::iter::once(&[][..]), 0, |none| session.from_client(none))
+                    Work::of(session, Side::Client, std::iter::once(&[][..]), 0)
                 }
                 _ => break,
             };
@@ -180,6 +197,9 @@ impl Filter {
     }
 
     fn tell(&self, denials: &[Denial]) {
+        if denials.is_empty() {
+            return;
+        }
         if let (Some(ends), Some(session)) = (self.ends, &self.session) {
             for denial in denials {
                 let api = self
@@ -225,7 +245,31 @@ impl Filter {
     }
 }
 
+/// Where bytes come from.
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+impl Side {
+    fn passes(self, session: &mut Session, count: usize) -> bool {
+        match self {
+            Side::Client => session.pass_rest(count),
+            Side::Server => session.pass_rest_of_response(count),
+        }
+    }
+
+    fn step(self, session: &mut Session, chunk: &[u8]) -> Out {
+        match self {
+            Side::Client => session.from_client(chunk),
+            Side::Server => session.from_server(chunk),
+        }
+    }
+}
+
 /// What became of a buffer. `instead` is what shall be in it; None leaves it as it is.
+#[derive(Default)]
 struct Work {
     instead: Option<Vec<u8>>,
     answer: Vec<u8>,
@@ -234,32 +278,33 @@ struct Work {
 }
 
 impl Work {
-    /// Pass the chunks, `length` bytes in all, to `step` one by one; nothing is copied while all of it may pass.
+    /// Pass the chunks, `length` bytes in all, to the session one by one. Nothing is copied while all of it may pass, and
+    /// nothing is looked at once the rest may.
     fn of<'c>(
+        session: &mut Session,
+        side: Side,
         chunks: impl Iterator<Item = &'c [u8]> + Clone,
         length: usize,
-        mut step: impl FnMut(&[u8]) -> Out,
     ) -> Work {
-        let mut work = Work {
-            instead: None,
-            answer: Vec::new(),
-            close: None,
-            denials: Vec::new(),
-        };
+        let mut work = Work::default();
         if chunks.clone().map(<[u8]>::len).sum::<usize>() != length {
             work.instead = Some(Vec::new());
             work.close = Some("Envoy shows another buffer than it speaks of".to_string());
             return work;
         }
-        for (number, chunk) in chunks.clone().enumerate() {
-            let out = step(chunk);
-            let passes = matches!(out.pieces.as_slice(), [Piece::Same(count)] if *count == chunk.len());
+        let mut before = 0;
+        for chunk in chunks.clone() {
+            if work.instead.is_none() && before > 0 && side.passes(session, length - before) {
+                break;
+            }
+            let out = side.step(session, chunk);
+            let passes = matches!(&out.pieces[..], [Piece::Same(count)] if *count == chunk.len());
             if work.instead.is_none() && !passes {
-                work.instead = Some(chunks.clone().take(number).collect::<Vec<_>>().concat());
+                work.instead = Some(first(chunks.clone(), before));
             }
             if let Some(data) = &mut work.instead {
                 let mut at = 0;
-                for piece in &out.pieces {
+                for piece in out.pieces.iter() {
                     match piece {
                         Piece::Same(count) => {
                             data.extend_from_slice(chunk.get(at..at + count).unwrap_or(&[]));
@@ -276,7 +321,18 @@ impl Work {
                 work.close = out.close;
                 break;
             }
+            before += chunk.len();
         }
         work
     }
+}
+
+/// The first `length` bytes of the chunks.
+fn first<'c>(chunks: impl Iterator<Item = &'c [u8]>, length: usize) -> Vec<u8> {
+    let mut data = Vec::with_capacity(length);
+    for chunk in chunks {
+        let count = chunk.len().min(length - data.len());
+        data.extend_from_slice(chunk.get(..count).unwrap_or(&[]));
+    }
+    data
 }

@@ -3,12 +3,10 @@
 //! LOCKGATE_FUZZ_RUNS connections are tried from LOCKGATE_FUZZ_SEED on. A connection is a few requests made from the
 //! table, some of them damaged, cut into pieces at random; responses come back likewise.
 
-use std::sync::Arc;
-
 use super::policy::{End, Ends};
 use super::published::Published;
 use super::session::{Out, Piece, Session, Tables, OWN_CORRELATION};
-use super::session_tests::{passed, published};
+use super::session_tests::{at_a_glance, passed, published};
 
 const NAMES: [&str; 4] = ["orders", "secret", "bills", "x"];
 const RUNS: u64 = 20_000;
@@ -32,7 +30,7 @@ pub fn setting(name: &str, otherwise: u64) -> u64 {
         .unwrap_or(otherwise)
 }
 
-pub fn session(tables: &Arc<Tables>, published: &'static Published) -> Session {
+pub fn session(tables: &'static Tables, published: &'static Published) -> Session {
     let end = |address: &str, identity, subject| End {
         address: address.parse().unwrap(),
         identity,
@@ -43,7 +41,7 @@ pub fn session(tables: &Arc<Tables>, published: &'static Published) -> Session {
         destination: end("10.0.0.2", 7, 7),
         port: 9092,
     };
-    Session::new(tables.clone(), published, ends)
+    Session::new(tables, published, ends)
 }
 
 pub fn sample(tables: &Tables, random: &mut Random, correlation: i32) -> Vec<u8> {
@@ -78,6 +76,10 @@ pub fn feed(session: &mut Session, data: &[u8], random: &mut Random) -> (Vec<u8>
     while !rest.is_empty() {
         let (piece, behind) = rest.split_at((1 + random.below(700)).min(rest.len()));
         rest = behind;
+        if let Some(came) = at_a_glance(session, piece, random.below(piece.len() + 1)) {
+            through.extend(came);
+            continue;
+        }
         let out = session.from_client(piece);
         through.extend(passed(piece, &out));
         answer.extend(&out.answer);
@@ -104,7 +106,7 @@ pub fn frames(mut stream: &[u8]) -> Vec<&[u8]> {
 
 /// By itself it passes too, at least when it comes in two pieces as it may have come: what stands behind the last topic
 /// of a Produce may be anything. Or it needs the name of a topic first, or is our own question for one.
-pub fn passes_alone(tables: &Arc<Tables>, policy: &'static Published, frame: &[u8]) -> bool {
+pub fn passes_alone(tables: &'static Tables, policy: &'static Published, frame: &[u8]) -> bool {
     let passes = |cut: usize| {
         let mut alone = session(tables, policy);
         let (head, tail) = frame.split_at(cut);
@@ -131,7 +133,7 @@ fn bytes_of(out: &Out) -> usize {
 
 #[test]
 fn whatever_comes_only_what_is_allowed_passes() {
-    let tables = Arc::new(Tables::read().unwrap());
+    let tables = Tables::shared().unwrap();
     let policies = [
         published(&["|||orders"]),
         published(&["0,3,18,22|||orders", "1,2,3,9,10|||bills"]),
@@ -144,7 +146,7 @@ fn whatever_comes_only_what_is_allowed_passes() {
     for run in seed..seed + runs {
         let random = &mut Random(run.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let policy = policies[random.below(policies.len())];
-        let mut session = session(&tables, policy);
+        let mut session = session(tables, policy);
         let mut stream = Vec::new();
         for number in 0..1 + random.below(6) {
             counts[0] += 1;
@@ -198,13 +200,13 @@ fn whatever_comes_only_what_is_allowed_passes() {
 
 #[test]
 fn how_it_is_cut_makes_no_difference() {
-    let tables = Arc::new(Tables::read().unwrap());
+    let tables = Tables::shared().unwrap();
     let policy = published(&["|||orders", "3,18|||"]);
     for seed in 1..3000 {
         let random = &mut Random(seed << 8 | 1);
         let data = sample(&tables, random, 1);
-        let whole = session(&tables, policy).from_client(&data);
-        let (through, answer, ended) = feed(&mut session(&tables, policy), &data, random);
+        let whole = session(tables, policy).from_client(&data);
+        let (through, answer, ended) = feed(&mut session(tables, policy), &data, random);
         assert_eq!(
             (through, answer, ended),
             (passed(&data, &whole), whole.answer, whole.close.is_some()),
@@ -214,16 +216,111 @@ fn how_it_is_cut_makes_no_difference() {
     }
 }
 
+/// Give both sessions the same buffer in two chunks, one of them at a glance if that is enough: what came out of them.
+fn both(glancing: &mut Session, plain: &mut Session, data: &[u8], shown: usize, client: bool) -> [(Vec<u8>, Out); 2] {
+    let chunk = |session: &mut Session, chunk: &[u8]| match client {
+        true => session.from_client(chunk),
+        false => session.from_server(chunk),
+    };
+    let whole = |session: &mut Session| {
+        let mut out = chunk(session, &data[..shown]);
+        let mut came = passed(&data[..shown], &out);
+        if out.close.is_none() {
+            let more = chunk(session, &data[shown..]);
+            came.extend(passed(&data[shown..], &more));
+            out.answer.extend(more.answer);
+            out.close = more.close;
+        }
+        (came, out)
+    };
+    let glance = match client {
+        true => at_a_glance(glancing, data, shown),
+        false => (glancing.pass_rest_of_response(data.len()) || glancing.pass_response(&data[..shown], data.len()))
+            .then(|| data.to_vec()),
+    };
+    let other = glance.map(|came| (came, Out::default()));
+    [other.unwrap_or_else(|| whole(glancing)), whole(plain)]
+}
+
+#[test]
+fn a_glance_makes_no_difference() {
+    let tables = Tables::shared().unwrap();
+    let rules: [&[&str]; 3] = [&["|||orders"], &["0,3,18,22|||orders", "1,2|||bills"], &["|||"]];
+    let (seed, runs) = (
+        setting("LOCKGATE_FUZZ_SEED", 1),
+        setting("LOCKGATE_FUZZ_RUNS", RUNS) / 4,
+    );
+    let policies = rules.map(published);
+    for run in seed..seed + runs {
+        let random = &mut Random(run.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let policy = policies[random.below(3)];
+        let (mut glancing, mut plain) = (session(tables, policy), session(tables, policy));
+        let (mut asked, mut answers, mut arrived) = (Vec::new(), Vec::new(), Vec::new());
+        let mut judged = 0;
+        for number in 0..40 {
+            let client = random.below(2) == 0;
+            let pending = if client { &mut asked } else { &mut answers };
+            if client && pending.is_empty() {
+                *pending = sample(tables, random, number);
+                if random.below(12) == 0 {
+                    damage(pending, random);
+                }
+            }
+            let most = if random.below(2) == 0 { 6000 } else { 50 };
+            let length = pending.len().min(1 + random.below(most));
+            let data: Vec<u8> = pending.drain(..length).collect();
+            let shown = if random.below(2) == 0 {
+                length
+            } else {
+                random.below(length + 1)
+            };
+            let [mut one, mut other] = both(&mut glancing, &mut plain, &data, shown, client);
+            while one.1.close.is_none() && glancing.can_resume() {
+                let (more, same) = (glancing.from_client(&[]), plain.from_client(&[]));
+                one.0.extend(passed(&[], &more));
+                other.0.extend(passed(&[], &same));
+                assert_eq!((&more.answer, &more.close), (&same.answer, &same.close), "seed {}", run);
+                one.1.close = more.close;
+                other.1.close = same.close;
+                if more.pieces.is_empty() && more.answer.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(one.0, other.0, "seed {}", run);
+            assert_eq!(
+                (&one.1.answer, &one.1.close),
+                (&other.1.answer, &other.1.close),
+                "seed {}",
+                run
+            );
+            assert_eq!(glancing.is_paused(), plain.is_paused(), "seed {}", run);
+            if one.1.close.is_some() {
+                break;
+            }
+            if client {
+                arrived.extend(one.0);
+            }
+            for frame in frames(&arrived).into_iter().skip(judged) {
+                judged += 1;
+                let length = 4 + random.below(300);
+                answers.extend((length as i32).to_be_bytes());
+                answers.extend_from_slice(&frame[8..12]);
+                answers.resize(answers.len() + length - 4, 0);
+            }
+        }
+    }
+}
+
 #[test]
 fn every_request_of_the_table_is_read_to_its_end() {
-    let tables = Arc::new(Tables::read().unwrap());
+    let tables = Tables::shared().unwrap();
     let open = published(&["|||"]);
     for api in &tables.apis {
         for version in api.first..=api.last {
             for seed in 1..40 {
                 let random = &mut Random(seed << 8 | 1);
                 let data = api.sample(version, 1, &NAMES, &mut |limit| random.below(limit));
-                let out = session(&tables, open).from_client(&data);
+                let out = session(tables, open).from_client(&data);
                 assert_eq!(out.close, None, "{} {}", api.name, version);
             }
         }

@@ -5,6 +5,7 @@
 
 mod apis;
 mod denial_log;
+mod few;
 mod filter;
 mod frame;
 #[cfg(test)]

@@ -70,6 +70,55 @@ impl Queue {
         None
     }
 
+    /// True when so many bytes from the server pass whatever they are, and then they have: they are of a response whose
+    /// begin was seen, and no answer of ours comes behind them.
+    pub fn pass_rest(&mut self, count: usize) -> bool {
+        let enough = self.left > count || (self.left == count && !self.answer_follows());
+        if self.left == 0 || !enough || !self.hold.is_empty() {
+            return false;
+        }
+        self.left -= count;
+        if self.left == 0 {
+            self.forget();
+        }
+        true
+    }
+
+    /// The same when they begin a response, with `begin`. False changes nothing.
+    pub fn pass_response(&mut self, begin: &[u8], count: usize) -> bool {
+        let correlation = match self.waiting.front() {
+            Some(Waiting {
+                correlation,
+                what: Waits::Plain,
+            }) if self.left == 0 && self.hold.is_empty() => *correlation,
+            _ => return false,
+        };
+        let mut reader = Reader::new(begin, 8, 0);
+        let (length, answered) = match (reader.i32(), reader.i32()) {
+            (Ok(length), Ok(answered)) => (length, answered),
+            _ => return false,
+        };
+        // Of a length, and not longer than what has come of it.
+        let total = match usize::try_from(length) {
+            Ok(length) if length >= 4 && length + 4 >= count => length + 4,
+            _ => return false,
+        };
+        if answered != correlation || (total == count && self.answer_follows()) {
+            return false;
+        }
+        self.left = total - count;
+        if self.left == 0 {
+            self.forget();
+        }
+        true
+    }
+
+    /// Whether an answer of ours goes out with the end of the oldest response.
+    fn answer_follows(&self) -> bool {
+        let next = self.waiting.get(1).map(|waiting| &waiting.what);
+        matches!(next, Some(Waits::Answer(_)))
+    }
+
     /// Bytes from the server; what they told about topic ids.
     pub fn from_server(&mut self, data: &[u8], tables: &Tables, visible: &Visible, out: &mut Out) -> Learned {
         let mut learned = Vec::new();
@@ -91,7 +140,7 @@ impl Queue {
         let mut inner = Out::default();
         let done = self.responses(&held, tables, visible, &mut inner, &mut learned);
         let mut at = 0;
-        for piece in inner.pieces {
+        for piece in inner.pieces.into_vec() {
             match piece {
                 Piece::Same(count) => {
                     out.pieces
@@ -108,7 +157,7 @@ impl Queue {
     }
 
     fn keep(&mut self, rest: &[u8], out: &mut Out) {
-        if out.close.is_none() && !self.hold.extend(rest) {
+        if !rest.is_empty() && out.close.is_none() && !self.hold.extend(rest) {
             out.close = Some("more responses are held back than there is room for".to_string());
         }
     }
@@ -213,7 +262,9 @@ impl Queue {
             self.asking = self.asking.saturating_sub(1);
         }
         out.pieces.push(Piece::Gone(total));
-        out.pieces.extend(passed.map(Piece::New));
+        if let Some(passed) = passed {
+            out.pieces.push(Piece::New(passed));
+        }
         self.finish(out);
         Ok(total)
     }
@@ -234,6 +285,16 @@ impl Queue {
                 out.pieces.push(Piece::New(answer));
             }
         }
+        self.ease();
+    }
+
+    /// The same where none of ours does.
+    fn forget(&mut self) {
+        self.waiting.pop_front();
+        self.ease();
+    }
+
+    fn ease(&mut self) {
         if self.waiting.len() <= MOST_WAITING / 2 && self.answers <= MOST_ANSWERS / 2 {
             self.full = false;
         }

@@ -112,7 +112,7 @@ pub fn metadata_response(
     api.read_begin(plan.version, &mut reader, &mut asked)?;
     let (start, _, behind) = asked.topics_at;
     let mut elements: Vec<Vec<u8>> = Vec::new();
-    for topic in &asked.topics {
+    for topic in asked.topics.iter() {
         if plan.only_refused {
             continue;
         }

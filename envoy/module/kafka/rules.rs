@@ -1,6 +1,6 @@
 //! The request rules of one peer and port: which requests they let pass.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// What a rule says of a request besides its topic. None is any, no keys are every API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub enum Part<'a> {
 pub struct RuleSet {
     all: Vec<Condition>,
     any_topic: Vec<Condition>,
-    by_topic: HashMap<Vec<u8>, Vec<Condition>>,
+    by_topic: BTreeMap<Vec<u8>, Vec<Condition>>,
 }
 
 impl RuleSet {

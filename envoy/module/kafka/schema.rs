@@ -3,7 +3,11 @@
 #[cfg(test)]
 #[path = "schema_sample.rs"]
 mod sample;
+#[path = "schema_walk.rs"]
+mod walk;
 
+use self::walk::Walk;
+use super::few::Few;
 use super::wire::{begin_frame, end_frame, put_length, put_string, put_varint, Reader, Trouble};
 
 /// What an API is about, which gives the error code of a refusal that has nothing to do with a topic.
@@ -81,10 +85,18 @@ pub struct Api {
     pub about: About,
     request: Vec<Field>,
     response: Vec<Field>,
+    /// One for each version, from `first` on.
+    walks: Vec<Walk>,
+}
+
+impl Field {
+    fn is_in(&self, version: i16) -> bool {
+        self.first <= version && version <= self.last
+    }
 }
 
 /// A topic that a request names. `span` is where the whole element stands in the frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topic<'a> {
     pub name: Option<&'a [u8]>,
     pub id: Option<[u8; 16]>,
@@ -103,9 +115,9 @@ pub struct Item<'a> {
 /// What a request asks for.
 #[derive(Debug, Default)]
 pub struct Asked<'a> {
-    pub topics: Vec<Topic<'a>>,
+    pub topics: Few<Topic<'a>, 2>,
     pub items: Vec<Item<'a>>,
-    parts: Vec<i32>,
+    parts: Few<i32, 4>,
     /// It asks for every topic there is, or for those that fit a pattern.
     pub everything: bool,
     pub acks: Option<i16>,
@@ -118,14 +130,14 @@ pub struct Asked<'a> {
     pub topics_at: (usize, usize, usize),
     /// Elements that are announced and have not come, while a frame is read that is not whole.
     missing: usize,
-    topics_missing: bool,
+    topics_missing: usize,
     last_parts_seen: bool,
 }
 
 impl Asked<'_> {
     /// True when every topic's name has come, of a Produce that is not whole.
     pub fn names_whole(&self) -> bool {
-        !self.topics_missing && self.topics_at.1 != 0
+        self.topics_missing == 0 && self.topics_at.1 != 0
     }
 
     /// True when every partition's number has come as well.
@@ -154,10 +166,8 @@ impl Api {
 
     /// The same where something may stand behind it that nobody reads.
     pub fn read_begin<'a>(&self, version: i16, reader: &mut Reader<'a>, asked: &mut Asked<'a>) -> Result<(), Trouble> {
-        let flexible = self.is_flexible(version);
-        let walk = Walk { version, flexible };
-        walk.fields(&self.request, reader, asked, 0)?;
-        reader.tags(flexible)?;
+        let number = usize::try_from(i32::from(version) - i32::from(self.first)).map_err(|_| Trouble::Malformed)?;
+        self.walks.get(number).ok_or(Trouble::Malformed)?.go(reader, asked)?;
         // Bytes that were gone over and have not come.
         reader.take(0).map(|_| ())
     }
@@ -244,166 +254,6 @@ impl Item<'_> {
     }
 }
 
-struct Walk {
-    version: i16,
-    flexible: bool,
-}
-
-impl Walk {
-    fn fields<'a>(
-        &self,
-        fields: &[Field],
-        reader: &mut Reader<'a>,
-        asked: &mut Asked<'a>,
-        depth: usize,
-    ) -> Result<(), Trouble> {
-        for field in fields {
-            if self.version < field.first || field.last < self.version {
-                continue;
-            }
-            match &field.kind {
-                Kind::Number(size, _) => reader.skip(*size)?,
-                Kind::Text(_) => {
-                    let length = reader.length(self.flexible, false)?.unwrap_or(0);
-                    reader.skip(length)?
-                }
-                Kind::Bytes(_) => {
-                    let length = reader.length(self.flexible, true)?.unwrap_or(0);
-                    reader.skip(length)?
-                }
-                Kind::Name => {
-                    let name = reader.string(self.flexible)?;
-                    if let Some(topic) = asked.topics.last_mut() {
-                        topic.name = name;
-                    }
-                }
-                Kind::Id => {
-                    let id = reader.uuid()?;
-                    if let Some(topic) = asked.topics.last_mut() {
-                        topic.id = if id == [0; 16] { None } else { Some(id) };
-                    }
-                }
-                Kind::Index => {
-                    let index = reader.i32()?;
-                    asked.parts.push(index);
-                    asked.missing = asked.missing.saturating_sub(1);
-                    if let Some(topic) = asked.topics.last_mut() {
-                        topic.parts.1 = asked.parts.len();
-                    }
-                }
-                Kind::Key => {
-                    let key = reader.string(self.flexible)?;
-                    if let Some(item) = asked.items.last_mut() {
-                        item.key = key;
-                    }
-                }
-                Kind::ItemKind => {
-                    let kind = reader.i8()?;
-                    match asked.items.last_mut() {
-                        Some(item) if depth > 0 => item.kind = kind,
-                        _ => asked.kind = kind,
-                    }
-                }
-                Kind::Acks => asked.acks = Some(reader.i16()?),
-                Kind::Session => asked.session = reader.i32()?,
-                Kind::Epoch => {
-                    asked.epoch_at = Some(reader.at());
-                    reader.i32()?;
-                }
-                Kind::Transaction => asked.transaction = reader.string(self.flexible)?.is_some(),
-                Kind::Pattern => asked.everything |= reader.string(self.flexible)?.map_or(false, |it| !it.is_empty()),
-                Kind::Array { many, structs, fields } => {
-                    self.array(*many, *structs, fields, reader, asked, depth)?;
-                }
-                Kind::Empty(_) | Kind::NoStruct | Kind::Error => return Err(Trouble::Malformed),
-            }
-        }
-        Ok(())
-    }
-
-    fn array<'a>(
-        &self,
-        many: Many,
-        structs: bool,
-        fields: &[Field],
-        reader: &mut Reader<'a>,
-        asked: &mut Asked<'a>,
-        depth: usize,
-    ) -> Result<(), Trouble> {
-        let start = reader.at();
-        let length = reader.length(self.flexible, true)?;
-        let count = length.unwrap_or(0);
-        // Every element has a byte at least.
-        if count > reader.left() {
-            return Err(Trouble::Malformed);
-        }
-        if let Many::Topics { null_is_all } = many {
-            asked.topics_at = (start, reader.at(), reader.at());
-            asked.topics_missing = count > 0;
-            asked.everything |= length.is_none() && null_is_all;
-        }
-        if many == Many::Parts {
-            asked.missing += count;
-            asked.last_parts_seen = !asked.topics_missing;
-        }
-        for number in 0..count {
-            let at = reader.at();
-            // A count may promise more than has come: nobody counts through what is not there.
-            reader.take(0)?;
-            match many {
-                Many::Topics { .. } => {
-                    let parts = asked.parts.len();
-                    asked.topics.push(Topic {
-                        name: None,
-                        id: None,
-                        span: (at, at),
-                        item: asked.items.len(),
-                        parts: (parts, parts),
-                    });
-                    // Two fields can be the name; the first that comes after this is enough.
-                    let last = number + 1 == count;
-                    self.element(structs, fields, reader, asked, depth, last)?;
-                    if let Some(topic) = asked.topics.last_mut() {
-                        topic.span.1 = reader.at();
-                    }
-                    asked.topics_at.2 = reader.at();
-                }
-                Many::Items => {
-                    asked.items.push(Item::default());
-                    self.element(structs, fields, reader, asked, depth, false)?;
-                }
-                Many::Parts | Many::List => self.element(structs, fields, reader, asked, depth, false)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn element<'a>(
-        &self,
-        structs: bool,
-        fields: &[Field],
-        reader: &mut Reader<'a>,
-        asked: &mut Asked<'a>,
-        depth: usize,
-        last_topic: bool,
-    ) -> Result<(), Trouble> {
-        if last_topic {
-            // The name (or id) stands first; what comes behind it names no further topic.
-            let named = fields.iter().position(|field| matches!(field.kind, Kind::Array { .. }));
-            let (head, tail) = fields.split_at(named.unwrap_or(fields.len()));
-            self.fields(head, reader, asked, depth + 1)?;
-            asked.topics_missing = false;
-            self.fields(tail, reader, asked, depth + 1)?;
-        } else {
-            self.fields(fields, reader, asked, depth + 1)?;
-        }
-        if structs {
-            reader.tags(self.flexible)?;
-        }
-        Ok(())
-    }
-}
-
 #[derive(Clone, Copy)]
 enum Place {
     Top,
@@ -424,7 +274,7 @@ struct Refusal<'r, 'a> {
 impl Refusal<'_, '_> {
     fn fields(&self, fields: &[Field], place: Place, out: &mut Vec<u8>) {
         for field in fields {
-            if self.version < field.first || field.last < self.version {
+            if !field.is_in(self.version) {
                 continue;
             }
             match &field.kind {
@@ -566,6 +416,7 @@ pub fn read_table(text: &str) -> Result<Vec<Api>, String> {
                     },
                     request: Vec::new(),
                     response: Vec::new(),
+                    walks: Vec::new(),
                 });
             }
             Some(first) => {
@@ -588,6 +439,10 @@ pub fn read_table(text: &str) -> Result<Vec<Api>, String> {
                 (if response { &mut api.response } else { &mut api.request }).extend(fields);
             }
         }
+    }
+    for api in &mut apis {
+        let walk = |version| Walk::new(&api.request, version, version >= api.flexible);
+        api.walks = (api.first..=api.last).map(walk).collect();
     }
     Ok(apis)
 }

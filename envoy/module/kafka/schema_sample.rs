@@ -30,7 +30,7 @@ impl Api {
     fn write(&self, fields: &[Field], version: i16, names: &[&str], choose: &mut Choose, out: &mut Vec<u8>) {
         let flexible = self.is_flexible(version);
         for field in fields {
-            if version < field.first || field.last < version {
+            if !field.is_in(version) {
                 continue;
             }
             match &field.kind {

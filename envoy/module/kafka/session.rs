@@ -3,9 +3,14 @@
 //! Bytes go in as they come and come out as `Piece`s; nothing is passed on that was not judged, and whatever is held back
 //! is bounded. What is not the Kafka protocol ends the connection.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+#[path = "session_glance.rs"]
+mod glance;
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+pub use self::glance::Glance;
+use super::few::Few;
 use super::frame::{look, Frame, Seen};
 use super::policy::{Ends, Policy, Say};
 use super::published::{Hold, Published};
@@ -33,8 +38,19 @@ pub struct Tables {
     pub metadata_response: Api,
 }
 
+static TABLES: Mutex<Option<&'static Tables>> = Mutex::new(None);
+
 impl Tables {
-    pub fn read() -> Result<Tables, String> {
+    /// Read once, and the same for all connections.
+    pub fn shared() -> Result<&'static Tables, String> {
+        let mut shared = TABLES.lock().map_err(|_| "the table of APIs cannot be read")?;
+        match *shared {
+            Some(tables) => Ok(tables),
+            None => Ok(shared.insert(Box::leak(Box::new(Tables::read()?)))),
+        }
+    }
+
+    fn read() -> Result<Tables, String> {
         let mut other = read_table(super::apis::METADATA_RESPONSE)?;
         Ok(Tables {
             apis: read_table(super::apis::APIS)?,
@@ -55,6 +71,12 @@ pub enum Piece {
     New(Vec<u8>),
 }
 
+impl Default for Piece {
+    fn default() -> Piece {
+        Piece::Same(0)
+    }
+}
+
 /// A request that was refused, for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Denial {
@@ -70,7 +92,7 @@ pub struct Denial {
 /// What one step comes to.
 #[derive(Debug, Default)]
 pub struct Out {
-    pub pieces: Vec<Piece>,
+    pub pieces: Few<Piece, 2>,
     /// For the client, now.
     pub answer: Vec<u8>,
     /// End the connection, and why.
@@ -109,7 +131,7 @@ enum Step {
 
 /// Who speaks with whom, and how far they are.
 pub struct Session {
-    tables: Arc<Tables>,
+    tables: &'static Tables,
     published: &'static Published,
     ends: Ends,
     generation: u64,
@@ -125,7 +147,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(tables: Arc<Tables>, published: &'static Published, ends: Ends) -> Session {
+    pub fn new(tables: &'static Tables, published: &'static Published, ends: Ends) -> Session {
         Session {
             tables,
             published,
@@ -185,7 +207,7 @@ impl Session {
         let mut inner = Out::default();
         let done = self.requests(&held, &mut inner);
         let mut at = 0;
-        for piece in inner.pieces {
+        for piece in inner.pieces.into_vec() {
             match piece {
                 Piece::Same(count) => {
                     out.pieces
@@ -204,7 +226,7 @@ impl Session {
     }
 
     fn keep(&mut self, rest: &[u8], out: &mut Out) {
-        if out.close.is_none() && !self.hold.extend(rest) {
+        if !rest.is_empty() && out.close.is_none() && !self.hold.extend(rest) {
             out.close = Some("more requests are held back than there is room for".to_string());
         }
     }
@@ -263,12 +285,12 @@ impl Session {
         if let Err(reason) = self.refresh() {
             return Step::Close(reason);
         }
-        let tables = self.tables.clone();
         let request = Request {
             key: frame.key,
             version: frame.version,
             client: frame.client,
         };
+        let tables = self.tables;
         let api = match tables.api(frame.key) {
             Some(api) if api.knows(frame.version) => api,
             known => return self.unknown(data, &frame, request, known, out),
@@ -339,15 +361,21 @@ impl Session {
     }
 
     fn judge(&self, request: Request, asked: &Asked) -> Result<(), String> {
-        let topics = asked.topics.iter().map(|topic| self.topic_part(topic));
-        let items = asked.items.iter().filter_map(|item| item.topic()).map(Part::Topic);
-        let everything = asked.everything.then(|| Part::Everything);
-        let mut parts = topics.chain(items).chain(everything).peekable();
-        let nothing = parts.peek().is_none().then(|| Part::NoTopic);
-        for part in parts.chain(nothing) {
-            self.allows(request, part).map_err(str::to_string)?;
+        let judged = |part| self.allows(request, part).map_err(str::to_string);
+        let mut nothing = true;
+        for topic in asked.topics.iter() {
+            judged(self.topic_part(topic))?;
+            nothing = false;
         }
-        Ok(())
+        for name in asked.items.iter().filter_map(|item| item.topic()) {
+            judged(Part::Topic(name))?;
+            nothing = false;
+        }
+        match asked.everything {
+            true => judged(Part::Everything),
+            false if nothing => judged(Part::NoTopic),
+            false => Ok(()),
+        }
     }
 
     /// A request of an API or version that we cannot look into.
@@ -381,7 +409,8 @@ impl Session {
 
     /// Ask the server for the names of topics that a request has by id only. None: all are known that can be.
     fn find_names(&mut self, frame: &Frame, request: Request, asked: &Asked, out: &mut Out) -> Option<Step> {
-        if frame.key == METADATA || self.asked_names || self.allows(request, Part::Everything).is_ok() {
+        let by_id = asked.topics.iter().any(|topic| topic.name.is_none());
+        if frame.key == METADATA || !by_id || self.asked_names || self.allows(request, Part::Everything).is_ok() {
             return None;
         }
         let unknown: Vec<[u8; 16]> = asked
@@ -553,7 +582,7 @@ impl Session {
             };
             refreshed && allows(policy, sides, request, Part::Topic(name)).is_ok()
         };
-        let learned = self.queue.from_server(data, &self.tables, &visible, &mut out);
+        let learned = self.queue.from_server(data, self.tables, &visible, &mut out);
         if !learned.is_empty() {
             if self.names.len() + learned.len() > MOST_NAMES {
                 self.names.clear();

@@ -1,10 +1,8 @@
 //! Tests of `session` with requests as clients write them.
 
-use std::sync::Arc;
-
 use super::policy::{End, Ends, Policy};
 use super::published::Published;
-use super::session::{Out, Piece, Session, Tables};
+use super::session::{Glance, Out, Piece, Session, Tables};
 
 const HEAD: &str = "lockgate-kafka 1\nset\n";
 const TAIL: &str = "half deny unmatched
@@ -38,7 +36,14 @@ fn session(published: &'static Published) -> Session {
         destination: end("10.0.0.2", 7, 7),
         port: 9092,
     };
-    Session::new(Arc::new(Tables::read().unwrap()), published, ends)
+    Session::new(Tables::shared().unwrap(), published, ends)
+}
+
+/// One whose policy has been read, which the first request does.
+fn begun(published: &'static Published) -> Session {
+    let mut session = session(published);
+    session.from_client(&produce(0, 0, &["orders"], 1));
+    session
 }
 
 /// A request with header 1: key, version, correlation id, client "app".
@@ -87,7 +92,7 @@ fn produce(correlation: i32, acks: i16, topics: &[&str], size: usize) -> Vec<u8>
 pub fn passed(data: &[u8], out: &Out) -> Vec<u8> {
     let mut at = 0;
     let mut passed = Vec::new();
-    for piece in &out.pieces {
+    for piece in out.pieces.iter() {
         match piece {
             Piece::Same(count) => {
                 passed.extend(&data[at..at + count]);
@@ -101,6 +106,18 @@ pub fn passed(data: &[u8], out: &Out) -> Vec<u8> {
     passed
 }
 
+/// What comes out when a glance says it, of a buffer whose first chunk has `shown` bytes.
+pub fn at_a_glance(session: &mut Session, data: &[u8], shown: usize) -> Option<Vec<u8>> {
+    if session.pass_rest(data.len()) {
+        return Some(data.to_vec());
+    }
+    match session.pass_request(&data[..shown], data.len()) {
+        Glance::Unsaid => None,
+        Glance::Pass => Some(data.to_vec()),
+        Glance::Begin(begin) => Some([begin.bytes(), &data[begin.bytes().len()..]].concat()),
+    }
+}
+
 fn allow_orders() -> &'static Published {
     published(&["0,3,18|||orders"])
 }
@@ -110,7 +127,7 @@ fn an_allowed_request_passes_as_it_came() {
     let mut session = session(allow_orders());
     let data = produce(1, 1, &["orders"], 10);
     let out = session.from_client(&data);
-    assert_eq!(out.pieces, [Piece::Same(data.len())]);
+    assert_eq!(out.pieces[..], [Piece::Same(data.len())]);
     assert!(out.answer.is_empty() && out.close.is_none());
     let answer = response(1, b"whatever");
     assert_eq!(passed(&answer, &session.from_server(&answer)), answer);
@@ -191,10 +208,70 @@ fn a_big_body_passes_as_soon_as_it_is_judged() {
     let mut came = Vec::new();
     for chunk in data.chunks(1 << 16) {
         let out = session.from_client(chunk);
-        assert_eq!(out.pieces, [Piece::Same(chunk.len())], "nothing is held or copied");
+        assert_eq!(out.pieces[..], [Piece::Same(chunk.len())], "nothing is held or copied");
         came.extend(passed(chunk, &out));
     }
     assert!(came == data);
+}
+
+#[test]
+fn what_is_usual_passes_at_a_glance() {
+    let mut session = begun(published(&["|||orders"]));
+    let big = produce(1, 1, &["orders"], 70_000);
+    let (first, rest) = big.split_at(60_000);
+    assert!(at_a_glance(&mut session, first, 16_384).as_deref() == Some(first));
+    assert!(session.pass_rest(1_000) && session.pass_rest(rest.len() - 1_000) && !session.pass_rest(1));
+    let asked = fetch(2, 0, 0, Some("orders"));
+    let passed = at_a_glance(&mut session, &asked, asked.len()).unwrap();
+    assert_eq!(passed, fetch(2, 0, -1, Some("orders")), "it begins no session");
+    let answers = [response(1, b"x"), response(2, &[0; 5000])];
+    assert!(session.pass_response(&answers[0], answers[0].len()));
+    assert!(session.pass_response(&answers[1][..8], 3000) && !session.pass_rest_of_response(2009));
+    assert!(session.pass_rest_of_response(2008) && !session.pass_response(&answers[1], 100));
+}
+
+#[test]
+fn a_glance_sees_that_the_policy_has_changed() {
+    let published = allow_orders();
+    let mut session = begun(published);
+    let data = produce(1, 0, &["orders"], 10);
+    assert!(at_a_glance(&mut session, &data, data.len()).is_some());
+    publish(published, &["0|||bills"]);
+    assert_eq!(at_a_glance(&mut session, &data, data.len()), None);
+    assert!(passed(&data, &session.from_client(&data)).is_empty());
+    assert_eq!(at_a_glance(&mut session, &data, data.len()), None);
+}
+
+#[test]
+fn a_glance_is_not_enough_for_what_is_not_usual() {
+    let mut session = begun(published(&["|||orders"]));
+    let allowed = produce(1, 1, &["orders"], 10);
+    let two = [allowed.clone(), allowed.clone()].concat();
+    let short = fetch(1, 0, 0, Some("orders"));
+    let mut long = [&short[..12], &[0, 200], &[b'c'; 200], &short[17..]].concat();
+    long[..4].copy_from_slice(&(short.len() as i32 - 4 + 197).to_be_bytes());
+    for unusual in [
+        &produce(1, 1, &["orders", "secret"], 10)[..],
+        &two,
+        &allowed[..20],
+        &fetch(1, 7, 1, Some("orders")),
+        &metadata(1, Some(&["orders"])),
+        &api_versions(3),
+        &long,
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"",
+    ] {
+        assert_eq!(at_a_glance(&mut session, unusual, unusual.len()), None);
+    }
+    // An answer of ours goes out with the end of the response before it.
+    assert!(at_a_glance(&mut session, &allowed, allowed.len()).is_some());
+    let denied = produce(2, 1, &["secret"], 10);
+    assert!(session.from_client(&denied).answer.is_empty());
+    let answer = response(1, b"whatever");
+    assert!(!session.pass_response(&answer, answer.len()));
+    assert!(session.pass_response(&answer, 10) && !session.pass_rest_of_response(answer.len() - 10));
+    assert!(passed(&answer[10..], &session.from_server(&answer[10..])).len() > 20);
+    assert!(!session.pass_response(&answer, answer.len()), "nobody asked");
 }
 
 #[test]

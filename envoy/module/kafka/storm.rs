@@ -5,7 +5,6 @@
 //! Both are streams, each behind its length (four bytes, big-endian). Without a folder the library stands in for Envoy.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::frame::{look, Seen};
 use super::fuzz::{damage, feed, frames, passes_alone, sample, session, setting, Random};
@@ -57,7 +56,7 @@ fn read(path: &Path) -> Vec<Vec<u8>> {
 }
 
 /// Every whole request passes by itself, and what is cut off begins like one.
-fn judge(tables: &Arc<Tables>, arrived: &[Vec<u8>]) {
+fn judge(tables: &'static Tables, arrived: &[Vec<u8>]) {
     let published = published(&RULES);
     let mut count = 0;
     for stream in arrived {
@@ -79,7 +78,7 @@ fn judge(tables: &Arc<Tables>, arrived: &[Vec<u8>]) {
 
 #[test]
 fn only_what_is_allowed_arrives() {
-    let tables = Arc::new(Tables::read().unwrap());
+    let tables = Tables::shared().unwrap();
     let (seed, runs) = (setting("LOCKGATE_FUZZ_SEED", 1), setting("LOCKGATE_FUZZ_RUNS", RUNS));
     let random = |run: u64| Random(run.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let streams: Vec<_> = (seed..seed + runs)
@@ -95,7 +94,7 @@ fn only_what_is_allowed_arrives() {
         }
         None => {
             let policy = published(&RULES);
-            let through = |stream: &Vec<u8>| feed(&mut session(&tables, policy), stream, &mut random(7)).0;
+            let through = |stream: &Vec<u8>| feed(&mut session(tables, policy), stream, &mut random(7)).0;
             judge(&tables, &streams.iter().map(through).collect::<Vec<_>>());
         }
     }

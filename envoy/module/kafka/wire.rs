@@ -20,21 +20,25 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub fn new(data: &'a [u8], end: usize, at: usize) -> Reader<'a> {
         Reader { data, end, at }
     }
 
     /// Where the next value starts.
+    #[inline]
     pub fn at(&self) -> usize {
         self.at
     }
 
     /// How much of the frame is left.
+    #[inline]
     pub fn left(&self) -> usize {
         self.end.saturating_sub(self.at)
     }
 
     /// Go over `length` bytes, which need not have come yet.
+    #[inline]
     pub fn skip(&mut self, length: usize) -> Result<(), Trouble> {
         if length > self.left() {
             return Err(Trouble::Malformed);
@@ -44,6 +48,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `length` bytes.
+    #[inline]
     pub fn take(&mut self, length: usize) -> Result<&'a [u8], Trouble> {
         let start = self.at;
         self.skip(length)?;
@@ -56,30 +61,46 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Trouble> {
         let mut bytes = [0; N];
         bytes.copy_from_slice(self.take(N)?);
         Ok(bytes)
     }
 
+    #[inline]
     pub fn i8(&mut self) -> Result<i8, Trouble> {
         Ok(i8::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn i16(&mut self) -> Result<i16, Trouble> {
         Ok(i16::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn i32(&mut self) -> Result<i32, Trouble> {
         Ok(i32::from_be_bytes(self.array()?))
     }
 
+    #[inline]
     pub fn uuid(&mut self) -> Result<[u8; 16], Trouble> {
         self.array()
     }
 
     /// UNSIGNED_VARINT: at most 32 bits.
+    #[inline]
     pub fn varint(&mut self) -> Result<u32, Trouble> {
+        match self.data.get(self.at) {
+            Some(byte) if *byte < 0x80 && self.at < self.end => {
+                self.at += 1;
+                Ok(u32::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u32, Trouble> {
         let mut value: u32 = 0;
         for shift in [0, 7, 14, 21, 28] {
             let byte = u32::from(self.take(1)?.first().copied().unwrap_or(0));
@@ -95,6 +116,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The length of a string, bytes or an array; None is null. `wide`: four bytes, where it is not compact.
+    #[inline]
     pub fn length(&mut self, flexible: bool, wide: bool) -> Result<Option<usize>, Trouble> {
         if flexible {
             return Ok((self.varint()? as usize).checked_sub(1));
@@ -107,6 +129,7 @@ impl<'a> Reader<'a> {
     }
 
     /// STRING, NULLABLE_STRING and their compact kinds.
+    #[inline]
     pub fn string(&mut self, flexible: bool) -> Result<Option<&'a [u8]>, Trouble> {
         match self.length(flexible, false)? {
             Some(length) => self.take(length).map(Some),
@@ -115,11 +138,18 @@ impl<'a> Reader<'a> {
     }
 
     /// Tagged fields, which say nothing that a policy asks for.
+    #[inline]
     pub fn tags(&mut self, flexible: bool) -> Result<(), Trouble> {
         if !flexible {
             return Ok(());
         }
-        let count = self.varint()? as usize;
+        match self.varint()? as usize {
+            0 => Ok(()),
+            count => self.some_tags(count),
+        }
+    }
+
+    fn some_tags(&mut self, count: usize) -> Result<(), Trouble> {
         if count > self.left() {
             return Err(Trouble::Malformed);
         }
