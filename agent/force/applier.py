@@ -230,7 +230,11 @@ class Applier:
         self._offered = world
         telling = self._compile(enforced, world, needs)
         unexpressed = telling.unexpressed
-        answer = await self._answer(await self._xds.publish(telling.snapshot))
+        revision = await self._xds.publish(telling.snapshot)
+        if self.world is None:
+            # The first plan takes long, and so does Envoy: the planner will remember it.
+            await self._in_thread(lambda: self._plan(enforced, world, self._ports))
+        answer = await self._answer(revision)
         if answer.outcome is Outcome.NACKED:
             nacks = MappingProxyType({name: text for (_, name), text in answer.errors})
             return Applied(nacks, unexpressed=unexpressed)

@@ -31,7 +31,9 @@ _INTEGER = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
-_NODES = frozenset({yaml.ScalarEvent, yaml.MappingStartEvent, yaml.SequenceStartEvent, yaml.AliasEvent})
+_SCALAR, _MAPPING, _ALIAS = yaml.ScalarEvent, yaml.MappingStartEvent, yaml.AliasEvent
+_NODES = frozenset({_SCALAR, _MAPPING, yaml.SequenceStartEvent, _ALIAS})
+_ENDS = frozenset({yaml.MappingEndEvent, yaml.SequenceEndEvent})
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
     text: value
@@ -180,7 +182,7 @@ def _build(next_event: Callable[[], Any], first_line: int, max_nodes: int) -> tu
     waiting: tuple[str, int] | None = None  # the key in `parent`, a mapping, that has no value yet
     while (event := next_event()) is not None:
         kind = type(event)
-        if kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+        if kind in _ENDS:
             parent = outer.pop()
             continue
         if kind not in _NODES:
@@ -189,21 +191,21 @@ def _build(next_event: Callable[[], Any], first_line: int, max_nodes: int) -> tu
         nodes += 1
         if nodes > max_nodes:
             raise UnreadableError(f"more than {max_nodes} values in one document; split it", line)
-        if kind is yaml.AliasEvent:
-            raise UnreadableError(f"the alias *{event.anchor} is not accepted; write the value out", line)
         if event.anchor is not None:
+            if kind is _ALIAS:
+                raise UnreadableError(f"the alias *{event.anchor} is not accepted; write the value out", line)
             raise UnreadableError(f"the anchor &{event.anchor} is not accepted; write the value out where needed", line)
         if event.tag is not None and event.tag != "!":
             raise UnreadableError(f"the tag {event.tag} is not accepted; remove it", line)
         node: Node
-        if kind is yaml.ScalarEvent:
+        if kind is _SCALAR:
             text = event.value
             if waiting is None and type(parent) is Mapping:
                 waiting = (text, line)
                 continue
             node = Scalar(line, _resolve(text) if event.implicit[0] else text, text)
         else:
-            node = Mapping(line) if kind is yaml.MappingStartEvent else Sequence(line)
+            node = Mapping(line) if kind is _MAPPING else Sequence(line)
         if parent is None:
             if not (type(node) is Scalar and node.value is None):
                 roots.append(node)

@@ -53,7 +53,8 @@ def main(source: str, map_folder: Path, pins: Sequence[Path]) -> int:
             print(error, file=sys.stderr)
             return Exit.NO_BCC
         try:
-            module = BPF(text=read_source(source), cflags=[f'-DPIN_DIR="{map_folder}"'])
+            # Debugging information is nearly a fifth of clang's work, and nobody looks at it.
+            module = BPF(text=read_source(source), cflags=[f'-DPIN_DIR="{map_folder}"', "-g0"])
         except Exception as error:  # bcc raises nothing narrower
             print(error, file=sys.stderr)
             return Exit.RIGHTS if os.geteuid() != 0 else Exit.COMPILE
