@@ -69,7 +69,7 @@ def test_following_shows_denials_and_drops_as_they_happen(shared_node: LiveNode)
 
         node.until("the denial is shown", lambda: seen("denied"))
         node.until("the drop is shown", lambda: seen("dropped"))
-        node.until("the other one shows it too", lambda: some)
+        node.until("the other one shows it too", lambda: seen("denied") and some)
         assert fetch(node.frontend, node.api.ipv4, 80, "/api/v1/users") == OK
     assert {each["verdict"] for each in some} == {"denied"}
     drop = next(each for each in events if each["verdict"] == "dropped")
