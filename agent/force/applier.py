@@ -36,8 +36,6 @@ from ...redirect.uplink import choose, interfaces
 from ...store import ContainerNetwork
 from ...xds import (
     Enforced,
-    NodeCompiler,
-    NodeResources,
     Outcome,
     Policed,
     Resource,
@@ -51,6 +49,7 @@ from ...xds import (
 from ..refusal.blame import ALL, told_in
 from .bridge_guard import BridgeGuard, Guarded
 from .handover import Handover
+from .http_side import HttpResources, HttpSide
 from .kafka_side import KafkaSide
 from .tls_side import TlsResources, TlsSide
 
@@ -79,7 +78,7 @@ class _Needs:
 class _Told:
     """What Envoy is told about one world."""
 
-    http: NodeResources
+    http: HttpResources
     tls: TlsResources
     kafka: tuple[Resource, ...]
 
@@ -101,6 +100,7 @@ class Applied:
     unconfirmed: bool = False  # Envoy has not answered; to be tried again
     unexpressed: tuple[tuple[RuleOrigin, str], ...] = ()  # rules that Envoy cannot carry out; they allow nothing
     problems: tuple[str, ...] = ()
+    unspared: str = ""  # a problem for which nothing has to be tried again
 
     @property
     def nack(self) -> str:
@@ -146,7 +146,7 @@ class Applier:
         self._ports = ProxyPorts(http_port, dns_port, tls.port, kafka.port)
         self._tls = tls
         self._kafka = kafka
-        self._compiler = NodeCompiler()
+        self._http = HttpSide()
         self._planner = Planner()
         self._handover = Handover()
         self._bridges = BridgeGuard(datapath)
@@ -193,7 +193,7 @@ class Applier:
         self._policed = wanted
         if leaving or wanted | before != wanted:
             await self._xds.publish(self._compile(enforced, world, wanted).snapshot)
-        return Applied(unexpressed=unexpressed, problems=problems)
+        return Applied(unexpressed=unexpressed, problems=problems, unspared=self._http.problem)
 
     async def offer(self, world: World) -> Applied:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
@@ -235,6 +235,8 @@ class Applier:
             # The first plan takes long, and so does Envoy: the planner will remember it.
             await self._in_thread(lambda: self._plan(enforced, world, self._ports))
         answer = await self._answer(revision)
+        if self._http.gives_way(answer):
+            answer = await self._answer(await self._xds.publish(self._compile(enforced, world, needs).snapshot))
         if answer.outcome is Outcome.NACKED:
             nacks = MappingProxyType({name: text for (_, name), text in answer.errors})
             return Applied(nacks, unexpressed=unexpressed)
@@ -245,7 +247,7 @@ class Applier:
 
     def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> _Told:
         """What Envoy is to have."""
-        http = self._compiler.compile(enforced, needs.envoy)
+        http = self._http.resources(enforced, needs.envoy)
         tls = self._tls.resources(enforced, needs.tls, world.tls)
         return _Told(http, tls, self._kafka.resources(enforced, needs.kafka))
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from ...envoy.config.access_log import LoggedRequest, SocketEnd
+from ...envoy.config.access_log import NO_ROUTES, LoggedRequest, SocketEnd
 from ...policies import Direction, Verdict
 from ...redirect.drop_log import DroppedPacket
 from ...redirect.port_prefix import PROTOCOL_NUMBERS
@@ -209,6 +209,8 @@ def _decided(name: str, source: FlowEnd, destination: FlowEnd) -> tuple[str, str
         return "", "", (), f"no {direction} rule of {who} is about this peer and port"
     if name == UNKNOWN_SUBJECT:
         return "", "", (), "Envoy has not been told yet who an end of this node is"
+    if name == NO_ROUTES:
+        return "", "", (), "no routes have reached Envoy yet"
     if kind == "lockgate":
         return "", "", (), "no policy has reached Envoy yet"
     if not names_a_rule(name):

@@ -312,6 +312,7 @@ class NodeView:
         problems += [str(problem) for lacking in state.intake.lacking.values() for problem in lacking]
         problems += state.discovery.problems
         problems += state.applied.problems
+        problems += filter(None, (state.applied.unspared,))
         problems += map(str, state.effect.drifts)
         problems += state.uplink_problems
         problems += state.bridge_problems()

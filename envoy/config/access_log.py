@@ -63,6 +63,8 @@ GRPC_CONTENT_TYPE = r"application/grpc(\+.*)?"
 # a connection that was ended, and then "details" says why.
 KAFKA = "kafka"
 
+NO_ROUTES = "lockgate:no-routes-received"  # stands for the rule where Envoy has no routes yet
+_WITHOUT_ROUTE = "route_not_found"
 # Envoy writes spaces of the action's name as underscores.
 _DETAILS = re.compile(r"rbac_access_denied_matched_policy\[(?P<rule>.*)\]\Z", re.DOTALL)
 
@@ -93,10 +95,10 @@ class LoggedKafka:
 class LoggedRequest:
     """A request that the policy refused, or that has a header its policy logs.
 
-    `rule` is the name of the RBAC action that refused it, empty when it passed or Envoy gave none. `mismatches` are a
-    rule's name and a header's, with a blank between, for each header match that was logged. `method`, `path` and `host`
-    are None when the request had none, and cut to 64, 1024 and 256 bytes. The identities are those of the two ends when
-    the connection was made; 0 when Envoy does not know them.
+    `rule` is the name of the RBAC action that refused it, or NO_ROUTES, or empty when it passed or Envoy gave none.
+    `mismatches` are a rule's name and a header's, with a blank between, for each header match that was logged.
+    `method`, `path` and `host` are None when the request had none, and cut to 64, 1024 and 256 bytes. The identities
+    are those of the two ends when the connection was made; 0 when Envoy does not know them.
     """
 
     time: datetime
@@ -129,7 +131,14 @@ def parse(line: str | bytes) -> LoggedRequest:
         raise ValueError("a line of the access log is not a JSON object")
     try:
         details = str(record["details"] or "")
-        rule = _DETAILS.search(details)
+        found = _DETAILS.search(details)
+        rule = (
+            NO_ROUTES
+            if details == _WITHOUT_ROUTE
+            else ""
+            if found is None or found["rule"] == "none"
+            else found["rule"]
+        )
         return LoggedRequest(
             time=datetime.fromisoformat(record["time"]),
             source=_socket_end(record["source"]),
@@ -138,7 +147,7 @@ def parse(line: str | bytes) -> LoggedRequest:
             path=record["path"],
             host=record["host"],
             code=int(record["code"]),
-            rule="" if rule is None or rule["rule"] == "none" else rule["rule"],
+            rule=rule,
             details=details,
             protocol=str(record["protocol"]),
             source_identity=_identity(record["source_identity"]),

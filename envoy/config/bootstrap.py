@@ -18,7 +18,7 @@ from .messages import boot, cluster, connection_monitor, core, endpoint, heap_mo
 from .policy_slot import XDS_CLUSTER, from_ads
 
 ADMIN_SOCKET = "admin.sock"
-XDS_SOCKET = "xds-3.sock"
+XDS_SOCKET = "xds-4.sock"
 REGEX_PROGRAM_SIZE = 1_000_000
 
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL

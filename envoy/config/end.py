@@ -5,7 +5,7 @@ from __future__ import annotations
 
 SOURCE, DESTINATION = "lockgate.source", "lockgate.destination"  # the keys of the filter state
 SHARDS = 64  # into so many parts the HTTP policies of each direction are divided, as in xds/compile/shard.py
-ELSEWHERE = ":out"
+HERE, ELSEWHERE = ":in", ":out"
 
 
 def in_shard(number: int) -> str:

@@ -8,7 +8,7 @@ and a server that Lockgate allows to talk must not notice it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from ..running.module_file import NAME
 from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
 from .end import DESTINATION, SOURCE
-from .http_routes import mark_absent_forwarded_proto, routes
+from .http_routes import ROUTES, Spared, mark_absent_forwarded_proto, routes
 from .identity_filter import Ipcache, identity_filter
 from .messages import (
     accesslog,
@@ -40,7 +40,7 @@ from .messages import (
 )
 from .own_address import listen, refuse_own_address
 from .policy_shard import sharded_policy
-from .policy_slot import COMPOSITE_TYPE_URL, RBAC_TYPE_URL, deny_all, policy_source
+from .policy_slot import COMPOSITE_TYPE_URL, RBAC_TYPE_URL, deny_all, from_ads, policy_source
 from .running_stream import REPORT_SECONDS, request_reports
 
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
@@ -71,10 +71,12 @@ class HttpListener:
 
 
 def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
-    """The listener; what `access_log.py` says is logged."""
-    judging = {settings.egress_slot: SOURCE, settings.ingress_slot: DESTINATION}
-    policy = [sharded_policy(name, end, settings.first_policy_timeout) for name, end in judging.items()]
-    manager = protobuf.Any.pack(connection_manager(settings, access_log, policy, ORIGINAL_DESTINATION, judging=judging))
+    """The listener; what `access_log.py` says is logged. Its routes come by ADS (see `http_routes`)."""
+    policy = [
+        sharded_policy(name, end, settings.first_policy_timeout)
+        for name, end in ((settings.egress_slot, SOURCE), (settings.ingress_slot, DESTINATION))
+    ]
+    manager = protobuf.Any.pack(connection_manager(settings, access_log, policy))
     address, others = listen(settings.port)
     return listener.Listener(
         name="lockgate.http",
@@ -106,6 +108,16 @@ def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) ->
             refuse_own_address(settings.port),
         ],
     )
+
+
+def http_routes(settings: HttpListener, egress: Collection[int], ingress: Collection[int]) -> bytes:
+    """The serialised RouteConfiguration of the listener, which is the resource `ROUTES`. `egress` and `ingress` are the
+    identities that have no policy for Envoy in that direction."""
+    spared = (
+        Spared(settings.egress_slot, SOURCE, egress),
+        Spared(settings.ingress_slot, DESTINATION, ingress),
+    )
+    return bytes(routes(ORIGINAL_DESTINATION, spared))
 
 
 def connection_limit(connections: int) -> list[listener.Filter]:
@@ -177,20 +189,20 @@ def connection_manager(
     settings: HttpListener,
     access_log: Path,
     policy: Iterable[hcm.HttpFilter],
-    upstream: str,
+    upstream: str = "",
     *,
     changes_transport: bool = False,
-    judging: Mapping[str, str] | None = None,
 ) -> hcm.HttpConnectionManager:
     """What reads requests, has the filters of the policy judge them and sends those that pass to the cluster
-    `upstream`. `changes_transport`: TLS may end or begin here, and the scheme of requests with it. `judging`: which of
-    the filters can be left out, see http_routes."""
+    `upstream`, or, if it is empty, where the routes lead that come by ADS. `changes_transport`: TLS may end or begin
+    here, and the scheme of requests with it."""
     # Not scheme_to_overwrite, which also writes X-Forwarded-Proto.
     transformation = core.SchemeHeaderTransformation(match_upstream=True) if changes_transport else None
     return hcm.HttpConnectionManager(
         stat_prefix="lockgate_http",
         codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
-        route_config=routes(upstream, judging or {}),
+        rds=None if upstream else hcm.Rds(from_ads(settings.first_policy_timeout), ROUTES),
+        route_config=routes(upstream) if upstream else None,
         scheme_header_transformation=transformation,
         http_filters=[
             *policy,
@@ -251,13 +263,14 @@ def policy_slots(name: str, first_policy_timeout: float) -> list[hcm.HttpFilter]
 
 def _access_denied() -> hcm.LocalReplyConfig:
     # Envoy turns a 403 to a gRPC request into that status with the body as its message, where no line ends.
-    denied = accesslog.AccessLogFilter(
+    forbidden = accesslog.AccessLogFilter(
         status_code_filter=accesslog.StatusCodeFilter(
             comparison=accesslog.ComparisonFilter(
                 value=core.RuntimeUInt32(default_value=403, runtime_key="lockgate.denied_status")
             )
         )
     )
+    denied = accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=[forbidden, _without_route()]))
     grpc = accesslog.AccessLogFilter(
         header_filter=accesslog.HeaderFilter(
             header=route.HeaderMatcher(
@@ -273,11 +286,17 @@ def _access_denied() -> hcm.LocalReplyConfig:
 def _reply(to: accesslog.AccessLogFilter, body: str) -> hcm.ResponseMapper:
     return hcm.ResponseMapper(
         filter=to,
+        status_code=403,
         body=core.DataSource(inline_string=body),
         body_format_override=core.SubstitutionFormatString(
             text_format_source=core.DataSource(inline_string="%LOCAL_REPLY_BODY%")
         ),
     )
+
+
+def _without_route() -> accesslog.AccessLogFilter:
+    """What the policies allow while no route table has come: there is a route for every request in it."""
+    return accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter(flags=["NR"]))
 
 
 def _policy_log(path: Path) -> accesslog.AccessLog:
@@ -289,6 +308,7 @@ def _policy_log(path: Path) -> accesslog.AccessLog:
         filters=[
             _metadata_filter("envoy.filters.http.rbac", "enforced_engine_result", denied),
             _metadata_filter(MISMATCH_NAMESPACE, MISMATCH_KEY, listed),
+            _without_route(),
         ]
     )
     ended = accesslog.LogTypeFilter(types=[stream_log.AccessLogType.DownstreamEnd])

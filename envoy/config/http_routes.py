@@ -1,35 +1,64 @@
 """The routes of a request: all lead to one cluster, and differ in what is taken from the request and who judges it.
 
-A policy filter that looks its policy up costs also where there is none to be found. An end that is no endpoint of this
-node is judged by nobody here for as long as its connection lasts (end.py), so a route for such connections
-leaves the filter of that direction out. Where the identity filter has left nothing, every filter runs, and denies.
+A policy filter that looks its policy up costs also where there is none to be found. So a route leaves the filter of a
+direction out where it has nothing to say: of an end that is no endpoint of this node, for as long as its connection
+lasts (end.py), and of one whose identity is listed as having no policy for Envoy. Who has one changes while connections
+live, so the routes come by xDS and hold from the next request on. Where the identity filter has left nothing, or an
+identity that is not listed, every filter runs.
 https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/http/http_filters#route-based-filter-chain
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from types import MappingProxyType
 
-from .end import ELSEWHERE
+from .end import ELSEWHERE, HERE
 from .messages import core, early_mutation, matcher, mutation_rules, protobuf, route
 
+ROUTES = "lockgate.http"  # the name of the resource
 ABSENT_FORWARDED_PROTO = "lockgate-absent"  # what a request without X-Forwarded-Proto has there while it passes
+MOST_LISTED = 1000  # identities of each filter; those that are not listed pay for their filter, and nothing else
 _FORWARDED_PROTO = "x-forwarded-proto"
 _NO_TIMEOUT = timedelta(0)
-_NOBODY: Mapping[str, str] = MappingProxyType({})
+_OFF = protobuf.Any.pack(route.FilterConfig(disabled=True))
 
 
-def routes(upstream: str, judging: Mapping[str, str] = _NOBODY) -> route.RouteConfiguration:
-    """Onwards to the cluster `upstream`. `judging` are HTTP filters by name, each with the key of the end that it
-    judges; one that is ELSEWHERE it has nothing to say about."""
-    skipping = [[name] for name in judging]
-    listed = [found for skipped in (*skipping, []) for found in _onwards(upstream, skipped, judging)]
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """For whom the HTTP filter `filter` need not run: connections whose `end`, a key of filter state, is none of this
+    node or has one of these `identities`."""
+
+    filter: str
+    end: str
+    identities: Collection[int] = ()
+
+
+def routes(upstream: str, spared: Sequence[Spared] = ()) -> route.RouteConfiguration:
+    """Onwards to the cluster `upstream`. A request whose ends are all spared may still run through a filter: the kernel
+    sends none here, but for the moment after a policy has gone."""
+    skipping = [found for each in spared for found in _onwards(upstream, each.filter, _condition(each))]
     return route.RouteConfiguration(
-        name="lockgate.http",
+        name=ROUTES,
         validate_clusters=False,  # one that comes by xDS may be on its way
-        virtual_hosts=[route.VirtualHost(name="any", domains=["*"], routes=[_refuse_dots_with_parameters(), *listed])],
+        virtual_hosts=[
+            route.VirtualHost(
+                name="any", domains=["*"], routes=[_refuse_dots_with_parameters(), *skipping, *_onwards(upstream)]
+            )
+        ],
+    )
+
+
+def _condition(spared: Spared) -> matcher.FilterStateMatcher:
+    if not spared.identities:
+        return matcher.FilterStateMatcher(key=spared.end, string_match=matcher.StringMatcher(suffix=ELSEWHERE))
+    # One expression, though trees of maps match filter state too: it costs a request the same, and each leaf of a tree
+    # would be a route of its own.
+    listed = "|".join(map(str, sorted(spared.identities)[:MOST_LISTED]))
+    regex = f"[0-9]+:(?:(?:{listed}){HERE}|[0-9]+{ELSEWHERE})"
+    return matcher.FilterStateMatcher(
+        key=spared.end, string_match=matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=regex))
     )
 
 
@@ -48,22 +77,23 @@ def mark_absent_forwarded_proto() -> core.TypedExtensionConfig:
     )
 
 
-def _onwards(upstream: str, skipped: Sequence[str], judging: Mapping[str, str]) -> Iterator[route.Route]:
-    """The two routes, without X-Forwarded-Proto and with it, on which these filters do not run."""
-    off = protobuf.Any.pack(route.FilterConfig(disabled=True))
-    elsewhere = [
-        matcher.FilterStateMatcher(key=judging[name], string_match=matcher.StringMatcher(suffix=ELSEWHERE))
-        for name in skipped
-    ]
+def _onwards(
+    upstream: str, skipped: str = "", condition: matcher.FilterStateMatcher | None = None
+) -> Iterator[route.Route]:
+    """The two routes, without X-Forwarded-Proto and with it, on which the filter `skipped` does not run."""
     for name, with_it in (("without_forwarded_proto", False), ("with_forwarded_proto", True)):
         yield route.Route(
-            name=".".join((name, *skipped)),
-            # Both say what they want of the header, though the order would do: Envoy looks at headers first, so the
-            # filter state of a request is looked up once and not twice.
-            match=route.RouteMatch(prefix="/", headers=[_absent(invert=with_it)], filter_state=elsewhere),
+            name=".".join(filter(None, (name, skipped))),
+            match=route.RouteMatch(
+                prefix="/",
+                # Both say what they want of the header, though the order would do: Envoy looks at headers first, so the
+                # filter state of a request is looked up once and not twice.
+                headers=[_absent(invert=with_it)],
+                filter_state=[condition] if condition is not None else [],
+            ),
             route=route.RouteAction(cluster=upstream, timeout=_NO_TIMEOUT, idle_timeout=_NO_TIMEOUT),
             request_headers_to_remove=[] if with_it else [_FORWARDED_PROTO],
-            typed_per_filter_config=dict.fromkeys(skipped, off),
+            typed_per_filter_config={skipped: _OFF} if skipped else {},
         )
 
 

@@ -73,8 +73,8 @@ class RouteRecord:
     name: str
     domains: tuple[str, ...]
     route: str
-    matches: str  # /api* begins with /api, ~x matches the RE2 x; headers behind it
-    target: str  # a cluster, or the status of a direct response
+    matches: str  # /api* begins with /api, ~x matches the RE2 x; headers and filter state behind it
+    target: str  # a cluster and the filters that do not run, or the status of a direct response
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def _discovered(candidate: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str
     """The name and source of a filter's configuration, or of those that it chooses among (its shards)."""
     if "config_discovery" in candidate:
         yield candidate.get("name", ""), candidate["config_discovery"]
-    choice = candidate.get("typed_config", {}).get("matcher", {}).get("matcher_tree", {}).get("exact_match_map", {})
+    choice = candidate.get("typed_config", {}).get("matcher", {}).get("matcher_tree", {}).get("prefix_match_map", {})
     for on_match in choice.get("map", {}).values():
         chosen = on_match.get("action", {}).get("typed_config", {}).get("dynamic_config", {})
         if "config_discovery" in chosen:
@@ -286,14 +286,22 @@ def _route_match(match: Mapping[str, Any]) -> str:
         path = f"{match['prefix']}*"
     elif "safe_regex" in match:
         path = f"~{match['safe_regex'].get('regex', '')}"
-    names = [header.get("name", "") for header in match.get("headers", ())]
-    return f"{path} with {', '.join(names)}" if names else path
+    asked = [header.get("name", "") for header in match.get("headers", ())]
+    asked += [f"{each.get('key', '')} {_value(each.get('string_match', {}))}" for each in match.get("filter_state", ())]
+    return f"{path} with {', '.join(asked)}" if asked else path
+
+
+def _value(match: Mapping[str, Any]) -> str:
+    if "suffix" in match:
+        return f"*{match['suffix']}"
+    return f"~{match['safe_regex'].get('regex', '')}" if "safe_regex" in match else str(match.get("exact", "?"))
 
 
 def _route_target(route: Mapping[str, Any]) -> str:
     if "direct_response" in route:
         return f"answers {route['direct_response'].get('status', '')}"
-    return str(route.get("route", {}).get("cluster", "-"))
+    off = [name for name, config in route.get("typed_per_filter_config", {}).items() if config.get("disabled")]
+    return str(route.get("route", {}).get("cluster", "-")) + (f" without {', '.join(off)}" if off else "")
 
 
 _SECRET_KINDS = ("tls_certificate", "validation_context", "session_ticket_keys", "generic_secret")

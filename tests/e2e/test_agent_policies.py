@@ -6,12 +6,22 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from lockgate.agent.inspection.client import ask
 from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, EXAMPLES, GLANCE, OK, Line, LiveNode, fetch
 
 API = (EXAMPLES / "api-access-control.yaml").read_text()
 BACKEND = (EXAMPLES / "allow-frontend-to-backend.yaml").read_text()
 ADMIN_TOO = API + "        - method: GET\n          path: /api/v1/admin\n"
 USERS, ADMIN = "/api/v1/users", "/api/v1/admin"
+EGRESS = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: egress}
+spec:
+  endpointSelector: {matchLabels: {app: frontend}}
+  egress:
+  - toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: /nothing}]}}]
+"""
 
 
 @pytest.fixture
@@ -40,6 +50,14 @@ def usual(node: LiveNode) -> bool:
         fetch(node.intruder, node.backend.ipv4, 8080, patience=GLANCE): DROPPED,
     }
     return all(answer == wanted for answer, wanted in answers.items()) and node.ok()
+
+
+def filters_run(node: LiveNode, line: Line) -> int:
+    """How many policy filters one request that is allowed runs through."""
+    allowed = r"^http\.lockgate_http\.rbac\..*allowed$"
+    before = node.stat(allowed)
+    assert str(line.ask(USERS)) == OK
+    return node.stat(allowed) - before
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
@@ -129,6 +147,28 @@ class TestChanges:
             node.becomes(DROPPED, lambda: fetch(node.intruder, node.backend.ipv4, 8080, patience=GLANCE))
             assert str(line.ask()) == CLOSED
             assert str(other.ask()) == OK
+
+    def test_that_gives_the_other_end_its_first_l7_rule_and_takes_it_away(self, node: LiveNode) -> None:
+        """Until then its requests do not run through its filter, and afterwards again; the connections stay."""
+        node.write("another", EGRESS.replace("name: egress", "name: another").replace("frontend", "intruder"))
+        node.until(
+            "the requests of another are judged where they begin",  # where nobody's are, a filter counts nothing
+            lambda: [each["state"] for each in ask(node.run_dir, "/v1/policies")] == ["enforced"] * 3,
+        )
+        with Line(node.frontend, node.api.ipv4, 80) as line, Line(node.frontend, node.api.ipv6, 80) as line6:
+            for each in (line, line6):
+                assert (str(each.ask(USERS)), filters_run(node, each)) == (OK, 1)
+            path = node.write("egress", EGRESS)
+            for each in (line, line6):
+                node.becomes(DENIED, partial(each.ask, USERS))
+            node.write("egress", EGRESS.replace("/nothing", USERS))
+            for each in (line, line6):
+                node.becomes(OK, partial(each.ask, USERS))
+                assert (filters_run(node, each), str(each.ask(ADMIN))) == (2, DENIED)
+            path.unlink()
+            for each in (line, line6):
+                node.until("the filter is left out again", lambda each=each: filters_run(node, each) == 1)  # type: ignore[misc]
+                assert str(each.ask(ADMIN)) == DENIED, "the server's policy stays"
 
     def test_that_takes_the_last_l7_rule_away(self, node: LiveNode) -> None:
         """The connections that go through Envoy stay there, and everything on them is allowed."""

@@ -86,7 +86,7 @@ def test_every_resource_of_a_live_node_is_in_force_as_confirmed(shared_node: Liv
 
     shared_node.until("all of it was looked at", in_force)
     kinds = {entry["type"] for entry in ask(shared_node.run_dir, "/v1/xds") if entry["resources"]}
-    assert kinds == {"TypedExtensionConfig", "Listener"}
+    assert kinds == {"TypedExtensionConfig", "Listener", "RouteConfiguration"}
 
 
 def test_the_metrics_of_a_live_node(shared_node: LiveNode) -> None:

@@ -10,6 +10,7 @@ import pytest
 import typer.main
 from lockgate.agent.cli.app import app
 from lockgate.agent.cli.options import known_names
+from lockgate.agent.inspection.client import ask
 from lockgate.agent.inspection.rbac_view import Row, identity_names, rows
 from lockgate.envoy.inspection.enforced import enforced_rules
 from lockgate.policies.endpoint_policy import (
@@ -124,8 +125,12 @@ def test_all_filters_are_listed_whatever_their_sort(shared_node: LiveNode) -> No
     names = {entry["ecds_filter"]["name"] for section in some for entry in section.get("ecds_filters", ()) if entry}
     requests = {f"lockgate.tls.http.{direction}{more}" for direction in Direction for more in ("", ".headers")}
     assert names == {"lockgate.tls.egress", "lockgate.tls.ingress", "lockgate.tls.taken.ingress", *requests}
-    routes = shared_node.lockgate("envoy", "config", "routes").out
-    assert "lockgate.original_destination" in routes
+    routes = shared_node.lockgate("envoy", "config", "routes", "-n", "lockgate.http").out
+    assert "lockgate.original_destination without lockgate.http.egress" in routes
+    (frontend,) = (
+        each["identity"] for each in ask(shared_node.run_dir, "/v1/endpoints") if each["endpoint"] == "default/frontend"
+    )
+    assert str(frontend) in routes, "it has no policy that Envoy judges by"
     assert shared_node.lockgate("envoy", "config", "secrets").status == 0
 
 

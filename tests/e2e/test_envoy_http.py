@@ -14,9 +14,11 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import Event, ResponseReceived, StreamEnded, StreamReset
-from lockgate.envoy.config.access_log import LoggedRequest, Rotation, parse
+from lockgate.envoy.config.access_log import NO_ROUTES, LoggedRequest, Rotation, parse
 from lockgate.envoy.config.bootstrap import bootstrap
 from lockgate.envoy.config.end import SHARDS
+from lockgate.envoy.config.http_listener import HttpListener, http_routes
+from lockgate.envoy.config.http_routes import ROUTES
 from lockgate.envoy.config.messages import core, http_rbac, matcher, protobuf, rbac
 from lockgate.envoy.config.policy_slot import NOT_SYNCED, RBAC_TYPE_URL
 from lockgate.envoy.errors import AdminUnreachableError
@@ -49,17 +51,25 @@ WILDCARDS = (
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     "type.googleapis.com/envoy.config.listener.v3.Listener",
 )
+ROUTE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+
+
+def _routes() -> bytes:
+    routes = protobuf.Any(type_url=ROUTE, value=http_routes(HttpListener(), egress=(), ingress=()))
+    resource = discovery.Resource(name=ROUTES, version="1", resource=routes)
+    return bytes(discovery.DeltaDiscoveryResponse(type_url=ROUTE, nonce="1", resources=[resource]))
 
 
 class PolicyServer:
-    """A delta xDS server that gives every subscriber of a filter the same policy, and no listeners or clusters. Serves
-    until its block ends."""
+    """A delta xDS server that gives every subscriber of a filter the same policy and, `routing`, every one of routes
+    those of the listener; and no listeners or clusters. Serves until its block ends."""
 
     METHOD = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
-    def __init__(self, run_dir: Path, policy: http_rbac.Rbac) -> None:
-        self._socket = run_dir / "xds-3.sock"
+    def __init__(self, run_dir: Path, policy: http_rbac.Rbac, *, routing: bool = True) -> None:
+        self._socket = run_dir / "xds-4.sock"
         self._policy = policy
+        self._routing = routing
         self._due: asyncio.Queue[bytes] = asyncio.Queue()
         self.version = 1
         self.rejections: list[str] = []
@@ -102,7 +112,10 @@ class PolicyServer:
             request = discovery.DeltaDiscoveryRequest.parse(raw)
             if request.error_detail is not None:
                 self.rejections.append(request.error_detail.message)
-            if request.type_url in WILDCARDS:
+            if request.type_url == ROUTE:
+                if not request.response_nonce and self._routing:
+                    self._due.put_nowait(_routes())
+            elif request.type_url in WILDCARDS:
                 if not request.response_nonce:
                     self._due.put_nowait(bytes(discovery.DeltaDiscoveryResponse(type_url=request.type_url, nonce="0")))
             elif request.resource_names_subscribe:
@@ -228,6 +241,32 @@ async def test_without_an_xds_server_everything_is_denied_once_the_time_is_up(ru
         assert server.requests == []
         (request,) = await denials(run_dir, 1)
         assert (request.rule, request.path) == (NOT_SYNCED, "/a")
+
+
+async def test_without_routes_what_the_policy_allows_is_denied_too(run_dir: Path) -> None:
+    content = bootstrap(settings(run_dir, first_policy_timeout=0.5))
+    async with (
+        PolicyServer(run_dir, denying("/secret"), routing=False),
+        ready(run_dir, content),
+        Server().listening(SERVER) as server,
+        connected(CLIENT, SERVER) as client,
+        grpc.aio.insecure_channel(f"{SERVER}:8080") as channel,
+    ):
+        for path in ("/a", "/secret"):
+            head, body = await client.ask(get(path))
+            assert head.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+            assert body == DENIED
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary("/open/Echo")(b"", timeout=PATIENCE)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert refused.value.details() == "Access denied"
+        assert server.requests == []
+        logged = await denials(run_dir, 3)
+        assert [(each.rule, each.path, each.code) for each in logged] == [
+            (NO_ROUTES, "/a", 403),
+            ("default/web:spec.ingress[0]", "/secret", 403),
+            (NO_ROUTES, "/open/Echo", 200),
+        ]
 
 
 async def test_the_listener_stays_closed_until_the_policy_has_come(run_dir: Path) -> None:

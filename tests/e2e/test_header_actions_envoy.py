@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from lockgate.agent.force.http_side import HttpResources, HttpSide
 from lockgate.envoy.config.access_log import FILE_NAME, parse
 from lockgate.envoy.config.bootstrap import bootstrap
 from lockgate.envoy.inspection.admin import Admin
@@ -42,7 +43,7 @@ from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
 )
 from lockgate.tests.e2e.redirected_envoy import settings as bootstrap_settings
 from lockgate.tests.unit.xds.policy_strategies import changing_directions, origin, requests
-from lockgate.xds import NodeCompiler, NodeResources, Snapshot, XdsServer, policed_by
+from lockgate.xds import Snapshot, XdsServer, policed_by
 
 PORT = 8080
 WAIT = 15.0
@@ -65,9 +66,9 @@ class Node:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.xds = XdsServer(run_dir / "xds-3.sock")
+        self.xds = XdsServer(run_dir / "xds-4.sock")
         self.admin: Admin | None = None
-        self._compiler = NodeCompiler()
+        self._http = HttpSide()
         self._streams: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,9 +86,9 @@ class Node:
         finally:
             writer.close()
 
-    async def enforce(self, ingress: DirectionPolicy, egress: DirectionPolicy) -> NodeResources:
+    async def enforce(self, ingress: DirectionPolicy, egress: DirectionPolicy) -> HttpResources:
         pairs = [(THE_SERVER, EndpointPolicy(ingress=ingress)), (THE_CLIENT, EndpointPolicy(egress=egress))]
-        resources = self._compiler.compile(pairs, policed_by(pairs))
+        resources = self._http.resources(pairs, policed_by(pairs))
         await self.tell(resources.snapshot())
         return resources
 
@@ -121,7 +122,7 @@ async def running(run_dir: Path) -> AsyncIterator[Node]:
     node = Node(run_dir)
     await node.xds.start()
     try:
-        await node.xds.publish(NodeCompiler().compile([], frozenset()).snapshot())
+        await node.xds.publish(HttpSide().resources([], frozenset()).snapshot())
         async with (
             ready(run_dir, bootstrap(bootstrap_settings(run_dir))) as node.admin,
             await asyncio.start_server(node.serve, SERVER, PORT),

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from lockgate.agent.force.http_side import HttpSide
 from lockgate.envoy.config.bootstrap import bootstrap
 from lockgate.policies.endpoint_policy import (
     Direction,
@@ -35,7 +36,7 @@ from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
 )
 from lockgate.tests.e2e.redirected_envoy import settings as bootstrap_settings
 from lockgate.tests.unit.xds.policy_strategies import origin
-from lockgate.xds import XdsServer, compile_node
+from lockgate.xds import XdsServer
 
 PORT = 8080
 RULES = HttpRules(tuple(HttpRule(path) for path in ("/", "/a/.*", "/%252f", "/.*[AZ~].*", r"/b\?.*", "/.*%.*/.*")))
@@ -99,11 +100,11 @@ class Client:
 @asynccontextmanager
 async def policed(run_dir: Path) -> AsyncIterator[Echo]:
     """The node's Envoy with the policy in force, and a server behind it."""
-    xds, echo = XdsServer(run_dir / "xds-3.sock"), Echo()
+    xds, echo = XdsServer(run_dir / "xds-4.sock"), Echo()
     await xds.start()
     try:
         pairs = [(THE_SERVER, EndpointPolicy(ingress=POLICY))]
-        node = compile_node(pairs, frozenset({(THE_SERVER.identity, Direction.INGRESS)}))
+        node = HttpSide().resources(pairs, frozenset({(THE_SERVER.identity, Direction.INGRESS)}))
         await xds.publish(node.snapshot())
         async with (
             ready(run_dir, bootstrap(bootstrap_settings(run_dir))),

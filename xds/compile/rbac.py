@@ -54,10 +54,12 @@ _SWEEP = 16  # compilations after which fragments that are no longer needed are 
 @dataclass(frozen=True, slots=True)
 class NodeResources:
     """The filters, ready to publish: the shards of each direction, in their order. `refused` are the rules that could
-    not be expressed: what they cover is denied meanwhile."""
+    not be expressed: what they cover is denied meanwhile. `unjudged` are the identities of local endpoints that the
+    shards of a direction have nothing to say about: what they send or get may as well not run through a filter."""
 
     shards: Mapping[Direction, tuple[Resource, ...]]
     refused: Mapping[RuleOrigin, str]
+    unjudged: Mapping[Direction, frozenset[int]]
 
     def of(self, direction: Direction, identity: int) -> Resource:
         """The shard that the policy of an identity is in."""
@@ -105,6 +107,7 @@ class NodeCompiler:
         refused: dict[RuleOrigin, str] = {}
         shards: dict[Direction, tuple[Resource, ...]] = {}
         current: set[_ShardKey] = set()
+        identities = {endpoint.identity for endpoint, _ in endpoints}
         for direction in Direction:
             pairs = judged(direction, endpoints, policed)
             for _, half in pairs:
@@ -123,7 +126,11 @@ class NodeCompiler:
         if self._since_sweep > _SWEEP:
             self._since_sweep = 0
             self._forget_all_but([half for _, policy in endpoints for half in (policy.ingress, policy.egress)])
-        return NodeResources(MappingProxyType(shards), MappingProxyType(refused))
+        unjudged = {
+            direction: frozenset(each for each in identities if (each, direction) not in policed)
+            for direction in Direction
+        }
+        return NodeResources(MappingProxyType(shards), MappingProxyType(refused), MappingProxyType(unjudged))
 
     def _shard(
         self,

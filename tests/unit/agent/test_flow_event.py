@@ -101,6 +101,7 @@ def test_a_denial_names_the_ends_and_the_rules() -> None:
         ("identity:300:egress:no-rule-matched", "", "no egress rule of default/frontend is about this peer and port"),
         ("node:unknown-identity", "", "Envoy has not been told yet who an end of this node is"),
         ("lockgate:no-policy-received", "", "no policy has reached Envoy yet"),
+        ("lockgate:no-routes-received", "", "no routes have reached Envoy yet"),
         ("none", "", "refused, and Envoy did not say by what"),
     ],
 )

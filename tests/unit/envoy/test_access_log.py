@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockgate.envoy.config.access_log import FORMAT, LoggedKafka, Rotation, parse
+from lockgate.envoy.config.access_log import FORMAT, NO_ROUTES, LoggedKafka, Rotation, parse
 
 LINE: dict[str, Any] = {
     "time": "2026-03-01T12:00:00.250000+00:00",
@@ -80,6 +80,7 @@ def test_an_ipv6_address() -> None:
         ("rbac_access_denied", ""),
         (None, ""),
         ("rbac_access_denied_matched_policy[a]b]", "a]b"),
+        ("route_not_found", NO_ROUTES),
     ],
 )
 def test_the_rule_that_denied(details: str | None, rule: str) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.config.end import SHARDS
-from lockgate.envoy.config.http_listener import HttpListener
+from lockgate.envoy.config.http_listener import HttpListener, http_routes
+from lockgate.envoy.config.http_routes import ROUTES
 from lockgate.envoy.config.identity_filter import Ipcache
-from lockgate.envoy.config.messages import boot, composite, core, hcm, network_input, protobuf, xds_matcher
+from lockgate.envoy.config.messages import boot, composite, core, hcm, network_input, protobuf, route, xds_matcher
 from lockgate.envoy.config.policy_slot import deny_all
 from lockgate.envoy.errors import BootstrapError
 from lockgate.envoy.running.binary import find_binary
@@ -155,12 +156,40 @@ def test_who_is_unknown_is_denied() -> None:
 def test_no_route_has_a_timeout() -> None:
     for manager in managers(parsed()):
         assert manager.stream_idle_timeout == manager.request_timeout == timedelta(0)
-        assert manager.route_config is not None
-        refusing, *forwarding = manager.route_config.virtual_hosts[0].routes
-        assert refusing.route is None and refusing.direct_response is not None
-        for route in forwarding:
-            assert route.route is not None
-            assert route.route.timeout == route.route.idle_timeout == timedelta(0)
+    told = route.RouteConfiguration.parse(http_routes(SETTINGS.http, [70001], [70002]))
+    refusing, *forwarding = told.virtual_hosts[0].routes
+    assert refusing.route is None and refusing.direct_response is not None
+    for found in forwarding:
+        assert found.route is not None
+        assert found.route.timeout == found.route.idle_timeout == timedelta(0)
+
+
+def test_routes_come_by_ads_and_the_listener_waits_for_them_as_for_policies() -> None:
+    for manager in managers(parsed()):
+        assert manager.route_config is None and manager.rds is not None
+        assert manager.rds.route_config_name == ROUTES
+        source = manager.rds.config_source
+        assert source is not None and source.ads is not None
+        assert source.initial_fetch_timeout == timedelta(seconds=15)
+    assert route.RouteConfiguration.parse(http_routes(SETTINGS.http, (), ())).name == ROUTES
+
+
+def test_a_filter_is_left_out_for_its_own_end_only() -> None:
+    """The names of filters, the filter state and the identities fit together."""
+    told = route.RouteConfiguration.parse(http_routes(SETTINGS.http, [70001], [70002]))
+    found = {
+        (name, each.key, each.string_match.safe_regex.regex)
+        for listed in told.virtual_hosts[0].routes
+        for name in listed.typed_per_filter_config
+        if listed.match is not None
+        for each in listed.match.filter_state
+        if each.string_match is not None and each.string_match.safe_regex is not None
+    }
+    assert found == {
+        ("lockgate.http.egress", "lockgate.source", "[0-9]+:(?:(?:70001):in|[0-9]+:out)"),
+        ("lockgate.http.ingress", "lockgate.destination", "[0-9]+:(?:(?:70002):in|[0-9]+:out)"),
+    }
+    assert {name for name, _, _ in found} == set(policies())
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 
 import pytest
-from lockgate.envoy.config.http_routes import ABSENT_FORWARDED_PROTO, mark_absent_forwarded_proto, routes
+import re2
+from hypothesis import given
+from hypothesis import strategies as st
+from lockgate.envoy.config.http_routes import (
+    ABSENT_FORWARDED_PROTO,
+    MOST_LISTED,
+    Spared,
+    mark_absent_forwarded_proto,
+    routes,
+)
 from lockgate.envoy.config.messages import early_mutation, matcher, route
+from lockgate.xds import end_text
 
-JUDGING = {"client": "the.client", "server": "the.server"}
+CLIENTS, SERVERS = frozenset({70001, 70010}), frozenset({80001})
+SPARED = (
+    Spared("client", "the.client", CLIENTS),
+    Spared("server", "the.server", SERVERS),
+)
 PROTO = "x-forwarded-proto"
+ELSEWHERE = end_text(2, here=False)
 
 
-def taken(headers: Mapping[str, str], state: Mapping[str, str]) -> route.Route:
+def taken(headers: Mapping[str, str], state: Mapping[str, str], spared: Sequence[Spared] = SPARED) -> route.Route:
     """The first route whose conditions all hold, as Envoy finds it."""
-    for candidate in routes("onwards", JUDGING).virtual_hosts[0].routes:
+    for candidate in routes("onwards", spared).virtual_hosts[0].routes:
         match = candidate.match
         assert match is not None
         path = headers[":path"]
@@ -39,8 +55,21 @@ def holds(wanted: route.HeaderMatcher, headers: Mapping[str, str]) -> bool:
 
 
 def is_so(wanted: matcher.FilterStateMatcher, state: Mapping[str, str]) -> bool:
-    assert wanted.key and wanted.string_match is not None and wanted.string_match.suffix
-    return state.get(wanted.key, "").endswith(wanted.string_match.suffix)
+    asked, value = wanted.string_match, state.get(wanted.key)
+    assert wanted.key and asked is not None
+    if value is None:
+        return False
+    if asked.safe_regex is not None:
+        assert asked.safe_regex.regex, "it would find what is empty"
+        return re2.fullmatch(asked.safe_regex.regex, value) is not None
+    assert asked.suffix
+    return value.endswith(asked.suffix)
+
+
+def ends(client: str | int | None, server: str | int | None) -> dict[str, str]:
+    """The filter state of two ends: identities of endpoints of this node, texts, or nothing."""
+    told = (("the.client", client), ("the.server", server))
+    return {end: end_text(who, here=True) if isinstance(who, int) else who for end, who in told if who is not None}
 
 
 def headers(path: str = "/a", proto: str = ABSENT_FORWARDED_PROTO) -> dict[str, str]:
@@ -55,25 +84,96 @@ def off(found: route.Route) -> set[str]:
 
 @pytest.mark.parametrize("proto", [ABSENT_FORWARDED_PROTO, "https"])
 @pytest.mark.parametrize(
-    ("state", "skipped"),
+    ("client", "server", "skipped"),
     [
-        ({"the.client": "3:3:in", "the.server": "5:5:in"}, set()),
-        ({"the.client": "2:2:out", "the.server": "5:5:in"}, {"client"}),
-        ({"the.client": "3:3:in", "the.server": "2:2:out"}, {"server"}),
-        ({"the.server": "5:5:in"}, set()),
-        ({"the.client": "nobody", "the.server": ""}, set()),
-        ({"the.client": "2:2:out"}, {"client"}),
-        ({}, set()),
+        (3, 5, set()),
+        (ELSEWHERE, 5, {"client"}),
+        (3, ELSEWHERE, {"server"}),
+        (None, 5, set()),
+        (3, None, set()),
+        (ELSEWHERE, None, {"client"}),
+        (None, None, set()),
+        (70001, 5, {"client"}),
+        (70010, 5, {"client"}),
+        (3, 80001, {"server"}),
+        (None, 80001, {"server"}),
+        # Nothing but the number itself, at its own end.
+        (80001, 70001, set()),
+        (7000, 8000, set()),
+        (700010, 800010, set()),
+        (170001, 180001, set()),
+        (70002, 80002, set()),
     ],
 )
-def test_only_the_filter_of_an_end_that_is_elsewhere_is_left_out(
-    proto: str, state: dict[str, str], skipped: set[str]
+def test_only_the_filter_of_an_end_that_nobody_judges_is_left_out(
+    proto: str, client: str | int | None, server: str | int | None, skipped: set[str]
 ) -> None:
-    assert off(taken(headers(proto=proto), state)) == skipped
+    assert off(taken(headers(proto=proto), ends(client, server))) == skipped
 
 
-def test_of_two_ends_elsewhere_at_least_one_filter_is_left_out() -> None:
-    assert off(taken(headers(), {"the.client": "2:2:out", "the.server": "2:2:out"}))
+@pytest.mark.parametrize("skipping", [SPARED, [replace(each, identities=()) for each in SPARED]])
+def test_an_end_elsewhere_is_spared_whoever_it_is(skipping: Sequence[Spared]) -> None:
+    for identity in (2, 70001, 80001, 16777217):
+        assert off(taken(headers(), ends(end_text(identity, here=False), 5), skipping)) == {"client"}
+        assert off(taken(headers(), ends(3, end_text(identity, here=False)), skipping)) == {"server"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            ":in",
+            "17:in",
+            "17::in",
+            "70001",
+            "17:70001",
+            "17:70001:",
+            "17:70001:in\n",
+            " 17:70001:in",
+            "17:70001:in:",
+        ),
+        *("17:70001|70010:in", "17:070001:in", "17:7000.:in", "17:70001:In", "x:70001:in", "17:70001:in:out:in"),
+    ],
+)
+def test_what_is_no_listed_end_is_judged(text: str) -> None:
+    assert off(taken(headers(), ends(text, text))) == set()
+
+
+def test_of_two_ends_that_nobody_judges_at_least_one_filter_is_left_out() -> None:
+    clients: tuple[str | int, ...] = (ELSEWHERE, 70001)
+    servers: tuple[str | int, ...] = (ELSEWHERE, 80001)
+    for client, server in product(clients, servers):
+        assert off(taken(headers(), ends(client, server)))
+
+
+@given(
+    st.frozensets(st.integers(1, 200)),
+    st.frozensets(st.integers(1, 200)),
+    st.integers(1, 200),
+    st.integers(1, 200),
+)
+def test_nobody_is_spared_who_is_not_listed(
+    clients: frozenset[int], servers: frozenset[int], client: int, server: int
+) -> None:
+    spared = [replace(each, identities=listed) for each, listed in zip(SPARED, (clients, servers), strict=True)]
+    skipped = off(taken(headers(), ends(client, server), spared))
+    assert ("client" in skipped) is (client in clients)
+    assert ("server" in skipped) is (server in servers and client not in clients)
+
+
+def test_what_is_listed_is_bounded_and_the_rest_is_judged() -> None:
+    many = frozenset(range(1, MOST_LISTED + 3))
+    spared = [replace(SPARED[0], identities=many)]
+    assert off(taken(headers(), ends(MOST_LISTED, 5), spared)) == {"client"}
+    for left_out in (MOST_LISTED + 1, MOST_LISTED + 2):
+        assert off(taken(headers(), ends(left_out, 5), spared)) == set()
+    assert len(bytes(routes("onwards", spared))) < 2 * 8 * MOST_LISTED
+
+
+def test_equal_identities_give_equal_bytes() -> None:
+    made = {bytes(routes("onwards", [replace(SPARED[0], identities=each)])) for each in ([3, 1, 2], {1, 2, 3})}
+    assert len(made) == 1
 
 
 def test_without_filters_to_leave_out_all_of_them_run() -> None:
@@ -81,13 +181,15 @@ def test_without_filters_to_leave_out_all_of_them_run() -> None:
 
 
 def test_every_request_goes_on_and_keeps_what_it_said_of_its_scheme() -> None:
-    values = ("2:2:out", "3:3:in", None)
-    for client, server, (proto, kept) in product(values, values, ((ABSENT_FORWARDED_PROTO, False), ("http", True))):
-        state = {key: value for key, value in (("the.client", client), ("the.server", server)) if value}
-        found = taken(headers(proto=proto), state)
-        assert found.route is not None and found.route.cluster == "onwards"
-        assert found.route.timeout == found.route.idle_timeout == timedelta(0)
-        assert found.request_headers_to_remove == ([] if kept else [PROTO])
+    clients: tuple[str | int | None, ...] = (ELSEWHERE, 3, 70001, None)
+    servers: tuple[str | int | None, ...] = (ELSEWHERE, 3, 80001, None)
+    protos = ((ABSENT_FORWARDED_PROTO, False), ("http", True))
+    for proto, kept in protos:
+        for client, server in product(clients, servers):
+            found = taken(headers(proto=proto), ends(client, server))
+            assert found.route is not None and found.route.cluster == "onwards"
+            assert found.route.timeout == found.route.idle_timeout == timedelta(0)
+            assert found.request_headers_to_remove == ([] if kept else [PROTO])
 
 
 def test_the_mark_is_what_the_routes_look_for() -> None:

@@ -157,8 +157,17 @@ def test_routes_and_secrets_are_read() -> None:
         "match": {"prefix": "/a", "headers": [{"name": "x-a"}]},
         "route": {"cluster": "there"},
     }
+    state = [
+        {"key": "whose", "string_match": {"safe_regex": {"regex": "7:in"}}},
+        {"key": "where", "string_match": {"suffix": ":out"}},
+    ]
+    spared = {
+        "match": {"prefix": "/", "filter_state": state},
+        "route": {"cluster": "there"},
+        "typed_per_filter_config": {"judge": {"disabled": True}, "other": {"disabled": False}},
+    }
     answer = {"match": {"safe_regex": {"regex": "/b+"}}, "direct_response": {"status": 400}}
-    hosts = [{"domains": ["*"], "routes": [route, answer]}]
+    hosts = [{"domains": ["*"], "routes": [route, spared, answer]}]
     configs = [
         {
             "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
@@ -178,6 +187,7 @@ def test_routes_and_secrets_are_read() -> None:
     config = read_config({"configs": configs})
     assert [(each.name, each.matches, each.target) for each in config.routes] == [
         ("routes", "/a* with x-a", "there"),
+        ("routes", "/* with whose ~7:in, where *:out", "there without judge"),
         ("routes", "~/b+", "answers 400"),
     ]
     (secret,) = config.secrets
@@ -201,7 +211,7 @@ def test_values_of_secrets_are_struck_out_of_a_map_and_what_they_lead_to_stays()
 def test_shards_are_filters_of_their_own() -> None:
     shard = {"name": "ingress.7", "config_discovery": {"type_urls": [RBAC]}}
     action = {"action": {"typed_config": {"dynamic_config": shard}}}
-    choice = {"exact_match_map": {"map": {"7": action, "none": {"action": {"typed_config": {"sample_percent": {}}}}}}}
+    choice = {"prefix_match_map": {"map": {"7:": action, "8:": {"action": {"typed_config": {"typed_config": {}}}}}}}
     divided = {"name": "ingress", "typed_config": {"matcher": {"matcher_tree": choice}}}
     entry = listener("http", "127.0.0.1", 15001)
     entry["additional_addresses"] = [{"address": {"socket_address": {"address": "::1", "port_value": 15001}}}]
