@@ -60,3 +60,17 @@ static __always_inline void touch(const struct packet *p, const struct track *t)
     if (t->known->ended != ended)
         t->known->ended = ended;
 }
+
+/* Who made the connection: proxies go by that as long as it lives, and a later agent asks for it. A packet that begins a
+ * connection anew while the old one lives may be forged, and changes nothing. */
+static __always_inline void made_by(const struct packet *p, const struct track *t, __u32 src, __u32 dst,
+                                    struct connection *next)
+{
+    if (t->known && t->known->ended != 3) {
+        next->identity[0] = t->known->identity[0];
+        next->identity[1] = t->known->identity[1];
+    } else if (p->syn) {
+        next->identity[0] = t->side ? dst : src;
+        next->identity[1] = t->side ? src : dst;
+    }
+}

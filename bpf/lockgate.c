@@ -43,6 +43,7 @@ static __always_inline int judge_again(const struct packet *p, const struct trac
     next->seen = t->now;
     next->ifindex[0] = t->side ? dst->ifindex : src->ifindex;
     next->ifindex[1] = t->side ? src->ifindex : dst->ifindex;
+    made_by(p, t, src->identity, dst->identity, next);
     if (next->initiator == t->side)
         return judge(src, dst, p->protocol, next->service, v);
     return judge(dst, src, p->protocol, next->service, v);

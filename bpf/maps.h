@@ -60,6 +60,7 @@ struct connection {
     __u32 revision;   /* of the config when it was judged */
     __u32 seen;       /* coarse seconds since boot */
     __u32 ifindex[2]; /* local endpoint at that end, or 0 */
+    __u32 identity[2]; /* who was at that end when it was made; 0: not known */
     __be16 service;   /* what was judged */
     __be16 proxy_port;
     __u8 initiator; /* end that opened it: 0 or 1 */

@@ -79,7 +79,7 @@ class ChangedEnds:
             return False
         earlier = self._local_before.get(subject)
         if self._before is None or earlier is None:
-            return True
+            return bool(left) or not has  # or it would be of no use any more
         had = _said(_covering(self._before.policy_of(earlier).direction(direction), was, port))
         return had & has <= left
 

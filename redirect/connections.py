@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator, Set
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ..policies.workload import IPAddress
 from . import layout
-from .kernel.maps import each_entry, open_map
+from .kernel.maps import each_entry, lookup, open_map
 from .layout import packed, unpacked
 from .map_changes import MapChanges
 from .plan import HOST_ENDPOINT
@@ -21,7 +22,8 @@ _TCP = 6
 _TCP_IDLE_SECONDS = 8000
 _OTHER_IDLE_SECONDS = 60
 _KEY = struct.Struct(">16s16sHHB3x")  # struct connection_key: both addresses, both ports, the protocol
-_VALUE = struct.Struct("=4xIII2s2xBBBx")  # struct connection: seen, interfaces, service, initiator, proxied, ended
+# struct connection: seen, interfaces, identities, service, initiator, proxied, ended
+_VALUE = struct.Struct("=4xIIIII2s2xBBBx")
 _ENDED = 3
 
 
@@ -90,12 +92,28 @@ class ConnectionMap:
                 found.add(address)
         return frozenset(found)
 
+    def made_by(
+        self, client: IPAddress, client_port: int, server: IPAddress, server_port: int
+    ) -> tuple[int, int] | None:
+        """The identities of client and server when this TCP connection was made; None when the kernel does not know:
+        it has forgotten the connection meanwhile, or never saw its beginning."""
+        ends = [(packed(client), client_port), (packed(server), server_port)]
+        at_client = int(_place(*ends[0]) > _place(*ends[1]))
+        one, other = reversed(ends) if at_client else ends
+        value = lookup(self._fd, _KEY.pack(one[0], other[0], one[1], other[1], _TCP), _VALUE.size)
+        if value is None:
+            return None
+        _, _, _, *identities, _, _, _, _ = _VALUE.unpack(value)
+        made = identities[at_client], identities[1 - at_client]
+        return made if all(made) else None
+
     def live(self, concern: Concern) -> Iterator[LiveConnection]:
         """TCP connections that it touches and that are neither ended nor silent for too long. As slow as `busy`."""
         now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
         for key, value in each_entry(self._fd, *layout.SIZES[layout.CONNECTIONS_NAME]):
             *ends, protocol = _KEY.unpack(key)
-            seen, *interfaces, service, initiator, proxied, ended = _VALUE.unpack(value)
+            seen, *both, service, initiator, proxied, ended = _VALUE.unpack(value)
+            interfaces = both[:2]
             if protocol != _TCP or ended == _ENDED or now - seen > _TCP_IDLE_SECONDS:
                 continue
             if not concern.touches(ends[:2], interfaces):
@@ -111,3 +129,8 @@ class ConnectionMap:
                 interfaces[initiator],
                 interfaces[server],
             )
+
+
+def _place(address: bytes, port: int) -> tuple[object, ...]:
+    """By which the smaller end is told, as bpf/conntrack.h does: by words as this machine reads them."""
+    return struct.unpack("=4I", address), socket.htons(port)

@@ -265,6 +265,11 @@ class Datapath:
         """What this node's proxies carry. Raises OSError."""
         return carried()
 
+    def made_by(self, connections: Iterable[Carried]) -> dict[Carried, tuple[int, int]]:
+        """The identities of client and server with which each was made, of those of which the kernel knows."""
+        known = ((each, self._connections.made_by(*each.ends)) for each in connections)
+        return {each: made for each, made in known if made is not None}
+
     def end_carried(self, connections: Iterable[Carried]) -> int:
         """Reset these; how many there still were. Raises BpfUnsupportedError, OSError."""
         return end_carried(connections)

@@ -248,7 +248,7 @@ SIZES = {  # (key, value) in bytes, of every map
     **{codec.name: (codec.key_size, codec.value_size) for codec in (POLICY, IPCACHE, ENDPOINTS, CONFIG)},
     GENERATION_NAME: (4, 8),
     COUNTERS_NAME: (4, 8),
-    CONNECTIONS_NAME: (40, 24),
+    CONNECTIONS_NAME: (40, 32),
     DROPS_NAME: (4, DROP.size),
     DROP_CURSOR_NAME: (4, 4),
     **{

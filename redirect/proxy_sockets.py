@@ -50,6 +50,11 @@ class Carried:
     family: int
     number: bytes  # struct inet_diag_sockid, with its cookie: no other socket has it
 
+    @property
+    def ends(self) -> tuple[IPAddress, int, IPAddress, int]:
+        """The client with its port, and the server."""
+        return self.client, self.client_port, self.server, self.server_port
+
 
 def carried() -> tuple[Carried, ...]:
     """All of the network namespace of the calling thread. Raises OSError."""

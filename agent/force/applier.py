@@ -149,6 +149,7 @@ class Applier:
         self._http = HttpSide()
         self._planner = Planner()
         self._handover = Handover()
+        self._recalled = not redirecting  # no proxy carries anything then
         self._bridges = BridgeGuard(datapath)
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         # Of what the kernel may redirect; None: not known, an earlier agent's.
@@ -391,9 +392,12 @@ class Applier:
         """What proxies carry for ends that are others' in `world`, now that the maps hold it; a sentence if it goes on.
         Blocking."""
         held = self._datapath.current
-        if not self._handover.concerns(held):
-            return ()
         try:
+            if not self._recalled:
+                self._handover.recall(self._datapath.made_by(self._datapath.carried()))
+                self._recalled = True
+            if not self._handover.concerns(held):
+                return ()
             over = self._handover.over(self._datapath.carried(), before, world, held)
             if over:
                 ended = self._datapath.end_carried(over)

@@ -2,12 +2,13 @@
 
 An address may change hands (a pod's), or be spoken of otherwise (outside: policies name other prefixes, a DNS answer
 shows another name). What goes on all the same is remembered with the identities it was made with, for it is judged by
-those as long as it lives.
+those as long as it lives. What an agent remembers ends with it; the kernel's map of connections, which does not, tells
+the next one who made them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from ipaddress import ip_network
 
@@ -25,6 +26,11 @@ class Handover:
     def __init__(self) -> None:
         self._held: list[DatapathPlan] = []  # several when a change failed half-way: it may have been written in part
         self._made: dict[Carried, frozenset[Ends]] = {}  # the identities with which it may have been made
+
+    def recall(self, made: Mapping[Carried, Ends]) -> None:
+        """With which identities connections were made that an earlier agent has let go on, or had no time to end."""
+        for each, ends in made.items():
+            self._made[each] = self._made.get(each, frozenset()) | {ends}
 
     def begins(self, held: DatapathPlan) -> None:
         """The maps held this, and are about to change."""

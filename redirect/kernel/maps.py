@@ -126,6 +126,20 @@ class CounterMap:
         return sums
 
 
+def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """The value of one entry; None when there is none."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    value = ctypes.create_string_buffer(value_size)
+    attributes = struct.pack("=IIQQQ", fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value), 0)
+    try:
+        syscall.bpf(Command.MAP_LOOKUP_ELEM, attributes)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
+
+
 def each_entry(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
     """The keys and values of a map, many with each call."""
     keys = ctypes.create_string_buffer(key_size * _BATCH)

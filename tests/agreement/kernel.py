@@ -33,7 +33,7 @@ from lockgate.tests.agreement.packets import Packet
 
 _TEST_RUN = 10  # BPF_PROG_TEST_RUN
 _PASSED = (0, 0xFFFFFFFF)  # TC_ACT_OK, TC_ACT_UNSPEC
-_CONNECTION = struct.Struct("=IIII2sHBBH")  # struct connection, of which proxy_port and proxied are read
+_CONNECTION = struct.Struct("=IIIIII2sHBBH")  # struct connection, of which proxy_port and proxied are read
 _PATIENCE = 2.0
 _DNS_ADDRESSES = ("127.0.0.1", "::1")
 UPLINK = 1  # an interface that is no endpoint's: traffic from elsewhere came in there

@@ -62,6 +62,7 @@ class Recorded:
         self.unreachable: set[int] = set()
         self.full = False
         self.carries: set[Carried] = set()
+        self.made: dict[Carried, tuple[int, int]] = {}
         self.unable = False
         self.plan = DatapathPlan({}, {}, {})
         self.before_maps: Callable[[], None] = lambda: None
@@ -110,6 +111,9 @@ class Recorded:
 
     def carried(self) -> tuple[Carried, ...]:
         return tuple(self.carries)
+
+    def made_by(self, connections: Iterable[Carried]) -> dict[Carried, tuple[int, int]]:
+        return {each: self.made[each] for each in connections if each in self.made}
 
     def end_carried(self, connections: Iterable[Carried]) -> int:
         if self.unable:
@@ -425,6 +429,23 @@ async def test_what_could_not_be_ended_is_a_problem_and_tried_again(node: Record
     node.events.clear()
     assert await applier.apply(after) == Applied()
     assert node.events == ["publish", "wait", "maps"]
+
+
+async def test_an_earlier_agents_connections_are_who_the_kernel_says_made_them(
+    node: Recorded, applier: Applier
+) -> None:
+    now = world(L4)
+    first = Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: True, TLS, KAFKA, redirecting=False)
+    await first.apply(now)
+    client, server = (endpoint.identity for endpoint in now.endpoints)
+    mine, others = sorted(carried(), key=lambda each: each.number)
+    node.carries = {mine, others}
+    node.made = {mine: (client, server), others: (4711 << 8, client)}
+    await applier.apply(now)
+    assert node.carries == {mine} and "end server's" in node.events
+    node.made[mine] = node.made[others]
+    await applier.apply(now)
+    assert node.carries == {mine}, "the kernel is asked once: from then on this agent knows"
 
 
 NAMES = """

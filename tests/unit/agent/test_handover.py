@@ -102,3 +102,29 @@ def test_an_address_in_other_hands_takes_no_leg_along() -> None:
     handover.begins(before)
     after = DatapathPlan(ipcache={**before.ipcache, ip_network(NARROW): Owner(70_000)})
     assert set(handover.over(ALL, same, same, after)) == {LIVE, UPSTREAM}
+
+
+def test_what_a_later_agent_is_told_counts_as_if_it_had_been_there() -> None:
+    first, second = world(WIDE), world(NARROW)
+    as_wide = plan(first, near=WIDE)
+    made = (first.ipcache[ip_network(NARROW)], endpoint_of(Workload("api", "default", (("app", "api"),))).identity)
+    assert made[1] == as_wide.ipcache[ip_network(API)].identity
+    for told in ({LIVE: made}, {}):
+        handover = Handover()
+        handover.recall(told)
+        handover.begins(as_wide)
+        assert handover.over(ALL, None, first, as_wide) == (), "the rules about both are the same"
+        assert handover.concerns(as_wide) is bool(told)
+        now = plan(second, near=WIDE)
+        assert handover.over(ALL, first, second, now) == ((LIVE,) if told else ())
+
+
+def test_what_an_earlier_agent_had_no_time_to_end_is_over() -> None:
+    """It had written the maps, and died."""
+    before, after = world(WIDE), world(WIDE, NARROW)
+    now = plan(after, near=WIDE)
+    handover = Handover()
+    identities = plan(before, near=NARROW).ipcache
+    handover.recall({LIVE: (identities[ip_network(NARROW)].identity, identities[ip_network(API)].identity)})
+    handover.begins(now)
+    assert handover.over(ALL, None, after, now) == (LIVE,)

@@ -40,8 +40,10 @@ from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.drop_log import DropLog
 from lockgate.redirect.kernel import netns, syscall
 from lockgate.redirect.kernel.tcx import Hook
+from lockgate.redirect.map_changes import MapDelta
 from lockgate.redirect.opening import Opening
-from lockgate.redirect.plan import DatapathPlan, Planner
+from lockgate.redirect.plan import DatapathPlan, Owner, Planner
+from lockgate.redirect.proxy_sockets import Carried
 from lockgate.redirect.reason import Reason
 
 T = TypeVar("T")
@@ -635,6 +637,40 @@ def test_a_connection_remembers_which_ends_have_had_their_say(kernel: Kernel) ->
     assert not busy(("client", FIN | ACK), ("server", ACK), ("server", FIN | ACK), ("client", ACK))
     assert not busy(("server", RST))
     assert busy(("server", RST), ("client", SYN))
+
+
+@pytest.mark.parametrize("peer", [WORLD, ip_address("2001:db8::9"), ip_address("8.8.8.8"), ip_address("fe00::1")])
+def test_a_connection_is_whose_it_was_when_it_was_made(kernel: Kernel, peer: IPAddress) -> None:
+    """Of addresses before and behind the endpoint's own: the greater one comes second in the map's key."""
+    world, own = (9, kernel.client.ipv4) if peer.version == 4 else (10, kernel.client.ipv6)
+
+    def sent(source: IPAddress, destination: IPAddress, sport: int, dport: int, flags: int) -> None:
+        packet = frame(ip(source, destination, 6, tcp(sport, dport, flags)))
+        out = source == own
+        outcome = kernel.send(packet) if out else kernel.run(Hook.TO_POD, kernel.client.ifindex, packet, 0, 1)
+        assert outcome.reason is Reason.ALLOWED
+
+    def made_by(client: IPAddress, server: IPAddress, port: int) -> tuple[int, int] | None:
+        carried = Carried(client, port, server, 80, True, client.version, b"")
+        return kernel.datapath.made_by([carried]).get(carried)
+
+    for client, server in ((own, peer), (peer, own)):
+        kernel.enforce()
+        port, before = next(fresh), (CLIENT, world) if client == own else (world, CLIENT)
+        assert made_by(client, server, port) is None
+        sent(client, server, port, 80, SYN)
+        assert made_by(client, server, port) == before
+        kernel.datapath.readdress(MapDelta({ip_network(peer): Owner(4711)}, frozenset()))
+        for flags in (ACK, SYN):  # judged anew, and by a packet that a pod could forge
+            sent(client, server, port, 80, flags)
+            assert made_by(client, server, port) == before
+        sent(server, client, 80, port, RST | ACK)
+        sent(client, server, port, 80, SYN)
+        assert made_by(client, server, port) == ((CLIENT, 4711) if client == own else (4711, CLIENT))
+        port = next(fresh)
+        sent(client, server, port, 80, ACK)
+        assert made_by(client, server, port) is None, "nobody has seen its beginning"
+    kernel.enforce()
 
 
 def test_what_no_proxy_takes_is_dropped(kernel: Kernel) -> None:
