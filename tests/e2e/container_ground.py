@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 from lockgate.agent.errors import UnreachableError
@@ -10,7 +12,7 @@ from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Namespace
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.engine import Engine, Inside
-from lockgate.tests.e2e.live_node import GLANCE, LiveNode, Web, fetch
+from lockgate.tests.e2e.live_node import GLANCE, LiveNode, Web, fetch, live_node
 
 SHOP = ("--label", "com.docker.compose.service=shop", "--label", "lockgate.ports=http=8080")
 TILL = ("--label", "app=till")
@@ -73,6 +75,36 @@ class Ground:
 
     def ask(self, client: Inside, server: Inside, path: str, port: int = 8080) -> str:
         return fetch(cast(Namespace, client), server.ip, port, path, patience=GLANCE * 3)
+
+    def clear(self) -> None:
+        """Takes the containers and servers away."""
+        for web in self.webs:
+            web.close()
+        self.webs.clear()
+        for number in self.engine.docker("ps", "-aq").split():
+            self.engine.docker("rm", "-f", number)
+
+
+@contextmanager
+def container_ground(kind: str) -> Iterator[Ground]:
+    """A node with an engine and without policies, whose agent has not started."""
+    with ExitStack() as stack:
+        node = stack.enter_context(live_node(start=False))
+        # As on a machine: a bridge asks for its neighbours from a link-local address.
+        node.node.run(["sysctl", "-w", "net.ipv6.conf.default.addr_gen_mode=0"], check=True)
+        engine = Engine(kind, node.node, node.folder / "e")
+        stack.callback(engine.close)
+        # The engine's own rules forward nothing but its containers' traffic; this is about ours.
+        engine.run(["iptables", "-P", "FORWARD", "ACCEPT"])
+        for path in node.policies.iterdir():
+            path.unlink()
+        node.ground.outside()
+        made = Ground(node, engine)
+        try:
+            yield made
+        finally:
+            for web in made.webs:
+                web.close()
 
 
 class Capture:

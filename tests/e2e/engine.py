@@ -117,6 +117,11 @@ class Engine:
         self.docker("run", "-d", "--name", name, *options, IMAGE, "/bin/sleep", 10000)
         return self.inside(name)
 
+    def execute(self, name: str, *command: object) -> str:
+        """Runs a command in a container; all that it said, whether it failed or not."""
+        ended = self._tried("docker", "exec", name, *map(str, command))
+        return (ended.stdout + ended.stderr).decode().strip()
+
     def inside(self, name: str) -> Inside:
         """Where a container is now."""
         told: dict[str, Any] = json.loads(self.docker("inspect", name))[0]

@@ -6,16 +6,16 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import cast
 
 import pytest
 from lockgate.agent.playground import Namespace
 from lockgate.redirect.kernel import netns
-from lockgate.tests.e2e.container_ground import PORTS, SHOP, TILL, Capture, Ground
+from lockgate.tests.e2e.container_ground import PORTS, SHOP, TILL, Capture, Ground, container_ground
 from lockgate.tests.e2e.engine import IMAGE, KINDS, Engine, Inside
-from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch, live_node
+from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -43,8 +43,6 @@ spec:
     - ports: [{port: "8080", protocol: TCP}]
       rules: {http: [{path: "/open"}]}
 """
-
-
 CAGED = """
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -61,35 +59,18 @@ KNOCKS = (
 
 @pytest.fixture(scope="module", params=KINDS)
 def engine_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
-    with ExitStack() as stack:
-        node = stack.enter_context(live_node(start=False))
-        # As on a machine: a bridge asks for its neighbours from a link-local address.
-        node.node.run(["sysctl", "-w", "net.ipv6.conf.default.addr_gen_mode=0"], check=True)
-        engine = Engine(request.param, node.node, node.folder / "e")
-        stack.callback(engine.close)
-        # The engine's own rules forward nothing but its containers' traffic; this is about ours.
-        engine.run(["iptables", "-P", "FORWARD", "ACCEPT"])
-        for path in node.policies.iterdir():
-            path.unlink()
-        node.write("shop", POLICY)
-        node.write("published", PUBLISHED)
-        node.write("caged", CAGED)
-        node.ground.outside()
-        made = Ground(node, engine)
+    with container_ground(request.param) as made:
+        made.node.write("shop", POLICY)
+        made.node.write("published", PUBLISHED)
+        made.node.write("caged", CAGED)
         made.start_agent()
         yield made
-        for web in made.webs:
-            web.close()
 
 
 @pytest.fixture
 def ground(engine_ground: Ground) -> Iterator[Ground]:
     yield engine_ground
-    for web in engine_ground.webs:
-        web.close()
-    engine_ground.webs.clear()
-    for number in engine_ground.engine.docker("ps", "-aq").split():
-        engine_ground.engine.docker("rm", "-f", number)
+    engine_ground.clear()
 
 
 def test_requests_between_two_containers_on_one_bridge(ground: Ground) -> None:
