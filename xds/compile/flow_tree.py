@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from ...policies.endpoint_policy import ResolvedRule
-from .end import wherever
+from .end import any_of_these, wherever
 from .matcher import Input, OnMatch, descend, first_of, matches, not_, prefix_map
 from .ports import PortGroup, port_groups, port_tree
 
@@ -35,13 +35,14 @@ def flow_tree(
             return said[covering]
 
         ordinary = verdict(None)
-        named = {wherever(identity): verdict(identity) for identity in sorted(_special(group))}
-        differing = {end: on_match for end, on_match in named.items() if on_match != ordinary}
+        named = {identity: verdict(identity) for identity in sorted(_special(group))}
+        differing = {identity: on_match for identity, on_match in named.items() if on_match != ordinary}
+        by_end = {wherever(identity): on_match for identity, on_match in differing.items()}
         if differing and apart:
-            named_here = matches(peer, f"({'|'.join(differing)}).*")
-            inside = descend(prefix_map(peer, differing))
+            named_here = matches(peer, any_of_these(differing))
+            inside = descend(prefix_map(peer, by_end))
             return descend(first_of([(named_here, inside), (not_(named_here), ordinary)]))
-        return descend(prefix_map(peer, differing, ordinary)) if differing else ordinary
+        return descend(prefix_map(peer, by_end, ordinary)) if differing else ordinary
 
     # What the rules for every port say is part of what is said of each, so a miss may go on to it.
     return port_tree([(group, tree_of(group)) for group in port_groups(rules)], uncovered, rest_by_default=not apart)
