@@ -2,11 +2,13 @@
 
     python -m lockgate.agent.supply.second_reader   (documents on standard input, what came of them on standard output)
 
-What it does not answer, for whatever reason, is parsed here. It ends with its last answer, or when nobody reads them.
+What it does not answer, for whatever reason, is parsed here. Its answers go to a file in memory: a pipe would be full
+after a few hundred, and it would wait for the agent, which reads its own share first.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ...store import Document
 
 _FEW = 2000  # documents that are parsed sooner than a process is there
-_SHARE = 3  # one in so many is the second process's: it has to be started, and to send all that it read
+_SHARE = 0.4  # is the second process's: it has to be started, and to send all that it read
 _CHUNK = 250  # documents that it answers at a time
 
 
@@ -31,10 +33,11 @@ class SecondReader:
 
     def __init__(self, documents: Sequence[Document], few: int = _FEW) -> None:
         readable = [document for document in documents if not document.failure]
-        theirs = readable[-(len(readable) // _SHARE) :] if len(readable) > few else []
+        theirs = readable[int(len(readable) * (1 - _SHARE)) :] if len(readable) > few else []
         self._theirs = deque(theirs)
+        self._file = _memory("answers")
         self._answers: deque[ParsedPolicies] = deque()
-        self.process = _start([(document.data, document.source) for document in theirs]) if theirs else None
+        self.process = _start([(document.data, document.source) for document in theirs], self._file) if theirs else None
 
     def parse(self, document: Document) -> ParsedPolicies:
         """What came of it."""
@@ -51,28 +54,35 @@ class SecondReader:
         """Ends the process."""
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
             self.process = None
+        self._file.close()
 
     def _more(self) -> Sequence[ParsedPolicies]:
-        if self.process is None or self.process.stdout is None:
-            return ()
+        if self.process is not None:
+            self.process.wait()
+            self.process = None
+            self._file.seek(0)
         try:
-            answers: Sequence[ParsedPolicies] = pickle.load(self.process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError):
+            answers: Sequence[ParsedPolicies] = pickle.load(self._file)
+        except (EOFError, pickle.UnpicklingError):
             return ()
         return answers
 
 
-def _start(documents: Sequence[tuple[bytes, str]]) -> subprocess.Popen[bytes]:
-    with os.fdopen(os.memfd_create("documents"), "w+b") as file:
+def _memory(name: str) -> BinaryIO:
+    return os.fdopen(os.memfd_create(name), "w+b")
+
+
+def _start(documents: Sequence[tuple[bytes, str]], answers: BinaryIO) -> subprocess.Popen[bytes]:
+    with _memory("documents") as file:
         pickle.dump(documents, file)
         file.seek(0)
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "lockgate.agent.supply.second_reader"],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=file,
-            stdout=subprocess.PIPE,
+            stdout=answers,
             stderr=subprocess.DEVNULL,
         )
 
@@ -84,4 +94,5 @@ def _answer(documents: Sequence[tuple[bytes, str]], out: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # what it reads is soon gone with it
     _answer(pickle.load(sys.stdin.buffer), sys.stdout.buffer)

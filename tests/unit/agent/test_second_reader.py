@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from lockgate.agent.supply.intake import Intake, NoMemory, admit
 from lockgate.agent.supply.second_reader import SecondReader
+from lockgate.policies import parse_policies
 from lockgate.store import Document, StoreContent
 
 POLICY = """apiVersion: cilium.io/v2
@@ -44,18 +45,24 @@ def test_what_a_process_that_died_does_not_answer_is_read_here() -> None:
     assert read(reader) == ALONE
 
 
-def test_it_ends_when_nobody_reads_its_answers() -> None:
-    many = [Document(f"{number}.yaml", POLICY.format(number=number).encode()) for number in range(6000)]
-    process = SecondReader(many).process
-    assert process is not None and process.stdout is not None
-    process.stdout.close()
-    assert process.wait(60) != 0
+def test_a_process_answers_all_before_it_is_asked_and_ends() -> None:
+    many = tuple(Document(f"{number}.yaml", POLICY.format(number=number).encode()) for number in range(6000))
+    reader = SecondReader(many)
+    assert reader.process is not None
+    assert reader.process.wait(60) == 0
+    try:
+        read = [reader.parse(document).policies[0].key.name for document in many]
+    finally:
+        reader.close()
+    assert read == [f"p{number}" for number in range(6000)]
 
 
 def test_what_is_asked_for_out_of_turn_is_read_here() -> None:
     reader = SecondReader(DOCUMENTS, few=3)
     try:
         asked = list(reversed(DOCUMENTS))
-        assert [reader.parse(each) for each in asked[:9]] == [SecondReader([]).parse(each) for each in asked[:9]]
+        assert [reader.parse(each) for each in asked[:9]] == [
+            parse_policies(each.data, each.source) for each in asked[:9]
+        ]
     finally:
         reader.close()
