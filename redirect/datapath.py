@@ -32,6 +32,7 @@ from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
 from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
 from .proxy_sockets import Carried, carried, end_carried
+from .published import free_published, hold_published
 from .reason import Reason
 from .revocation import end, revoked
 from .services import ServiceAddresses
@@ -175,6 +176,14 @@ class Datapath:
         """A bridge like any other. Unknown ones are fine."""
         for hook in BRIDGE_HOOKS:
             pinned_link.remove(self._link(ifindex, hook))
+
+    def hold_published(self) -> None:
+        """Docker's proxies of published ports count as anybody from now on. Raises as `open`."""
+        hold_published(self._pin_dir)
+
+    def free_published(self) -> None:
+        """They count as the node, which they are."""
+        free_published(self._pin_dir)
 
     def uplinks(self) -> frozenset[int]:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
@@ -329,6 +338,7 @@ class Datapath:
             try:
                 bpffs.remove_folder(pin_dir / "links")
                 ServiceAddresses.remove_pinned(pin_dir)
+                free_published(pin_dir)
                 bpffs.remove_folder(pin_dir)
             finally:
                 os.close(lock)

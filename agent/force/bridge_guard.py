@@ -4,6 +4,8 @@ Two things hold that up, both in the kernel. At the bridge itself only packets o
 within the prefixes of its networks nobody has an address but endpoints and the node: that needs no agent, and no race
 to be won. And a port that comes while an agent runs gets the programs of an endpoint at once, before the process of its
 container begins: then it does not reach other unknown ones on its bridge either.
+
+And a process of the node that speaks for others, Docker's proxy of published ports, is no way round a policy.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class BridgeGuard:
 
     def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
+        self._holds = False  # the proxies of published ports
         self.closed: tuple[IPNetwork, ...] = ()  # in which nobody may be but endpoints and the node
         self.ports: frozenset[int] = frozenset()  # which are never without programs
 
@@ -50,6 +53,7 @@ class BridgeGuard:
         ]
         left, self.ports = self.ports, frozenset(port for bridge in bridges for port in bridge.ports)
         problems += self._attach(bridges)
+        problems += self._hold_published(bool(networks))
         for ifindex in self._datapath.held().bridges - {bridge.ifindex for bridge in bridges}:
             self._datapath.detach_bridge(ifindex)
         for ifindex in left - self.ports - known:
@@ -60,6 +64,17 @@ class BridgeGuard:
             (name, bridge.name) for bridge in bridges for port, name in bridge.ports.items() if port not in known
         ]
         return Guarded(tuple(unknown), tuple(problems), before != self.closed)
+
+    def _hold_published(self, wanted: bool) -> list[str]:
+        if not wanted:
+            self._datapath.free_published()
+        elif not self._holds:
+            try:
+                self._datapath.hold_published()
+            except RedirectError as error:
+                return [f"published ports: who asks a proxy of Docker's for one is let in as the node: {error}"]
+        self._holds = wanted
+        return []
 
     def _attach(self, bridges: Sequence[Bridge]) -> list[str]:
         """Programs where there are none yet; a sentence for each place where there could be none."""

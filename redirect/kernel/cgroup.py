@@ -26,6 +26,13 @@ class SocketHook(ProgramHook):
     GETPEERNAME6 = ("service_getpeername6", 30)
 
 
+class PublishedHook(ProgramHook):
+    """Likewise, of bpf/published.c."""
+
+    CONNECT4 = ("published_connect4", 10)
+    CONNECT6 = ("published_connect6", 11)
+
+
 def root(mounts: Path = _MOUNTS) -> Path:
     """Where the root of the cgroups (v2) is mounted. Raises BpfUnsupportedError when it is nowhere."""
     found: Path | None = None
@@ -39,13 +46,13 @@ def root(mounts: Path = _MOUNTS) -> Path:
             found = found or path
     if found is None:
         raise BpfUnsupportedError(
-            "no cgroup2 file system is mounted, which service addresses need; "
+            "no cgroup2 file system is mounted, which service addresses and published ports need; "
             "mount one with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"
         )
     return found
 
 
-def create_pinned(hook: SocketHook, group: Path, program_fd: int, path: Path) -> None:
+def create_pinned(hook: SocketHook | PublishedHook, group: Path, program_fd: int, path: Path) -> None:
     """Attach the program to the cgroup and pin the link at `path`; it stays when this process ends."""
     target = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

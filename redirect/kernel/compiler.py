@@ -18,13 +18,17 @@ from pathlib import Path
 
 from ..errors import ProgramRejectedError
 from . import cgroup, syscall
-from .cgroup import SocketHook
+from .cgroup import PublishedHook, SocketHook
 from .kernel_headers import write_kernel_headers
 from .source import read_source
 from .tcx import Hook
 
 # The hooks of each source, in the order of their programs.
-SOURCES: Mapping[type[Hook] | type[SocketHook], str] = {Hook: "lockgate.c", SocketHook: "services.c"}
+SOURCES: Mapping[type[Hook] | type[SocketHook] | type[PublishedHook], str] = {
+    Hook: "lockgate.c",
+    SocketHook: "services.c",
+    PublishedHook: "published.c",
+}
 
 
 class Exit(IntEnum):
@@ -58,10 +62,11 @@ def main(source: str, map_folder: Path, pins: Sequence[Path]) -> int:
         except Exception as error:  # bcc raises nothing narrower
             print(error, file=sys.stderr)
             return Exit.RIGHTS if os.geteuid() != 0 else Exit.COMPILE
-        hooks: Sequence[Hook | SocketHook] = tuple(next(kind for kind, name in SOURCES.items() if name == source))
+        kind = next(kind for kind, name in SOURCES.items() if name == source)
+        hooks: Sequence[Hook | SocketHook | PublishedHook] = tuple(kind)
         for hook, pin in zip(hooks, pins, strict=True):
             try:
-                if isinstance(hook, SocketHook):
+                if isinstance(hook, SocketHook | PublishedHook):
                     function = module.load_func(hook.program, cgroup.PROGRAM_TYPE, attach_type=hook.attach_type)
                 else:
                     function = module.load_func(hook.program, BPF.SCHED_CLS)

@@ -14,12 +14,12 @@ from typing import Generic, TypeVar
 
 from ..errors import BpfUnsupportedError, ProgramRejectedError, RedirectError
 from . import bpffs, syscall
-from .cgroup import SocketHook
+from .cgroup import PublishedHook, SocketHook
 from .compiler import SOURCES, Exit
 from .source import read_source
 from .tcx import Hook
 
-H = TypeVar("H", Hook, SocketHook)
+H = TypeVar("H", Hook, SocketHook, PublishedHook)
 
 _OLDEST = (6, 6)
 _SECONDS = 60

@@ -77,6 +77,7 @@ class Engine:
         self.node = node
         self.folder = folder
         self.socket = folder / "s"
+        self.proxies = False  # Docker's default: a process for each published port, besides rules
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
         if kind == "podman":
@@ -163,7 +164,7 @@ class Engine:
             self.url,
             "-p",
             f"{self.folder}/pid",
-            "--userland-proxy=false",
+            f"--userland-proxy={str(self.proxies).lower()}",
             "--live-restore",
         ]
 

@@ -180,6 +180,40 @@ def test_a_published_port(ground: Ground) -> None:
     ground.node.becomes(OK, lambda: fetch(outside, node_ip, 18081, patience=GLANCE))
     assert fetch(outside, node_ip, 18080, "/open", patience=GLANCE) == DROPPED
     assert set(ground.seen()) == {(str(outside.ips[0]), "/")}
+    outside.run(["ip", "route", "replace", f"{container.ip}/32", "via", node_ip], check=True)
+    assert fetch(outside, container.ip, 8080, "/open") == OK, "by its own address it goes through Envoy"
+    assert fetch(outside, container.ip, 8080, "/shut") == DENIED
+
+
+def test_a_published_port_through_a_proxy_of_the_engines(ground: Ground) -> None:
+    """As Docker has it by default: over IPv6, and from containers, a process of the node connects for who asks."""
+    engine, outside = ground.engine, ground.node.ground.outside()
+    engine.stop()
+    engine.proxies = True
+    engine.start()
+    try:
+        guarded = engine.container("published", "--label", "app=published", "-p", "18080:8080", "-p", "18081:8081")
+        free = engine.container("free", "-p", "18082:8080")
+        stranger = engine.container("stranger")
+        for name, inside in (("published", guarded), ("free", free)):
+            ground.known(f"default/{name}")
+            ground.serve(inside)
+        ground.known("default/stranger")
+        gateway = engine.docker("inspect", "-f", "{{.NetworkSettings.Gateway}}", "stranger")
+        places: list[tuple[Namespace | Inside, str]] = [(outside, "2001:db8::1"), (stranger, gateway)]
+        for where, address in places:
+            for port in (18080, 18081):
+                assert fetch(cast(Namespace, where), address, port, "/open", patience=GLANCE) != OK
+        assert ground.seen() == []
+        ground.node.becomes(OK, lambda: fetch(outside, "192.0.2.1", 18081, patience=GLANCE))
+        ground.node.becomes(OK, lambda: fetch(outside, "192.0.2.1", 18082, patience=GLANCE))
+        if engine.kind == "docker":
+            for where, address in places:
+                assert fetch(cast(Namespace, where), address, 18082) == OK
+    finally:
+        engine.stop()
+        engine.proxies = False
+        engine.start()
 
 
 def test_a_container_in_another_namespace_is_another(ground: Ground) -> None:

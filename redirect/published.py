@@ -1,0 +1,46 @@
+"""Published ports that a proxy of Docker's serves: it is a process of the node, and must be no way round a policy.
+
+PIN_DIR/published-links/PROGRAM     one link for each program, to the root of the cgroups
+PIN_DIR/published-programs/...      the programs
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .kernel import bpffs, cgroup, pinned_link
+from .kernel.cgroup import PublishedHook
+from .kernel.program import Loading
+
+_LINKS, _PROGRAMS = "published-links", "published-programs"
+
+
+def hold_published(pin_dir: Path) -> None:
+    """From now on Docker's proxies connect to endpoints only where anybody may. Blocks for seconds when the programs
+    are not in the kernel yet. Doing it twice is fine.
+
+    Raises:
+        BpfUnsupportedError: no cgroups, or the kernel or the caller's rights are not enough.
+        ProgramRejectedError: the programs did not compile or load.
+    """
+    for name in (_LINKS, _PROGRAMS):
+        bpffs.ensure_folder(pin_dir / name)
+    programs = Loading(pin_dir / "maps", pin_dir / _PROGRAMS, PublishedHook).finish()
+    try:
+        for hook, fd in programs.items():
+            path = pin_dir / _LINKS / hook.program
+            if path.exists():
+                cgroup.swap(path, fd)
+            else:
+                cgroup.create_pinned(hook, cgroup.root(), fd, path)
+    finally:
+        for fd in programs.values():
+            os.close(fd)
+
+
+def free_published(pin_dir: Path) -> None:
+    """Take the links away. There may be none."""
+    links = pin_dir / _LINKS
+    for path in links.iterdir() if links.is_dir() else ():
+        pinned_link.remove(path)
