@@ -125,7 +125,7 @@ def judge(
         return outcome(Verdict.DENY, clashing, None)
     if unreadable:
         return outcome(Verdict.DENY, unreadable, None)
-    if refused:
+    if refused and not taken.fault:  # what is not taken up is not read
         return outcome(Verdict.DENY, refused, None)
     if plain is not None:
         return outcome(Verdict.ALLOW, f"allowed by {plain.origin}", plain)
