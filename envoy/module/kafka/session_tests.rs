@@ -263,6 +263,14 @@ fn a_glance_is_not_enough_for_what_is_not_usual() {
     ] {
         assert_eq!(at_a_glance(&mut session, unusual, unusual.len()), None);
     }
+    // Nothing goes on while the client takes nothing, nor what stands within a request that is dropped.
+    session.set_client_full(true);
+    assert_eq!(at_a_glance(&mut session, &allowed, allowed.len()), None);
+    session.set_client_full(false);
+    let dropped = produce(3, 0, &["secret"], 1000);
+    session.from_client(&dropped[..100]);
+    assert_eq!(at_a_glance(&mut session, &allowed, allowed.len()), None);
+    assert!(passed(&dropped[100..], &session.from_client(&dropped[100..])).is_empty());
     // An answer of ours goes out with the end of the response before it.
     assert!(at_a_glance(&mut session, &allowed, allowed.len()).is_some());
     let denied = produce(2, 1, &["secret"], 10);
