@@ -13,10 +13,17 @@
 #define REFUSE 0
 #define PROCEED 1
 
-static __always_inline int is_proxy(void)
+PINNED("array", __u32, __u64, published_node, 1, 0); /* the cookie of the node's network namespace */
+
+/* A proxy elsewhere (of a Docker in a container) means other addresses. */
+static __always_inline int is_proxy(struct bpf_sock_addr *ctx)
 {
     char name[16] = {}, proxy[16] = "docker-proxy";
+    __u32 zero = 0;
+    __u64 *node = published_node.lookup(&zero);
 
+    if (node && *node && *node != bpf_get_netns_cookie(ctx))
+        return 0;
     if (bpf_get_current_comm(name, sizeof(name)))
         return 0;
 #pragma unroll
@@ -47,7 +54,7 @@ int published_connect4(struct bpf_sock_addr *ctx)
 {
     struct address address;
 
-    if (!is_proxy())
+    if (!is_proxy(ctx))
         return PROCEED;
     map_v4(&address, ctx->user_ip4);
     return may_connect(&address, ctx->protocol, ctx->user_port);
@@ -57,7 +64,7 @@ int published_connect6(struct bpf_sock_addr *ctx)
 {
     struct address address;
 
-    if (!is_proxy())
+    if (!is_proxy(ctx))
         return PROCEED;
     address.word[0] = ctx->user_ip6[0];
     address.word[1] = ctx->user_ip6[1];

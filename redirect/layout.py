@@ -237,6 +237,15 @@ SERVICE_BACKENDS = Codec[Serving, int](  # weights
     _word,
 )
 SERVICE_FLOWS_NAME = "service_flows"
+PUBLISHED_NODE = Codec[int, int](  # the one key is 0
+    "published_node",
+    _WORD.size,
+    _LONG.size,
+    _WORD.pack,
+    _word,
+    _LONG.pack,
+    lambda data: int(_LONG.unpack(data)[0]),
+)
 COUNTERS_NAME = "counters"
 COUNTERS = 2 * len(Reason)
 CONNECTIONS_NAME = "connections"
@@ -256,4 +265,5 @@ SIZES = {  # (key, value) in bytes, of every map
         for codec in (SERVICE_CLIENTS, SERVICE_FRONTENDS, SERVICE_SLOTS, SERVICE_BACKENDS)
     },
     SERVICE_FLOWS_NAME: (32, _BACKEND.size),
+    PUBLISHED_NODE.name: (PUBLISHED_NODE.key_size, PUBLISHED_NODE.value_size),
 }

@@ -1,7 +1,10 @@
 """Published ports that a proxy of Docker's serves: it is a process of the node, and must be no way round a policy.
 
-PIN_DIR/published-links/PROGRAM     one link for each program, to the root of the cgroups
-PIN_DIR/published-programs/...      the programs
+Pinned beside the data path:
+
+    PIN_DIR/maps/published_node         which network namespace is the node's
+    PIN_DIR/published-links/PROGRAM     one link for each program, to the root of the cgroups
+    PIN_DIR/published-programs/...      the programs
 """
 
 from __future__ import annotations
@@ -9,8 +12,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from . import layout
 from .kernel import bpffs, cgroup, pinned_link
 from .kernel.cgroup import PublishedHook
+from .kernel.maps import PinnedMap
+from .kernel.netns_cookie import own_cookie
 from .kernel.program import Loading
 
 _LINKS, _PROGRAMS = "published-links", "published-programs"
@@ -28,6 +34,9 @@ def hold_published(pin_dir: Path) -> None:
         bpffs.ensure_folder(pin_dir / name)
     programs = Loading(pin_dir / "maps", pin_dir / _PROGRAMS, PublishedHook).finish()
     try:
+        node = PinnedMap(pin_dir / "maps", layout.PUBLISHED_NODE)
+        node.put({0: own_cookie()})
+        node.close()
         for hook, fd in programs.items():
             path = pin_dir / _LINKS / hook.program
             if path.exists():
