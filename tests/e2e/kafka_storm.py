@@ -118,8 +118,8 @@ def _names(request: bytes) -> bytes:
 class Stormed:
     """An Envoy with nothing but the filter's listener, in front of a broker."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self._process, self._log = process, log
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path, admin: Path) -> None:
+        self._process, self._log, self._admin = process, log, admin
         self.port = port
 
     @property
@@ -132,6 +132,17 @@ class Stormed:
         """Bytes that it has resident."""
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that it uses, without what its allocator keeps of what was given back: as much again, when large blocks
+        of many sizes come and go."""
+        with socket.socket(socket.AF_UNIX) as admin, admin.makefile("rb") as answer:
+            admin.settimeout(PATIENCE)
+            admin.connect(str(self._admin))
+            admin.sendall(b"GET /memory HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n")
+            text = answer.read().decode()
+        return int(json.loads(text[text.index("{") : text.rindex("}") + 1])["allocated"])
 
     def dial(self) -> socket.socket:
         """A connection from the client whom the policy knows."""
@@ -147,7 +158,8 @@ def stormed(folder: Path, policy: str, broker: Broker) -> Iterator[Stormed]:
         with socket.create_server((SERVER, 0)) as free:
             port = free.getsockname()[1]
         file, log = folder / "envoy.json", folder / "envoy.log"
-        file.write_text(json.dumps(_bootstrap(pinned, policy, port, broker.port)))
+        made = _bootstrap(pinned, policy, port, broker.port)
+        file.write_text(json.dumps(made | {"admin": {"address": {"pipe": {"path": str(folder / "admin.sock")}}}}))
         binary = find_binary()
         command: list[str | Path] = [
             binary.path,
@@ -163,7 +175,7 @@ def stormed(folder: Path, policy: str, broker: Broker) -> Iterator[Stormed]:
             environment = {**os.environ, **find_module(binary).environment}
             process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
-            running = Stormed(process, port, log)
+            running = Stormed(process, port, log, folder / "admin.sock")
             deadline = time.monotonic() + PATIENCE
             while True:
                 try:
