@@ -8,6 +8,7 @@
 #define IPPROTO_SCTP 132
 
 #define TCP_FLAGS 13 /* offset of the flags byte */
+#define TCP_CHECKSUM 16
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -24,6 +25,7 @@ struct packet {
     struct address sender; /* of an ICMP error: the outer source */
     __be16 sport, dport;   /* of ICMP: see icmp_ports() */
     __be16 service;      /* what a policy calls the port: the destination port, or the ICMP type */
+    __u16 tcp;           /* where the TCP header begins */
     __u8 protocol;
     __u8 v6;
     __u8 syn;   /* TCP SYN without ACK: a new connection, whatever is remembered */
@@ -140,6 +142,7 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
         __u8 flags;
         if (bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &flags, sizeof(flags)) < 0)
             return DROP_MALFORMED;
+        p->tcp = offset;
         p->syn = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
         p->reset = !!(flags & TCP_RST);
         p->ends = !!(flags & (TCP_FIN | TCP_RST));

@@ -89,14 +89,36 @@ static __always_inline int to_listening(struct __sk_buff *skb, const struct pack
     return DROP_NO_PROXY;
 }
 
-/* To the socket of the packet's own connection if Envoy has one, else to the listener. A SYN on a closed pair of ports
- * starts afresh. */
+/* Whoever closes first keeps the pair of ports for a minute, and beside that socket the kernel lets no listener begin
+ * another: it drops the SYN. So the socket is asked something that it answers with an ACK. A client that begins anew
+ * resets what it has not asked for, that ends the socket, and its next SYN finds the ports free (RFC 9293, 3.10.7.3). */
+static __always_inline int reopen(struct __sk_buff *skb, const struct packet *p, struct bpf_sock *waits)
+{
+    __u32 at = p->tcp + TCP_FLAGS - 1; /* checksums are of words */
+    __u8 was[4] = {}, now[4] = {};
+
+    if (bpf_skb_load_bytes(skb, at, was, 2) < 0)
+        goto drop;
+    now[0] = was[0];
+    now[1] = TCP_ACK;
+    if (bpf_l4_csum_replace(skb, p->tcp + TCP_CHECKSUM, *(__u32 *)was, *(__u32 *)now, 2) < 0 ||
+        bpf_skb_store_bytes(skb, at, now, 2, 0) < 0)
+        goto drop;
+    return give(skb, waits);
+drop:
+    bpf_sk_release(waits);
+    return DROP_MALFORMED;
+}
+
+/* To the socket of the packet's own connection if Envoy has one, else to the listener. */
 static __always_inline int steer_tcp(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port)
 {
     struct bpf_sock *sk = find_tcp(skb, p);
 
     if (sk) {
-        if (sk->state != STATE_LISTEN && !(p->syn && sk->state == STATE_TIME_WAIT))
+        if (p->syn && sk->state == STATE_TIME_WAIT)
+            return reopen(skb, p, sk);
+        if (sk->state != STATE_LISTEN)
             return give(skb, sk);
         bpf_sk_release(sk);
     }
