@@ -5,7 +5,7 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from ..snapshot import Resource, Snapshot
@@ -30,6 +30,7 @@ class SotwStream(Conversation[WholeRequest]):
         self._wanted: dict[str, frozenset[str]] = {}  # names of the last request, by type URL
         self._explicit: set[str] = set()  # types of which a name was ever given
         self._nonces: dict[str, str] = {}  # of the last response, by type URL
+        self._told: dict[str, Mapping[str, Resource]] = {}  # in it, until it is answered, by type URL
 
     def receive(self, request: WholeRequest) -> str | None:
         """Take a request in; returns the text of a NACK, else None."""
@@ -49,6 +50,9 @@ class SotwStream(Conversation[WholeRequest]):
         wanted = self._want(request)
         subscription.subscribe(sorted(wanted - before))
         subscription.unsubscribe(sorted(before - wanted))
+        told = self._told.pop(type_url, {})
+        if not nacked:
+            subscription.may_hold(told[name] for name in sorted((wanted - before) & told.keys()))
         return request.error if nacked else None
 
     def _let_go(self, subscription: Subscription, request: WholeRequest) -> None:
@@ -96,6 +100,7 @@ class SotwStream(Conversation[WholeRequest]):
         for name in update.removed:
             whole.pop(name, None)
         told = whole if subscription.variant is WHOLE_STATE else changed
+        self._told[subscription.type_url] = told
         resources = tuple(told[name] for name in sorted(told))
         version = _version(whole.values())
         if told is whole:

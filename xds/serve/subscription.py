@@ -20,6 +20,9 @@ from .variant import INCREMENTAL, Removals, Variant
 
 WILDCARD = "*"
 
+# In place of a version: the client may hold what it was sent last, or nothing. No resource has this version.
+_UNSURE = ""
+
 # Types whose resources travel one by one, so that a NACK always names one. There are few of them on a node.
 ALONE = frozenset({FILTER_CONFIG})
 
@@ -116,7 +119,19 @@ class Subscription:
             else:
                 self._named.add(name)
                 self._owed.add(name)
+                if self._known.get(name) is not None:
+                    self._known[name] = _UNSURE
                 self._look_at.add(name)
+
+    def may_hold(self, resources: Iterable[Resource]) -> None:
+        """The client accepted a response with these and named them anew, and whether it wanted them when it took the
+        response in is not known. They are sent again, and until then count as held for whatever they name and for
+        their removal."""
+        for resource in resources:
+            if self.wants(resource.name) and self._known.get(resource.name) is None:
+                self._known[resource.name] = _UNSURE
+                self._held[resource.name] = resource
+                self._look_at.add(resource.name)
 
     def unsubscribe(self, names: Iterable[str]) -> None:
         """Stop. A single name left while the wildcard stays is told once more, whether it is there or not: the client
@@ -143,7 +158,7 @@ class Subscription:
         for name, resource in sent.resources.items():
             self._memory.accept(resource)
             if self.wants(name):
-                self._known[name] = resource.version
+                self._known[name] = _UNSURE if name in self._owed else resource.version
                 self._held[name] = resource
         for name in sent.removed:
             self._know_absent(name)
@@ -157,9 +172,12 @@ class Subscription:
         self._memory.reject(sent.resources.values(), error)
         if self.variant.removals is Removals.IMPLIED and not self._took_any:
             self._greeting = True  # what it kept from an earlier stream must go even when nothing else comes
-        for name in sent.resources:
+        for name, resource in sent.resources.items():
             if self.wants(name):
                 self._known.setdefault(name, None)  # it has none, and knows
+            refused = self._memory.rejection(resource) is not None
+            if refused and self._known.get(name) == _UNSURE and self._held.get(name) == resource:
+                del self._held[name]  # hardly: it is not to be told again beside others
         for name in sent.removed:
             self._know_absent(name)
         return True
@@ -366,7 +384,7 @@ class Subscription:
 
     def held_version(self, name: str) -> str | None:
         """The version that the client confirmed or claimed to hold."""
-        return self._known.get(name)
+        return self._known.get(name) or None
 
     @property
     def held(self) -> Mapping[str, Resource]:

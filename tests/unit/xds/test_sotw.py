@@ -111,6 +111,51 @@ def test_a_stale_nonce_is_void() -> None:
     assert said(talk.ack(second)) == [["b:1"]]
 
 
+@pytest.mark.parametrize("type_url", [CLUSTER, ROUTE])
+def test_what_is_named_anew_while_it_is_on_its_way_is_sent_again(type_url: str) -> None:
+    """Whether the client wanted it when it took the response in is not known: also with something new beside it,
+    which then is one of two that a refusal may mean."""
+    talk = Talk(type_url, "a", "b")
+    first = only(talk.publish(a="1"))
+    assert talk.want("b", nonce="before") == talk.want("a", "b", nonce="before") == []
+    talk.publish(a="1", b="x")
+    both = only(talk.ack(first))
+    assert said([both]) == [["a:1", "b:x"]]
+    one = only(talk.nack(both, "b is bad"))
+    assert said([one]) == [["a:1"]]
+    other = only(talk.ack(one))
+    assert said([other])[0][-1] == "b:x"
+    assert talk.nack(other, "b is bad") == []
+    assert talk.rejections() == {"b": "b is bad"}
+
+
+@pytest.mark.parametrize("before", [{}, {"a": "0", "c": "1"}])
+def test_a_cluster_that_was_named_anew_while_on_its_way_leaves(before: dict[str, str]) -> None:
+    """The client took it from the response that it answers, although it did not name it in between, and refuses the
+    next version. Also where only the other cluster of that response was new."""
+    talk = Talk(CLUSTER, "a", "c")
+    talk.ack(only(talk.publish(**before)))
+    first = only(talk.publish(a="1", c="1"))
+    assert talk.want("a", nonce="before") == []
+    talk.publish(a="1", c="x")
+    bad = only(talk.want("a", "c", nonce=first.nonce))
+    assert said([bad]) == [["a:1", "c:x"]]
+    assert talk.publish(a="1") == []
+    gone = only(talk.nack(bad, "c is bad"))
+    assert said([gone]) == [["a:1"]]
+    assert talk.ack(gone) == []
+
+
+def test_what_a_client_may_hold_and_refuses_is_not_told_beside_others() -> None:
+    talk = Talk(CLUSTER, "a", "c")
+    first = only(talk.publish(a="1", c="1"))
+    assert talk.want("a", nonce="before") == []
+    again = only(talk.want("a", "c", nonce=first.nonce))
+    assert said([again]) == [["a:1", "c:1"]]
+    assert talk.nack(again, "c is bad") == []
+    assert said(talk.publish(a="2", c="1")) == [["a:2"]]
+
+
 def test_the_next_response_waits_for_the_answer_and_is_the_latest() -> None:
     talk = Talk(CLUSTER)
     first = only(talk.publish(a="1"))
@@ -196,14 +241,15 @@ class Client(RuleBasedStateMachine):
         self.talk: Talk | None = None
         self.refused: set[tuple[str, str]] = set()
         self.held: dict[str, str] = {}
-        self.taken: dict[str, str] = {}  # on this stream
+        self.taken: dict[str, str] = {}  # on this stream, and named ever since
+        self.anew: set[str] = set()  # named while a response was on its way: told again after it
         self.connect()
 
     @rule()
     def connect(self) -> None:
         self.talk = Talk(self.type_url, *self.names, memory=self.memory)
         self.explicit = bool(self.names)
-        self.taken = {}
+        self.taken, self.anew = {}, set()
         self.inbox = self.talk.publish(**self.published)
 
     @rule(contents=st.dictionaries(st.sampled_from(NAMES), st.sampled_from("12x")))
@@ -220,6 +266,7 @@ class Client(RuleBasedStateMachine):
         contents = {one.name: one.body.decode() for one in response.resources}
         new = {each for each in contents.items() if self.taken.get(each[0]) != each[1]}
         assert not new & self.refused, "refused bytes came again"
+        anew, self.anew = self.anew, set()
         if self.BAD in contents.values():
             if len(new) == 1:
                 self.refused |= new
@@ -229,13 +276,14 @@ class Client(RuleBasedStateMachine):
             self.held, self.taken = {}, {}
         wanted = {name: body for name, body in contents.items() if not self.names or name in self.names}
         self.held |= wanted
-        self.taken |= wanted
+        self.taken |= {name: body for name, body in wanted.items() if name not in anew}
         self.hear(self.talk.ack(response))
 
     @rule(names=st.sets(st.sampled_from(NAMES), min_size=1))
     def want(self, names: set[str]) -> None:
         assert self.talk is not None
         if self.explicit:
+            self.anew |= names.difference(self.names) if self.inbox else set()
             self.names = tuple(sorted(names))
             self.held = {name: body for name, body in self.held.items() if name in names}
             self.taken = {name: body for name, body in self.taken.items() if name in names}

@@ -156,6 +156,25 @@ def test_a_resubscription_while_the_answer_is_on_its_way_gets_another() -> None:
     assert said(talk.ack(first)) == [(["a:1"], [])]
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_name_subscribed_to_again_gets_the_last_good_when_it_refuses_the_next(answered: bool) -> None:
+    """The client may have dropped it in between, before or after its answer."""
+    talk = Talk(A1)
+    (first,) = talk.begin("a")
+    if answered:
+        talk.ack(first)
+    talk.subscription.subscribe(["a"])
+    if answered:
+        (bad,) = talk.publish(A2)
+    else:
+        assert talk.publish(A2) == []
+        (bad,) = talk.ack(first)
+    assert said([bad]) == [(["a:2"], [])]
+    (good,) = talk.nack(bad)
+    assert said([good]) == [(["a:1"], [])]
+    assert talk.ack(good) == []
+
+
 def test_an_unsubscribed_name_is_silent() -> None:
     """https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#unsubscribing-from-resources"""
     talk = Talk(A1, B1)
