@@ -343,6 +343,10 @@ class Subscription:
         held = self._known.get(name) == published.version and name not in self._on_its_way
         return Passage.FREE if held else Passage.WAIT
 
+    def is_closed(self, name: str) -> bool:
+        """True when its next step is not to be taken before another snapshot."""
+        return name in self._closed
+
     def unsent(self) -> Iterator[Resource]:
         """What the client will get, but is not yet being sent."""
         sending = {(each.name, each.version) for sent in self._sent.values() for each in sent.resources.values()}

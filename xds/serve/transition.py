@@ -240,7 +240,8 @@ class Gate:
 
     def _uses(self, type_url: str) -> Mapping[str, Passage]:
         """The names of this type in anything that the client has or is being sent. Where that cannot be taken from it
-        (Removals.UNTOLD) nothing is awaited, and what it names goes once the client asks for it no more."""
+        (Removals.UNTOLD) nothing is awaited, and what it names goes once the client asks for it no more. Nor where what
+        replaces it, or what that names, was refused: the client keeps what it has until another snapshot."""
         if type_url not in self._in_use:
             uses = self._in_use[type_url] = {}
             for referrer in _REFERRERS.get(type_url, ()):
@@ -249,7 +250,11 @@ class Gate:
                     continue
                 untold = subscription.variant.removals is Removals.UNTOLD
                 for resource in subscription.present():
-                    lingers = untold and resource.name not in self._goal.of_type(referrer)
+                    wanted = self._goal.of_type(referrer).get(resource.name)
+                    if wanted is None:
+                        lingers = untold or subscription.is_closed(resource.name)
+                    else:
+                        lingers = subscription.passage(wanted) is Passage.CLOSED
                     passage = Passage.CLOSED if lingers else Passage.WAIT
                     for kind, name in resource.references:
                         if kind == type_url:

@@ -167,6 +167,33 @@ def test_what_a_refused_listener_names_is_not_waited_for(delta: bool) -> None:
 
 
 @both_variants
+@pytest.mark.parametrize(("listener_is", "route_is"), [(BAD, "1"), ("2", BAD)])
+def test_what_an_irreplaceable_listener_names_stays_and_is_not_waited_for(
+    delta: bool, listener_is: str, route_is: str
+) -> None:
+    """Its first route was refused, so it is not known to be good; and then it, or its next route, is refused."""
+    play = Play(delta=delta)
+    play.publish(*chain("1", R=BAD)[1:], listener("l", "1", "r1", "s"), secret("s", "1"))
+    assert play.answered
+    play.publish(
+        listener("l", listener_is, "r1"),
+        route("r1", route_is, ("c1", "c2")),
+        *(each for name in ("c1", "c2") for each in (cluster(name, "1"), endpoints(name, "1"))),
+    )
+    assert "s" in play.client.held[SECRET]
+    assert play.answered
+
+
+@both_variants
+def test_a_cluster_of_before_stays_where_the_endpoints_of_the_next_are_refused(delta: bool) -> None:
+    play = Play(delta=delta)
+    play.publish(*chain("1"))
+    play.publish(listener("l", "1", "r1"), route("r1", "2", ("c2",)), cluster("c2", "1"), endpoints("c2", BAD))
+    assert "c1" in play.client.held[CLUSTER] and "c1" in play.client.held[ENDPOINTS]
+    assert play.answered
+
+
+@both_variants
 def test_what_the_snapshot_itself_still_names_is_not_taken_away(delta: bool) -> None:
     play = Play(delta=delta)
     play.publish(*chain("1"))
