@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from .errors import PinConflictError
 from .kernel import bpffs
 from .kernel.program import Loading
 from .kernel.tcx import Hook
@@ -66,11 +67,18 @@ class Opening:
 
 
 def _check_layout(maps: Path) -> None:
-    """Maps of another version must be refused before bcc opens them."""
+    """Maps of another version must not be opened by bcc. One that only remembers is left to the programs that use it,
+    and ends with them: what it knew is judged anew. Any other is refused."""
     found = [*maps.iterdir()]
     if not found:
         return
     from .kernel.maps import open_map  # with everything that a map can hold, for which the first start has no time
+    from .layout import REMEMBERING
 
     for path in found:
-        os.close(open_map(maps, path.name))
+        try:
+            os.close(open_map(maps, path.name))
+        except PinConflictError:
+            if path.name not in REMEMBERING:
+                raise
+            path.unlink()

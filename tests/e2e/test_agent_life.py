@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lockgate.redirect.kernel import syscall
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, EXAMPLES, GLANCE, OK, Line, LiveNode, fetch, live_node
 from lockgate.tests.e2e.probes import Probes
 
@@ -81,6 +82,22 @@ def test_kill_9_of_agent_after_agent(node: LiveNode) -> None:
         probes.more()
         node.start_agent()
     assert node.envoy_pid() == envoy
+
+
+def test_an_upgrade_whose_programs_remember_connections_otherwise(node: LiveNode) -> None:
+    maps = node.settings.pin_dir / "maps"
+    with Probes(node) as probes:
+        node.end_agent(signal.SIGKILL)
+        (maps / "connections").unlink()
+        other = syscall.get(maps / "config")  # of another layout
+        syscall.pin(other, maps / "connections")
+        os.close(other)
+        for program in (node.settings.pin_dir / "programs").iterdir():
+            program.unlink()  # those of that version are others
+        probes.more()
+        node.start_agent()
+        probes.more()
+    assert node.ok()
 
 
 def test_a_file_that_breaks_while_no_agent_runs_keeps_its_last_good_version(node: LiveNode) -> None:

@@ -23,7 +23,7 @@ from lockgate.redirect import layout
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.errors import EndpointUnreachableError, PinConflictError
 from lockgate.redirect.kernel import netns
-from lockgate.redirect.kernel.maps import PinnedMap
+from lockgate.redirect.kernel.maps import PinnedMap, open_map
 from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, plan
 
@@ -198,6 +198,18 @@ def test_maps_of_another_version_are_refused_and_left_alone(node: Node) -> None:
     with pytest.raises(PinConflictError, match="made by another version"):
         node.open()
     assert (node.pin_dir / "maps/ipcache").exists()
+    node.inside(lambda: Datapath.remove_pinned(node.pin_dir))
+
+
+@pytest.mark.parametrize("name", ["connections", "counters", "drops"])
+def test_what_another_version_remembers_is_forgotten(node: Node, name: str) -> None:
+    node.open().close()
+    (node.pin_dir / "maps" / name).unlink()
+    (node.pin_dir / "maps/endpoints").rename(node.pin_dir / "maps" / name)
+    for program in (node.pin_dir / "programs").iterdir():
+        program.unlink()  # that version's
+    node.open().close()
+    os.close(open_map(node.pin_dir / "maps", name))
     node.inside(lambda: Datapath.remove_pinned(node.pin_dir))
 
 
