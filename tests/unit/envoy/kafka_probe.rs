@@ -3,10 +3,12 @@
 //! A command is a letter, a length and so many bytes: P a policy, C a new connection (two identities and a port), c bytes of
 //! the client, s bytes of the server. c and s are answered with four texts, each after its length: what passes, what the
 //! client is answered, why the connection ends, and the denials (`NAME TOPIC,...` a line).
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 #[path = "../../../envoy/module/kafka/apis.rs"]
 mod apis;
+#[path = "../../../envoy/module/kafka/few.rs"]
+mod few;
 #[path = "../../../envoy/module/kafka/frame.rs"]
 mod frame;
 #[path = "../../../envoy/module/kafka/policy.rs"]
@@ -27,7 +29,6 @@ mod session;
 mod wire;
 
 use std::io::{stdin, stdout, Read, Write};
-use std::sync::Arc;
 
 use policy::{End, Ends, Policy};
 use published::Published;
@@ -47,7 +48,7 @@ fn command() -> Option<(u8, Vec<u8>)> {
 fn tell(data: &[u8], out: &Out) {
     let mut passed = Vec::new();
     let mut at = 0;
-    for piece in &out.pieces {
+    for piece in out.pieces.iter() {
         match piece {
             Piece::Same(count) => {
                 passed.extend(&data[at..at + count]);
@@ -71,7 +72,7 @@ fn tell(data: &[u8], out: &Out) {
 }
 
 fn main() {
-    let tables = Arc::new(Tables::read().unwrap());
+    let tables = Tables::shared().unwrap();
     let mut session: Option<Session> = None;
     while let Some((letter, data)) = command() {
         match (letter, &mut session) {
@@ -90,7 +91,7 @@ fn main() {
                     destination: end("10.0.0.9", number(1), number(1)),
                     port: words[2].parse().unwrap(),
                 };
-                session = Some(Session::new(tables.clone(), &PUBLISHED, ends));
+                session = Some(Session::new(tables, &PUBLISHED, ends));
             }
             (b'c', Some(session)) => tell(&data, &session.from_client(&data)),
             (b's', Some(session)) => tell(&data, &session.from_server(&data)),
