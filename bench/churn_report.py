@@ -20,9 +20,9 @@ _METHOD = """\
   file holds one policy. Policies are in turn an HTTP rule (GET of one path) and a plain TCP port, each with a peer of
   its own among the endpoints; four more let the client to two of the endpoints.
 * One change: a file is replaced by renaming over it. The time runs from just before the rename to the first answer that
-  the new policy gives to a client that asks about every millisecond: on one kept HTTP connection (403 to 200 and back),
-  or by new connections to a TCP port (SYN dropped to answered and back). Changes open and close in turn; between two
-  of them is a pause of 150 to 250 ms, so each finds the agent at rest.
+  the new policy gives to a client that asks every millisecond or two: on one kept HTTP connection (403 to 200 and
+  back), or by new connections to a TCP port (SYN dropped to answered and back). Changes open and close in turn;
+  between two of them is a pause of 150 to 250 ms, so each finds the agent at rest.
 * Added policies are written one after the other with {pause} ms between, without waiting for any. Meanwhile ten flows
   to two endpoints, which get added policies too, are asked 100 times a second each: allowed and forbidden paths on
   kept connections, kept and new connections to a plain port, and a closed port. A wrong answer is one that the

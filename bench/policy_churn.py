@@ -30,6 +30,7 @@ _PROBED = 2  # endpoints with servers
 _TOGGLE, _ELSEWHERE = "/toggle", "/elsewhere"
 _OTHER_PORT = PLAIN_PORT + 1
 _PATIENCE = 0.05  # seconds without an answer to a SYN that count as a drop
+_GLANCE = 0.002  # while a port is closed: a SYN that was dropped is answered no more, the next one may be
 _LOOK = 0.05  # seconds between two questions whether the agent is ready: each costs it some CPU
 _WAIT = 120.0  # seconds after which a change that shows no effect ends the run
 _FIRST_ADDED = 1_000_000  # numbers the policies that are added, apart from those that are there
@@ -129,10 +130,19 @@ def _flows(node: ChurnNode) -> dict[str, tuple[Flow, str]]:
 
 
 class _Toggle:
-    """One policy in two versions, and the flow that tells them apart."""
+    """One policy in two versions, and the flow that tells them apart: `opening` asks for the first answer that is none
+    of `off_answer`."""
 
-    def __init__(self, flow: Flow, on: Callable[[], float], off: Callable[[], float], off_answer: str) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        on: Callable[[], float],
+        off: Callable[[], float],
+        off_answer: str,
+        opening: Flow | None = None,
+    ) -> None:
         self.flow = flow
+        self.opening = opening or flow
         self.on = on
         self.off = off
         self.off_answer = off_answer
@@ -149,8 +159,8 @@ def _plain_toggle(node: ChurnNode) -> _Toggle:
     """The client's own port is the one that nobody else is let to, so a server is found there only when it is open."""
     pod = node.pods[_CHANGED]
     on, off = (plain_policy("toggled-plain", pod.name, CLIENT, port) for port in (_OTHER_PORT, _OTHER_PORT + 1))
-    flow = Knock(node.client.path, pod.ipv4, _OTHER_PORT, _PATIENCE)
-    return _Toggle(flow, lambda: node.write(on), lambda: node.write(off), DROPPED)
+    flow, opening = (Knock(node.client.path, pod.ipv4, _OTHER_PORT, patience) for patience in (_PATIENCE, _GLANCE))
+    return _Toggle(flow, lambda: node.write(on), lambda: node.write(off), DROPPED, opening)
 
 
 def _changes(node: ChurnNode, count: int, toggle: _Toggle) -> Changes:
@@ -167,7 +177,8 @@ def _changes(node: ChurnNode, count: int, toggle: _Toggle) -> Changes:
             opens = number % 2 == 0
             before = toggle.on() if opens else toggle.off()
             wanted = _opened(toggle) if opens else toggle.off_answer
-            (opened if opens else closed).append(await_answer(toggle.flow, wanted, _WAIT) - before)
+            flow = toggle.opening if opens else toggle.flow
+            (opened if opens else closed).append(await_answer(flow, wanted, _WAIT) - before)
             time.sleep(0.15 + chance.random() * 0.1)  # the next one meets an agent at rest, at no fixed beat
         agent_cpu, envoy_cpu = node.agent().cpu - agent.cpu, node.envoy().cpu - envoy.cpu
         return Changes(tuple(opened), tuple(closed), agent_cpu / count, envoy_cpu / count)

@@ -141,7 +141,17 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
 
 
 def each_entry(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a map, many with each call."""
+    """The keys and values of a map, one by one."""
+    for keys, values in each_batch(fd, key_size, value_size):
+        for index in range(len(keys) // key_size):
+            yield (
+                keys[index * key_size : (index + 1) * key_size],
+                values[index * value_size : (index + 1) * value_size],
+            )
+
+
+def each_batch(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """The keys of a map one behind the other, and its values in the same order, many with each call."""
     keys = ctypes.create_string_buffer(key_size * _BATCH)
     values = ctypes.create_string_buffer(value_size * _BATCH)
     position = ctypes.create_string_buffer(max(key_size, 8))
@@ -170,12 +180,7 @@ def each_entry(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes,
             more = False
         first = False
         count = struct.unpack_from("=I", attributes, 32)[0]
-        key_bytes, value_bytes = keys.raw, values.raw
-        for index in range(count):
-            yield (
-                key_bytes[index * key_size : (index + 1) * key_size],
-                value_bytes[index * value_size : (index + 1) * value_size],
-            )
+        yield keys.raw[: count * key_size], values.raw[: count * value_size]
 
 
 def open_map(folder: Path, name: str) -> int:

@@ -48,7 +48,7 @@ from .subject import PEER, Enforced, Judged, Policed, judged, policy_of_subjects
 _FILTERS = "envoy.extensions.filters.http."
 _ShardKey: TypeAlias = tuple[Direction, int, bool, frozenset[int], tuple[object, ...]]
 Whose = TypeVar("Whose", Endpoint, Judged)
-_SWEEP = 16  # compilations after which fragments that are no longer needed are let go
+_SPARE = 1.25  # times as many trees as were needed are kept at most before what is no longer needed is let go
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class NodeCompiler:
     def __init__(self) -> None:
         self._shards = FragmentCache[_ShardKey, Resource]()
         self._subtrees = FragmentCache[tuple[int, Direction, int], OnMatch]()
-        self._since_sweep = 0
+        self._needed = 0  # trees, when they were last sorted out
         self._unions = FragmentCache[tuple[int, ...], OnMatch | None]()
         self._rules = FragmentCache[int, tuple[Condition, ...]]()
         self._halves = FragmentCache[int, _Half]()
@@ -122,9 +122,7 @@ class NodeCompiler:
                 found.append(self._shards.get(key, policies[shard], make))
             shards[direction] = tuple(found)
         self._shards.keep(current.__contains__)
-        self._since_sweep += 1
-        if self._since_sweep > _SWEEP:
-            self._since_sweep = 0
+        if len(self._subtrees) > _SPARE * self._needed:
             self._forget_all_but([half for _, policy in endpoints for half in (policy.ingress, policy.egress)])
         unjudged = {
             direction: frozenset(each for each in identities if (each, direction) not in policed)
@@ -216,6 +214,7 @@ class NodeCompiler:
         live = {id(half): self._half(half).rules for half in halves}
         rules = frozenset[int]().union(*live.values())
         self._subtrees.keep(lambda key: key[2] in live)
+        self._needed = len(self._subtrees)
         self._unions.keep(rules.issuperset)
         self._rules.keep(rules.__contains__)
         self._halves.keep(live.__contains__)
