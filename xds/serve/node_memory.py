@@ -16,6 +16,8 @@ from ..snapshot import Resource
 MOST_REJECTIONS = 4096  # remembered per type; the oldest go first
 MOST_ACCEPTED = 100_000  # likewise
 
+WholeState: TypeAlias = tuple[str, tuple[Resource, ...]]  # everything of one type that a client has, behind its version
+
 
 @dataclass(slots=True)
 class TypeMemory:
@@ -26,7 +28,10 @@ class TypeMemory:
     _accepted: dict[str, Resource] = field(default_factory=dict)
     _gone: dict[str, None] = field(default_factory=dict)  # names; the oldest first
     refusals: int = 0  # ever; only grows
-    offered: tuple[str, tuple[Resource, ...]] = ("", ())  # the last whole state that was sent, with its version
+    # State of the world: all that the client has once it takes what was sent last, and all that it had when it
+    # confirmed something last. A client that comes back has one of the two.
+    offered: WholeState = ("", ())
+    confirmed: WholeState = ("", ())
 
     def accept(self, resource: Resource) -> None:
         """The client holds this version."""
@@ -71,10 +76,6 @@ class TypeMemory:
     def accepted(self, name: str) -> Resource | None:
         """The version that it accepted last."""
         return self._accepted.get(name)
-
-    def all_accepted(self) -> Iterable[Resource]:
-        """All that it accepted last and that was not removed since."""
-        return self._accepted.values()
 
     def refused_names(self) -> frozenset[str]:
         """Names of which it refused some version."""

@@ -11,9 +11,11 @@ from hashlib import sha256
 from ..snapshot import Resource, Snapshot
 from .conversation import Conversation
 from .discovery import WholeRequest, WholeResponse
-from .node_memory import NodeMemory
+from .node_memory import NodeMemory, WholeState
 from .subscription import WILDCARD, Subscription, Update
 from .variant import WHOLE_STATE, state_of_the_world
+
+_NOTHING: Mapping[str, Resource] = {}
 
 
 class SotwStream(Conversation[WholeRequest]):
@@ -30,7 +32,8 @@ class SotwStream(Conversation[WholeRequest]):
         self._wanted: dict[str, frozenset[str]] = {}  # names of the last request, by type URL
         self._explicit: set[str] = set()  # types of which a name was ever given
         self._nonces: dict[str, str] = {}  # of the last response, by type URL
-        self._told: dict[str, Mapping[str, Resource]] = {}  # in it, until it is answered, by type URL
+        # By type URL, until it is answered: what it had, and all that the client has once it takes it.
+        self._told: dict[str, tuple[Mapping[str, Resource], WholeState]] = {}
 
     def receive(self, request: WholeRequest) -> str | None:
         """Take a request in; returns the text of a NACK, else None."""
@@ -39,8 +42,10 @@ class SotwStream(Conversation[WholeRequest]):
         if subscription is None:
             memory = self.memory.of_type(type_url)
             subscription = self.add(Subscription(type_url, memory, state_of_the_world(type_url)))
-            wildcard = self._want(request) == {WILDCARD}
-            subscription.begin(request.names, self._kept(request) if wildcard else {})
+            kept = self._kept(request)
+            whole = self._want(request) == {WILDCARD} and subscription.variant is WHOLE_STATE
+            subscription.begin(request.names, {each.name: each.version for each in kept} if whole else {})
+            subscription.may_hold(kept)
             return None
         if request.nonce != self._nonces.get(type_url, ""):
             self._let_go(subscription, request)
@@ -50,8 +55,9 @@ class SotwStream(Conversation[WholeRequest]):
         wanted = self._want(request)
         subscription.subscribe(sorted(wanted - before))
         subscription.unsubscribe(sorted(before - wanted))
-        told = self._told.pop(type_url, {})
-        if not nacked:
+        told, offered = self._told.pop(type_url, (_NOTHING, None))
+        if offered is not None and not nacked:
+            self.memory.of_type(type_url).confirmed = offered
             subscription.may_hold(told[name] for name in sorted((wanted - before) & told.keys()))
         return request.error if nacked else None
 
@@ -63,22 +69,19 @@ class SotwStream(Conversation[WholeRequest]):
         self._wanted[request.type_url] = kept
         subscription.unsubscribe(sorted(before - kept))
 
-    def _kept(self, request: WholeRequest) -> dict[str, str]:
-        """What a client that comes back still holds, name to version. It tells one version for all of it, which is
-        enough to know everything when it is the version of what its node accepted, or of what was sent to it last
-        (#ack-nack-and-resource-type-instance-version)."""
+    def _kept(self, request: WholeRequest) -> tuple[Resource, ...]:
+        """What a client that comes back still holds, or what it held of types that it names one by one. It tells one
+        version for all of it, which is enough to know everything when it is the version of what its node confirmed
+        last, or of what was sent to it last (#ack-nack-and-resource-type-instance-version)."""
         memory = self.memory.of_type(request.type_url)
-        if not request.version or state_of_the_world(request.type_url) is not WHOLE_STATE:
-            return {}
-        version, offered = memory.offered
-        accepted = tuple(memory.all_accepted())
-        if request.version == _version(accepted):
-            return {resource.name: resource.version for resource in accepted}
-        if request.version == version:
-            for resource in offered:
-                memory.accept(resource)
-            return {resource.name: resource.version for resource in offered}
-        return {}
+        for state in (memory.confirmed, memory.offered):
+            version, resources = state
+            if request.version and request.version == version:
+                memory.confirmed = state
+                for resource in resources:
+                    memory.accept(resource)
+                return resources
+        return ()
 
     def _want(self, request: WholeRequest) -> frozenset[str]:
         """The names of a request. None at all are the wildcard as long as there never were any
@@ -100,12 +103,11 @@ class SotwStream(Conversation[WholeRequest]):
         for name in update.removed:
             whole.pop(name, None)
         told = whole if subscription.variant is WHOLE_STATE else changed
-        self._told[subscription.type_url] = told
+        offered = (_version(whole.values()), tuple(whole.values()))
+        self._told[subscription.type_url] = (told, offered)
+        self.memory.of_type(subscription.type_url).offered = offered
         resources = tuple(told[name] for name in sorted(told))
-        version = _version(whole.values())
-        if told is whole:
-            self.memory.of_type(subscription.type_url).offered = (version, resources)
-        return WholeResponse(subscription.type_url, update.nonce, version, resources)
+        return WholeResponse(subscription.type_url, update.nonce, offered[0], resources)
 
 
 def _version(held: Iterable[Resource]) -> str:

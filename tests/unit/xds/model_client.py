@@ -192,8 +192,11 @@ class ModelClient:
         else:
             assert isinstance(self.stream, SotwStream)
             self.stream.receive(request)
-            if type_url not in _ALL and request.nonce == self._last_sent.get(type_url, ""):
-                self.record.wants(type_url, set(request.names))
+            if type_url not in _ALL:
+                names = set(request.names)
+                if request.nonce != self._last_sent.get(type_url, ""):  # stale: it tells what was dropped, and no more
+                    names &= self.record.asked.get(type_url, set())
+                self.record.wants(type_url, names)
 
     def serve(self, snapshot: Snapshot, revision: int) -> None:
         """The server says what is due."""

@@ -28,12 +28,13 @@ class Play:
         self.revision = 0
         self.log: list[str] = []
 
-    def publish(self, *resources: Resource) -> list[str]:
+    def publish(self, *resources: Resource, until: Resource | None = None) -> list[str]:
+        """Plays to the end, or until the client has taken `until` and nobody has heard of it."""
         self.snapshot = Snapshot.of(resources)
         self.revision += 1
-        return self.run()
+        return self.run(until)
 
-    def run(self) -> list[str]:
+    def run(self, until: Resource | None = None) -> list[str]:
         log: list[str] = []
         for _ in range(60):
             while self.client.outbox:
@@ -47,6 +48,8 @@ class Play:
             log += [f"{kind} {each.name}" for each in resources if held.get(each.name) != each]
             log += [f"-{kind} {name}" for name in removed if name in held]
             self.client.look()
+            if until in resources:
+                return log
         raise AssertionError("the conversation does not end")
 
     @property
@@ -190,6 +193,40 @@ def test_a_cluster_of_before_stays_where_the_endpoints_of_the_next_are_refused(d
     play.publish(*chain("1"))
     play.publish(listener("l", "1", "r1"), route("r1", "2", ("c2",)), cluster("c2", "1"), endpoints("c2", BAD))
     assert "c1" in play.client.held[CLUSTER] and "c1" in play.client.held[ENDPOINTS]
+    assert play.answered
+
+
+@both_variants
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_a_client_that_comes_back_still_uses_stays(delta: bool, lost: bool) -> None:
+    """It has a route that is published no more, and keeps its listener: the endpoints of the next route's cluster are
+    refused. Also where its answer to that route was lost."""
+    play = Play(delta=delta)
+    play.publish(*chain("1"))
+    if lost:
+        moved = [listener("l", "1", "r1"), route("r1", "2", ("c2",)), cluster("c2", "1"), endpoints("c2", "1")]
+        play.publish(*moved, until=moved[1])
+    play.client.connect()
+    play.publish(*chain("3", L="2", E=BAD))
+    assert play.client.held[ROUTE]["r1"].references <= {(CLUSTER, name) for name in play.client.held[CLUSTER]}
+    assert play.answered
+
+
+@both_variants
+def test_a_response_that_was_lost_makes_nothing_of_before_unknown(delta: bool) -> None:
+    """Nor does a secret that was refused, and with it the cluster as a last good one."""
+    play = Play(delta=delta)
+    play.publish(
+        listener("l", "1", "r1"),
+        route("r1", "1", ("c1",)),
+        cluster("c1", "1", "s"),
+        endpoints("c1", "1"),
+        secret("s", BAD),
+    )
+    play.client.serve(Snapshot.of(chain("2", L="2")), 2)
+    play.client.connect()
+    log = play.publish(*chain("2", L="2"))
+    assert [each for each in log if each != "-R r1"] == ["C c2", "E c2", "L l", "R r2", "-C c1"]
     assert play.answered
 
 
