@@ -30,7 +30,7 @@ class Conversation(ABC, Generic[Request]):
         self._subscriptions: dict[str, Subscription] = {}
         self.acquainted = False  # the client has answered something
         self._goal = Snapshot()
-        self._goal_of: tuple[Snapshot, int] | None = None  # the snapshot and the refusals that it was made of
+        self._goal_of: tuple[Snapshot, int, int] | None = None  # the snapshot, refusals and acceptances it was made of
 
     @staticmethod
     @abstractmethod
@@ -87,9 +87,13 @@ class Conversation(ABC, Generic[Request]):
 
     def _target(self, snapshot: Snapshot) -> Snapshot:
         refusals = self.memory.refusals
-        if self._goal_of is None or self._goal_of[0] is not snapshot or self._goal_of[1] != refusals:
+        # Of a last good one there may be another now: what was on its way when its next version was refused.
+        acceptances = self.memory.acceptances if self._goal is not snapshot else 0
+        before = self._goal_of
+        if before is None or before[0] is not snapshot or before[1:] != (refusals, acceptances):
+            acceptances = self.memory.acceptances
             self._goal = target(snapshot, self.memory)
-            self._goal_of = (snapshot, refusals)
+            self._goal_of = (snapshot, refusals, acceptances if self._goal is not snapshot else 0)
         return self._goal
 
     def _send_endpoints_again(self, update: Update) -> None:

@@ -29,6 +29,7 @@ class TypeMemory:
     _gone: dict[str, None] = field(default_factory=dict)  # names; the oldest first
     refusals: int = 0  # ever; only grows
     # State of the world: all that the client has once it takes what was sent last, and all that it had when it
+    acceptances: int = 0  # of other versions than the ones before; only grows
     # confirmed something last. A client that comes back has one of the two.
     offered: WholeState = ("", ())
     confirmed: WholeState = ("", ())
@@ -36,6 +37,8 @@ class TypeMemory:
     def accept(self, resource: Resource) -> None:
         """The client holds this version."""
         self._accepted[resource.name] = resource
+        before = self._accepted.get(resource.name)
+        self.acceptances += before is None or before.version != resource.version
         self._gone.pop(resource.name, None)
         if len(self._accepted) > MOST_ACCEPTED:
             del self._accepted[next(iter(self._accepted))]
@@ -125,6 +128,11 @@ class NodeMemory:
         self._build = build
 
     def of_type(self, type_url: str) -> TypeMemory:
+    @property
+    def acceptances(self) -> int:
+        """How often it took another version of something."""
+        return sum(memory.acceptances for memory in self._types.values())
+
         """The memory for one resource type."""
         return self._types.setdefault(type_url, TypeMemory())
 

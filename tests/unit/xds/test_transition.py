@@ -188,6 +188,15 @@ def test_what_an_irreplaceable_listener_names_stays_and_is_not_waited_for(
 
 
 @both_variants
+def test_what_was_on_its_way_is_the_last_good_version_once_it_is_taken(delta: bool) -> None:
+    play = Play(delta=delta)
+    play.publish(*chain("1", C=BAD)[2:])
+    play.client.serve(Snapshot.of(chain("1")[2:]), play.revision)
+    assert play.publish(*chain("1", C=BAD)) == ["C c1", "E c1", "L l", "R r1"]
+    assert play.answered
+
+
+@both_variants
 def test_a_cluster_of_before_stays_where_the_endpoints_of_the_next_are_refused(delta: bool) -> None:
     play = Play(delta=delta)
     play.publish(*chain("1"))
