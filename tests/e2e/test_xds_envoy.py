@@ -37,7 +37,7 @@ from lockgate.xds import (
     shard_name,
     shard_of,
 )
-from lockgate.xds.compile.matcher import DESTINATION_IP, exact_map, extension
+from lockgate.xds.compile.matcher import DESTINATION_IP, act, exact_map, extension
 from lockgate.xds.wire import frame
 
 WAIT = 15.0
@@ -245,6 +245,27 @@ async def test_a_restarted_server_sends_nothing_needless(tmp_path: Path, envoy: 
         await enforce(server, server_policy(allowing(HttpRule("/b"))).snapshot())
         assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [403, 200]
         assert envoy.stat(stat) == 2
+
+
+async def test_what_was_refused_is_refused_by_the_client_of_a_restarted_server(
+    tmp_path: Path, envoy: LoopbackEnvoy
+) -> None:
+    """Envoy finds out only when it makes the filter. It goes on with the good one, but has noted the bad one as its
+    last: without another in between it would confirm it unseen when it comes again."""
+    good = server_policy(allowing(HttpRule("/a"))).snapshot()
+    unknown = exact_map(DESTINATION_IP, {"127.0.0.1": act(extension("unknown", "no.such.Message"))})
+    bad = Resource(
+        FILTER_CONFIG, SHARD, extension(SHARD, "envoy.extensions.filters.http.rbac.v3.RBAC", frame(4, unknown))
+    )
+    for number in range(3):
+        async with serving(tmp_path / "xds.sock") as server:
+            if number == 0:
+                await enforce(server, good)
+            settled = await server.settled(await server.publish(good.joined([bad])), WAIT)
+            assert settled.outcome is Outcome.NACKED and "no.such.Message" in settled.text
+            await enforce(server, good)
+            envoy.wait_until_listening()
+            assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [200, 403]
 
 
 async def test_what_is_not_published_is_denied(server: XdsServer, envoy: LoopbackEnvoy) -> None:

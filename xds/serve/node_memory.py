@@ -27,22 +27,24 @@ class TypeMemory:
     _suspect: set[tuple[str, str]] = field(default_factory=set)
     _accepted: dict[str, Resource] = field(default_factory=dict)
     _gone: dict[str, None] = field(default_factory=dict)  # names; the oldest first
+    _refused_last: set[str] = field(default_factory=set)
     refusals: int = 0  # ever; only grows
-    # State of the world: all that the client has once it takes what was sent last, and all that it had when it
     acceptances: int = 0  # of other versions than the ones before; only grows
+    # State of the world: all that the client has once it takes what was sent last, and all that it had when it
     # confirmed something last. A client that comes back has one of the two.
     offered: WholeState = ("", ())
     confirmed: WholeState = ("", ())
 
     def accept(self, resource: Resource) -> None:
         """The client holds this version."""
-        self._accepted[resource.name] = resource
         before = self._accepted.get(resource.name)
         self.acceptances += before is None or before.version != resource.version
+        self._accepted[resource.name] = resource
         self._gone.pop(resource.name, None)
         if len(self._accepted) > MOST_ACCEPTED:
             del self._accepted[next(iter(self._accepted))]
         self._suspect.discard((resource.name, resource.version))
+        self._refused_last.discard(resource.name)
 
     def reject(self, resources: Iterable[Resource], error: str) -> None:
         """The client refused one response. Of several resources in it any may be the bad one: each becomes a suspect,
@@ -55,6 +57,7 @@ class TypeMemory:
             self._suspect.discard((resource.name, resource.version))
             self._rejected[resource.name, resource.version] = error
             self.refusals += 1
+            self._refused_last.add(resource.name)
             if (good := self._accepted.get(resource.name)) is not None and good.version == resource.version:
                 self.remove(resource.name)  # another Envoy is in the place of the one that took it
             while len(self._rejected) > MOST_REJECTIONS:
@@ -79,6 +82,11 @@ class TypeMemory:
     def accepted(self, name: str) -> Resource | None:
         """The version that it accepted last."""
         return self._accepted.get(name)
+
+    @property
+    def refused_last(self) -> Set[str]:
+        """Names of which the client refused what it was told last."""
+        return self._refused_last
 
     def refused_names(self) -> frozenset[str]:
         """Names of which it refused some version."""
@@ -120,6 +128,11 @@ class NodeMemory:
         """How many there ever were."""
         return sum(memory.refusals for memory in self._types.values())
 
+    @property
+    def acceptances(self) -> int:
+        """How often it took another version of something."""
+        return sum(memory.acceptances for memory in self._types.values())
+
     def meet(self, build: str) -> None:
         """A client comes. Of one of another build (discovery.Node) it is not known what it refuses."""
         if self._build not in ("", build):
@@ -128,11 +141,6 @@ class NodeMemory:
         self._build = build
 
     def of_type(self, type_url: str) -> TypeMemory:
-    @property
-    def acceptances(self) -> int:
-        """How often it took another version of something."""
-        return sum(memory.acceptances for memory in self._types.values())
-
         """The memory for one resource type."""
         return self._types.setdefault(type_url, TypeMemory())
 

@@ -31,6 +31,12 @@ ALONE = frozenset({FILTER_CONFIG})
 # slot's default in time.
 ABSENCE_UNTOLD = frozenset({FILTER_CONFIG})
 
+# Types of which the client gets what it holds once more after it refused another version. Envoy 1.40 notes a filter
+# config as its last one before it makes the filter: where that fails it refuses it, and when the same bytes come again
+# next, after a restart of this server, it confirms them unseen and goes on by what it had.
+# https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/filter/config_discovery_impl.cc
+HELD_AGAIN = frozenset({FILTER_CONFIG})
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -107,6 +113,7 @@ class Subscription:
         self._took_any = knows_all
         self._look_at |= self._named | set(self._known)
         self._look_at_all_if_wildcard()
+        self._owe_after_refusals()
 
     def subscribe(self, names: Iterable[str]) -> None:
         """A name subscribed to again is sent again: the client may have dropped it in between
@@ -178,6 +185,7 @@ class Subscription:
             refused = self._memory.rejection(resource) is not None
             if refused and self._known.get(name) == _UNSURE and self._held.get(name) == resource:
                 del self._held[name]  # hardly: it is not to be told again beside others
+        self._owe_after_refusals()
         for name in sent.removed:
             self._know_absent(name)
         return True
@@ -207,7 +215,8 @@ class Subscription:
                 continue
             resource = self._memory.offer(published.get(name))
             if not self._is_due(name, resource, published):
-                self._owed.discard(name)
+                if resource is not None or name not in published:  # else there may be something good later
+                    self._owed.discard(name)
                 self._behind.pop(name, None)
                 if resource is not None and name not in self._held:  # it came back with it from an earlier stream
                     self._memory.accept(resource)
@@ -407,6 +416,10 @@ class Subscription:
             for name in sent.names:
                 self._behind[name] = sent.revision + 1  # `due` clears it when nothing newer waits
         return sent
+
+    def _owe_after_refusals(self) -> None:
+        if self.type_url in HELD_AGAIN:
+            self.owe(self._memory.refused_last - self._on_its_way)
 
     def _know_absent(self, name: str) -> None:
         if self._held.pop(name, None) is not None:

@@ -146,6 +146,9 @@ async def test_a_nack_is_shown_with_the_clients_text(server: XdsServer, client: 
         ("a", SyncState.NACK, A1.version),
         ("b", SyncState.SYNCED, B1.version),
     ]
+    held = await client.hear()  # once more, see HELD_AGAIN
+    assert [(one.name, one.version) for one in held.resources] == [("a", A1.version)]
+    await client.ack(held)
     assert await client.hears_nothing()
     again = await server.publish(Snapshot.of([A2, B1]))
     assert (await server.settled(again, WAIT)).text == "a: invalid regex"

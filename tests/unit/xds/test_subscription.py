@@ -316,6 +316,28 @@ def test_filter_configs_travel_one_by_one() -> None:
     assert said(talk.ack(other)) == []
 
 
+def test_a_filter_config_that_is_held_is_sent_again_after_one_that_was_refused() -> None:
+    """Or Envoy confirms the refused one when a server that knows of nothing offers it next."""
+    one, two = (resource("a", content, FILTER_CONFIG) for content in "12")
+    talk = Talk(one, type_url=FILTER_CONFIG)
+    talk.ack(*talk.begin("a"))
+    again = only(talk.nack(only(talk.publish(two))))
+    assert said([again]) == [(["a:1"], [])]
+    assert talk.ack(again) == talk.publish(two) == talk.publish(one) == []
+    lost = Talk(two, type_url=FILTER_CONFIG, memory=talk.memory)
+    assert lost.begin("a", held={"a": one.version}) == []
+    three = resource("a", "3", FILTER_CONFIG)
+    lost.nack(only(lost.publish(three)))  # and the stream ends
+    back = Talk(three, type_url=FILTER_CONFIG, memory=talk.memory)
+    assert said(back.begin("a", held={"a": one.version})) == [(["a:1"], [])]
+    after = Talk(two, type_url=FILTER_CONFIG)  # what is held is not known here, until it is published
+    assert after.nack(only(after.begin("a", held={"a": one.version}))) == []
+    again = only(after.publish(one))
+    assert said([again]) == [(["a:1"], [])]
+    assert after.ack(again) == []
+    assert after.subscription.settled_through == after.revision
+
+
 def test_a_fresh_client_of_the_same_node_gets_the_last_good_version() -> None:
     before = Talk(A1)
     before.ack(*before.begin("a"))
