@@ -396,7 +396,7 @@ class Applier:
             if not self._recalled:
                 self._handover.recall(self._datapath.made_by(self._datapath.carried()))
                 self._recalled = True
-            if not self._handover.concerns(held):
+            if self._handover.settles(held):
                 return ()
             over = self._handover.over(self._datapath.carried(), before, world, held)
             if over:

@@ -37,9 +37,13 @@ class Handover:
         if not any(held is each for each in self._held):
             self._held.append(held)
 
-    def concerns(self, plan: DatapathPlan) -> bool:
-        """Whether `over` may have anything to say, now that the maps hold `plan`."""
-        return bool(self._made) or any(held.ipcache != plan.ipcache for held in self._held)
+    def settles(self, plan: DatapathPlan) -> bool:
+        """True when the change that began has given nobody another identity, now that the maps hold `plan`: it is done
+        with. Else `over` has to be asked."""
+        if self._made or any(held.ipcache != plan.ipcache for held in self._held):
+            return False
+        self._held.clear()
+        return True
 
     def over(
         self, carried: Iterable[Carried], before: World | None, after: World, plan: DatapathPlan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -53,14 +54,24 @@ ALL = (LIVE, UPSTREAM, OTHERS)
 def test_nothing_has_changed() -> None:
     handover, same = Handover(), world(WIDE)
     handover.begins(plan(same))
-    assert not handover.concerns(plan(same))
+    assert handover.settles(plan(same))
     assert handover.over(ALL, same, same, plan(same)) == ()
+
+
+def test_plans_of_changes_that_are_over_are_not_kept() -> None:
+    handover, same = Handover(), world(WIDE)
+    before = plan(same)
+    held = sys.getrefcount(before)
+    handover.begins(before)
+    assert sys.getrefcount(before) > held
+    assert handover.settles(plan(same))
+    assert sys.getrefcount(before) == held
 
 
 def test_rules_about_others_end_what_the_client_made_and_no_more() -> None:
     handover, before, after = Handover(), world(WIDE), world(WIDE, NARROW)
     handover.begins(plan(before, near=NARROW))
-    assert handover.concerns(plan(after, near=WIDE))
+    assert not handover.settles(plan(after, near=WIDE))
     assert handover.over(ALL, before, after, plan(after, near=WIDE)) == (LIVE,)
 
 
@@ -72,10 +83,10 @@ def test_what_goes_on_is_judged_by_who_it_was_until_it_is_gone() -> None:
     # Nobody moves now, but the rules about who it was are not about who it is.
     handover.begins(as_wide)
     now = plan(second, near=WIDE)
-    assert handover.concerns(now)
+    assert not handover.settles(now)
     assert handover.over(ALL, first, second, now) == (LIVE,)
     assert handover.over((OTHERS,), second, second, now) == ()
-    assert not handover.concerns(now), "nothing is left of it"
+    assert handover.settles(now), "nothing is left of it"
 
 
 def test_what_is_over_stays_over_until_it_is_gone() -> None:
@@ -85,7 +96,7 @@ def test_what_is_over_stays_over_until_it_is_gone() -> None:
     for _ in range(3):
         assert handover.over(ALL, before, after, now) == (LIVE,)
         handover.begins(now)
-        assert handover.concerns(now)
+        assert not handover.settles(now)
 
 
 def test_a_change_that_failed_half_way_counts_from_where_it_began() -> None:
@@ -114,7 +125,7 @@ def test_what_a_later_agent_is_told_counts_as_if_it_had_been_there() -> None:
         handover.recall(told)
         handover.begins(as_wide)
         assert handover.over(ALL, None, first, as_wide) == (), "the rules about both are the same"
-        assert handover.concerns(as_wide) is bool(told)
+        assert handover.settles(as_wide) is not bool(told)
         now = plan(second, near=WIDE)
         assert handover.over(ALL, first, second, now) == ((LIVE,) if told else ())
 
