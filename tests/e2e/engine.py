@@ -108,6 +108,9 @@ class Engine:
         self._process.send_signal(number)
         self._process.wait(60)
         self._process = None
+        if self.kind == "docker" and number == signal.SIGKILL:
+            # containerd dies with Docker, but may stay as a zombie for a while, which the next Docker takes for alive.
+            (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def docker(self, *arguments: object) -> str:
         """A command of Docker's; what it printed."""
