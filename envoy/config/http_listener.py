@@ -17,7 +17,7 @@ from ..running.module_file import NAME
 from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
 from .end import DESTINATION, SOURCE
 from .http_routes import ROUTES, Spared, mark_absent_forwarded_proto, routes
-from .identity_filter import Ipcache, identity_filter
+from .identity_filter import Ipcache
 from .messages import (
     accesslog,
     cluster,
@@ -30,18 +30,17 @@ from .messages import (
     http_router,
     listener,
     matcher,
-    original_dst,
-    original_src,
     preserve_case,
     protobuf,
     route,
     stream_log,
     upstream_http,
 )
-from .own_address import listen, refuse_own_address
+from .own_address import refuse_own_address
 from .policy_shard import sharded_policy
 from .policy_slot import COMPOSITE_TYPE_URL, RBAC_TYPE_URL, deny_all, from_ads, policy_source
 from .running_stream import REPORT_SECONDS, request_reports
+from .transparent_listener import transparent_listener
 
 ORIGINAL_DESTINATION = "lockgate.original_destination"  # the upstream cluster
 DENIED_BODY = "Access denied\r\n"
@@ -77,37 +76,14 @@ def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) ->
         for name, end in ((settings.egress_slot, SOURCE), (settings.ingress_slot, DESTINATION))
     ]
     manager = protobuf.Any.pack(connection_manager(settings, access_log, policy))
-    address, others = listen(settings.port)
-    return listener.Listener(
-        name="lockgate.http",
-        stat_prefix="lockgate_http",
-        address=address,
-        additional_addresses=others,
-        transparent=True,
-        traffic_direction=core.TrafficDirection.OUTBOUND,
-        tcp_backlog_size=settings.backlog,
-        listener_filters=[
-            listener.ListenerFilter(
-                name="envoy.filters.listener.original_dst",
-                typed_config=protobuf.Any.pack(original_dst.OriginalDst()),
-            ),
-            identity_filter(ipcache),
-            listener.ListenerFilter(
-                name="envoy.filters.listener.original_src",
-                typed_config=protobuf.Any.pack(original_src.OriginalSrc(mark=settings.mark)),
-            ),
-        ],
-        filter_chains=[
-            listener.FilterChain(
-                name="policed",
-                filters=[
-                    *connection_limit(settings.connections_per_client),
-                    listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager),
-                ],
-            ),
-            refuse_own_address(settings.port),
+    policed = listener.FilterChain(
+        name="policed",
+        filters=[
+            *connection_limit(settings.connections_per_client),
+            listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager),
         ],
     )
+    return transparent_listener("lockgate.http", settings, ipcache, [policed, refuse_own_address(settings.port)])
 
 
 def http_routes(settings: HttpListener, egress: Collection[int], ingress: Collection[int]) -> bytes:

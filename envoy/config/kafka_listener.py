@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from betterproto2 import Message
-
 from .http_listener import ORIGINAL_DESTINATION, connection_limit
-from .identity_filter import Ipcache, identity_filter
-from .messages import core, dynamic_filter, dynamic_modules, listener, original_dst, original_src, protobuf, tcp_proxy
-from .own_address import listen, refuse_own_address
+from .identity_filter import Ipcache
+from .messages import dynamic_filter, dynamic_modules, listener, protobuf, tcp_proxy
+from .own_address import refuse_own_address
 from .policy_slot import policy_source
+from .transparent_listener import transparent_listener
 
 NAME = "lockgate.kafka"
 FILTER_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
@@ -40,27 +39,8 @@ class KafkaListener:
 
 def kafka_listener(settings: KafkaListener, ipcache: Ipcache) -> bytes:
     """The serialised Listener called NAME."""
-    address, others = listen(settings.port)
-    made = listener.Listener(
-        name=NAME,
-        stat_prefix=NAME.replace(".", "_"),
-        address=address,
-        additional_addresses=others,
-        transparent=True,
-        traffic_direction=core.TrafficDirection.OUTBOUND,
-        tcp_backlog_size=settings.backlog,
-        listener_filters=[
-            _listener_filter("original_dst", original_dst.OriginalDst()),
-            identity_filter(ipcache),
-            _listener_filter("original_src", original_src.OriginalSrc(mark=settings.mark)),
-        ],
-        filter_chains=[_judged(settings), refuse_own_address(settings.port)],
-    )
-    return bytes(made)
-
-
-def _listener_filter(name: str, config: Message) -> listener.ListenerFilter:
-    return listener.ListenerFilter(name=f"envoy.filters.listener.{name}", typed_config=protobuf.Any.pack(config))
+    chains = [_judged(settings), refuse_own_address(settings.port)]
+    return bytes(transparent_listener(NAME, settings, ipcache, chains))
 
 
 def _judged(settings: KafkaListener) -> listener.FilterChain:

@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from betterproto2 import Message
-
 from .access_log import CONNECTION_FORMAT
 from .http_listener import ORIGINAL_DESTINATION, HttpListener, connection_limit, connection_manager, policy_slots
-from .identity_filter import Ipcache, identity_filter
+from .identity_filter import Ipcache
 from .messages import (
     accesslog,
     cel_filter,
@@ -31,8 +29,6 @@ from .messages import (
     file_access_log,
     listener,
     network_rbac,
-    original_dst,
-    original_src,
     protobuf,
     rbac,
     tcp_proxy,
@@ -41,10 +37,11 @@ from .messages import (
     xds_core,
     xds_matcher,
 )
-from .own_address import listen, refuse_own_address
+from .own_address import refuse_own_address
 from .policy_slot import NOT_SYNCED, policy_source
 from .running_stream import REPORT_SECONDS, TRANSPORT, WAS_PLAIN, WAS_TLS, greeting_reports, kept, set_state
 from .sds import from_sds
+from .transparent_listener import listener_filter, transparent_listener
 
 NAME = "lockgate.tls"
 RBAC_TYPE_URL = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
@@ -106,32 +103,13 @@ def taken_up_chain(settings: TlsListener, access_log: Path, wanted: TakenUp) -> 
 def _listener(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
     # The last two are for nobody: their HTTP slots are there to have their policies before the first connection.
     waiting = [TakenUp(f"waiting:{direction}", direction == "egress", True) for direction in ("egress", "ingress")]
-    address, others = listen(settings.port)
-    return listener.Listener(
-        name=NAME,
-        stat_prefix=NAME.replace(".", "_"),
-        address=address,
-        additional_addresses=others,
-        transparent=True,
-        traffic_direction=core.TrafficDirection.OUTBOUND,
-        tcp_backlog_size=settings.backlog,
-        listener_filters_timeout=_GREETING,
-        listener_filters=[
-            _listener_filter("original_dst", original_dst.OriginalDst()),
-            identity_filter(ipcache),
-            _listener_filter("tls_inspector", tls_inspector.TlsInspector()),
-            _listener_filter("original_src", original_src.OriginalSrc(mark=settings.mark)),
-        ],
-        filter_chains=[
-            _encrypted(settings, access_log),
-            _by_name(refuse_own_address(settings.port)),
-            *(_taken_up(settings, access_log, each) for each in waiting),
-        ],
-    )
-
-
-def _listener_filter(name: str, config: Message) -> listener.ListenerFilter:
-    return listener.ListenerFilter(name=f"envoy.filters.listener.{name}", typed_config=protobuf.Any.pack(config))
+    chains = [
+        _encrypted(settings, access_log),
+        _by_name(refuse_own_address(settings.port)),
+        *(_taken_up(settings, access_log, each) for each in waiting),
+    ]
+    inspector = listener_filter("tls_inspector", tls_inspector.TlsInspector())
+    return transparent_listener(NAME, settings, ipcache, chains, greeting=[inspector], greeting_timeout=_GREETING)
 
 
 def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:
