@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,10 +20,8 @@ from ...policies.endpoint_policy import (
     EndpointPolicy,
     KafkaRule,
     KafkaRules,
-    Protocol,
     ResolvedRule,
 )
-from ...policies.proxy_kind import clash
 from ...policies.workload import Endpoint
 from ..snapshot import FILTER_CONFIG, Resource
 from ..wire import any_of_type, frame, number, text
@@ -30,7 +29,8 @@ from .address import as_envoy_prints
 from .matcher import extension
 from .ports import port_groups
 from .rule_name import default_allow, no_rule_matched, none_of_these_matched
-from .subject import Enforced, Policed
+from .subject import Enforced, Policed, policed_where
+from .whatever_is_inside import whatever_is_inside
 
 KAFKA_FILTER = "lockgate.kafka"
 _MODULE = "lockgate"
@@ -39,12 +39,7 @@ _MESSAGE = "envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNet
 
 def kafka_policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
     """The (identity, direction) pairs with at least one rule about Kafka requests."""
-    return frozenset(
-        (endpoint.identity, direction)
-        for endpoint, policy in endpoints
-        for direction in Direction
-        if policy.direction(direction).about_kafka
-    )
+    return policed_where(endpoints, attrgetter("about_kafka"))
 
 
 class KafkaCompiler:
@@ -122,18 +117,9 @@ class _Page:
 
     def _say(self, covering: Sequence[ResolvedRule], unmatched: str, uncovered: str) -> str:
         """What the rules that cover a peer and a port say together."""
-        for rule in covering:
-            if rule.deny:
-                return f"deny {rule.origin}"
-        if not covering:
-            return uncovered
-        if clash(covering, Protocol.TCP):
-            return unmatched
-        for rule in covering:
-            if not rule.redirects:
-                return f"allow {rule.origin}"
-        if uncovered != unmatched:  # enableDefaultDeny false
-            return uncovered
+        settled = whatever_is_inside(covering, "allow {}".format, "deny {}".format, unmatched, uncovered)
+        if settled is not None:
+            return settled
         about = [rule for rule in covering if isinstance(rule.l7, KafkaRules) and rule.tls is None]
         lines = tuple(dict.fromkeys(rule_line(each) for rule in about for each in _rules_of(rule)))
         if not lines:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
@@ -26,11 +27,9 @@ from ...policies.endpoint_policy import (
     DirectionPolicy,
     EndpointPolicy,
     HttpRules,
-    Protocol,
     ResolvedRule,
     RuleOrigin,
 )
-from ...policies.proxy_kind import clash
 from ...policies.workload import Endpoint
 from ..snapshot import FILTER_CONFIG, Resource, Snapshot
 from ..wire import frame
@@ -43,7 +42,8 @@ from .matcher import OnMatch, always, extension
 from .rbac_action import allow, deny
 from .rule_name import default_allow, no_rule_matched, none_of_these_matched
 from .shard import SHARDS, shard_name, shard_of
-from .subject import PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
+from .subject import PEER, Enforced, Judged, Policed, judged, policed_where, policy_of_subjects, subject_trees
+from .whatever_is_inside import whatever_is_inside
 
 _FILTERS = "envoy.extensions.filters.http."
 _ShardKey: TypeAlias = tuple[Direction, int, bool, frozenset[int], tuple[object, ...]]
@@ -72,12 +72,7 @@ class NodeResources:
 
 def policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
     """The (identity, direction) pairs with at least one rule that needs Envoy; dns rules do not."""
-    return frozenset(
-        (endpoint.identity, direction)
-        for endpoint, policy in endpoints
-        for direction in Direction
-        if policy.direction(direction).needs_envoy
-    )
+    return policed_where(endpoints, attrgetter("needs_envoy"))
 
 
 def compile_node(endpoints: Enforced, policed: Policed) -> NodeResources:
@@ -176,19 +171,8 @@ class NodeCompiler:
         refused: Mapping[RuleOrigin, str],
     ) -> OnMatch:
         """What the rules that cover a peer and a port say together; `uncovered` is the say of no rule at all."""
-        for rule in covering:
-            if rule.deny or (refused and rule.origin in refused):
-                return deny(str(rule.origin))
-        if not covering:
-            return uncovered
-        if clash(covering, Protocol.TCP):
-            return unmatched
-        for rule in covering:
-            if not rule.redirects:
-                return allow(str(rule.origin))
-        if uncovered != unmatched:  # enableDefaultDeny false: an L7 rule then lets every other request through
-            return uncovered
-        return self._union(covering) or unmatched
+        settled = whatever_is_inside(covering, allow, deny, unmatched, uncovered, refused)
+        return settled if settled is not None else self._union(covering) or unmatched
 
     def _union(self, covering: Sequence[ResolvedRule]) -> OnMatch | None:
         """The HTTP rules among them as one tree, which denies in their name what none of them matches."""

@@ -42,6 +42,18 @@ _ADDRESS: Mapping[Direction, Input] = MappingProxyType(
 )
 
 
+def policed_where(
+    endpoints: Iterable[tuple[Endpoint, EndpointPolicy]], asked: Callable[[DirectionPolicy], bool]
+) -> Policed:
+    """The pairs of which `asked` holds."""
+    return frozenset(
+        (endpoint.identity, direction)
+        for endpoint, policy in endpoints
+        for direction in Direction
+        if asked(policy.direction(direction))
+    )
+
+
 def judged(direction: Direction, endpoints: Enforced, policed: Policed) -> list[Judged]:
     """Those that have a tree in a direction, each with its policy there."""
     return [

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -27,7 +28,7 @@ from .header_change import NOTHING
 from .matcher import Matcher, OnMatch, always, exact_map, extension
 from .rbac_action import allow, deny
 from .rule_name import default_allow, no_rule_matched
-from .subject import OWN, PEER, Enforced, Judged, Policed, judged, policy_of_subjects, subject_trees
+from .subject import OWN, PEER, Enforced, Judged, Policed, judged, policed_where, policy_of_subjects, subject_trees
 from .tls_chain import MISS, Chain, chain_matcher, chain_tree
 from .tls_verdict import carried, changing, requested
 
@@ -58,12 +59,7 @@ class TlsPolicy:
 
 def tls_policed_by(endpoints: Iterable[tuple[Endpoint, EndpointPolicy]]) -> Policed:
     """The (identity, direction) pairs with at least one rule about TLS connections."""
-    return frozenset(
-        (endpoint.identity, direction)
-        for endpoint, policy in endpoints
-        for direction in Direction
-        if policy.direction(direction).about_tls
-    )
+    return policed_where(endpoints, attrgetter("about_tls"))
 
 
 class TlsCompiler:

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import TypeAlias
 
-from ...policies.endpoint_policy import HttpRules, Protocol, ResolvedRule
+from ...policies.endpoint_policy import HttpRules, ResolvedRule
 from ...policies.interception import contexts_of, encrypts
-from ...policies.proxy_kind import clash
 from .change_tree import Acting, acting_rules
 from .http_tree import conditions, http_tree
 from .matcher import OnMatch, Predicate, all_of, any_of, descend, equals, filter_state, first_of, is_action, is_present
 from .rbac_action import allow, deny
 from .rule_name import none_of_these_matched
 from .server_name import SERVER_NAME, Held, is_named, server_name_tree
+from .whatever_is_inside import whatever_is_inside
 
 Predicates: TypeAlias = tuple[Predicate, ...]  # all of them; of none that is always
 
@@ -30,7 +30,7 @@ _WAS_TLS, _WAS_PLAIN = equals(_TRANSPORT, "tls"), equals(_TRANSPORT, "plain")
 
 def carried(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch, *, by_name: bool) -> OnMatch:
     """The verdict on a connection that stays as it is. Without `by_name` it is not what its greeting said any more."""
-    if (settled := _whatever_is_inside(covering, unmatched, uncovered)) is not None:
+    if (settled := whatever_is_inside(covering, allow, deny, unmatched, uncovered)) is not None:
         return settled
     opened = [rule for rule in covering if rule.tls is not None and rule.tls.terminating is not None]
     if not by_name or not all(names_of(rule) for rule in opened):
@@ -46,7 +46,7 @@ def carried(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnM
 
 def requested(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch:
     """The verdict on a request in a connection that was taken up."""
-    if (settled := _whatever_is_inside(covering, unmatched, uncovered)) is not None:
+    if (settled := whatever_is_inside(covering, allow, deny, unmatched, uncovered)) is not None:
         return settled
     about = [rule for rule in covering if rule.tls is not None]
     unmatched = deny(none_of_these_matched([rule.origin for rule in covering]))
@@ -122,18 +122,3 @@ def _first(entries: Iterable[tuple[Predicates, OnMatch]], otherwise: OnMatch) ->
             break
         listed.append((all_of(predicates) if predicates else _NAMED, says))
     return descend(first_of(listed, otherwise)) if listed else otherwise
-
-
-def _whatever_is_inside(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: OnMatch) -> OnMatch | None:
-    """The verdict where that does not depend on the greeting or on a request."""
-    for rule in covering:
-        if rule.deny:
-            return deny(str(rule.origin))
-    if not covering:
-        return uncovered
-    if clash(covering, Protocol.TCP):
-        return unmatched
-    for rule in covering:
-        if not rule.redirects:
-            return allow(str(rule.origin))
-    return uncovered if uncovered != unmatched else None  # enableDefaultDeny false

@@ -30,7 +30,7 @@ class Conversation(ABC, Generic[Request]):
         self._subscriptions: dict[str, Subscription] = {}
         self.acquainted = False  # the client has answered something
         self._goal = Snapshot()
-        self._goal_of: tuple[Snapshot, int, int] | None = None  # the snapshot, refusals and acceptances it was made of
+        self._goal_of: tuple[Snapshot | None, int, int] = (None, 0, 0)  # the snapshot, refusals and acceptances then
 
     @staticmethod
     @abstractmethod
@@ -86,14 +86,14 @@ class Conversation(ABC, Generic[Request]):
         return found
 
     def _target(self, snapshot: Snapshot) -> Snapshot:
-        refusals = self.memory.refusals
-        # Of a last good one there may be another now: what was on its way when its next version was refused.
-        acceptances = self.memory.acceptances if self._goal is not snapshot else 0
-        before = self._goal_of
-        if before is None or before[0] is not snapshot or before[1:] != (refusals, acceptances):
-            acceptances = self.memory.acceptances
-            self._goal = target(snapshot, self.memory)
-            self._goal_of = (snapshot, refusals, acceptances if self._goal is not snapshot else 0)
+        memory = self.memory
+        made_of, refusals, acceptances = self._goal_of
+        same = made_of is snapshot and refusals == memory.refusals
+        # Where there are last good ones in it, of one there may be another now: what was on its way when its next
+        # version was refused.
+        if not same or (self._goal is not snapshot and acceptances != memory.acceptances):
+            self._goal_of = (snapshot, memory.refusals, memory.acceptances)
+            self._goal = target(snapshot, memory)
         return self._goal
 
     def _send_endpoints_again(self, update: Update) -> None:
