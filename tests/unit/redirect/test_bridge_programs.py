@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-import pytest
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.plan import Owner
 from lockgate.redirect.reason import Reason
-from lockgate.tests.unit.redirect.test_programs import (
+from lockgate.tests.unit.redirect.programs import (
     HOST,
     JUDGED,
     OK,
@@ -35,15 +33,6 @@ SUBNET = ip_network("172.17.0.0/16")
 CUT_OFF = Outcome(SHOT, 0, Reason.UNSYNCED)
 FEIGNED = Outcome(SHOT, 0, Reason.SPOOFED)
 PASSES = Outcome(UNSPEC, 0, None)
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[Kernel]:
-    made = Kernel()
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def rises(kernel: Kernel, packet: bytes, mark: int = 0) -> Outcome:

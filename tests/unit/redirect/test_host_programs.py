@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import ip_address
 
-import pytest
 from lockgate.policies.endpoint_policy import EndpointPolicy
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.reason import Reason
-from lockgate.tests.unit.redirect.test_programs import (
+from lockgate.tests.unit.redirect.programs import (
     ACK,
     CLIENT,
     HOST,
@@ -32,15 +30,6 @@ from lockgate.tests.unit.redirect.test_programs import (
 
 WORLD_IDENTITY = 9
 JUDGED = 0x400
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[Kernel]:
-    made = Kernel()
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def arrive(kernel: Kernel, source: IPAddress, protocol: int, payload: bytes, mark: int = 0, **more: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from lockgate.agent.playground import Namespace
 from lockgate.policies.workload import IPAddress
-from lockgate.tests.unit.redirect.test_programs import WORLD, Kernel, ingress, rule
+from lockgate.tests.unit.redirect.programs import WORLD, Kernel, ingress, rule
 
 CONNECT = """
 import socket, sys
