@@ -334,14 +334,21 @@ static __always_inline struct __sk_buff *same(struct __sk_buff *skb)
     return skb;
 }
 
+/* True for what another of our programs, below this one, has let through. Only this node writes marks. */
+static __always_inline int came_through(const struct __sk_buff *skb)
+{
+    __u32 mark = skb->mark & MARK_MASK;
+
+    return mark == MARK_JUDGED || mark == MARK_PROXY;
+}
+
 /* tc ingress of an uplink: what reaches the node from elsewhere. What is not read whole is left to to_pod. */
 int from_uplink(struct __sk_buff *skb)
 {
     struct packet *p;
     int reason;
 
-    /* Only this node writes marks: the packet came through from_pod, or another uplink below this one, before. */
-    if ((skb->mark & MARK_MASK) == MARK_JUDGED || (skb->mark & MARK_MASK) == MARK_PROXY)
+    if (came_through(skb)) /* from_pod, or another uplink */
         return TC_ACT_UNSPEC;
     p = new_packet();
     if (!p)
@@ -384,7 +391,7 @@ int from_bridge(struct __sk_buff *skb)
     struct packet *p;
     int reason;
 
-    if ((skb->mark & MARK_MASK) == MARK_JUDGED || (skb->mark & MARK_MASK) == MARK_PROXY)
+    if (came_through(skb))
         return TC_ACT_UNSPEC;
     p = new_packet();
     if (!p)

@@ -134,16 +134,14 @@ class Datapath:
         try:
             # An unknown pod's interface may have been taken for an uplink, whose program would come first.
             self.detach_uplink(ifindex)
-            for hook in POD_HOOKS:
-                self._attach(ifindex, hook)
+            self._attach(ifindex, POD_HOOKS)
         except RedirectError:
             self.detach(ifindex)
             raise
 
     def detach(self, ifindex: int) -> None:
         """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
-        for hook in POD_HOOKS:
-            pinned_link.remove(self._link(ifindex, hook))
+        self._detach(ifindex, POD_HOOKS)
 
     def attached(self) -> frozenset[int]:
         """Interfaces that both programs police. Links of interfaces that are gone are taken away."""
@@ -156,26 +154,22 @@ class Datapath:
 
         Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
         """
-        for hook in UPLINK_HOOKS:
-            self._attach(ifindex, hook)
+        self._attach(ifindex, UPLINK_HOOKS)
 
     def detach_uplink(self, ifindex: int) -> None:
         """An uplink no more. Unknown ones are fine."""
-        for hook in UPLINK_HOOKS:
-            pinned_link.remove(self._link(ifindex, hook))
+        self._detach(ifindex, UPLINK_HOOKS)
 
     def attach_bridge(self, ifindex: int) -> None:
         """From now on only endpoints send and receive beyond this bridge.
 
         Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
         """
-        for hook in BRIDGE_HOOKS:
-            self._attach(ifindex, hook)
+        self._attach(ifindex, BRIDGE_HOOKS)
 
     def detach_bridge(self, ifindex: int) -> None:
         """A bridge like any other. Unknown ones are fine."""
-        for hook in BRIDGE_HOOKS:
-            pinned_link.remove(self._link(ifindex, hook))
+        self._detach(ifindex, BRIDGE_HOOKS)
 
     def hold_published(self) -> None:
         """Docker's proxies of published ports count as anybody from now on. Raises as `open`."""
@@ -189,9 +183,14 @@ class Datapath:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
         return self.held().uplinks
 
-    def _attach(self, ifindex: int, hook: Hook) -> None:
-        if not self._holds(ifindex, hook):
-            tcx.create_pinned(hook, ifindex, self._programs[hook], self._link(ifindex, hook))
+    def _attach(self, ifindex: int, hooks: Iterable[Hook]) -> None:
+        for hook in hooks:
+            if not self._holds(ifindex, hook):
+                tcx.create_pinned(hook, ifindex, self._programs[hook], self._link(ifindex, hook))
+
+    def _detach(self, ifindex: int, hooks: Iterable[Hook]) -> None:
+        for hook in hooks:
+            pinned_link.remove(self._link(ifindex, hook))
 
     def _holds(self, ifindex: int, hook: Hook) -> bool:
         """True when the program is attached; a pin without interface is taken away."""

@@ -267,6 +267,5 @@ SIZES = {  # (key, value) in bytes, of every map
     SERVICE_FLOWS_NAME: (32, _BACKEND.size),
     PUBLISHED_NODE.name: (PUBLISHED_NODE.key_size, PUBLISHED_NODE.value_size),
 }
-REMEMBERING = frozenset(
-    {CONNECTIONS_NAME, COUNTERS_NAME, DROPS_NAME, DROP_CURSOR_NAME}
-)  # nobody writes these but programs
+# Nobody writes these but programs.
+REMEMBERING = frozenset({CONNECTIONS_NAME, COUNTERS_NAME, DROPS_NAME, DROP_CURSOR_NAME})

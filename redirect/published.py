@@ -50,6 +50,4 @@ def hold_published(pin_dir: Path) -> None:
 
 def free_published(pin_dir: Path) -> None:
     """Take the links away. There may be none."""
-    links = pin_dir / _LINKS
-    for path in links.iterdir() if links.is_dir() else ():
-        pinned_link.remove(path)
+    pinned_link.remove_all(pin_dir / _LINKS)

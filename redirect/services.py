@@ -82,9 +82,7 @@ class ServiceAddresses:
     @staticmethod
     def remove_pinned(pin_dir: Path) -> None:
         """Take the links away that an agent left behind; the maps go with the data path's."""
-        links = pin_dir / "service-links"
-        for path in links.iterdir() if links.is_dir() else ():
-            pinned_link.remove(path)
+        pinned_link.remove_all(pin_dir / "service-links")
 
     def _pinned(self) -> bool:
         return (self._pin_dir / "maps" / layout.SERVICE_FRONTENDS.name).exists()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ...policies.identity import IPNetwork
 from ...redirect.bridge import Bridge, find_bridges
-from ...redirect.datapath import Datapath
+from ...redirect.datapath import Datapath, Held
 from ...redirect.errors import EndpointUnreachableError, RedirectError
 from ...redirect.grace_period import expedited
 from ...store import ContainerNetwork
@@ -37,12 +37,16 @@ class BridgeGuard:
     def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
         self._holds = False  # the proxies of published ports
+        self._idle = False  # nothing is guarded, and nothing is left of an earlier agent
         self.closed: tuple[IPNetwork, ...] = ()  # in which nobody may be but endpoints and the node
         self.ports: frozenset[int] = frozenset()  # which are never without programs
 
     def sync(self, networks: Sequence[ContainerNetwork], known: Set[int]) -> Guarded:
         """Follows the bridges of these networks; `known` are the interfaces of endpoints. Raises RedirectError when
         nothing could be looked at."""
+        if not networks and self._idle:
+            return Guarded()
+        self._idle = False
         found = find_bridges({network.bridge for network in networks})
         shared = {bridge.name: bridge.other_port for bridge in found if bridge.other_port}
         bridges = [bridge for bridge in found if not bridge.other_port]
@@ -52,9 +56,10 @@ class BridgeGuard:
             for name, port in shared.items()
         ]
         left, self.ports = self.ports, frozenset(port for bridge in bridges for port in bridge.ports)
-        problems += self._attach(bridges)
+        held = self._datapath.held()
+        problems += self._attach(bridges, held)
         problems += self._hold_published(bool(networks))
-        for ifindex in self._datapath.held().bridges - {bridge.ifindex for bridge in bridges}:
+        for ifindex in held.bridges - {bridge.ifindex for bridge in bridges}:
             self._datapath.detach_bridge(ifindex)
         for ifindex in left - self.ports - known:
             self._datapath.detach(ifindex)
@@ -63,6 +68,7 @@ class BridgeGuard:
         unknown = [
             (name, bridge.name) for bridge in bridges for port, name in bridge.ports.items() if port not in known
         ]
+        self._idle = not networks
         return Guarded(tuple(unknown), tuple(problems), before != self.closed)
 
     def _hold_published(self, wanted: bool) -> list[str]:
@@ -76,9 +82,8 @@ class BridgeGuard:
         self._holds = wanted
         return []
 
-    def _attach(self, bridges: Sequence[Bridge]) -> list[str]:
+    def _attach(self, bridges: Sequence[Bridge], held: Held) -> list[str]:
         """Programs where there are none yet; a sentence for each place where there could be none."""
-        held = self._datapath.held()
         problems = []
         new = [(bridge, port) for bridge in bridges for port in bridge.ports if port not in held.pods]
         if not new and all(bridge.ifindex in held.bridges for bridge in bridges):

@@ -10,7 +10,6 @@ import platform
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -22,6 +21,7 @@ from ...redirect.kernel.attached import Attached, others_programs
 from ...redirect.routing import MARK_MASK, MARK_PROXY, TABLE
 from ..settings import Settings
 from .check import Check, State
+from .loopback_port import try_ports
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _SYSCTL = Path("/proc/sys/net")
@@ -180,18 +180,12 @@ def _ports(settings: Settings) -> Iterator[Check]:
     if lock_holder(settings.run_dir) is not None:
         yield Check("ports", "Envoy", State.OK, f"an Envoy of {settings.run_dir} has them")
         return
-    ports = tuple((key, getattr(settings, key)) for key in ("http_port", "tls_port", "kafka_port", "dns_port"))
-    loopback = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
-    for (key, port), (family, address) in product(ports, loopback):
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                advice = f"'ss -ltnp sport = :{port}' names its user; stop it, or set another {key} in --config"
-                yield Check("ports", f"{address}:{port}", State.FAIL, str(error.strerror), advice)
-            else:
-                yield Check("ports", f"{address}:{port}", State.OK, "free")
+    for port in try_ports(settings, ("http_port", "tls_port", "kafka_port", "dns_port")):
+        if port.trouble:
+            advice = f"'ss -ltnp sport = :{port.number}' names its user; stop it, or set another {port.key} in --config"
+            yield Check("ports", str(port), State.FAIL, port.trouble, advice)
+        else:
+            yield Check("ports", str(port), State.OK, "free")
 
 
 def _envoy(settings: Settings) -> Iterator[Check]:

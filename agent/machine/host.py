@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
-from itertools import product
 from pathlib import Path
 
 from ...envoy.running.run_files import lock_holder
 from ..errors import HostError
 from ..settings import Settings
+from .loopback_port import try_ports
 
 OLDEST_KERNEL = (6, 6)  # tcx links
 # eBPF, routes and entering namespaces; raw and transparent sockets; the namespaces of other processes.
@@ -61,18 +60,12 @@ def require_port(settings: Settings) -> None:
     """
     if lock_holder(settings.run_dir) is not None:
         return
-    ports = (("http_port", settings.http_port), ("tls_port", settings.tls_port), ("kafka_port", settings.kafka_port))
-    loopback = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
-    for (key, port), (family, address) in product(ports, loopback):
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                raise HostError(
-                    f"Envoy's port {address}:{port} cannot be used ({error.strerror}): find its user with "
-                    f"'ss -ltnp sport = :{port}' and stop it, or set another {key} in the --config file"
-                ) from None
+    for port in try_ports(settings, ("http_port", "tls_port", "kafka_port")):
+        if port.trouble:
+            raise HostError(
+                f"Envoy's port {port} cannot be used ({port.trouble}): find its user with "
+                f"'ss -ltnp sport = :{port.number}' and stop it, or set another {port.key} in the --config file"
+            )
 
 
 def _effective_rights() -> int:

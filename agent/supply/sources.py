@@ -18,10 +18,7 @@ def make_store(settings: Settings) -> tuple[Store, KubernetesStore | None]:
     cluster: KubernetesStore | None = None
     stores: list[Store] = [DirectoryStore(settings.policies, settings.workloads)]
     if settings.kubernetes is not None:
-        from ...store.kubernetes import (
-            Cluster,
-            KubernetesStore,
-        )  # who has no cluster need not wait for it
+        from ...store.kubernetes import Cluster, KubernetesStore  # who has no cluster need not wait for it
 
         where = settings.kubernetes
         which = Cluster(where.node, where.kubeconfig, where.services)

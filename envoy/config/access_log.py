@@ -19,10 +19,8 @@ from typing import Any
 from .end import DESTINATION, SOURCE, identity_of
 
 FILE_NAME = "requests.jsonl"
-MISMATCH_NAMESPACE, MISMATCH_KEY = (
-    "lockgate.mismatch",
-    "rules",
-)  # metadata in which the policy's filters leave LOG's rules
+# Metadata in which the policy's filters leave LOG's rules.
+MISMATCH_NAMESPACE, MISMATCH_KEY = "lockgate.mismatch", "rules"
 
 # Command operators: https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage
 FORMAT: Mapping[str, str] = MappingProxyType(
@@ -131,14 +129,6 @@ def parse(line: str | bytes) -> LoggedRequest:
         raise ValueError("a line of the access log is not a JSON object")
     try:
         details = str(record["details"] or "")
-        found = _DETAILS.search(details)
-        rule = (
-            NO_ROUTES
-            if details == _WITHOUT_ROUTE
-            else ""
-            if found is None or found["rule"] == "none"
-            else found["rule"]
-        )
         return LoggedRequest(
             time=datetime.fromisoformat(record["time"]),
             source=_socket_end(record["source"]),
@@ -147,7 +137,7 @@ def parse(line: str | bytes) -> LoggedRequest:
             path=record["path"],
             host=record["host"],
             code=int(record["code"]),
-            rule=rule,
+            rule=_rule(details),
             details=details,
             protocol=str(record["protocol"]),
             source_identity=_identity(record["source_identity"]),
@@ -158,6 +148,13 @@ def parse(line: str | bytes) -> LoggedRequest:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"a line of the access log lacks or garbles {error}") from error
+
+
+def _rule(details: str) -> str:
+    if details == _WITHOUT_ROUTE:
+        return NO_ROUTES
+    found = _DETAILS.search(details)
+    return "" if found is None or found["rule"] == "none" else found["rule"]
 
 
 def _identity(end: str | int | None) -> int:

@@ -50,3 +50,9 @@ def remove(path: Path) -> None:
     finally:
         os.close(fd)
     path.unlink(missing_ok=True)
+
+
+def remove_all(folder: Path) -> None:
+    """`remove` for every link of a folder, which may not be there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        remove(path)
