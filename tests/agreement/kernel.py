@@ -30,8 +30,8 @@ from lockgate.redirect.port_prefix import PROTOCOL_NUMBERS
 from lockgate.redirect.reason import Reason
 from lockgate.tests.agreement.ground import wire
 from lockgate.tests.agreement.packets import Packet
+from lockgate.tests.program_run import run_program
 
-_TEST_RUN = 10  # BPF_PROG_TEST_RUN
 _PASSED = (0, 0xFFFFFFFF)  # TC_ACT_OK, TC_ACT_UNSPEC
 _CONNECTION = struct.Struct("=IIIIII2sHBBH")  # struct connection, of which proxy_port and proxied are read
 _PATIENCE = 2.0
@@ -102,7 +102,7 @@ class Kernel:
         context = bytearray(192)  # struct __sk_buff
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, came_from, ifindex)
-        action, mark = _test_run(self._programs[hook], packet.frame(), bytes(context))
+        action, mark = run_program(self._programs[hook], packet.frame(), bytes(context))
         return Outcome(action in _PASSED, self._counted(), mark, self._listener_of(packet))
 
     def _counted(self) -> Reason | None:
@@ -162,19 +162,3 @@ def _listen(kind: socket.SocketKind, address: str) -> socket.socket:
     if kind is socket.SOCK_STREAM:
         made.listen()
     return made
-
-
-def _test_run(program: int, packet: bytes, context: bytes) -> tuple[int, int]:
-    """One run; the program's return value and the packet's mark after it."""
-    data = ctypes.create_string_buffer(packet, len(packet))
-    ctx = ctypes.create_string_buffer(context, len(context))
-    attributes = ctypes.create_string_buffer(
-        struct.pack(
-            "=IIIIQQIIIIQQ",
-            *(program, 0, len(packet), 0, ctypes.addressof(data), 0),
-            *(1, 0, len(context), len(context), ctypes.addressof(ctx), ctypes.addressof(ctx)),
-        ),
-        80,
-    )
-    syscall.bpf(_TEST_RUN, attributes)  # type: ignore[arg-type]
-    return struct.unpack_from("=I", attributes, 4)[0], struct.unpack_from("=I", ctx, 8)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from collections.abc import Callable, Collection
@@ -34,11 +33,11 @@ from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, Planner
 from lockgate.redirect.reason import Reason
+from lockgate.tests.program_run import run_program
 
 T = TypeVar("T")
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
-TEST_RUN = 10  # BPF_PROG_TEST_RUN
 OK, SHOT, TURNED_BACK = 0, 2, 7
 UNSPEC = 0xFFFFFFFF  # TC_ACT_UNSPEC: on to whoever else has a program there
 FIN, SYN, ACK, RST = 0x01, 0x02, 0x10, 0x04
@@ -111,7 +110,7 @@ class Kernel:
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, came_from, ifindex)
         before = {(each.direction, each.reason): each.packets for each in self.datapath.counters()}
-        action, mark = self.inside(lambda: test_run(self.programs[hook], packet, bytes(context)))
+        action, mark = self.inside(lambda: run_program(self.programs[hook], packet, bytes(context)))
         after = {(each.direction, each.reason): each.packets for each in self.datapath.counters()}
         changed = [reason for (direction, reason), packets in after.items() if packets != before[direction, reason]]
         assert len(changed) <= 1
@@ -126,25 +125,6 @@ class Kernel:
             os.close(fd)
         self.inside(self.datapath.remove)
         self.ground.close()
-
-
-def test_run(program: int, packet: bytes, context: bytes) -> tuple[int, int]:
-    """One run; the program's return value and the packet's mark after it."""
-    data = ctypes.create_string_buffer(packet, len(packet))
-    ctx = ctypes.create_string_buffer(context, len(context))
-    attributes = ctypes.create_string_buffer(
-        struct.pack(
-            "=IIIIQQIIIIQQ",
-            *(program, 0, len(packet), 0, ctypes.addressof(data), 0),
-            *(1, 0, len(context), len(context), ctypes.addressof(ctx), ctypes.addressof(ctx)),
-        ),
-        80,
-    )
-    syscall.bpf(TEST_RUN, attributes)  # type: ignore[arg-type]
-    return struct.unpack_from("=I", attributes, 4)[0], struct.unpack_from("=I", ctx, 8)[0]
-
-
-test_run.__test__ = False  # type: ignore[attr-defined]
 
 
 def ether(payload: bytes, kind: int) -> bytes:
