@@ -90,13 +90,12 @@ def _say(text: str) -> None:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/grpc", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=positive, help="rounds to measure (12; with --quick 2)")
-    parser.add_argument("--seconds", type=positive, help="seconds for each mode and concurrency (3; with --quick 1)")
+    parser.add_argument("--rounds", type=positive, help="rounds to measure (24; with --quick 2)")
+    parser.add_argument("--seconds", type=positive, help="seconds for each mode and concurrency (1)", default=1)
     parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
     parser.add_argument("--output", type=Path, help="folder for grpc.md and .json (bench/results; with --quick none)")
     options = parser.parse_args(argv)
-    options.rounds = options.rounds or (2 if options.quick else 12)
-    options.seconds = options.seconds or (1 if options.quick else 3)
+    options.rounds = options.rounds or (2 if options.quick else 24)
     if options.output is None and not options.quick:
         options.output = RESULTS
     return options
