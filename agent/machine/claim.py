@@ -39,7 +39,7 @@ def claim(settings: Settings) -> Iterator[Claim]:
     make_run_dir(settings.run_dir)
     with AgentLock(settings.run_dir):
         require_port(settings)
-        opening = Opening(settings.pin_dir)
+        opening = Opening(settings.pin_dir, settings.cache_dir)
         try:
             yield Claim(binary, module, opening)
         finally:

@@ -1,7 +1,8 @@
-"""The programs in the kernel: compiled and loaded by a child process, handed over by pins."""
+"""The programs in the kernel: from what is kept of the compiler's work, or by a child process that compiles them."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -15,9 +16,14 @@ from typing import Generic, TypeVar
 from ..errors import BpfUnsupportedError, ProgramRejectedError, RedirectError
 from . import bpffs, syscall
 from .cgroup import PublishedHook, SocketHook
-from .compiler import SOURCES, Exit
+from .compiler import NOT_KEPT, SOURCES, Exit
+from .kept_programs import KeptPrograms
+from .loader import Loader
 from .source import read_source
+from .syscall import LoadError
 from .tcx import Hook
+
+log = logging.getLogger("lockgate.redirect")
 
 H = TypeVar("H", Hook, SocketHook, PublishedHook)
 
@@ -27,26 +33,42 @@ _ERROR_LINE = re.compile(r"^(bpf/\S+:\d+:\d+: )?(fatal )?error: .*", re.MULTILIN
 
 
 class Loading(Generic[H]):
-    """The programs of `hooks` on their way into the kernel: there already, by their pins, or with the compiler.
+    """The programs of `hooks` on their way into the kernel: there already, by their pins, or from what is kept below
+    `cache_dir`, or with the compiler.
 
-    Both folders lie in a BPF file system; nothing else may be in `program_folder`. Maps pinned in `map_folder` are
-    used, missing ones are made there. Compiling takes some seconds, in a process of its own; the pins are named by what
-    they were made from, so that an agent that starts again need not.
+    The first two folders lie in a BPF file system; nothing else may be in `program_folder`. Maps pinned in `map_folder`
+    are used, missing ones are made there. Compiling takes some seconds, in a process of its own; the pins are named by
+    what they were made from, so that an agent that starts again need not do anything, and one that starts after the
+    machine need not compile.
     """
 
-    def __init__(self, map_folder: Path, program_folder: Path, hooks: type[H]) -> None:
-        digest = _digest(SOURCES[hooks])
+    def __init__(self, map_folder: Path, program_folder: Path, hooks: type[H], cache_dir: Path) -> None:
+        self._source, self._map_folder, self._program_folder = SOURCES[hooks], map_folder, program_folder
+        self._cache_dir = cache_dir
+        digest = _digest(self._source)
         self._pins: Mapping[H, Path] = {hook: program_folder / f"{hook.program}-{digest}" for hook in hooks}
+        self._loader: Loader | None = None
         self._compiler: subprocess.Popen[str] | None = None
         if not all(path.exists() for path in self._pins.values()):
-            bpffs.empty_folder(program_folder)
-            self._compiler = _compiler(SOURCES[hooks], map_folder, list(self._pins.values()))
+            kept = KeptPrograms(cache_dir, self._source).read()
+            if kept is None:
+                self._compile()
+            else:
+                bpffs.empty_folder(program_folder)
+                self._loader = Loader(kept, map_folder, [*self._pins.items()])
+                self._loader.start()
 
     def finish(self) -> Mapping[H, int]:
         """A descriptor for each program. Raises BpfUnsupportedError, ProgramRejectedError."""
+        if self._loader is not None:
+            self._loader.join()
+            failure, self._loader = self._loader.failure, None
+            if failure is not None:
+                log.warning("the eBPF programs that were kept are compiled anew: %s", _reason(failure))
+                self._compile()
         if self._compiler is not None:
             try:
-                _, log = self._compiler.communicate(timeout=_SECONDS)
+                _, told = self._compiler.communicate(timeout=_SECONDS)
             except subprocess.TimeoutExpired as error:
                 self.give_up()
                 raise ProgramRejectedError(
@@ -54,15 +76,32 @@ class Loading(Generic[H]):
                 ) from error
             status, self._compiler = self._compiler.returncode, None
             if status != 0:
-                raise explain(status, log)
+                raise explain(status, told)
+            for line in told.splitlines():
+                if line.startswith(NOT_KEPT):
+                    log.warning("%s", line)
         return {hook: syscall.get(path) for hook, path in self._pins.items()}
 
     def give_up(self) -> None:
-        """Ends the compiler. What it has pinned stays."""
+        """Ends the compiler. What is pinned stays."""
+        if self._loader is not None:
+            self._loader.join()
+            self._loader = None
         if self._compiler is not None:
             self._compiler.kill()
             self._compiler.communicate()
             self._compiler = None
+
+    def _compile(self) -> None:
+        bpffs.empty_folder(self._program_folder)
+        self._compiler = _compiler(self._source, self._map_folder, self._cache_dir, list(self._pins.values()))
+
+
+def _reason(failure: Exception) -> str:
+    """Why kept programs could not be loaded."""
+    if isinstance(failure, LoadError):
+        return str(explain(Exit.VERIFIER, failure.log))
+    return str(failure.strerror if isinstance(failure, OSError) else repr(failure))
 
 
 def _digest(source: str) -> str:
@@ -70,7 +109,7 @@ def _digest(source: str) -> str:
     return sha256("\0".join(made_from).encode()).hexdigest()[:16]
 
 
-def _compiler(source: str, map_folder: Path, pins: Sequence[Path]) -> subprocess.Popen[str]:
+def _compiler(source: str, map_folder: Path, cache_dir: Path, pins: Sequence[Path]) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-P",
@@ -78,6 +117,7 @@ def _compiler(source: str, map_folder: Path, pins: Sequence[Path]) -> subprocess
         "lockgate.redirect.kernel.compiler",
         source,
         str(map_folder),
+        str(cache_dir),
         *map(str, pins),
     ]
     return subprocess.Popen(

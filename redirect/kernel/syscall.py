@@ -14,15 +14,27 @@ from enum import IntEnum
 from pathlib import Path
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
+_NAME = 15  # bytes of a map's or program's name that the kernel keeps
+_LOG = 1 << 20  # bytes of the verifier's log
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LoadError(OSError):
+    """The kernel refused a program; `log` is what the verifier said."""
+
+    def __init__(self, code: int, log: str) -> None:
+        super().__init__(code, os.strerror(code))
+        self.log = log
 
 
 class Command(IntEnum):
     """`enum bpf_cmd`."""
 
+    MAP_CREATE = 0
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
+    PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_GET_FD_BY_ID = 13
@@ -48,6 +60,41 @@ def bpf(command: Command, attributes: bytes | ctypes.Array[ctypes.c_char]) -> in
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def create_map(kind: int, key_size: int, value_size: int, max_entries: int, flags: int, name: str) -> int:
+    """A descriptor of a new map. `kind`: `enum bpf_map_type`."""
+    short = name.encode()[:_NAME]
+    return bpf(Command.MAP_CREATE, struct.pack("=7I16s", kind, key_size, value_size, max_entries, flags, 0, 0, short))
+
+
+def load_program(kind: int, attach_type: int, name: str, code: bytes, license: str) -> int:
+    """A descriptor of a new program. `kind`: `enum bpf_prog_type`; `attach_type` 0 where the kind leaves it open.
+
+    Raises LoadError.
+    """
+    instructions = ctypes.create_string_buffer(code, len(code))
+    terms = ctypes.create_string_buffer(license.encode())
+    log = ctypes.create_string_buffer(_LOG)
+
+    def load(level: int) -> int:
+        return bpf(
+            Command.PROG_LOAD,
+            struct.pack(
+                "=IIQQIIQII16sII",
+                *(kind, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(terms)),
+                *((level, len(log), ctypes.addressof(log)) if level else (0, 0, 0)),
+                *(0, 0, name.encode()[:_NAME], 0, attach_type),
+            ),
+        )
+
+    try:
+        return load(0)
+    except OSError as refusal:
+        try:
+            return load(1)  # again, to be told why
+        except OSError as error:
+            raise LoadError(refusal.errno or 0, log.value.decode(errors="replace")) from error
 
 
 def pin(fd: int, path: Path) -> None:

@@ -11,6 +11,8 @@ from ..errors import BpfUnsupportedError, EndpointUnreachableError
 from . import pinned_link, syscall
 from .program_hook import ProgramHook
 
+PROGRAM_TYPE = 3  # BPF_PROG_TYPE_SCHED_CLS
+
 
 class Hook(ProgramHook):
     """A program of bpf/lockgate.c and the side of the interface it belongs to (`enum bpf_attach_type`)."""

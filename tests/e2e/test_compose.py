@@ -20,7 +20,10 @@ from lockgate.tests.e2e.live_node import LiveNode
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPOSE = REPOSITORY / "compose" / "compose.yaml"
 LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"}
-MOUNTPOINTS = ("usr", "opt/lockgate", "host/proc/sys/net", "tmp", "etc/lockgate/policies", "run", "var/lib/lockgate")
+MOUNTPOINTS = (
+    *("usr", "opt/lockgate", "host/proc/sys/net", "tmp", "etc/lockgate/policies", "run"),
+    *("var/lib/lockgate", "var/cache/lockgate"),
+)
 
 
 class Project:

@@ -1,7 +1,7 @@
 """The systemd unit, run by a systemd of its own: what it takes away from the agent is nothing that the agent needs.
 
 That systemd is the first process of a PID namespace, in the node's network, and knows no unit but ours. Of the unit
-only the paths are others (a drop-in); /run and /var/lib are its own.
+only the paths are others (a drop-in); /run, /var/lib and /var/cache are its own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ mkdir {folder}/run
 mount --rbind /run {folder}/run
 mount -t tmpfs none /run
 mount -t tmpfs none /var/lib
+mount -t tmpfs none /var/cache
 mkdir -p /run/netns /run/lock /run/systemd {run_dir}
 mount --rbind {folder}/run/netns /run/netns
 mount --bind {folder}{run_dir} {run_dir}

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from lockgate.agent.config_file import NODE_NAME, read_config
 from lockgate.agent.machine.host import _RIGHTS
-from lockgate.agent.settings import KubernetesSettings
+from lockgate.agent.settings import DEFAULT_CACHE_DIR, DEFAULT_STATE_DIR, KubernetesSettings
 from lockgate.policies import parse_policies
 from lockgate.store import read_documents
 from lockgate.store.kubernetes.resource import WATCHED
@@ -62,6 +62,21 @@ def test_all_grant_what_the_agent_asks_for_and_no_more() -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": sorted(RIGHTS)}
     bounding = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
     assert [set(line.split()) for line in bounding] == [set(_RIGHTS)]
+
+
+def test_all_have_a_place_for_what_outlives_a_container_or_a_reboot() -> None:
+    places = {str(place) for place in (DEFAULT_STATE_DIR, DEFAULT_CACHE_DIR)}
+    compose = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
+    mounted = dict(each.split(":")[:2][::-1] for each in compose["services"]["lockgate"]["volumes"])
+    assert {mounted[place] for place in places} == set(compose["volumes"])
+    pod = manifest("DaemonSet", "lockgate")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    paths = {each["name"]: each["hostPath"]["path"] for each in pod["volumes"] if "hostPath" in each}
+    mounts = {each["mountPath"]: paths.get(each["name"]) for each in container["volumeMounts"]}
+    assert {mounts[place] for place in places} == places
+    unit = UNIT.read_text()
+    for kind, place in (("State", DEFAULT_STATE_DIR), ("Cache", DEFAULT_CACHE_DIR)):
+        assert f"{kind}Directory={place.name}\n{kind}DirectoryMode=0700\n" in unit
 
 
 def test_all_start_the_agent_alike() -> None:
