@@ -32,6 +32,8 @@ from .applier import RemoteApplier
 log = logging.getLogger("lockgate.agent")
 
 _LOOK_SECONDS = 1.0  # how often it is asked whether an Envoy has come, or another one in its place
+_RETRY_SECONDS = 1.0  # after something went wrong; twice as long each time
+_LONGEST_RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class RemoteNode:
         self._memory = memory
         self._changes = ChangeMaker(self._applier, memory, node)
         self._wanted: Wanted | None = None
+        self._brought: Wanted | None = None  # last
+        self._owed = False  # that went wrong
         self._news = asyncio.Event()
         self._applied = Applied()
         self._build = ""  # of the Envoy that answered last
@@ -109,34 +113,55 @@ class RemoteNode:
             await self._watch.run()
 
     async def run(self) -> None:
-        """For as long as the agent lives."""
-        brought: Wanted | None = None
+        """For as long as the agent lives. What goes wrong is tried again."""
+        patience = _RETRY_SECONDS
         while True:
-            await self._until_there_is_something_to_do()
+            if not self._failure:
+                await self._until_there_is_something_to_do()
+            self._news.clear()
             try:
-                if self._is_another():
-                    self._changes.forgive()
-                    if brought is not None:
-                        await self._bring(brought)
-                elif brought is not None and await self._applier.news():
-                    if self._settled:
-                        self._changes.distrust()
-                    await self._bring(brought)
-                if self._wanted is not brought and self._wanted is not None:
-                    brought = self._wanted
-                    await self._bring(brought)
-                self._failure = ""
+                await self._catch_up()
             except Exception as error:  # whatever it is, the node that the agent runs on must not suffer from it
-                log.exception("remote node %s", self.node)
-                self._failure = f"remote node {self.node} was not told of the last change: {error!r}"
-                await asyncio.sleep(_LOOK_SECONDS)
+                self._tell(error)
+                await asyncio.sleep(_RETRY_SECONDS)  # also when there is news all the time
+                await self._until_news(patience - _RETRY_SECONDS)
+                patience = min(patience * 2, _LONGEST_RETRY_SECONDS)
+            else:
+                self._failure = ""
+                patience = _RETRY_SECONDS
 
     async def _until_there_is_something_to_do(self) -> None:
         while not self._news.is_set() and not self._is_another() and not await self._applier.news():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._news.wait()
-        self._news.clear()
+            await self._until_news(_LOOK_SECONDS)
+
+    async def _until_news(self, seconds: float) -> None:
+        """Waits so long at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+
+    async def _catch_up(self) -> None:
+        """Brings about what is wanted; first once more what was wanted before, where another Envoy may be there: it is
+        the last good version of what that refuses next."""
+        if self._is_another():
+            self._changes.forgive()
+            await self._bring_again()
+        elif await self._applier.news():
+            if self._settled:
+                self._changes.distrust()
+            await self._bring_again()
+        if self._wanted is not None and (self._wanted is not self._brought or self._owed):
+            await self._bring(self._wanted)
+
+    async def _bring_again(self) -> None:
+        if self._brought is not None:
+            await self._bring(self._brought)
+
+    def _tell(self, error: Exception) -> None:
+        failure = f"remote node {self.node} was not told of the last change: {error!r}; it is tried again"
+        if failure != self._failure:
+            log.error("%s", failure, exc_info=error)
+        self._failure = failure
 
     def _is_another(self) -> bool:
         """There is another Envoy than the one that refused policies."""
@@ -144,6 +169,7 @@ class RemoteNode:
         return bool(self.refusals and build) and build != self._build
 
     async def _bring(self, wanted: Wanted) -> None:
+        self._brought, self._owed = wanted, True
         policies = wanted.intake.policies
         admitted = self._changes.admitted(policies)
         world = wanted.world
@@ -160,6 +186,7 @@ class RemoteNode:
                 self._watch.changed(time.monotonic())
             part = wanted.intake.part(self._applier.told(changed.world))
             self._memory_problem = await keep(self._memory, part, self.refusals.values(), self._memory_problem)
+        self._owed = False
 
 
 class RemoteNodes:

@@ -6,9 +6,11 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
 
 import grpc
@@ -18,7 +20,7 @@ from envoy_data_plane.envoy.config.core.v3 import Node
 from lockgate.agent.inspection.xds_view import rows
 from lockgate.agent.remote.nodes import RemoteNodes, Wanted
 from lockgate.agent.supply.intake import Intake, NoMemory, admit
-from lockgate.policies import Direction, World
+from lockgate.policies import Direction, Policy, World
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.store import Document, StoreContent
@@ -305,3 +307,29 @@ def test_a_node_that_is_not_configured_is_a_problem(tmp_path: Path) -> None:
         [endpoint("w", 1, "c").workload, endpoint("v", 2, "a").workload]
     )
     assert problem.startswith("workload default/w is on node c, which is not among remote: nodes")
+
+
+async def test_what_could_not_be_brought_about_is_tried_again_and_told_once(
+    nodes: RemoteNodes, server: XdsServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lockgate.agent.remote.nodes._RETRY_SECONDS", 0.01)
+    works, tries = Event(), list[Sequence[Policy]]()
+
+    def world_of(policies: Sequence[Policy], endpoints: Sequence[Endpoint]) -> World:
+        if not works.is_set():
+            tries.append(policies)
+            raise RuntimeError("no room")
+        return World.of(policies, endpoints)
+
+    for number in (1, 2):
+        made = wanted(("p", str(number)), on=[endpoint("w", 1, "a", app="server")])
+        works.clear()
+        tries.clear()
+        nodes.want(replace(made, world_of=partial(world_of, endpoints=made.world.endpoints), exact=False))
+        await until(lambda: len(tries), lambda found: found >= 3)
+        (problem,) = (each for each in nodes.problems(()) if "node a " in each)
+        assert "no room" in problem
+        assert caplog.messages.count(problem) == number
+        works.set()
+        await until(lambda: said(server, "a"), partial(is_told, f"/{number}".encode()))
+        await until(lambda: nodes.problems(()), lambda found: not found)
