@@ -57,7 +57,11 @@ class Heard:
 
 
 class RawStream:
-    """What both variants share; the type is that of the service, or `type_url` for the aggregated one."""
+    """What both variants share; the type is that of the service, or `type_url` for the aggregated one.
+
+    A client that is refused for what it is has to listen without a word: when the server ends a stream before what is
+    written has left, grpc.aio (1.85) forgets the server's reason and tells "Internal error from Core" from then on.
+    """
 
     method = ""
 
