@@ -14,6 +14,8 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+#define LONGEST_HEADERS (ETH_HLEN + 60 + TCP_FLAGS + 1) /* IPv4 with all options, TCP as far as its flags */
+
 #define ARP_SENDER 14 /* offset of the sender's IPv4 address */
 #define ND_TARGET 8   /* offset of the address that a neighbour advertisement is about */
 #define NEIGHBOUR_ADVERTISEMENT 136
@@ -132,24 +134,33 @@ static __always_inline void forget_quoted(struct packet *p)
     p->error = NO_ERROR;
 }
 
+/* `size` bytes of what the headers may be, or null where the packet is shorter; see pull_headers(). */
+static __always_inline const void *header(const struct __sk_buff *skb, __u32 offset, __u32 size)
+{
+    const void *found = (const void *)(long)skb->data + offset;
+
+    return found + size <= (const void *)(long)skb->data_end ? found : 0;
+}
+
 static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, __u8 hops, struct packet *p)
 {
-    __be16 ports[2];
+    const __be16 *ports;
 
     if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
         return parse_icmp(skb, offset, hops, p);
     if (p->protocol == IPPROTO_TCP) {
-        __u8 flags;
-        if (bpf_skb_load_bytes(skb, offset + TCP_FLAGS, &flags, sizeof(flags)) < 0)
+        const __u8 *flags = header(skb, offset + TCP_FLAGS, sizeof(*flags));
+        if (!flags)
             return DROP_MALFORMED;
         p->tcp = offset;
-        p->syn = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-        p->reset = !!(flags & TCP_RST);
-        p->ends = !!(flags & (TCP_FIN | TCP_RST));
+        p->syn = (*flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+        p->reset = !!(*flags & TCP_RST);
+        p->ends = !!(*flags & (TCP_FIN | TCP_RST));
     } else if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_SCTP) {
         return DROP_UNSUPPORTED; /* IPv6 extension headers too */
     }
-    if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)) < 0)
+    ports = header(skb, offset, 2 * sizeof(*ports));
+    if (!ports)
         return DROP_MALFORMED;
     p->sport = ports[0];
     p->dport = ports[1];
@@ -157,33 +168,44 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
     return 0;
 }
 
+/* Headers are read where they lie. A packet in fragments of memory may have them elsewhere: then they are gathered, and
+ * where that fails they are missing. */
+static __always_inline void pull_headers(struct __sk_buff *skb)
+{
+    __u32 wanted = skb->len < LONGEST_HEADERS ? skb->len : LONGEST_HEADERS;
+
+    if ((long)skb->data + wanted > (long)skb->data_end)
+        bpf_skb_pull_data(skb, wanted);
+}
+
 /* Fills `p` and returns 0, PASS_LINK (ARP, neighbour discovery), or the reason to drop. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
     if (skb->vlan_present)
         return DROP_UNSUPPORTED;
+    pull_headers(skb);
     if (skb->protocol == BE16(ETH_P_IP)) {
-        struct iphdr ip;
-        if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0 || ip.version != 4 || ip.ihl < 5)
+        const struct iphdr *ip = header(skb, ETH_HLEN, sizeof(*ip));
+        if (!ip || ip->version != 4 || ip->ihl < 5)
             return DROP_MALFORMED;
-        map_v4(&p->src, ip.saddr);
-        map_v4(&p->dst, ip.daddr);
-        if (ip.frag_off & BE16(0x3fff))
+        map_v4(&p->src, ip->saddr);
+        map_v4(&p->dst, ip->daddr);
+        if (ip->frag_off & BE16(0x3fff))
             return DROP_FRAGMENT;
-        p->protocol = ip.protocol;
-        return parse_transport(skb, ETH_HLEN + ip.ihl * 4, ip.ttl, p);
+        p->protocol = ip->protocol;
+        return parse_transport(skb, ETH_HLEN + ip->ihl * 4, ip->ttl, p);
     }
     if (skb->protocol == BE16(ETH_P_IPV6)) {
-        struct ipv6hdr ip;
-        if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0 || ip.version != 6)
+        const struct ipv6hdr *ip = header(skb, ETH_HLEN, sizeof(*ip));
+        if (!ip || ip->version != 6)
             return DROP_MALFORMED;
-        __builtin_memcpy(&p->src, &ip.saddr, sizeof(p->src));
-        __builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
+        __builtin_memcpy(&p->src, &ip->saddr, sizeof(p->src));
+        __builtin_memcpy(&p->dst, &ip->daddr, sizeof(p->dst));
         if (is_mapped_v4(&p->src) || is_mapped_v4(&p->dst))
             return DROP_MALFORMED; /* would be taken for the IPv4 address */
-        p->protocol = ip.nexthdr;
+        p->protocol = ip->nexthdr;
         p->v6 = 1;
-        return parse_transport(skb, ETH_HLEN + sizeof(ip), ip.hop_limit, p);
+        return parse_transport(skb, ETH_HLEN + sizeof(*ip), ip->hop_limit, p);
     }
     return skb->protocol == BE16(ETH_P_ARP) ? PASS_LINK : DROP_UNSUPPORTED;
 }

@@ -102,15 +102,18 @@ class Field:
         """The addresses of a client (the frontend) and of the server."""
         return (pod or self.frontend).ips[family], self.server.ips[family]
 
-    def arrives(self, pod: Pod, packets: Sequence[bytes], marks: Sequence[bytes]) -> list[bytes]:
-        """Sends the packets from the pod; those frames at the server that have one of the marks in them.
+    def arrives(
+        self, pod: Pod, packets: Sequence[bytes], marks: Sequence[bytes], *, in_pieces: bool = False
+    ) -> list[bytes]:
+        """Sends the packets from the pod, `in_pieces` of memory; those frames at the server that have one of the marks.
 
         Nothing is waited for but a datagram that is allowed and sent last.
         """
         capture = self.wire(self.server)
         capture.received()
+        wire = self.wire(pod)
         for packet in packets:
-            self.wire(pod).send(packet)
+            wire.send_in_pieces(packet) if in_pieces else wire.send(packet)
         return [frame for frame in self._until_control(capture) if any(mark in frame for mark in marks)]
 
     def _until_control(self, capture: Wire) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address
 
@@ -132,6 +133,27 @@ def test_ipv6_extension_headers(ground: Field, header: str, there: int) -> None:
     packets = [ip(client, server, number, payload) for payload in (once, twice)]
     assert ground.arrives(ground.frontend, packets, [pair(port, there)]) == []
     assert ground.counted("unsupported") >= before + 2
+
+
+@pytest.fixture
+def jumbo(ground: Field) -> None:
+    """Room for packets of two pages on the links of the frontend and the server."""
+    for pod in (ground.frontend, ground.server):
+        for where, link in ((pod, "eth0"), (ground.node.node, pod.interface)):
+            subprocess.run(["ip", "-n", where.netns, "link", "set", link, "mtu", "9000"], check=True)
+
+
+@pytest.mark.usefixtures("jumbo")
+@FAMILIES
+def test_headers_in_pieces_of_memory(ground: Field, family: int) -> None:
+    """They are read wherever they lie: what is allowed passes, and nothing else."""
+    client, server = ground.ends(family)
+    for there, passes in ((L4, True), (SHUT, False)):
+        port, refused = ground.port(), ground.counted("policy")
+        packet = ip(client, server, UDP, wire.udp(client, server, port, there, bytes(8000)))
+        came = ground.arrives(ground.frontend, [packet], [pair(port, there)], in_pieces=True)
+        assert bool(came) == passes
+        assert ground.counted("policy") - refused == (not passes)
 
 
 @FAMILIES

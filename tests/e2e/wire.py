@@ -17,6 +17,9 @@ BROADCAST = b"\xff" * 6
 _SO_RCVBUFFORCE = 33
 _ALL = 3  # ETH_P_ALL
 _OUTGOING = 4  # PACKET_OUTGOING
+_SOL_PACKET, _PACKET_VNET_HDR = 263, 15
+_VNET_HDR = struct.Struct("=BBHHHH")  # struct virtio_net_hdr; its third field says how much lies in one piece
+_ETHERNET = 14
 _KINDS = {4: 0x0800, 6: 0x86DD}
 
 
@@ -36,6 +39,15 @@ class Wire:
     def send_frame(self, frame: bytes) -> None:
         """Any frame."""
         self._socket.send(frame)
+
+    def send_in_pieces(self, packet: bytes) -> None:
+        """An IP packet of more than a page, of which only the Ethernet header lies in the first piece of memory."""
+        frame = self.gateway + self.mac + struct.pack("!H", _KINDS[packet[0] >> 4]) + packet
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        try:
+            self._socket.send(_VNET_HDR.pack(0, 0, _ETHERNET, 0, 0, 0) + frame)
+        finally:
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 0)
 
     def received(self) -> list[bytes]:
         """The frames that have come in since the last call."""
