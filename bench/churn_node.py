@@ -52,6 +52,7 @@ class ChurnNode:
             directory / "workloads.yaml",
             run_dir=directory / "run",
             state_dir=directory / "state",
+            cache_dir=directory / "cache",
         )
         self.settings.workloads.write_text(self.playground.workloads_yaml())
         self.settings.policies.mkdir()
@@ -72,6 +73,7 @@ class ChurnNode:
         command: list[str | Path] = [Path(sys.executable).with_name("lockgate"), "agent", "run"]
         command += ["--policies", settings.policies, "--workloads", settings.workloads]
         command += ["--run-dir", settings.run_dir, "--state-dir", settings.state_dir]
+        command += ["--cache-dir", settings.cache_dir]
         with (self.directory / "agent.log").open("ab") as log:
             before = time.monotonic()
             self._agent = spawn(self.playground.node, command, stdout=log, stderr=subprocess.STDOUT)
@@ -82,6 +84,14 @@ class ChurnNode:
         assert self._agent is not None
         self._agent.terminate()
         self._agent.wait(_STOP_SECONDS)
+
+    def reboot(self) -> None:
+        """Ends the agent, and leaves what a reboot leaves: what is on the disk. (The disk's cache stays warm.)"""
+        self.stop_agent()
+        command: list[str | Path] = [Path(sys.executable).with_name("lockgate"), "agent", "clean"]
+        ended = self.playground.node.run([*command, "--run-dir", self.settings.run_dir])
+        if ended.returncode != 0:
+            raise StartError(f"'agent clean' failed: {ended.stderr.strip()[-600:]}")
 
     def status(self) -> dict[str, Any] | None:
         """What the agent says of the node; None while it does not answer. Raises StartError when it has ended."""

@@ -28,10 +28,13 @@ _METHOD = """\
   kept connections, kept and new connections to a plain port, and a closed port. A wrong answer is one that the
   policies never gave. `behind` is the time from the last file to the moment when each policy added to these two was
   seen in force.
-* Cold start: from the agent's exec to the moment when its API, asked every 50 ms, calls it ready (no earlier state,
-  Envoy is started too).
+* First start: from the agent's exec to the moment when its API, asked every 50 ms, calls it ready. Nothing of an
+  earlier one is there: no state, no eBPF programs in the kernel or on the disk, so they are compiled. Envoy is started
+  too.
+  After a reboot: the same when `lockgate agent clean` has taken away all that a reboot takes. What was accepted last
+  and the compiled programs are on the disk, or in the machine's copy of it in memory.
   Restart: the same with the state of an earlier agent and a living Envoy, which went on enforcing.
-* RSS is VmRSS after the cold start; the highest ever (VmHWM) after all changes stands beside it. MB are 10^6 bytes.
+* RSS is VmRSS after the first start; the highest ever (VmHWM) after all changes stands beside it. MB are 10^6 bytes.
 * CPU is user + system time of the agent's and of Envoy's process, from /proc/PID/stat.
 """
 DISTURBED = "The machine was busy with other things: only ratios and growth say something."
@@ -90,6 +93,7 @@ class Size:
     policies: int
     entries: int
     cold: Start
+    rebooted: Start
     warm: Start
     http: Changes
     plain: Changes
@@ -159,8 +163,10 @@ class ChurnReport:
         rows += [
             [f"{self.add} added: behind", *(f"{each.behind:.2f} s" for each in added)],
             ["- wrong answers", *(f"{each.wrong} of {each.asked}" for each in added)],
-            ["cold start", *(f"{size.cold.ready:.2f} s" for size in self.sizes)],
+            ["first start", *(f"{size.cold.ready:.2f} s" for size in self.sizes)],
             ["- CPU of the agent", *(f"{size.cold.agent_cpu:.2f} s" for size in self.sizes)],
+            ["start after a reboot", *(f"{size.rebooted.ready:.2f} s" for size in self.sizes)],
+            ["- CPU of the agent", *(f"{size.rebooted.agent_cpu:.2f} s" for size in self.sizes)],
             ["restart of the agent", *(f"{size.warm.ready:.2f} s" for size in self.sizes)],
             ["RSS of the agent", *(f"{size.cold.agent_rss:.0f} MB" for size in self.sizes)],
             ["- highest, with those added", *(f"{size.agent_peak:.0f} MB" for size in self.sizes)],
@@ -182,7 +188,10 @@ class ChurnReport:
             (f"1 HTTP change < {_ms(CHANGE_AIM)}", _ms(http), http < CHANGE_AIM),
             (f"1 L4 change < {_ms(CHANGE_AIM)}", _ms(plain), plain < CHANGE_AIM),
             (f"{self.add} added, 0 wrong answers", str(wrong), wrong == 0),
-            (f"cold start < {START_AIM:.0f} s", f"{most.cold.ready:.2f} s", most.cold.ready < START_AIM),
+            *(
+                (f"{what} < {START_AIM:.0f} s", f"{start.ready:.2f} s", start.ready < START_AIM)
+                for what, start in (("first start", most.cold), ("start after a reboot", most.rebooted))
+            ),
             (f"RSS of the agent < {MEMORY_AIM:.0f} MB", f"{most.agent_peak:.0f} MB", most.agent_peak < MEMORY_AIM),
         ]
 

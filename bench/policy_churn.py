@@ -76,7 +76,12 @@ def _size(node: ChurnNode, count: int, options: argparse.Namespace) -> Size:
     watch.start()
     began = time.monotonic()
     cold = _start(node)
-    _say(f"{count} policies: cold start {cold.ready:.2f} s, {cold.agent_cpu:.2f} s of the agent's CPU")
+    _say(f"{count} policies: first start {cold.ready:.2f} s, {cold.agent_cpu:.2f} s of the agent's CPU")
+    node.reboot()
+    rebooted = _start(node)
+    _say(
+        f"{count} policies: start after a reboot {rebooted.ready:.2f} s, {rebooted.agent_cpu:.2f} s of the agent's CPU"
+    )
     http = _changes(node, options.changes, _http_toggle(node))
     _say(f"{count} policies: an HTTP change {http}")
     plain = _changes(node, options.changes, _plain_toggle(node))
@@ -92,6 +97,7 @@ def _size(node: ChurnNode, count: int, options: argparse.Namespace) -> Size:
         policies=count,
         entries=node.entries(),
         cold=cold,
+        rebooted=rebooted,
         warm=warm,
         http=http,
         plain=plain,
