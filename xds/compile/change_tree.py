@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from typing import TypeAlias
 
@@ -69,7 +68,6 @@ def change_tree(rules: Sequence[Acting]) -> OnMatch:
     return _Builder().level(0, tuple(_Open(rule, rule.only) for rule in rules))
 
 
-@lru_cache(maxsize=65536)
 def _acting(name: str, rule: HttpRule, only: tuple[Predicate, ...]) -> Acting | None:
     acting = tuple(header for header in rule.headers if header.mismatch is not MismatchAction.DENY)
     if not acting or not all(map(can_match, rule.headers)):

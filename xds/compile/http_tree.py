@@ -17,7 +17,7 @@ import re2
 from ...policies.endpoint_policy import GrpcRule, HeaderMatch, HttpRule, HttpRules, MismatchAction
 from .header_condition import can_match
 from .header_tree import Needing, header_tree
-from .matcher import OnMatch, descend, exact_map, first_of, matches, prefix_map, request_header
+from .matcher import MANY_ENTRIES, OnMatch, descend, exact_map, first_of, matches, prefix_map, request_header
 from .rbac_action import allow
 from .regex import ANY, Reduction, alternation, reduce
 
@@ -32,7 +32,7 @@ LARGEST_PROGRAM = 20_000
 class Condition:
     """One rule in the terms of the tree: what to look for in method, path and host, and the headers that must hold.
 
-    Compared by identity: equal rules share one condition (`conditions` caches them), and hashing it must be cheap.
+    Compared by identity: hashing it must be cheap, and who compiles again has the conditions of the same rule still.
     """
 
     name: str  # of the action when it matches
@@ -57,7 +57,6 @@ def http_tree(rules: Sequence[Condition], otherwise: OnMatch | None = None) -> O
     return _level(0, rules, otherwise)
 
 
-@lru_cache(maxsize=65536)
 def _of_http(name: str, rule: HttpRule) -> Condition | None:
     if not all(map(can_match, rule.headers)):
         return None
@@ -65,7 +64,6 @@ def _of_http(name: str, rule: HttpRule) -> Condition | None:
     return Condition(name, (_reduced(rule.method), _reduced(rule.path), _reduced(rule.host)), needed)
 
 
-@lru_cache(maxsize=4096)
 def _of_grpc(name: str, rule: GrpcRule) -> Condition:
     """gRPC over HTTP/2 is POST to /service/method. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md"""
     if rule.method is None:
@@ -86,24 +84,22 @@ def _reduced(regex: str | None) -> Reduction:
 def _level(depth: int, rules: Sequence[Condition], otherwise: OnMatch | None = None) -> OnMatch | None:
     if not rules:
         return otherwise
-    if len(rules) == 1:
-        return _level_of_one(depth, rules[0], otherwise)
-    return _build_level(depth, rules, otherwise)
-
-
-@lru_cache(maxsize=65536)
-def _level_of_one(depth: int, rule: Condition, otherwise: OnMatch | None) -> OnMatch | None:
-    """Most keys of a big map hold one rule."""
-    return _build_level(depth, (rule,), otherwise)
-
-
-def _build_level(depth: int, rules: Sequence[Condition], otherwise: OnMatch | None) -> OnMatch | None:
     for rule in rules:
         if rule.open_from <= depth:
             return allow(rule.name)
     if depth == _HEADERS:
         return header_tree([Needing(rule.name, rule.headers) for rule in rules], otherwise)
     return _field_tree(depth, rules, otherwise)
+
+
+def _level_of_many(depth: int, rules: Sequence[Condition], otherwise: OnMatch | None = None) -> OnMatch | None:
+    """The same of a part of very many rules: most keys of a big map hold one."""
+    return _level_of_one(depth, rules[0], otherwise) if len(rules) == 1 else _level(depth, rules, otherwise)
+
+
+@lru_cache(maxsize=16384)
+def _level_of_one(depth: int, rule: Condition, otherwise: OnMatch | None) -> OnMatch | None:
+    return _level(depth, (rule,), otherwise)
 
 
 def _field_tree(depth: int, rules: Sequence[Condition], otherwise: OnMatch | None) -> OnMatch | None:
@@ -114,6 +110,7 @@ def _field_tree(depth: int, rules: Sequence[Condition], otherwise: OnMatch | Non
     exact: dict[str, list[Condition]] = {}
     prefixes: dict[str, list[Condition]] = {}
     regexes: dict[str, dict[str, list[Condition]]] = {}
+    level = _level if len(rules) < MANY_ENTRIES else _level_of_many
     for rule in rules:
         wanted = rule.fields[depth]
         for value in wanted.exact:
@@ -124,14 +121,14 @@ def _field_tree(depth: int, rules: Sequence[Condition], otherwise: OnMatch | Non
             regexes.setdefault(head, {}).setdefault(regex, []).append(rule)
 
     def under(head: str, otherwise: OnMatch | None = None) -> OnMatch | None:
-        return _regex_list(depth, regexes.get(head, {}), _level(depth + 1, prefixes.get(head, ()), otherwise))
+        return _regex_list(depth, regexes.get(head, {}), level(depth + 1, prefixes.get(head, ()), otherwise))
 
     reads = _INPUTS[depth]
     tree = under("", otherwise)
     heads = {head: on_match for head in sorted({*prefixes, *regexes} - {""}) if (on_match := under(head)) is not None}
     if heads:
         tree = descend(prefix_map(reads, heads, tree))
-    values = {value: on_match for value in sorted(exact) if (on_match := _level(depth + 1, exact[value])) is not None}
+    values = {value: on_match for value in sorted(exact) if (on_match := level(depth + 1, exact[value])) is not None}
     if values:
         tree = descend(exact_map(reads, values, tree))
     return tree
@@ -166,7 +163,7 @@ def joined(regexes: Iterable[str]) -> Iterable[str]:
         yield alternation(batch)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=16384)
 def _program_size(regex: str) -> int:
     """Instructions of the compiled expression, the measure of Envoy's `re2.max_program_size`."""
     size: int = re2.compile(regex).programsize

@@ -21,6 +21,11 @@ Input = NewType("Input", bytes)  # a serialised TypedExtensionConfig that reads 
 
 _TYPES = "type.googleapis.com/"
 _ACTION = frame(2, b"")[:1]
+
+# What is written again with the next change is remembered only where that saves something: in a map of so many entries,
+# and of those only what is small. A remembered tree of all rules of an endpoint would stay long after it has changed.
+MANY_ENTRIES = 256
+_SMALL = 1024  # bytes
 _NETWORK_INPUT = "envoy.extensions.matching.common_inputs.network.v3."
 
 
@@ -158,7 +163,8 @@ def not_(predicate: Predicate) -> Predicate:
 
 
 def _map_tree(kind: int, reads: Input, entries: Mapping[str, OnMatch], otherwise: OnMatch | None) -> Matcher:
-    body = b"".join([_entry(key, on_match) for key, on_match in entries.items()])
+    entry = _entry if len(entries) < MANY_ENTRIES else _entry_of_many
+    body = b"".join([entry(key, on_match) for key, on_match in entries.items()])
     return _matcher(frame(2, frame(1, reads) + frame(kind, body)), otherwise)
 
 
@@ -175,7 +181,16 @@ def _single(reads: Input, value_match: bytes) -> Predicate:
     return Predicate(frame(1, frame(1, reads) + frame(2, value_match)))
 
 
-@lru_cache(maxsize=65536)
 def _entry(key: str, on_match: OnMatch) -> bytes:
-    """One entry of a MatchMap: the same rule gives the same bytes in every later compilation."""
+    """One entry of a MatchMap."""
     return frame(1, frame(1, key.encode()) + frame(2, on_match))
+
+
+def _entry_of_many(key: str, on_match: OnMatch) -> bytes:
+    return _remembered_entry(key, on_match) if len(on_match) <= _SMALL else _entry(key, on_match)
+
+
+@lru_cache(maxsize=16384)
+def _remembered_entry(key: str, on_match: OnMatch) -> bytes:
+    """The same rule gives the same bytes in every later compilation."""
+    return _entry(key, on_match)

@@ -13,13 +13,13 @@ from .matcher import OnMatch, act, extension
 _ALLOW, _DENY = 0, 1  # envoy.config.rbac.v3.RBAC.Action
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def allow(name: str) -> OnMatch:
     """Let the request pass; `name` see rule_name.py."""
     return _action(name, _ALLOW)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def deny(name: str) -> OnMatch:
     """Answer 403; `name` stands in the response code details."""
     return _action(name, _DENY)

@@ -43,7 +43,7 @@ class Reduction:
 ANY = Reduction(prefixes=frozenset({""}))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def reduce(regex: str) -> Reduction:
     """Reduce one RE2 expression (valid RE2 is the caller's duty; what cannot be read here stays a regex)."""
     try:

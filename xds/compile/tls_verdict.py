@@ -7,6 +7,7 @@ taken up (HTTP filters). Both must agree with policies/interception.py and polic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import combinations
 from typing import TypeAlias
 
@@ -51,14 +52,18 @@ def requested(covering: Sequence[ResolvedRule], unmatched: OnMatch, uncovered: O
     about = [rule for rule in covering if rule.tls is not None]
     unmatched = deny(none_of_these_matched([rule.origin for rule in covering]))
 
+    @cache
+    def inside(at: int) -> OnMatch | None:
+        rules = about[at].l7
+        return http_tree(conditions(str(about[at].origin), rules)) if isinstance(rules, HttpRules) else None
+
     def say(held: Held) -> OnMatch:
-        spoken = [(about[at], _spoken_about(about[at], named)) for at, named in held.items()]
-        entries = [(predicates, unmatched) for predicates in faults(spoken)]
-        for rule, predicates in spoken:
-            name = str(rule.origin)
-            if rule.l7 is None:
-                entries.append((predicates, allow(name)))
-            elif isinstance(rule.l7, HttpRules) and (tree := http_tree(conditions(name, rule.l7))) is not None:
+        spoken = {at: _spoken_about(about[at], named) for at, named in held.items()}
+        entries = [(predicates, unmatched) for predicates in faults([(about[at], when) for at, when in spoken.items()])]
+        for at, predicates in spoken.items():
+            if about[at].l7 is None:
+                entries.append((predicates, allow(str(about[at].origin))))
+            elif (tree := inside(at)) is not None:
                 entries.append((predicates, tree))
         return _first(entries, unmatched)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
     DestinationIpInput,
     DestinationPortInput,
@@ -30,6 +33,7 @@ from lockgate.xds.compile.rbac_action import allow, deny
 
 ALLOW = MatcherOnMatch.parse(allow("some/rule:spec"))
 DENY = MatcherOnMatch.parse(deny("other"))
+PATH_INPUT = matcher.request_header(":path")
 PATH = TypedExtensionConfig(name="header", typed_config=Any.pack(HttpRequestHeaderMatchInput(header_name=":path")))
 
 
@@ -54,6 +58,29 @@ def test_exact_and_prefix_maps() -> None:
     assert matcher.prefix_map(matcher.request_header(":path"), entries) == bytes(
         Matcher(matcher_tree=MatcherMatcherTree(input=PATH, prefix_match_map=whole))
     )
+
+
+@pytest.mark.parametrize("many", [1, matcher.MANY_ENTRIES])
+def test_a_map_does_not_keep_the_large_trees_in_it(many: int) -> None:
+    large = matcher.descend(matcher.exact_map(PATH_INPUT, {f"/{at}": allow("some/rule:spec") for at in range(100)}))
+    held = sys.getrefcount(large)
+    matcher.exact_map(PATH_INPUT, {f"/{at}": large for at in range(many)})
+    assert sys.getrefcount(large) == held
+
+
+def test_a_map_of_few_keeps_nothing() -> None:
+    small = allow("some/rule:spec")
+    held = sys.getrefcount(small)
+    matcher.exact_map(PATH_INPUT, {f"/{at}": small for at in range(matcher.MANY_ENTRIES - 1)})
+    assert sys.getrefcount(small) == held
+
+
+def test_a_map_of_many_is_written_like_one_of_few() -> None:
+    entries = {f"/{at}": allow(f"some/rule-{at}:spec") for at in range(matcher.MANY_ENTRIES)}
+    whole = MatcherMatcherTreeMatchMap(map={key: MatcherOnMatch.parse(each) for key, each in entries.items()})
+    expected = Matcher(matcher_tree=MatcherMatcherTree(input=PATH, exact_match_map=whole))
+    for _ in range(2):  # made, and remembered
+        assert matcher.exact_map(PATH_INPUT, entries) == bytes(expected)
 
 
 def test_a_tree_inside_a_tree() -> None:
