@@ -15,15 +15,22 @@ from envoy_data_plane.envoy.config.core.v3 import (
     ConfigSource,
     Locality,
     SocketAddress,
+    TransportSocket,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy_data_plane.envoy.config.listener.v3 import ApiListener, Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.echo.v3 import Echo
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpFilter,
     Rds,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CommonTlsContext,
+    DownstreamTlsContext,
+    SdsSecretConfig,
 )
 from envoy_data_plane.google.protobuf import Any
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy, ads_config, free_ports, started, xds_cluster
@@ -48,6 +55,18 @@ def http_listener(name: str, route: str, port: int | None) -> Resource:
         address = Address(socket_address=SocketAddress(address="127.0.0.1", port_value=port))
         listener = Listener(name=name, address=address, filter_chains=[chain])
     return Resource(LISTENER, name, bytes(listener))
+
+
+def tls_listener(name: str, secret: str, port: int) -> Resource:
+    """Echoes, and shows the certificate `secret`, by SDS; on 127.0.0.1:`port`."""
+    shown = SdsSecretConfig(name=secret, sds_config=_ADS)
+    context = DownstreamTlsContext(common_tls_context=CommonTlsContext(tls_certificate_sds_secret_configs=[shown]))
+    chain = FilterChain(
+        filters=[Filter(name="envoy.filters.network.echo", typed_config=Any.pack(Echo()))],
+        transport_socket=TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context)),
+    )
+    address = Address(socket_address=SocketAddress(address="127.0.0.1", port_value=port))
+    return Resource(LISTENER, name, bytes(Listener(name=name, address=address, filter_chains=[chain])))
 
 
 def routes(name: str, clusters: dict[str, str]) -> Resource:

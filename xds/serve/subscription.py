@@ -13,7 +13,7 @@ from itertools import compress
 from operator import is_not
 from types import MappingProxyType
 
-from ..snapshot import FILTER_CONFIG, Resource
+from ..snapshot import FILTER_CONFIG, SECRET, Resource
 from .node_memory import TypeMemory
 from .passage import OPEN, Gatekeeper, Passage
 from .variant import INCREMENTAL, Removals, Variant
@@ -32,10 +32,12 @@ ALONE = frozenset({FILTER_CONFIG})
 ABSENCE_UNTOLD = frozenset({FILTER_CONFIG})
 
 # Types of which the client gets what it holds once more after it refused another version. Envoy 1.40 notes a filter
-# config as its last one before it makes the filter: where that fails it refuses it, and when the same bytes come again
-# next, after a restart of this server, it confirms them unseen and goes on by what it had.
+# config as its last one before it makes the filter, and a secret before it makes the TLS context: where that fails it
+# refuses it, and when the same bytes come again next, after a restart of this server, it confirms them unseen and goes
+# on by what it had.
 # https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/filter/config_discovery_impl.cc
-HELD_AGAIN = frozenset({FILTER_CONFIG})
+# https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/secret/sds_api.cc
+HELD_AGAIN = frozenset({FILTER_CONFIG, SECRET})
 
 
 @dataclass(frozen=True, slots=True)

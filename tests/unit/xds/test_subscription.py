@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lockgate.xds.serve.node_memory import TypeMemory
 from lockgate.xds.serve.subscription import Subscription, Update
-from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, Resource
+from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, SECRET, Resource
 
 
 def resource(name: str, content: str = "1", type_url: str = CLUSTER) -> Resource:
@@ -316,21 +316,22 @@ def test_filter_configs_travel_one_by_one() -> None:
     assert said(talk.ack(other)) == []
 
 
-def test_a_filter_config_that_is_held_is_sent_again_after_one_that_was_refused() -> None:
+@pytest.mark.parametrize("type_url", [FILTER_CONFIG, SECRET])
+def test_what_is_held_is_sent_again_after_what_was_refused(type_url: str) -> None:
     """Or Envoy confirms the refused one when a server that knows of nothing offers it next."""
-    one, two = (resource("a", content, FILTER_CONFIG) for content in "12")
-    talk = Talk(one, type_url=FILTER_CONFIG)
+    one, two = (resource("a", content, type_url) for content in "12")
+    talk = Talk(one, type_url=type_url)
     talk.ack(*talk.begin("a"))
     again = only(talk.nack(only(talk.publish(two))))
     assert said([again]) == [(["a:1"], [])]
     assert talk.ack(again) == talk.publish(two) == talk.publish(one) == []
-    lost = Talk(two, type_url=FILTER_CONFIG, memory=talk.memory)
+    lost = Talk(two, type_url=type_url, memory=talk.memory)
     assert lost.begin("a", held={"a": one.version}) == []
-    three = resource("a", "3", FILTER_CONFIG)
+    three = resource("a", "3", type_url)
     lost.nack(only(lost.publish(three)))  # and the stream ends
-    back = Talk(three, type_url=FILTER_CONFIG, memory=talk.memory)
+    back = Talk(three, type_url=type_url, memory=talk.memory)
     assert said(back.begin("a", held={"a": one.version})) == [(["a:1"], [])]
-    after = Talk(two, type_url=FILTER_CONFIG)  # what is held is not known here, until it is published
+    after = Talk(two, type_url=type_url)  # what is held is not known here, until it is published
     assert after.nack(only(after.begin("a", held={"a": one.version}))) == []
     again = only(after.publish(one))
     assert said([again]) == [(["a:1"], [])]
