@@ -56,6 +56,9 @@ SERVER = endpoint("default/api-server", 400, "127.0.0.1", "::1")
 CLIENT = endpoint("default/frontend", 300, FRONTEND)
 NO_RULE = "identity:400:ingress:no-rule-matched"
 SHARD = shard_name(Direction.INGRESS, shard_of(SERVER.identity))
+# Envoy finds out only when it makes the filter.
+_UNKNOWN = exact_map(DESTINATION_IP, {"127.0.0.1": act(extension("unknown", "no.such.Message"))})
+BAD = Resource(FILTER_CONFIG, SHARD, extension(SHARD, "envoy.extensions.filters.http.rbac.v3.RBAC", frame(4, _UNKNOWN)))
 
 
 def allowing(*http: HttpRule | GrpcRule, name: str = "api", ports: tuple[PortSpan, ...] | None = None) -> ResolvedRule:
@@ -74,6 +77,11 @@ def server_policy(*rules: ResolvedRule) -> NodeResources:
 async def enforce(server: XdsServer, snapshot: Snapshot) -> None:
     settled = await server.settled(await server.publish(snapshot), WAIT)
     assert settled.acked, settled
+
+
+async def refuse(server: XdsServer, snapshot: Snapshot) -> None:
+    settled = await server.settled(await server.publish(snapshot), WAIT)
+    assert settled.outcome is Outcome.NACKED and "no.such.Message" in settled.text, settled
 
 
 @asynccontextmanager
@@ -250,22 +258,34 @@ async def test_a_restarted_server_sends_nothing_needless(tmp_path: Path, envoy: 
 async def test_what_was_refused_is_refused_by_the_client_of_a_restarted_server(
     tmp_path: Path, envoy: LoopbackEnvoy
 ) -> None:
-    """Envoy finds out only when it makes the filter. It goes on with the good one, but has noted the bad one as its
-    last: without another in between it would confirm it unseen when it comes again."""
+    """Envoy goes on with the good one, but has noted the bad one as its last: without another in between it would
+    confirm it unseen when it comes again."""
     good = server_policy(allowing(HttpRule("/a"))).snapshot()
-    unknown = exact_map(DESTINATION_IP, {"127.0.0.1": act(extension("unknown", "no.such.Message"))})
-    bad = Resource(
-        FILTER_CONFIG, SHARD, extension(SHARD, "envoy.extensions.filters.http.rbac.v3.RBAC", frame(4, unknown))
-    )
     for number in range(3):
         async with serving(tmp_path / "xds.sock") as server:
             if number == 0:
                 await enforce(server, good)
-            settled = await server.settled(await server.publish(good.joined([bad])), WAIT)
-            assert settled.outcome is Outcome.NACKED and "no.such.Message" in settled.text
+            await refuse(server, good.joined([BAD]))
             await enforce(server, good)
             envoy.wait_until_listening()
             assert [envoy.get(FRONTEND, path).status for path in ("/a", "/b")] == [200, 403]
+
+
+async def test_what_was_refused_with_nothing_before_it_denies_and_is_refused_again(
+    tmp_path: Path, envoy: LoopbackEnvoy
+) -> None:
+    """There is nothing good that could be sent in between, so what Envoy has noted is taken away."""
+    bad = server_policy(allowing(HttpRule("/a"))).snapshot().joined([BAD])
+    for _ in range(3):
+        async with serving(tmp_path / "xds.sock") as server:
+            await refuse(server, bad)
+            await refuse(server, bad)  # is answered when the answer to all that came of the refusal is there
+            envoy.wait_until_listening()
+            denied = envoy.get(FRONTEND, "/a")
+            assert (denied.status, denied.rule) == (403, NOT_SYNCED)
+    async with serving(tmp_path / "xds.sock") as server:
+        await enforce(server, server_policy(allowing(HttpRule("/a"))).snapshot())
+        assert envoy.get(FRONTEND, "/a").status == 200
 
 
 async def test_what_is_not_published_is_denied(server: XdsServer, envoy: LoopbackEnvoy) -> None:

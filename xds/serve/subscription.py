@@ -28,13 +28,14 @@ ALONE = frozenset({FILTER_CONFIG})
 
 # Types whose absence is not told to a client that never had the resource. Envoy 1.40 takes such a removal of a filter
 # config as an answer, stops waiting for its fetch timeout and never opens the listener; untold, it falls back to the
-# slot's default in time.
+# slot's default in time. One that it refused was its answer already.
 ABSENCE_UNTOLD = frozenset({FILTER_CONFIG})
 
 # Types of which the client gets what it holds once more after it refused another version. Envoy 1.40 notes a filter
 # config as its last one before it makes the filter, and a secret before it makes the TLS context: where that fails it
 # refuses it, and when the same bytes come again next, after a restart of this server, it confirms them unseen and goes
-# on by what it had.
+# on by what it had. Of a client that holds nothing a removal takes a noted filter config away; of a secret Envoy heeds
+# none.
 # https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/filter/config_discovery_impl.cc
 # https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/secret/sds_api.cc
 HELD_AGAIN = frozenset({FILTER_CONFIG, SECRET})
@@ -83,6 +84,7 @@ class Subscription:
         self._known: dict[str, str | None] = {}  # what the client holds: a version, or None = it knows of the absence
         self._held: dict[str, Resource] = {}  # of what it holds, whatever has been seen by this server
         self._owed: set[str] = set()  # must be told even when the client seems to know
+        self._noted: set[str] = set()  # refused on this stream by a client that held nothing of that name
         self._greeting = False  # a wildcard is answered even when there is nothing
         self._took_any = False
         self._sent: dict[str, _Sent] = {}
@@ -182,8 +184,8 @@ class Subscription:
         if self.variant.removals is Removals.IMPLIED and not self._took_any:
             self._greeting = True  # what it kept from an earlier stream must go even when nothing else comes
         for name, resource in sent.resources.items():
-            if self.wants(name):
-                self._known.setdefault(name, None)  # it has none, and knows
+            if self.wants(name) and self._known.setdefault(name, None) is None:  # it has none, and knows
+                self._noted.add(name)
             refused = self._memory.rejection(resource) is not None
             if refused and self._known.get(name) == _UNSURE and self._held.get(name) == resource:
                 del self._held[name]  # hardly: it is not to be told again beside others
@@ -252,7 +254,7 @@ class Subscription:
         if self._known.get(name) is not None and not refused:
             return True
         if self.type_url in ABSENCE_UNTOLD:
-            return False
+            return name in self._noted and self._known.get(name) is None
         # A subscription outlives its resource, and absence is told once
         # (#knowing-when-a-requested-resource-does-not-exist).
         return (name in self._owed and not refused) or (name in self._named and name not in self._known)
@@ -293,6 +295,7 @@ class Subscription:
             self._behind.setdefault(name, self._revision)
         self._on_its_way.update(sent.names)
         self._owed.difference_update(sent.names)
+        self._noted.difference_update(sent.names)
         return update
 
     # How far the client is
@@ -435,6 +438,7 @@ class Subscription:
         self._known.pop(name, None)
         self._held.pop(name, None)
         self._owed.discard(name)
+        self._noted.discard(name)
         self._behind.pop(name, None)
 
     def _look_at_all_if_wildcard(self) -> None:

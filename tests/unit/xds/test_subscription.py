@@ -312,7 +312,7 @@ def test_filter_configs_travel_one_by_one() -> None:
     talk = Talk(resource("a", type_url=FILTER_CONFIG), resource("b", type_url=FILTER_CONFIG), type_url=FILTER_CONFIG)
     one, other = talk.begin("a", "b")
     assert said([one, other]) == [(["a:1"], []), (["b:1"], [])]
-    assert said(talk.nack(one, "bad")) == []
+    assert said(talk.nack(one, "bad")) == [([], ["a"])]
     assert said(talk.ack(other)) == []
 
 
@@ -337,6 +337,30 @@ def test_what_is_held_is_sent_again_after_what_was_refused(type_url: str) -> Non
     assert said([again]) == [(["a:1"], [])]
     assert after.ack(again) == []
     assert after.subscription.settled_through == after.revision
+
+
+def test_of_a_refused_filter_config_with_nothing_before_it_nothing_stays_noted() -> None:
+    """Likewise; but to an Envoy that begins anew it would be a first answer, so only on the stream of the refusal."""
+    one, two = (resource("a", content, FILTER_CONFIG) for content in "12")
+    talk = Talk(one, type_url=FILTER_CONFIG)
+    gone = only(talk.nack(only(talk.begin("a"))))
+    assert said([gone]) == [([], ["a"])]
+    assert talk.subscription.settled_through == 1
+    talk.publish(one)
+    assert talk.subscription.settled_through == 1, "its answer is awaited"
+    assert talk.ack(gone) == talk.publish(one) == []
+    assert talk.subscription.settled_through == 3
+    assert Talk(one, type_url=FILTER_CONFIG, memory=talk.memory).begin("a") == []
+    assert said([talk.nack(only(talk.publish(two)))[0]]) == [([], ["a"])]
+    lost = Talk(one, type_url=FILTER_CONFIG)
+    lost.nack(only(lost.begin("a")))  # and the stream ends
+    assert Talk(one, type_url=FILTER_CONFIG, memory=lost.memory).begin("a") == []
+    better = Talk(one, type_url=FILTER_CONFIG)
+    first = only(better.begin("a"))
+    assert better.subscription.reject(first.nonce, "bad")
+    good = only(better.publish(two))
+    assert said([good]) == [(["a:2"], [])], "another one in its place will do"
+    assert better.ack(good) == []
 
 
 def test_a_fresh_client_of_the_same_node_gets_the_last_good_version() -> None:
