@@ -138,12 +138,14 @@ class Datapath:
             # An unknown pod's interface may have been taken for an uplink, whose program would come first.
             self.detach_uplink(ifindex)
             self._attach(ifindex, POD_HOOKS)
+            routing.trust_sources(ifindex)
         except RedirectError:
             self.detach(ifindex)
             raise
 
     def detach(self, ifindex: int) -> None:
         """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
+        routing.check_sources(ifindex)
         self._detach(ifindex, POD_HOOKS)
 
     def attached(self) -> frozenset[int]:
@@ -338,6 +340,8 @@ class Datapath:
         if pin_dir.is_dir() and bpffs.is_bpffs(pin_dir):
             lock = bpffs.lock(pin_dir)
             try:
+                for path in (pin_dir / "links").glob(f"*-{Hook.FROM_POD.program}"):
+                    routing.check_sources(tcx.interface_of(path))
                 bpffs.remove_folder(pin_dir / "links")
                 ServiceAddresses.remove_pinned(pin_dir)
                 free_published(pin_dir)
@@ -348,8 +352,12 @@ class Datapath:
 
     def _take_over_links(self) -> None:
         for path in (self._pin_dir / "links").iterdir():
-            if not tcx.swap(path, self._programs[_hook_of(path)]):
+            hook = _hook_of(path)
+            ifindex = tcx.swap(path, self._programs[hook])
+            if not ifindex:
                 path.unlink(missing_ok=True)
+            elif hook is Hook.FROM_POD:
+                routing.trust_sources(ifindex)
 
     def _read(self) -> DatapathPlan:
         return DatapathPlan(self._policy.read(), self._endpoints.read(), self._ipcache.read())

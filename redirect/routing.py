@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,25 @@ def install() -> None:
 def install_interface(interface: str) -> None:
     """The reverse path filter of one interface: the stricter of its own and the node's counts."""
     _write_sysctl(f"ipv4/conf/{interface}/rp_filter", "0")
+
+
+def trust_sources(ifindex: int) -> None:
+    """Spare the kernel a second look-up of the route for each IPv4 packet from an endpoint's interface.
+
+    With a rule like ours it looks the source up, lest it be one of the node's own addresses (fib_validate_source);
+    from_pod lets through no source but the endpoint's. An interface that is gone is fine, and so is a look-up more.
+    """
+    _accept_local(ifindex, "1")
+
+
+def check_sources(ifindex: int) -> None:
+    """The kernel looks again."""
+    _accept_local(ifindex, "0")
+
+
+def _accept_local(ifindex: int, value: str) -> None:
+    with suppress(OSError, RoutingFailedError):
+        _write_sysctl(f"ipv4/conf/{socket.if_indextoname(ifindex)}/accept_local", value)
 
 
 def remove() -> None:

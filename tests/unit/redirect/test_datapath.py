@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
@@ -82,7 +83,7 @@ def node(module_node: Node) -> Node:
     datapath = module_node.open()
     datapath.apply(DatapathPlan())
     for ifindex in datapath.attached():
-        datapath.detach(ifindex)
+        module_node.inside(partial(datapath.detach, ifindex))
     datapath.close()
     return module_node
 
@@ -145,10 +146,27 @@ def test_attaching_is_idempotent_and_survives_the_agent(node: Node) -> None:
     datapath.close()
     datapath = node.open()
     assert datapath.attached() == {node.pod.ifindex}
-    datapath.detach(node.pod.ifindex)
-    datapath.detach(node.pod.ifindex)
-    assert datapath.attached() == frozenset()
+    for _ in range(2):
+        node.inside(lambda: datapath.detach(node.pod.ifindex))
+        assert datapath.attached() == frozenset()
     datapath.close()
+
+
+def test_the_kernel_is_spared_its_own_look_at_sources_while_from_pod_looks(node: Node) -> None:
+    def trusted() -> bool:
+        return node.inside(Path(f"/proc/sys/net/ipv4/conf/{node.pod.interface}/accept_local").read_text) == "1\n"
+
+    datapath = node.open()
+    assert not trusted()
+    node.inside(lambda: datapath.attach(node.endpoint()))
+    assert trusted()
+    node.inside(lambda: datapath.detach(node.pod.ifindex))
+    assert not trusted()
+    node.inside(lambda: datapath.attach(node.endpoint()))
+    datapath.close()
+    assert trusted()
+    node.inside(lambda: Datapath.remove_pinned(node.pin_dir))
+    assert not trusted()
 
 
 def test_an_endpoint_that_goes_and_comes_back_at_once_is_policed(node: Node) -> None:
