@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from lockgate.envoy.running.binary import find_binary
 
@@ -21,9 +20,10 @@ from .density_report import DensityReport, Size
 from .figures import Figures
 from .machine import machine
 from .mode import Ground
+from .options import Amount, Options
 from .rounds import rounds
 from .standing import standing
-from .workplace import RESULTS, compiled_origin, positive, positives, prefix, workplace
+from .workplace import compiled_origin, positives, prefix, workplace
 
 CONCURRENCY = 16
 WORKLOADS = (1, 50, 200)
@@ -62,20 +62,15 @@ def _say(text: str) -> None:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/density", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--workloads", type=positives, help="numbers of policed workloads (1,50,200; with --quick 1,5)")
-    parser.add_argument("--rounds", type=positive, help="rounds of requests (5; with --quick 1)")
-    parser.add_argument("--seconds", type=positive, default=2, help="seconds for each size in a round")
-    parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
-    parser.add_argument(
-        "--output", type=Path, help="folder for density.md and .json (bench/results; with --quick none)"
+    rounds = Amount("rounds", "rounds of requests", 5, 1)
+    seconds = Amount("seconds", "seconds for each size in a round", 2, 1)
+    options = Options("density", __doc__, rounds, seconds)
+    options.parser.add_argument(
+        "--workloads", type=positives, help="numbers of policed workloads (1,50,200; with --quick 1,5)"
     )
-    options = parser.parse_args(argv)
-    options.workloads = options.workloads or ((1, 5) if options.quick else WORKLOADS)
-    options.rounds = options.rounds or (1 if options.quick else 5)
-    if options.output is None and not options.quick:
-        options.output = RESULTS
-    return options
+    given = options.parse(argv)
+    given.workloads = given.workloads or ((1, 5) if given.quick else WORKLOADS)
+    return given
 
 
 if __name__ == "__main__":

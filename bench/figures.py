@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import median
 
+from .cpu import Usage
+from .load import Load
+
 
 class Metric(StrEnum):
     """What is compared. Latencies and CPU are better when smaller."""
@@ -33,6 +36,23 @@ class Cell:
     cpu: float
     foreign: float  # CPU seconds of processes that have nothing to do with the cell; not in `cpu`
     processes: Mapping[str, float] = field(default_factory=dict)  # parts of `cpu`
+
+    @classmethod
+    def of(cls, mode: str, concurrency: int, number: int, seen: Load, usage: Usage) -> Cell:
+        """What the load saw in round `number`, and what was used meanwhile."""
+        return cls(
+            mode=mode,
+            concurrency=concurrency,
+            round=number,
+            requests=seen.requests,
+            seconds=seen.seconds,
+            p50=seen.p50,
+            p99=seen.p99,
+            p999=seen.p999,
+            cpu=usage.path,
+            foreign=usage.foreign,
+            processes=usage.processes,
+        )
 
     def value(self, metric: Metric) -> float:
         """RPS in requests a second, the others in microseconds."""

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from lockgate.envoy.running.binary import find_binary
 
@@ -20,10 +19,11 @@ from .figures import Aim, Figures, Metric, outcomes
 from .grpc_mode import GrpcDirect, GrpcMode, GrpcOpen, GrpcPoliced, GrpcSidecars
 from .machine import machine
 from .mode import Ground
+from .options import Amount, Options
 from .report import Report, warning
 from .rounds import rounds
 from .standing import standing
-from .workplace import RESULTS, positive, prefix, workplace
+from .workplace import prefix, workplace
 
 MODES: tuple[type[GrpcMode], ...] = (GrpcDirect, GrpcOpen, GrpcPoliced, GrpcSidecars)
 AIMS = (
@@ -89,16 +89,9 @@ def _say(text: str) -> None:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/grpc", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=positive, help="rounds to measure (24; with --quick 2)")
-    parser.add_argument("--seconds", type=positive, help="seconds for each mode and concurrency (1)", default=1)
-    parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
-    parser.add_argument("--output", type=Path, help="folder for grpc.md and .json (bench/results; with --quick none)")
-    options = parser.parse_args(argv)
-    options.rounds = options.rounds or (2 if options.quick else 24)
-    if options.output is None and not options.quick:
-        options.output = RESULTS
-    return options
+    rounds = Amount("rounds", "rounds to measure", 24, 2)
+    seconds = Amount("seconds", "seconds for each mode and concurrency", 1, 1)
+    return Options("grpc", __doc__, rounds, seconds).parse(argv)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ from .cpu import Stopwatch
 from .errors import BenchError, StartError
 from .identity_report import IdentityReport
 from .machine import machine
-from .workplace import RESULTS, positive, workplace
+from .options import Amount, Options
+from .workplace import positive, workplace
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _PORTS = {"without": 9001, "with": 9002}
@@ -45,18 +46,7 @@ _DIRECT_RESPONSE = "type.googleapis.com/envoy.extensions.filters.network.direct_
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bench/identity", description="what the identity filter costs a connection")
-    parser.add_argument("--rounds", type=positive, help="rounds to measure (60; with --quick 4)")
-    parser.add_argument("--connections", type=positive, default=500, help="in each turn (default %(default)s)")
-    parser.add_argument("--addresses", type=positive, default=100_000, help="in the ipcache (default %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
-    parser.add_argument(
-        "--output", type=Path, help="folder for identity.md and .json (bench/results; with --quick none)"
-    )
-    options = parser.parse_args(argv)
-    options.rounds = options.rounds or (4 if options.quick else 60)
-    if options.output is None and not options.quick:
-        options.output = RESULTS
+    options = _options(argv)
     run = partial(measure, options.rounds, options.connections, options.addresses)
     return command.run("identity", run, options.output, IdentityReport.warning)
 
@@ -153,6 +143,16 @@ def _envoy(folder: Path, ipcache: Ipcache) -> Iterator[int]:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    rounds = Amount("rounds", "rounds to measure", 1000, 20)
+    connections = Amount("connections", "in each turn", 50, 50)
+    options = Options("identity", __doc__, rounds, connections)
+    options.parser.add_argument(
+        "--addresses", type=positive, default=100_000, help="in the ipcache (default %(default)s)"
+    )
+    return options.parse(argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from lockgate.envoy.running.binary import find_binary
 
@@ -21,11 +20,12 @@ from .kafka_messages import Work, works
 from .kafka_mode import KafkaDirect, KafkaMode, KafkaOpen, KafkaPoliced, KafkaSidecars
 from .machine import machine
 from .mode import Ground
+from .options import Amount, Options
 from .report import Report
 from .rounds import rounds
 from .run_report import RunReport
 from .standing import standing
-from .workplace import RESULTS, compiled, positive, prefix, workplace
+from .workplace import compiled, prefix, workplace
 
 MODES: tuple[type[KafkaMode], ...] = (KafkaDirect, KafkaOpen, KafkaPoliced, KafkaSidecars)
 _SMALL, _LARGE = 0.97, 0.95  # of plain tcp_proxy
@@ -106,16 +106,9 @@ def _say(text: str) -> None:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/kafka", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=positive, help="rounds to measure (8; with --quick 2)")
-    parser.add_argument("--seconds", type=positive, help="seconds for each mode and concurrency (1)", default=1)
-    parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
-    parser.add_argument("--output", type=Path, help="folder for kafka.md and .json (bench/results; with --quick none)")
-    options = parser.parse_args(argv)
-    options.rounds = options.rounds or (2 if options.quick else 8)
-    if options.output is None and not options.quick:
-        options.output = RESULTS
-    return options
+    rounds = Amount("rounds", "rounds to measure", 8, 2)
+    seconds = Amount("seconds", "seconds for each mode and concurrency", 1, 1)
+    return Options("kafka", __doc__, rounds, seconds).parse(argv)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 from lockgate.envoy.running.binary import find_binary
 
@@ -21,6 +20,7 @@ from .direct import Direct
 from .figures import Aim, Figures, Metric, outcomes
 from .machine import machine
 from .mode import Ground, Mode
+from .options import Amount, Options
 from .policed import PolicedL4, PolicedL7
 from .report import Report
 from .rounds import rounds
@@ -28,7 +28,7 @@ from .run_report import RunReport
 from .sidecar import SidecarPair
 from .standing import standing
 from .tproxy import Tproxy
-from .workplace import RESULTS, compiled_origin, positive, positives, prefix, workplace
+from .workplace import compiled_origin, positives, prefix, workplace
 
 MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, Tproxy, SidecarPair)
 BASE = SidecarPair.key
@@ -92,22 +92,15 @@ def _say(text: str) -> None:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    rounds = Amount("rounds", "rounds to measure", 12, 2)
+    seconds = Amount("seconds", "seconds for each mode and concurrency", 1, 1)
     keys = [kind.key for kind in MODES]
-    parser = argparse.ArgumentParser(prog="bench/overhead", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=positive, help="rounds to measure (12; with --quick 2)")
-    parser.add_argument("--seconds", type=positive, help="seconds for each mode and concurrency (3; with --quick 1)")
-    parser.add_argument("--rates", type=positives, default=RATES, help="requests a second of the open loop")
-    parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
-    parser.add_argument("--modes", type=_keys, default=keys, help=f"only these, with commas between: {','.join(keys)}")
-    parser.add_argument(
-        "--output", type=Path, help="folder for overhead.md and .json (bench/results; with --quick none)"
+    options = Options("overhead", __doc__, rounds, seconds)
+    options.parser.add_argument("--rates", type=positives, default=RATES, help="requests a second of the open loop")
+    options.parser.add_argument(
+        "--modes", type=_keys, default=keys, help=f"only these, with commas between: {','.join(keys)}"
     )
-    options = parser.parse_args(argv)
-    options.rounds = options.rounds or (2 if options.quick else 12)
-    options.seconds = options.seconds or (1 if options.quick else 3)
-    if options.output is None and not options.quick and options.modes == keys:
-        options.output = RESULTS
-    return options
+    return options.parse(argv, lambda given: given.modes == keys)
 
 
 def _keys(text: str) -> list[str]:

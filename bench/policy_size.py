@@ -22,6 +22,7 @@ from .errors import CheckError
 from .figures import Cell, Figures
 from .machine import machine
 from .mode import spawn
+from .options import Amount, Options
 from .probe import until
 from .size_mode import (
     ORIGIN_PORT,
@@ -35,7 +36,7 @@ from .size_mode import (
 )
 from .size_report import SizeReport
 from .size_rules import CLIENT, SERVER
-from .workplace import RESULTS, compiled_origin, positive, positives, prefix, uninterrupted, workplace
+from .workplace import compiled_origin, positives, prefix, uninterrupted, workplace
 
 MODES: tuple[type[SizeMode], ...] = (NoPolicy, CompiledPaths, CompiledHeaders, LinearPaths, LinearHeaders)
 _CONNECTIONS = 16
@@ -105,21 +106,7 @@ def _rounds(modes: Sequence[SizeMode], namespaces: list[Path], rounds: int, seco
             watch.start()
             seen = _load(mode, seconds)
             usage = watch.stop()
-            cells.append(
-                Cell(
-                    mode=mode.key,
-                    concurrency=_CONNECTIONS,
-                    round=number,
-                    requests=seen.requests,
-                    seconds=seen.seconds,
-                    p50=seen.p50,
-                    p99=seen.p99,
-                    p999=seen.p999,
-                    cpu=usage.path,
-                    foreign=usage.foreign,
-                    processes=usage.processes,
-                )
-            )
+            cells.append(Cell.of(mode.key, _CONNECTIONS, number, seen, usage))
             _say(f"round {number + 1} {mode.key:<20} {seen.requests / seen.seconds:>9,.0f} req/s")
     return cells
 
@@ -136,22 +123,15 @@ def _say(text: str) -> None:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/policy-size", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--sizes", type=positives, help="numbers of rules (10,100,1000,10000; with --quick 10,1000)")
-    parser.add_argument("--rounds", type=positive, help="rounds to measure (12; with --quick 2)")
-    parser.add_argument("--seconds", type=positive, help="seconds for each mode (2; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="a short run that shows that all works; writes no result")
-    parser.add_argument(
-        "--output", type=Path, help="folder for policy-size.md and .json (bench/results; with --quick none)"
+    rounds = Amount("rounds", "rounds to measure", 12, 2)
+    seconds = Amount("seconds", "seconds for each mode", 2, 1)
+    options = Options("policy-size", __doc__, rounds, seconds)
+    options.parser.add_argument(
+        "--sizes", type=positives, help="numbers of rules (10,100,1000,10000; with --quick 10,1000)"
     )
-    options = parser.parse_args(argv)
-    full = options.sizes is None
-    options.sizes = options.sizes or ((10, 1000) if options.quick else (10, 100, 1000, 10_000))
-    options.rounds = options.rounds or (2 if options.quick else 12)
-    options.seconds = options.seconds or (1 if options.quick else 2)
-    if options.output is None and full and not options.quick:
-        options.output = RESULTS
-    return options
+    given = options.parse(argv, lambda given: given.sizes is None)
+    given.sizes = given.sizes or ((10, 1000) if given.quick else (10, 100, 1000, 10_000))
+    return given
 
 
 if __name__ == "__main__":

@@ -57,16 +57,4 @@ def _cell(mode: Mode, load: LoadOf, concurrency: int, number: int, seconds: int,
     usage = watch.stop()
     # The last request of each connection or stream may be answered after the load stopped counting.
     mode.require_path(before, seen.requests, seen.requests + concurrency)
-    return Cell(
-        mode=mode.key,
-        concurrency=concurrency,
-        round=number,
-        requests=seen.requests,
-        seconds=seen.seconds,
-        p50=seen.p50,
-        p99=seen.p99,
-        p999=seen.p999,
-        cpu=usage.path,
-        foreign=usage.foreign,
-        processes=usage.processes,
-    )
+    return Cell.of(mode.key, concurrency, number, seen, usage)
