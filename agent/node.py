@@ -153,6 +153,7 @@ class NodeAgent:
             reconciler.store_says(content)
             bridges = BridgeWatch(applier.guard, reconciler.apply_again)
             self._state.bridge_problems = bridges.problems
+            self._state.closed = lambda: applier.closed
             bridges.want(content.networks)
             await bridges.look()
             learner = Learner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from .endpoint_policy import Direction, ResolvedRule
 from .errors import FlowError
 from .flow import Flow, Peer, find_peer
+from .identity import IPNetwork
 from .interception import Interception
 from .request import HttpRequest, Request, TlsRequest
 from .service import Backend, Frontend, Service
@@ -24,7 +26,7 @@ class Explanation:
     """What happens to a flow and why. A direction is None where nothing judges it: the world's egress, say.
 
     A flow to a service's address goes to one of its `backends`, each of which is judged: the directions are those of
-    the one with the strictest verdict.
+    the one with the strictest verdict. Where an end is cut off no direction is asked.
     """
 
     flow: Flow
@@ -38,6 +40,8 @@ class Explanation:
     @property
     def verdict(self) -> Verdict:
         """Both directions must allow; REDIRECT when Envoy has the last word and the flow names no request."""
+        if self.cut_off:
+            return Verdict.DENY
         if self.service is not None and not self.backends:
             return Verdict.DENY
         verdicts = {side.verdict for side in (self.egress, self.ingress) if side is not None}
@@ -51,6 +55,8 @@ class Explanation:
         """One sentence: the direction that decided and its reason."""
         if self.service is not None:
             return self._service_reason(self.service)
+        if self.cut_off:
+            return self.cut_off
         for direction, side in ((Direction.EGRESS, self.egress), (Direction.INGRESS, self.ingress)):
             if side is not None and side.verdict is self.verdict and self.verdict is not Verdict.ALLOW:
                 return f"{direction}: {side.reason}"
@@ -70,6 +76,11 @@ class Explanation:
         strictest = max(self.backends, key=lambda each: _SEVERITY.index(each.explanation.verdict))
         of = f"{denied} of {count} are" if len(self.backends) > 1 else f"{count} is"
         return f"service {service.key}: {of} denied; {strictest.backend}: {strictest.explanation.reason}"
+
+    @property
+    def cut_off(self) -> str:
+        """Why an end is nobody; empty when both are somebody."""
+        return self.source.cut_off or self.destination.cut_off
 
     @property
     def deciding(self) -> ResolvedRule | None:
@@ -108,8 +119,8 @@ class Explanation:
             "reason": self.reason,
             "from": {"name": self.source.name, "identity": self.source.identity},
             "to": {"name": self.destination.name, "identity": self.destination.identity},
-            "egress": _side_json(self.egress, self.source),
-            "ingress": _side_json(self.ingress, self.destination),
+            "egress": _side_json(self.egress, self.source, self.cut_off),
+            "ingress": _side_json(self.ingress, self.destination, self.cut_off),
             **more,
         }
 
@@ -128,14 +139,17 @@ class ServedBy:
         return where | self.explanation.to_json()
 
 
-def explain(world: World, flow: Flow) -> Explanation:
-    """Judge the client's egress and the server's ingress; to a service's address, for each backend.
+def explain(world: World, flow: Flow, closed: Collection[IPNetwork] = ()) -> Explanation:
+    """Judge the client's egress and the server's ingress; to a service's address, for each backend. In the networks
+    that are `closed` there is nobody but endpoints of this node and the node itself.
 
     Raises FlowError when the flow names nobody we know."""
     vip = _vip(world, flow.destination)
     if vip is not None:
-        return _explain_service(world, flow, vip)
-    source, destination = find_peer(world, flow.source), find_peer(world, flow.destination)
+        return _explain_service(world, flow, vip, closed)
+    source, destination = find_peer(world, flow.source, closed), find_peer(world, flow.destination, closed)
+    if source.cut_off or destination.cut_off:
+        return Explanation(flow, source, destination, None, None)
     egress = _judge(world, flow, Direction.EGRESS, source, destination)
     arriving = replace(flow, request=passed_on(flow.request, egress)) if egress is not None else flow
     taken_up = egress is not None and egress.interception is not None
@@ -152,20 +166,21 @@ def _vip(world: World, text: str) -> IPAddress | None:
     return address if address in world.frontends.vips else None
 
 
-def _explain_service(world: World, flow: Flow, vip: IPAddress) -> Explanation:
+def _explain_service(world: World, flow: Flow, vip: IPAddress, closed: Collection[IPNetwork]) -> Explanation:
     if _vip(world, flow.source) is not None:
         raise FlowError(f"{flow.source} is a service's address: nobody sends from it")
     answering = world.frontends.answering.get(Frontend(vip, flow.port, flow.protocol))
     served = [
-        ServedBy(backend, weight, explain(world, replace(flow, destination=str(backend.ip), port=backend.port)))
+        ServedBy(backend, weight, explain(world, replace(flow, destination=str(backend.ip), port=backend.port), closed))
         for backend, weight in (answering.backends.items() if answering is not None else ())
         if weight
     ]
     service = answering.service if answering is not None else world.frontends.vips[vip]
     peer = Peer(f"service {service.key} ({vip})", world.identity_at(vip))
     if not served:
-        return Explanation(flow, find_peer(world, flow.source), peer, None, None, service)
+        return Explanation(flow, find_peer(world, flow.source, closed), peer, None, None, service)
     strictest = max(served, key=lambda each: _SEVERITY.index(each.explanation.verdict)).explanation
+    peer = replace(peer, cut_off=strictest.destination.cut_off)
     return replace(strictest, flow=flow, destination=peer, service=service, backends=tuple(served))
 
 
@@ -195,11 +210,11 @@ def _judge(
     return judge(policy, other.identity, flow.protocol, flow.port, flow.request, peer_name=name, taken_up=taken_up)
 
 
-def _side_json(side: Judgement | None, subject: Peer) -> dict[str, Any]:
+def _side_json(side: Judgement | None, subject: Peer, cut_off: str) -> dict[str, Any]:
     if side is None:
         return {
-            "verdict": Verdict.ALLOW.value,
-            "reason": f"{subject.name} is no workload of ours: nothing judges this direction",
+            "verdict": (Verdict.DENY if cut_off else Verdict.ALLOW).value,
+            "reason": cut_off or f"{subject.name} is no workload of ours: nothing judges this direction",
             "policy": None,
             "rule": None,
             "redirected": False,

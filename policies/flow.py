@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import MappingProxyType
@@ -10,12 +10,13 @@ from typing import Any
 
 from .endpoint_policy import LAST_PORT, Protocol
 from .errors import FlowError
-from .identity import RESERVED_NAMES, Reserved
+from .frontends import NOBODY
+from .identity import RESERVED_NAMES, IPNetwork, Reserved
 from .kafka_api import API_KEYS
 from .language.entry_fields import DEFAULT_NAMESPACE
 from .language.fields import suggest
 from .request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
-from .workload import Endpoint
+from .workload import Endpoint, IPAddress
 from .world import World
 
 REQUEST_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -69,15 +70,18 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One end of a flow as the world knows it. `endpoint` is None for an address or identity without a workload."""
+    """One end of a flow as the world knows it. `endpoint` is None for an address or identity without a workload;
+    `cut_off` says why whatever is there can talk to nobody."""
 
     name: str
     identity: int
     endpoint: Endpoint | None = None
+    cut_off: str = ""
 
 
-def find_peer(world: World, text: str) -> Peer:
-    """The workload, address or reserved identity that `text` names. Raises FlowError when nobody is called so."""
+def find_peer(world: World, text: str, closed: Collection[IPNetwork] = ()) -> Peer:
+    """The workload, address or reserved identity that `text` names. In `closed` networks there is nobody but endpoints
+    of this node and the node itself. Raises FlowError when nobody is called so."""
     if text.startswith("reserved:"):
         name = text.removeprefix("reserved:")
         if name not in RESERVED_NAMES:
@@ -86,15 +90,28 @@ def find_peer(world: World, text: str) -> Peer:
     try:
         address = ip_address(text)
     except ValueError:
-        return _find_workload(world, text)
-    for endpoint in world.endpoints:
-        if address in endpoint.ips:
-            return Peer(endpoint.key, endpoint.identity, endpoint)
+        return _find_workload(world, text, closed)
     number = world.identity_at(address)
+    found = next((endpoint for endpoint in world.endpoints if address in endpoint.ips), None)
+    if number != Reserved.HOST and (found is None or not found.local) and (why := _cut_off(text, (address,), closed)):
+        return Peer(text, NOBODY, None, why)
+    if found is not None:
+        return Peer(found.key, found.identity, found)
     return Peer(text, number, world.host if number == Reserved.HOST else None)
 
 
-def _find_workload(world: World, text: str) -> Peer:
+def _cut_off(name: str, addresses: Collection[IPAddress], closed: Collection[IPNetwork]) -> str:
+    """Why nobody has these addresses; empty when one of them is in no closed network."""
+    around = [next((network for network in closed if address in network), None) for address in addresses]
+    if not around or None in around:
+        return ""
+    return (
+        f"{name} is in {around[0]}, a network of a container engine, and no container that is known: the kernel drops "
+        "what it sends and what is sent to it"
+    )
+
+
+def _find_workload(world: World, text: str, closed: Collection[IPNetwork]) -> Peer:
     if "/" in text:
         found = [endpoint] if (endpoint := world.endpoint(text)) is not None else []
     else:
@@ -106,7 +123,10 @@ def _find_workload(world: World, text: str) -> Peer:
     if not found:
         hint = suggest(text, tuple(endpoint.key for endpoint in world.endpoints)) if text else ""
         raise FlowError(f"no workload is called '{text}'{'; ' + hint if hint else ''}")
-    return Peer(found[0].key, found[0].identity, found[0])
+    endpoint = found[0]
+    if not endpoint.local and (why := _cut_off(endpoint.key, endpoint.ips, closed)):
+        return Peer(endpoint.key, NOBODY, None, why)
+    return Peer(endpoint.key, endpoint.identity, endpoint)
 
 
 def parse_port(value: object) -> int:

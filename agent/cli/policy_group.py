@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated, Any, TypeAlias
+from urllib.parse import quote, urlencode
 
 import typer
 
-from ...policies import Flow, Severity, World, explain
+from ...policies import Flow, Severity, explain
 from ...policies.errors import FlowError
 from ...store import read_documents
 from ..errors import InputError
@@ -20,11 +21,13 @@ from ..supply.descriptors import read_services
 from ..supply.offline import check, read_world
 from . import policy_test_command
 from .explain_text import explanation_text
-from .options import RUN_DIR, Policies, RunDir, Workloads, known_names
+from .options import RUN_DIR, RunDir, known_names
 from .output import Format, FormatOption, data, fields, table
 
 app = typer.Typer(help="Check, test, list and explain policies.", no_args_is_help=True)
 app.command("test")(policy_test_command.test)
+
+_Judge: TypeAlias = Callable[[object], dict[str, Any]]  # a flow, both as they are in JSON; raises FlowError
 
 
 @app.command()
@@ -125,8 +128,13 @@ def _nack_fields(nack: dict[str, Any], where: str = "") -> list[tuple[str, str]]
 
 @app.command("explain")
 def explain_flow(
-    policies: Policies,
-    workloads: Workloads,
+    policies: Annotated[
+        Path | None,
+        typer.Option("--policies", help="A policy file, or a folder of them. Without: what is in force on this node."),
+    ] = None,
+    workloads: Annotated[
+        Path | None, typer.Option("--workloads", help="A workloads file, or a folder of them; with --policies.")
+    ] = None,
     source: Annotated[str, typer.Option("--from", help="namespace/name, an IP, reserved:world ...")] = "",
     destination: Annotated[str, typer.Option("--to", help="namespace/name, an IP, reserved:world ...")] = "",
     port: Annotated[str, typer.Option("--port", help="N or N/TCP, N/UDP, N/SCTP.")] = "",
@@ -144,11 +152,14 @@ def explain_flow(
         Path | None, typer.Option("--flows", help="A file of JSON flows, one a line; - is standard input.")
     ] = None,
     output: FormatOption = Format.TABLE,
+    run_dir: RunDir = RUN_DIR,
 ) -> None:
-    """What happens to a flow, and which rule decides. Needs no agent. Exits 1 when it is denied."""
-    offline = asyncio.run(read_world(policies, workloads))
+    """What happens to a flow, and which rule decides: by files, which needs no agent, or by what is in force.
+
+    Exits 1 when it is denied."""
+    judge = _judge(policies, workloads, run_dir)
     if flows is not None:
-        _explain_lines(offline.world, flows)
+        _explain_lines(judge, flows)
         return
     for name, value in (("--from", source), ("--to", destination), ("--port", port)):
         if not value:
@@ -178,16 +189,33 @@ def explain_flow(
     if (topic or client_id or api_version is not None) and not kafka:
         raise typer.BadParameter("--topic, --client-id and --api-version describe a Kafka request: give --kafka too")
     try:
-        explanation = explain(offline.world, Flow.from_json(flow))
+        explanation = judge(flow)
     except FlowError as error:
         # Not status 1: that is a denial, which a misspelt name must not look like.
         raise typer.BadParameter(str(error)) from None
     if output is Format.TABLE:
-        typer.echo(explanation_text(explanation.to_json()))
+        typer.echo(explanation_text(explanation))
     else:
-        data(explanation.to_json(), output)
-    if explanation.verdict == "deny":
+        data(explanation, output)
+    if explanation["verdict"] == "deny":
         raise typer.Exit(1)
+
+
+def _judge(policies: Path | None, workloads: Path | None, run_dir: Path) -> _Judge:
+    if policies is not None and workloads is not None:
+        world = asyncio.run(read_world(policies, workloads)).world
+        return lambda flow: explain(world, Flow.from_json(flow)).to_json()
+    if policies is not None or workloads is not None:
+        raise typer.BadParameter("give --policies and --workloads, or neither to ask the agent")
+
+    def ask_agent(flow: object) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = ask(run_dir, f"/v1/explain?{urlencode({'flow': json.dumps(flow)})}")
+        except InputError as error:
+            raise FlowError(str(error)) from None
+        return answer
+
+    return ask_agent
 
 
 def _http(request: str) -> dict[str, Any]:
@@ -208,7 +236,7 @@ def _headers(lines: list[str]) -> dict[str, list[str]]:
     return parsed
 
 
-def _explain_lines(world: World, flows: Path) -> None:
+def _explain_lines(judge: _Judge, flows: Path) -> None:
     """One JSON flow a line in, one JSON verdict a line out; a line that cannot be read ends it with its number.
 
     The verdicts are in the data: the exit status only says whether every line was answered.
@@ -219,14 +247,14 @@ def _explain_lines(world: World, flows: Path) -> None:
                 if not line.strip():
                     continue
                 try:
-                    explanation = explain(world, Flow.from_json(json.loads(line)))
+                    explanation = judge(json.loads(line))
                 except json.JSONDecodeError as error:
                     raise InputError(f"{flows}:{number}: not JSON: {error.msg} at column {error.colno}") from None
                 except UnicodeDecodeError:
                     raise InputError(f"{flows}:{number}: not UTF-8") from None
                 except FlowError as error:
                     raise InputError(f"{flows}:{number}: {error}") from None
-                typer.echo(json.dumps(explanation.to_json(), ensure_ascii=False))
+                typer.echo(json.dumps(explanation, ensure_ascii=False))
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise

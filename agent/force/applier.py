@@ -156,6 +156,7 @@ class Applier:
         self._policed: _Needs | None = None if redirecting else _Needs(frozenset(), frozenset(), frozenset())
         self._late: dict[IPAddress, frozenset[str]] = {}
         self.world: World | None = None  # what the kernel has
+        self.closed: tuple[IPNetwork, ...] = ()  # likewise: where nobody may be but endpoints and the node
         self._offered: World | None = None  # what Envoy may have taken up, wholly or in part, and the kernel has not
 
     async def mute(self, endpoints: Iterable[Endpoint]) -> None:
@@ -186,7 +187,7 @@ class Applier:
             problems = await self._in_thread(
                 lambda: self._sync_kernel(enforced, self._plan(enforced, world, ports), before_it, world)
             )
-            self.world, self._offered = world, None
+            self.world, self._offered, self.closed = world, None, self._bridges.closed
         if unconfirmed:
             return Applied(
                 unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from ...envoy.errors import EnvoyError
+from ...policies import Flow
 from ...policies.errors import FlowError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -26,7 +28,7 @@ class View(Protocol):
     async def datapath(self) -> Any: ...
     async def dns(self) -> Any: ...
     async def services(self) -> Any: ...
-    async def explain(self, source: str, destination: str, port: str, protocol: str) -> Any: ...
+    async def explain(self, flow: Flow) -> Any: ...
 
 
 class Exposes(Protocol):
@@ -93,16 +95,25 @@ def _policy_handler(view: View) -> Callable[[web.Request], Awaitable[web.Respons
 
 
 def _explain_handler(view: View) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """`?from=...&to=...&port=...&protocol=...`: what the policies in force say of a connection."""
+    """`?from=...&to=...&port=...&protocol=...`: what the policies in force say of a connection; `?flow=...`, a flow in
+    JSON, of a request."""
 
     async def handle(request: web.Request) -> web.Response:
-        asked = (request.query.get(key, "") for key in ("from", "to", "port", "protocol"))
         try:
-            return web.json_response(await view.explain(*asked))
+            return web.json_response(await view.explain(_flow(request.query)))
         except FlowError as error:
             return web.json_response({"error": str(error)}, status=400)
 
     return handle
+
+
+def _flow(query: Mapping[str, str]) -> Flow:
+    if "flow" not in query:
+        return Flow.from_json({key: query.get(key, "") for key in ("from", "to", "port", "protocol")})
+    try:
+        return Flow.from_json(json.loads(query["flow"]))
+    except json.JSONDecodeError as error:
+        raise FlowError(f"the flow is not JSON: {error.msg}") from None
 
 
 def add_metrics(application: web.Application, metrics: Exposes) -> None:

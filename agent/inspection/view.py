@@ -15,7 +15,8 @@ from ...policies import Policy, PolicyKey, World
 from ...policies.endpoint_policy import DirectionPolicy
 from ...policies.errors import FlowError
 from ...policies.explain import explain
-from ...policies.flow import Flow, parse_port, parse_protocol
+from ...policies.flow import Flow
+from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint
 from ...xds import CertificateFiles, ClientStatus, XdsServer
 from ..force.applier import Applied, Kernel
@@ -47,6 +48,7 @@ class NodeState:
     memory_problem: str = ""
     uplink_problems: tuple[str, ...] = ()
     bridge_problems: Callable[[], tuple[str, ...]] = tuple
+    closed: Callable[[], tuple[IPNetwork, ...]] = tuple  # where the kernel knows nobody but endpoints and the node
     dns: Callable[[], dict[str, Any]] = dict
     names_problem: Callable[[], str] = str
     services: Callable[[], list[dict[str, Any]]] = list
@@ -235,12 +237,13 @@ class NodeView:
         """What the DNS proxy did, and the names it has seen."""
         return self._state.dns()
 
-    async def explain(self, source: str, destination: str, port: str, protocol: str) -> dict[str, Any]:
-        """What the policies in force say of a connection, by the one verdict function. Raises FlowError."""
+    async def explain(self, flow: Flow) -> dict[str, Any]:
+        """What the policies in force say of a flow, by the one verdict function, and of who is cut off besides. Raises
+        FlowError."""
         world = self._state.world
         if world is None:
             raise FlowError("no policies are in force yet; ask again in a moment")
-        return explain(world, Flow(source, destination, parse_port(port), parse_protocol(protocol))).to_json()
+        return explain(world, flow, self._state.closed()).to_json()
 
     async def datapath(self) -> dict[str, Any]:
         """Interfaces, map sizes, counters."""

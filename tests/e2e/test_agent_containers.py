@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import cast
 
 import pytest
@@ -361,14 +362,24 @@ def bridges(node: LiveNode) -> list[str]:
 def test_who_is_no_container_on_an_engines_bridge_is_cut_off_and_told(ground: Ground) -> None:
     node = ground.node
     name, shop = ground.shop()
+    known, till = ground.till()  # which no policy selects
+    ground.serve(till)
     bridge = bridges(node)[0]
     stray = node.ground.pod("stray")
+    address = ip_address(till.ip) + 100
+    ends = ("--from", address, "--to", known, "--port", 8080)
     try:
+        stray.run(["ip", "addr", "add", f"{address}/16", "dev", "eth0"], check=True)
         node.node.run(["ip", "link", "set", stray.interface, "master", bridge], check=True)
         node.until(
             "it is told",
             lambda: any(f"{stray.interface} on bridge {bridge} is no container" in each for each in node.problems()),
         )
+        assert fetch(stray, till.ip, 8080, patience=GLANCE) == DROPPED
+        explained = node.lockgate("policy", "explain", *ends, "--http", "GET /")
+        assert (explained.status, explained.out.partition(" ")[0]) == (1, "DENY")
+        assert f"{address} is in " in explained.out and "a network of a container engine" in explained.out
+        assert node.lockgate("policy", "explain", "--from", "192.0.2.9", *ends[2:]).status == 0
     finally:
         node.remove(stray)
     node.until("nothing is wrong", node.ok)

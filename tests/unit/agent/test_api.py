@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
@@ -16,7 +18,7 @@ from lockgate.agent.inspection.api import LocalApi, NoSuchPolicyError
 from lockgate.agent.inspection.client import ask
 from lockgate.agent.inspection.metrics_port import MetricsPort
 from lockgate.envoy.errors import AdminUnreachableError
-from lockgate.policies.errors import FlowError
+from lockgate.policies import Flow
 
 
 class Answers:
@@ -51,10 +53,8 @@ class Answers:
     async def services(self) -> Any:
         return ["services"]
 
-    async def explain(self, source: str, destination: str, port: str, protocol: str) -> Any:
-        if not port:
-            raise FlowError("'port' is missing")
-        return {"asked": [source, destination, port, protocol]}
+    async def explain(self, flow: Flow) -> Any:
+        return {"asked": [flow.source, flow.destination, flow.port, flow.protocol, str(flow.request)]}
 
 
 class Numbers:
@@ -91,9 +91,14 @@ async def test_every_question_reaches_the_view(run_dir: Path) -> None:
 
 async def test_a_connection_is_explained(run_dir: Path) -> None:
     question = "/v1/explain?from=10.0.0.1&to=fd00%3A%3A1&port=80&protocol=TCP"
-    assert await asked(run_dir, question) == {"asked": ["10.0.0.1", "fd00::1", "80", "TCP"]}
-    with pytest.raises(InputError, match=r"^'port' is missing$"):
+    assert await asked(run_dir, question) == {"asked": ["10.0.0.1", "fd00::1", 80, "TCP", "None"]}
+    with pytest.raises(InputError, match=r"^'port' must be a number from 0 to 65535, not ''$"):
         await asked(run_dir, "/v1/explain?from=a&to=b")
+    flow = {"from": "a", "to": "b", "port": 1, "dns": {"name": "c"}}
+    answer = await asked(run_dir, f"/v1/explain?{urlencode({'flow': json.dumps(flow)})}")
+    assert answer == {"asked": ["a", "b", 1, "TCP", "DNS query for c"]}
+    with pytest.raises(InputError, match=r"^the flow is not JSON: "):
+        await asked(run_dir, "/v1/explain?flow=%7B")
 
 
 async def test_only_root_may_ask(run_dir: Path) -> None:

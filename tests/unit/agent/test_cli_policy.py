@@ -203,6 +203,14 @@ class TestExplain:
         assert (ended.status, ended.out) == (2, "")
         assert hint in ended.err
 
+    def test_without_files_the_agent_is_asked(self, tmp_path: Path) -> None:
+        flow = ("policy", "explain", "--from", "a", "--to", "b", "--port", 80, "--run-dir", tmp_path)
+        ended = lockgate(*flow)
+        assert (ended.status, ended.out) == (3, "")
+        assert ended.sentence.startswith(f"no agent answers on {tmp_path}/agent.sock")
+        ended = lockgate(*flow, "--policies", API)
+        assert ended.status == 2 and "give --policies and --workloads, or neither" in ended.err
+
 
 class TestFlows:
     def ask(self, workloads: Path, tmp_path: Path, text: bytes) -> Ended:

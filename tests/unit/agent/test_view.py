@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from lockgate.agent.settings import Settings
 from lockgate.agent.supply.endpoints import Discovery
 from lockgate.agent.supply.intake import Intake, NoMemory, admit
 from lockgate.envoy.running.process import EnvoyStatus, Phase
-from lockgate.policies import World
+from lockgate.policies import Flow, World
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Workload
 from lockgate.store import Document, StoreContent
@@ -147,3 +147,12 @@ async def test_nothing_is_known_before_the_first_world() -> None:
     assert (await node.view.datapath())["interfaces"] == []
     assert cast(list[Any], await node.view.xds()) == []
     assert node.state.intake == Intake(files=node.state.intake.files)
+
+
+async def test_who_is_cut_off_is_explained_as_the_kernel_has_it() -> None:
+    node = Node(policy("one"))
+    node.applies()
+    flow = Flow("172.17.0.9", "server", 80)
+    assert (await node.view.explain(flow))["verdict"] == "allow"
+    node.state.closed = lambda: (ip_network("172.17.0.0/16"),)
+    assert (await node.view.explain(flow))["verdict"] == "deny"

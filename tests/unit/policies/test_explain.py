@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lockgate.policies.flow import Flow
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.language.workload_file import parse_workloads
+from lockgate.policies.verdict import Verdict
 from lockgate.policies.world import World
 
 WORKLOADS = b"""
@@ -143,3 +145,32 @@ def test_a_mutation_is_told() -> None:
 def test_unknown_ends_raise() -> None:
     with pytest.raises(FlowError, match="no workload is called 'frntend'; did you mean 'default/frontend'"):
         ask(world(), "frntend", "backend", 80)
+
+
+def test_who_is_cut_off_is_denied_whatever_policies_say() -> None:
+    closed = [ip_network("172.17.0.0/16")]
+    unknown = Flow("172.17.0.9", "intruder", 80)
+    assert explain(world(), unknown).verdict is Verdict.ALLOW, "nothing selects the intruder"
+    for flow in (unknown, Flow("intruder", "172.17.0.9", 80)):
+        found = explain(world(), flow, closed)
+        assert (found.verdict, found.deciding) == (Verdict.DENY, None)
+        assert found.reason.startswith("172.17.0.9 is in 172.17.0.0/16, a network of a container engine")
+        told = found.to_json()
+        assert told["egress"]["verdict"] == told["ingress"]["verdict"] == "deny"
+        assert told["egress"]["reason"] == found.reason
+
+
+def test_a_backend_that_is_cut_off() -> None:
+    service = parse_workloads(
+        b"""
+workloads: [{name: client, ips: [10.0.0.1]}]
+services: [{name: s, vips: [10.96.0.1], ports: [{port: 80}], backends: [{ip: 172.17.0.9}]}]
+""",
+        "w.yaml",
+    )
+    where = World.of([], [endpoint_of(each) for each in service.workloads], services=service.services)
+    flow = Flow("client", "10.96.0.1", 80)
+    assert explain(where, flow).verdict is Verdict.ALLOW
+    found = explain(where, flow, [ip_network("172.17.0.0/16")])
+    assert found.verdict is Verdict.DENY
+    assert "its one backend is denied" in found.reason and "172.17.0.9 is in" in found.reason

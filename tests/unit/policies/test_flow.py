@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 from lockgate.policies.endpoint_policy import Protocol
 from lockgate.policies.errors import FlowError
 from lockgate.policies.flow import Flow, find_peer
+from lockgate.policies.frontends import NOBODY
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
 from lockgate.policies.workload import Workload
@@ -130,6 +132,27 @@ def test_peers(text: str, name: str, identity: int | None) -> None:
         assert peer.identity == peer.endpoint.identity
     else:
         assert (peer.identity, peer.endpoint) == (identity, None)
+
+
+CLOSED = [ip_network("10.0.0.0/28"), ip_network("fd00::/64")]
+
+
+@pytest.mark.parametrize("text", ["10.0.0.9", "fd00::9", "10.0.0.3", "shop/cart"])
+def test_in_a_closed_network_there_is_nobody_but_endpoints_of_the_node_and_the_node(text: str) -> None:
+    """The plan of the kernel's maps knows the rest no better: tests/unit/redirect/test_plan.py"""
+    peer = find_peer(WORLD, text, CLOSED)
+    assert (peer.identity, peer.endpoint) == (NOBODY, None)
+    assert peer.cut_off.startswith(f"{text} is in ") and "a network of a container engine" in peer.cut_off
+
+
+def test_who_is_known_there_is_somebody() -> None:
+    cart = replace(endpoint_of(Workload("cart", "shop", (), ips=(ip_address("10.0.0.3"),))), ifindex=3)
+    world = World.of([], [cart], hosts=[ip_address("10.0.0.14")])
+    for text, identity in (("10.0.0.3", world.endpoints[0].identity), ("shop/cart", world.endpoints[0].identity)):
+        assert find_peer(world, text, CLOSED) == find_peer(world, text)
+        assert find_peer(world, text, CLOSED).identity == identity
+    assert find_peer(world, "10.0.0.14", CLOSED).identity == 1
+    assert find_peer(world, "10.0.0.16", CLOSED).identity == 9
 
 
 @pytest.mark.parametrize(
