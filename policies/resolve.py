@@ -75,7 +75,8 @@ def _subjects(rule: Rule, around: Surroundings) -> frozenset[int]:
     """The node itself is selected by nodeSelector, and by nothing else."""
     if rule.node:
         return frozenset({int(Reserved.HOST)}) if rule.subject.matches(around.node_labels) else frozenset()
-    return around.index.select(rule.subject) - {int(Reserved.HOST)}
+    selected = around.index.select(rule.subject)  # shared by all that select the same
+    return selected - {int(Reserved.HOST)} if Reserved.HOST in selected else selected
 
 
 class PolicyPlan:
@@ -94,6 +95,9 @@ class PolicyPlan:
         )
 
 
+_NO_NAMES: frozenset[str] = frozenset()
+
+
 class RulePlan:
     """One rule resolved. Ingress may depend on the port names of the endpoint it protects; all else is settled."""
 
@@ -105,9 +109,10 @@ class RulePlan:
         self.policy = policy
         self._around = around
         self._peers = tuple(resolve_peers(entry.peers, around) for entry in rule.ingress)
-        self._ingress_names = frozenset(
+        names = {
             port.name for entry in rule.ingress for ports in entry.ports or () for port in ports.ports if port.name
-        )
+        }
+        self._ingress_names = frozenset(names) if names else _NO_NAMES
         self._ingress: dict[NamedPorts, tuple[ResolvedRule, ...]] = {}
         self._egress = tuple(
             resolved

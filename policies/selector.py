@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from .labels import ANY, Label
@@ -21,6 +22,8 @@ class Operator(StrEnum):
     NOT_IN = "NotIn"
     EXISTS = "Exists"
     DOES_NOT_EXIST = "DoesNotExist"
+
+    __hash__ = str.__hash__  # a part of every selector, and Enum's own is slow
 
 
 class Requirement(NamedTuple):
@@ -71,8 +74,13 @@ class Selector:
 
     @classmethod
     def of(cls, requirements: Iterable[Requirement]) -> Selector:
-        """The selector in its one canonical form."""
-        return cls(tuple(sorted(set(requirements))))
+        """The selector in its one canonical form. Equal ones are mostly one object: policies of ten thousand rules are
+        about a few hundred workloads."""
+        return _shared(tuple(sorted(set(requirements))))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """They are that also when they come from another process."""
+        return _shared, (self.requirements,)
 
     def matches(self, labels: Iterable[Label]) -> bool:
         """True when every requirement holds for the labels."""
@@ -85,3 +93,8 @@ class Selector:
 
     def __str__(self) -> str:
         return ", ".join(str(requirement) for requirement in self.requirements) or "everybody"
+
+
+@lru_cache(maxsize=4096)
+def _shared(requirements: tuple[Requirement, ...]) -> Selector:
+    return Selector(requirements)

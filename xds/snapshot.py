@@ -32,10 +32,12 @@ class Resource:
         object.__setattr__(self, "version", sha256(self.body).hexdigest()[:16])
 
     @cached_property
-    def on_the_wire(self) -> bytes:
-        """The envoy.service.discovery.v3.Resource message: made once, sent to every client."""
+    def head(self) -> bytes:
+        """What comes before `body` in the envoy.service.discovery.v3.Resource message, which is the two together: made
+        once, sent to every client."""
         any_of = [text(1, self.type_url), *around(2, [self.body])]
-        return b"".join([text(3, self.name), text(1, self.version), *around(2, any_of)])
+        *head, _ = [text(3, self.name), text(1, self.version), *around(2, any_of)]
+        return b"".join(head)
 
     @cached_property
     def references(self) -> frozenset[Reference]:

@@ -7,6 +7,7 @@ was asked for, so that a reader goes on and finds the rest in the same go.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
@@ -78,7 +79,7 @@ class Field:
                 text += f"[{step}]"
             else:
                 text += f".{step}" if text else step
-        return text
+        return sys.intern(text)  # thousands of files have the same places
 
     def error(self, message: str, hint: str = "") -> None:
         """Note that this field is wrong."""

@@ -24,6 +24,10 @@ API_VERSIONS: Mapping[PolicyKind, str] = {
     PolicyKind.KUBERNETES: "networking.k8s.io/v1",
 }
 
+# Of nearly every file, and each empty set that is made is an object of its own.
+_NO_POLICY: frozenset[PolicyKey] = frozenset()
+_NO_SECRET: frozenset[SecretRef] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class ParsedPolicies:
@@ -90,10 +94,10 @@ def parse_policies(
     return ParsedPolicies(
         tuple(policies.values()),
         findings.sorted(),
-        frozenset(broken),
+        frozenset(broken) if broken else _NO_POLICY,
         unreadable,
         tuple(secret for secret in secrets.values() if secret is not None),
-        frozenset(ref for ref, secret in secrets.items() if secret is None),
+        frozenset(ref for ref, secret in secrets.items() if secret is None) if secrets else _NO_SECRET,
     )
 
 

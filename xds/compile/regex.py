@@ -40,6 +40,7 @@ class Reduction:
         return "" in self.prefixes
 
 
+_NONE: frozenset[str] = frozenset()
 ANY = Reduction(prefixes=frozenset({""}))
 
 
@@ -64,7 +65,7 @@ def reduce(regex: str) -> Reduction:
         prefixes |= {word.text for word in words if word.open}
     if not exact and not prefixes and len(branches) > 1 and all(head == "" for head, _ in left):
         left = [("", regex)]
-    return Reduction(frozenset(exact), frozenset(prefixes), tuple(left))
+    return Reduction(frozenset(exact) if exact else _NONE, frozenset(prefixes) if prefixes else _NONE, tuple(left))
 
 
 def spoken_regexes(regex: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from ..snapshot import Resource
-from ..wire import any_of_type, fields, frame, string, submessage, text
+from ..wire import any_of_type, around, fields, frame, string, submessage, text
 
 _REQUEST = "DeltaDiscoveryRequest"
 _WHOLE_REQUEST = "DiscoveryRequest"
@@ -102,7 +102,7 @@ class DeltaResponse:
         return b"".join(
             (
                 text(1, self.system_version),
-                *(frame(2, resource.on_the_wire) for resource in self.resources),
+                *(part for each in self.resources for part in around(2, [each.head, each.body])),
                 text(4, self.type_url),
                 text(5, self.nonce),
                 *(frame(6, name.encode()) for name in self.removed),

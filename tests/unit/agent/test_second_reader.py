@@ -31,6 +31,12 @@ def test_two_read_what_one_reads() -> None:
     assert read(SecondReader(DOCUMENTS, few=3)) == ALONE
 
 
+def test_both_share_what_is_the_same_in_many_policies() -> None:
+    subjects = [policy.rules[0].subject for policy in read(SecondReader(DOCUMENTS, few=3)).policies]
+    assert len(subjects) == 30
+    assert all(subject is subjects[0] for subject in subjects)
+
+
 def test_a_few_need_no_process() -> None:
     reader = SecondReader(DOCUMENTS)
     assert reader.process is None

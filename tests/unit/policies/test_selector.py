@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,3 +73,11 @@ def test_selectors_for_people() -> None:
     assert str(both) == "a=1, b"
     assert both.names_key("a")
     assert not both.names_key("a", ("k8s",))
+
+
+def test_equal_selectors_are_one_object_also_from_another_process() -> None:
+    one, other = (Selector.of([Requirement("any", "app", Operator.IN, (value,))]) for value in ("a", "a"))
+    assert one is other
+    assert pickle.loads(pickle.dumps([one, other])) == [one, one]
+    assert all(each is one for each in pickle.loads(pickle.dumps([one, other])))
+    assert Selector.of([Requirement("any", "app", Operator.IN, ("b",))]) != one

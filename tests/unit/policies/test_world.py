@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lockgate.policies.endpoint_policy import PortSpan, Protocol
 from lockgate.policies.errors import PolicyError
 from lockgate.policies.identity import CIDR_IDENTITIES, Reserved, endpoint_of
+from lockgate.policies.identity_index import IdentityIndex
 from lockgate.policies.labels import workload_labels
 from lockgate.policies.model import (
     Block,
@@ -25,6 +26,7 @@ from lockgate.policies.model import (
     PortRule,
     Rule,
 )
+from lockgate.policies.resolve import RulePlan, Surroundings
 from lockgate.policies.selector import Operator, Requirement, Selector
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.policies.world import World
@@ -143,6 +145,13 @@ def test_what_a_change_does_not_touch_stays_the_same_object() -> None:
     # one that a selector means changes exactly the rules with that selector
     fourth = World.of(changed, [*endpoints, endpoint_of(Workload("a2", "shop", (("app", "a"),)))], previous=third)
     assert [fourth.policy_of(item) is old for item, old in zip(endpoints, after, strict=True)] == [False, True, False]
+
+
+def test_rules_about_the_same_workloads_share_what_is_known_of_them() -> None:
+    made = World.of([policy(name, "a", Peers((selector("b"),))) for name in ("one", "two")], [endpoint("a", "a")])
+    one, two = made.policies
+    around = Surroundings(IdentityIndex(made.identities, {}))
+    assert RulePlan(one, one.rules[0], around).subjects is RulePlan(two, two.rules[0], around).subjects
 
 
 APPS = st.sampled_from(["a", "b", "c"])
