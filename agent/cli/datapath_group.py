@@ -73,7 +73,10 @@ def maps(
     if output is not Format.TABLE:
         data(entries, output)
         return
-    columns = list(entries[0]) if entries else []
+    if not entries:
+        typer.echo(f"the map {name} is empty")
+        return
+    columns = list(entries[0])
     table(
         [column.replace("_", " ").upper() for column in columns],
         ([_cell(entry[column]) for column in columns] for entry in entries),

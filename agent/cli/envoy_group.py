@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look inside the node's Envoy, or replace it.", no_args_is_help=True)
 
+# https://www.envoyproxy.io/docs/envoy/v1.40.0/operations/cli#cmdoption-l
+LEVELS = ("trace", "debug", "info", "warning", "error", "critical", "off")
 _DEFAULTS = {
     "RBAC, Composite": "default: deny all",
     "RBAC": "default: deny all",
@@ -203,6 +205,8 @@ def set_logging(
     logger, equals, level = setting.partition("=")
     if not equals:
         logger, level = "", setting
+    if setting and (level not in LEVELS or (equals and not logger)):
+        raise typer.BadParameter(f"{setting}: write LOGGER=LEVEL or LEVEL, which is one of {', '.join(LEVELS)}")
     answer = _ask(run_dir, lambda admin: admin.logging(level, logger))
     if output is Format.TABLE:
         fields(sorted(answer.items()))
@@ -340,7 +344,10 @@ def _host(address: dict[str, Any]) -> str:
     if "pipe" in address:
         return str(address["pipe"].get("path", ""))
     socket = address.get("socket_address", {})
-    return f"{socket['address']}:{socket['port_value']}" if socket else "-"
+    if not socket:
+        return "-"
+    host = socket["address"]
+    return f"[{host}]:{socket['port_value']}" if ":" in host else f"{host}:{socket['port_value']}"
 
 
 def _totals(host: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ import typer
 from ..errors import InputError, UnreachableError
 from ..inspection.client import ask
 from .options import RUN_DIR, RunDir
-from .output import Format, FormatOption
+from .output import Format, FormatOption, printable
 
 if TYPE_CHECKING:
     from ...redirect.drop_log import DroppedPacket
@@ -59,10 +60,14 @@ def flows(
     except re.error as error:
         raise typer.BadParameter(f"--http-path '{http_path}' is not a regular expression: {error}") from None
     wanted = FlowFilter(FlowVerdict(verdict) if verdict else None, source, destination, http_path, http_method, policy)
-    if not run_dir.is_dir():
-        raise UnreachableError(f"{run_dir} does not exist: start an agent with 'lockgate agent run', or give --run-dir")
     tail = LogTail(run_dir / FILE_NAME)
     seen = _Node(run_dir)
+    if not seen.is_there and not (run_dir / FILE_NAME).exists():
+        root = "" if os.geteuid() == 0 else " as root (sudo)"
+        raise UnreachableError(
+            f"nobody has logged anything in {run_dir}: look{root} where an agent is, by its --run-dir, or start one "
+            "with 'lockgate agent run'"
+        )
     past: list[FlowEvent | DropEvent] = [*_requests(tail.last(10**9), seen.directory()), *seen.drops()]
     past = sorted(filter(wanted.wants, past), key=lambda event: event.time)
     for event in past[max(0, len(past) - last) :]:
@@ -103,6 +108,11 @@ class _Node:
         self._drops: DropLog | None = None
         with suppress(RedirectError, OSError):
             self._drops = DropLog(Settings(Path(), Path(), run_dir=run_dir.absolute()).pin_dir)
+
+    @property
+    def is_there(self) -> bool:
+        """False when no data path is pinned for it."""
+        return self._drops is not None
 
     def directory(self) -> Directory:
         """Who is who, as of a second ago at most."""
@@ -196,7 +206,7 @@ def _wants_all_drops(wanted: FlowFilter) -> bool:
 
 def _print(event: FlowEvent | DropEvent | Drops, output: Format) -> None:
     if output is Format.TABLE:
-        typer.echo(str(event))
+        typer.echo(printable(str(event)))
     elif output is Format.JSON:
         typer.echo(json.dumps(event.to_json(), ensure_ascii=False))
     else:

@@ -11,9 +11,16 @@ import typer
 
 from ..settings import DEFAULT_CACHE_DIR, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR
 
-RunDir = Annotated[Path, typer.Option("--run-dir", envvar="LOCKGATE_RUN_DIR", help="Sockets and logs of the agent.")]
+# `readable`: who may not read them is told so by what opens them.
+RunDir = Annotated[
+    Path,
+    typer.Option("--run-dir", envvar="LOCKGATE_RUN_DIR", help="Sockets and logs of the agent.", readable=False),
+]
 StateDir = Annotated[
-    Path, typer.Option("--state-dir", envvar="LOCKGATE_STATE_DIR", help="What the agent keeps across restarts.")
+    Path,
+    typer.Option(
+        "--state-dir", envvar="LOCKGATE_STATE_DIR", help="What the agent keeps across restarts.", readable=False
+    ),
 ]
 CacheDir = Annotated[
     Path,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len, set_cell_size
 
 
 class Format(StrEnum):
@@ -20,8 +20,6 @@ class Format(StrEnum):
     JSON = "json"
     YAML = "yaml"
 
-
-_PIPE_WIDTH = 4096  # columns; a table takes only what it needs
 
 FormatOption = Annotated[Format, typer.Option("-o", "--output", help="How to print: for people or for tools.")]
 
@@ -35,17 +33,41 @@ def data(value: Any, form: Format) -> None:
     typer.echo(text)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Prints rows under `columns`. In a pipe the table is as wide as it needs to be, so that nothing is cut."""
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_PIPE_WIDTH)
-    grid = Table(title=title or None, box=None, pad_edge=False, title_justify="left", header_style="bold")
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints rows under `columns`. In a pipe the table is as wide as it needs to be, and nothing is cut or coloured."""
+    shown = [[printable(str(cell)) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _folded(columns, shown)
+    else:
+        for line in _lines([list(columns), *shown]):
+            typer.echo(line)
+
+
+def _folded(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """On a screen, whose width is known."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*(str(cell).replace("[", r"\[") for cell in row))
-    console.print(grid)
+        grid.add_row(*map(Text, row))
+    Console(highlight=False).print(grid)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def printable(text: str) -> str:
+    """What comes from pods must not command the terminal that shows it: control characters are written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
@@ -53,7 +75,7 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
     shown = [(name, str(value)) for name, value in pairs]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        first, *rest = value.split("\n")
+        first, *rest = map(printable, value.split("\n"))
         typer.echo(f"{name:<{width}}  {first}")
         for line in rest:
             typer.echo(f"{'':<{width}}  {line}")

@@ -37,6 +37,8 @@ def ask(run_dir: Path, path: str) -> Any:
         connection.request("GET", path)
         answer = connection.getresponse()
         body = answer.read()
+    except PermissionError:
+        raise UnreachableError(f"{address} is for root only; run it with sudo") from None
     except (OSError, http.client.HTTPException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UnreachableError(

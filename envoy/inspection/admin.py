@@ -136,13 +136,21 @@ class Admin:
             async with request as response:
                 text = await response.text()
                 if response.status >= 400:
-                    raise AdminError(f"Envoy's {path} answered {response.status}: {text.strip()[:200]}")
+                    said = text.strip().partition("\n")[0][:200]
+                    raise AdminError(f"Envoy's {path} answered {response.status}: {said}")
                 return text
         except TimeoutError as error:
             raise AdminError(f"Envoy did not answer {path} on {self.socket} within {self._timeout:g} s") from error
         except (aiohttp.ClientConnectionError, OSError) as error:
             raise AdminUnreachableError(
-                f"Envoy does not answer on {self.socket} ({error}); is it running? see `lockgate status`"
+                f"Envoy does not answer on {self.socket} ({_reason(error)}); is it running? see `lockgate status`"
             ) from error
         except aiohttp.ClientError as error:
             raise AdminError(f"Envoy's {path} on {self.socket} broke off: {error}") from error
+
+
+def _reason(error: aiohttp.ClientConnectionError | OSError) -> str:
+    """Without what aiohttp adds about TLS."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    strerror = getattr(cause, "strerror", None)
+    return str(strerror or cause or error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -81,12 +82,16 @@ def read_map(pin_dir: Path, name: str) -> list[dict[str, Any]]:
     """The entries of one of MAPS, sorted; JSON types.
 
     Raises:
-        NotLoadedError: no data path is pinned there.
+        NotLoadedError: no data path is pinned there, or not for this user to see.
         PinConflictError: it is another version's.
     """
     folder = pin_dir / "maps"
+    if os.geteuid() != 0:
+        raise NotLoadedError(f"{folder} is for root only; run it with sudo")
     if not (folder / layout.POLICY.name).exists():
-        raise NotLoadedError(f"{folder} holds no maps: no agent has loaded a data path for this --run-dir")
+        raise NotLoadedError(
+            f"{folder} holds no maps: no agent has loaded a data path for this --run-dir; start one, or give another"
+        )
     if name == "services" and not (folder / layout.SERVICE_FRONTENDS.name).exists():
         return []  # no service has had an address yet
     return MAPS[name](folder)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +111,55 @@ def test_without_an_envoy_the_status_is_3(command: tuple[str, ...], tmp_path: Pa
     assert f"Envoy does not answer on {tmp_path}/admin.sock" in ended.sentence
 
 
+def test_why_envoy_does_not_answer_is_said_in_words(tmp_path: Path) -> None:
+    ended = lockgate("envoy", "clusters", "--run-dir", tmp_path)
+    assert f"on {tmp_path}/admin.sock (No such file or directory); is it running?" in ended.sentence
+    deep = tmp_path / ("d" * 120)
+    assert "(AF_UNIX path too long)" in lockgate("envoy", "clusters", "--run-dir", deep).sentence
+
+
+@pytest.mark.parametrize("setting", ["nope", "x=", "=info", "=", "admin=loud"])
+def test_a_level_that_envoy_does_not_have(setting: str, tmp_path: Path) -> None:
+    ended = lockgate("envoy", "logging", setting, "--run-dir", tmp_path)
+    assert ended.status == 2
+    assert f"{setting}: write LOGGER=LEVEL or LEVEL, which is one of trace, debug" in ended.err
+
+
+def test_flows_where_there_never_was_an_agent(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing"):
+        ended = lockgate("flows", "--run-dir", place)
+        assert (ended.status, ended.out) == (3, "")
+        assert ended.sentence.startswith(f"nobody has logged anything in {place}: look where an agent is, ")
+
+
+def test_who_is_not_root_is_told_so(tmp_path: Path) -> None:
+    """Not that there is no agent."""
+    socket_file = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(socket_file))
+        agent.listen()
+        socket_file.chmod(0o600)
+        for folder in (tmp_path, *tmp_path.parents[:-2]):
+            folder.chmod(0o755)
+        command = [sys.executable, "-P", "-m", "lockgate"]
+        for arguments, status, sentence in (
+            (("status",), 3, f"{socket_file} is for root only; run it with sudo"),
+            (("datapath", "maps"), 1, "is for root only; run it with sudo"),
+            (("flows",), 3, f"nobody has logged anything in {tmp_path}: look as root (sudo) where an agent is"),
+        ):
+            ended = subprocess.run(
+                [*command, *arguments, "--run-dir", tmp_path],
+                capture_output=True,
+                text=True,
+                check=False,
+                user=65534,
+                group=65534,
+                extra_groups=[],
+            )
+            assert (ended.returncode, ended.stdout) == (status, "")
+            assert sentence in ended.stderr
+
+
 def test_the_run_dir_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCKGATE_RUN_DIR", str(tmp_path))
     assert f"{tmp_path}/agent.sock" in lockgate("status").sentence
@@ -139,6 +192,30 @@ def test_tables_keep_what_looks_like_markup_and_are_never_cut_in_a_pipe(capsys: 
     assert "spec.ingress[0].toPorts[0]" in out
     assert "[bold]" in out
     assert wide in out
+
+
+def test_a_table_in_a_pipe_has_no_blanks_at_the_end_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("A", "WIDE"), [("ü語", "x"), (":smile:", "\\[a")])
+    assert capsys.readouterr().out == "A        WIDE\nü語      x\n:smile:  \\[a\n"
+
+
+def test_a_table_on_a_screen_fits_and_keeps_what_looks_like_markup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("TERM", "xterm")
+    table(("A", "B"), [(r"\[a-z] [bold] :x:", "y" * 30)])
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = [line.rstrip() for line in plain.splitlines()]
+    assert all(len(line) <= 20 for line in lines) and len(lines) > 3
+    assert "".join(line[: lines[0].index("B")].strip() for line in lines[1:]).replace(" ", "") == r"\[a-z][bold]:x:"
+
+
+def test_control_characters_of_pods_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("A",), [("/\x1b[2J\r",)])
+    fields([("a", "\x1b]0;x\x07\nb")])
+    assert capsys.readouterr().out == "A\n/\\x1b[2J\\r\na  \\x1b]0;x\\x07\n   b\n"
 
 
 def test_records_are_aligned_under_their_names(capsys: pytest.CaptureFixture[str]) -> None:
