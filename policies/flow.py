@@ -190,6 +190,7 @@ def parse_request(kind: str, data: object) -> Request:
             topics = fields.get("topics") or []
             if not isinstance(topics, list) or not all(isinstance(topic, str) for topic in topics):
                 raise FlowError("'kafka.topics' must be a list of texts")
+            _require_unicode("kafka.topics", *topics)
             version = fields.get("apiVersion", 0)
             if not isinstance(version, int) or isinstance(version, bool) or version < 0:
                 raise FlowError("'kafka.apiVersion' must be a number")
@@ -218,7 +219,16 @@ def _text(fields: Mapping[str, Any], name: str, default: str | None = None) -> s
         raise FlowError(f"'{name}' is missing")
     if not isinstance(value, str):
         raise FlowError(f"'{name}' must be text, not {value!r}")
+    _require_unicode(name, value)
     return value
+
+
+def _require_unicode(name: str, *texts: str) -> None:
+    """Raises FlowError for bytes of a command line that are not UTF-8, and for half a surrogate pair in JSON."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise FlowError(f"'{name}' is not Unicode; in a path write other bytes as %FF") from None
 
 
 def _headers(data: object) -> dict[str, str]:
@@ -231,7 +241,8 @@ def _headers(data: object) -> dict[str, str]:
     for name, value in data.items():
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str) for item in values):
-            raise FlowError(f"the header '{name}' must be text or a list of texts")
+            raise FlowError(f"the header {name!r} must be text or a list of texts")
+        _require_unicode("headers", str(name), *values)
         key = str(name).lower()
         found[key] = ",".join([found[key], *values] if key in found else values)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -136,8 +137,12 @@ class _Tree:
             if status.st_size > FILE_LIMIT:
                 failure = f"{status.st_size} bytes is over the limit of {FILE_LIMIT}; split the file"
                 document = Document(source, b"", failure)
-            else:
+            elif stat.S_ISREG(status.st_mode):
                 document = Document(source, _read(source))
+            elif source == str(self.path):  # a pipe to the command, as in `policy validate /dev/stdin`
+                document = _read_stream(source)
+            else:
+                document = Document(source, b"", "no plain file; nothing else is read in a folder")
             if known is not None and known[1] == document:
                 document = known[1]
             return stamp, document
@@ -150,6 +155,15 @@ class _Tree:
 def _read(source: str) -> bytes:
     with open(source, "rb", buffering=0) as file:  # noqa: PTH123  of ten thousand, a Path and a buffer double the time
         return file.readall()
+
+
+def _read_stream(source: str) -> Document:
+    """To its end, or to the limit."""
+    with open(source, "rb") as file:  # noqa: PTH123  as above
+        data = file.read(FILE_LIMIT + 1)
+    if len(data) > FILE_LIMIT:
+        return Document(source, b"", f"more than the limit of {FILE_LIMIT} bytes; split it")
+    return Document(source, data)
 
 
 def read_documents(path: Path) -> tuple[Document, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import signal
 from types import FrameType
@@ -51,7 +50,7 @@ def demo(
             site.clean(_progress)
         return
     with demonstration(site, _progress, keep, Scenario.of(only or ())) as running:
-        world = asyncio.run(demo_world(running))
+        world = demo_world(running)
         rows = []
         for row in running.ask_all(world):
             _progress(f"{row.client} -> {row.server}: {row.request}: {row.happened}")

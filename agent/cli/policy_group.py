@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import typer
 
 from ...policies import Flow, Severity, explain
 from ...policies.errors import FlowError
-from ...store import read_documents
+from ...store import Document, read_documents
 from ..errors import InputError
 from ..inspection.client import ask
 from ..supply.descriptors import read_services
@@ -54,22 +53,46 @@ def validate(
     ] = None,
 ) -> None:
     """Check policy files: file:line: path: what is wrong, and what to write instead. Exits 1 when one is not valid."""
-    documents = [document for path in paths for document in read_documents(path)]
+    documents = _documents(paths)
     grpc = read_services(descriptors, proto_path or []) if descriptors else None
-    problems = check(documents, read_documents(workloads) if workloads is not None else (), grpc)
+    checked = check(documents, read_documents(workloads) if workloads is not None else (), grpc)
+    problems = checked.problems
     failed = any(problem.severity is Severity.ERROR or strict for problem in problems)
     if output is Format.TABLE:
         for problem in problems:
             typer.echo(str(problem), err=True)
         if not failed:
-            typer.echo(f"{len(documents)} files: valid" if len(documents) != 1 else f"{documents[0].source}: valid")
+            typer.echo(_valid(documents, checked.policies))
     else:
         data(
-            {"valid": not failed, "files": len(documents), "problems": [problem.to_json() for problem in problems]},
+            {
+                "valid": not failed,
+                "files": len(documents),
+                "policies": checked.policies,
+                "problems": [problem.to_json() for problem in problems],
+            },
             output,
         )
     if failed:
         raise typer.Exit(1)
+
+
+def _documents(paths: list[Path]) -> list[Document]:
+    found: dict[str, Document] = {}
+    for path in paths:
+        documents = read_documents(path)
+        if not documents:
+            raise typer.BadParameter(
+                f"{path}: no policies, which are in files named *.yaml or *.yml (*.test.yaml are tests of policies)"
+            )
+        found |= {document.source: document for document in documents}
+    return list(found.values())
+
+
+def _valid(documents: list[Document], policies: int) -> str:
+    """A file that holds no policy at all is valid too, and seldom what was meant."""
+    what = documents[0].source if len(documents) == 1 else f"{len(documents)} files"
+    return f"{what}: valid" + ("" if policies else ", but there is no policy")
 
 
 @app.command("list")
@@ -138,13 +161,13 @@ def explain_flow(
     source: Annotated[str, typer.Option("--from", help="namespace/name, an IP, reserved:world ...")] = "",
     destination: Annotated[str, typer.Option("--to", help="namespace/name, an IP, reserved:world ...")] = "",
     port: Annotated[str, typer.Option("--port", help="N or N/TCP, N/UDP, N/SCTP.")] = "",
-    http: Annotated[str, typer.Option("--http", help="'METHOD PATH', the path with its query string.")] = "",
+    http: Annotated[str | None, typer.Option("--http", help="'METHOD PATH', the path with its query string.")] = None,
     host: Annotated[str, typer.Option("--host", help="The request's Host.")] = "",
     header: Annotated[list[str] | None, typer.Option("-H", "--header", help="'Name: value'; may be repeated.")] = None,
     server_name: Annotated[str, typer.Option("--server-name", help="What a TLS client calls the server (SNI).")] = "",
     encrypted: Annotated[bool, typer.Option("--tls", help="The connection is TLS.")] = False,
-    grpc: Annotated[str, typer.Option("--grpc", help="package.Service/Method.")] = "",
-    kafka: Annotated[str, typer.Option("--kafka", help="An API key's name, produce or consume.")] = "",
+    grpc: Annotated[str | None, typer.Option("--grpc", help="package.Service/Method.")] = None,
+    kafka: Annotated[str | None, typer.Option("--kafka", help="An API's name or number, produce or consume.")] = None,
     topic: Annotated[list[str] | None, typer.Option("--topic", help="A Kafka topic; may be repeated.")] = None,
     client_id: Annotated[str, typer.Option("--client-id", help="The Kafka client's id.")] = "",
     api_version: Annotated[int | None, typer.Option("--api-version", help="The Kafka API's version.")] = None,
@@ -159,24 +182,26 @@ def explain_flow(
     Exits 1 when it is denied."""
     judge = _judge(policies, workloads, run_dir)
     if flows is not None:
+        if source or destination or port or http or grpc or kafka or server_name or encrypted:
+            raise typer.BadParameter("--flows FILE has its flows in the file: leave --from, --to and the rest out")
         _explain_lines(judge, flows)
         return
     for name, value in (("--from", source), ("--to", destination), ("--port", port)):
         if not value:
             raise typer.BadParameter(f"give {name} (or --flows FILE)")
-    number, _, protocol = port.partition("/")
-    if not number.isdigit():
+    number, slash, protocol = port.partition("/")
+    if not number.isdecimal() or (slash and not protocol):
         raise typer.BadParameter(f"--port {port}: write a number, or a number and a protocol as in 53/UDP")
     flow: dict[str, Any] = {"from": source, "to": destination, "port": number, "protocol": protocol or "TCP"}
     about_request = {"host": host, "headers": _headers(header or []), "serverName": server_name, "tls": encrypted}
-    if http:
+    if http is not None:
         flow["http"] = _http(http) | about_request
-    if grpc:
+    if grpc is not None:
         service, slash, method = grpc.partition("/")
         if not slash or not service or not method:
             raise typer.BadParameter(f"--grpc {grpc}: write package.Service/Method")
         flow["grpc"] = {"service": service, "method": method} | about_request
-    if kafka:
+    if kafka is not None:
         flow["kafka"] = {"apiKey": kafka, "topics": topic or [], "clientID": client_id}
         if api_version is not None:
             flow["kafka"]["apiVersion"] = api_version
@@ -203,7 +228,7 @@ def explain_flow(
 
 def _judge(policies: Path | None, workloads: Path | None, run_dir: Path) -> _Judge:
     if policies is not None and workloads is not None:
-        world = asyncio.run(read_world(policies, workloads)).world
+        world = read_world(policies, workloads).world
         return lambda flow: explain(world, Flow.from_json(flow)).to_json()
     if policies is not None or workloads is not None:
         raise typer.BadParameter("give --policies and --workloads, or neither to ask the agent")
@@ -252,6 +277,8 @@ def _explain_lines(judge: _Judge, flows: Path) -> None:
                     raise InputError(f"{flows}:{number}: not JSON: {error.msg} at column {error.colno}") from None
                 except UnicodeDecodeError:
                     raise InputError(f"{flows}:{number}: not UTF-8") from None
+                except (RecursionError, ValueError):  # thousands of brackets; a number of thousands of digits
+                    raise InputError(f"{flows}:{number}: no flow is so deep or has such a number") from None
                 except FlowError as error:
                     raise InputError(f"{flows}:{number}: {error}") from None
                 typer.echo(json.dumps(explanation, ensure_ascii=False))

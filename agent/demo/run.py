@@ -194,9 +194,9 @@ def demonstration(site: Site, progress: Progress, keep: bool, scenario: Scenario
                     playground.close()
 
 
-async def demo_world(demo: Demo) -> World:
+def demo_world(demo: Demo) -> World:
     """The world of the demonstration's files, as `policy explain` reads it."""
-    return (await read_world(demo.policies, demo.workloads)).world
+    return read_world(demo.policies, demo.workloads).world
 
 
 def to_json(rows: list[Row]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...policies import GrpcServices, ParsedPolicies, Problem, World, parse_policies
 from ...policies.identity import endpoint_of
 from ...policies.language.lint import lint
-from ...store import DirectoryStore, Document, StoreContent
+from ...store import Document, StoreContent, read_documents
 from ..errors import InputError
 from .intake import Intake, NoMemory, admit
 
@@ -22,14 +22,14 @@ class Offline:
     problems: tuple[Problem, ...]
 
 
-async def read_world(policies: Path, workloads: Path) -> Offline:
+def read_world(policies: Path, workloads: Path) -> Offline:
     """The world of the two paths.
 
     Raises:
         PathError: one of them does not exist.
         InputError: a file has an error; explaining half of what was written would mislead.
     """
-    content = await DirectoryStore(policies, workloads).read()
+    content = StoreContent(read_documents(policies), read_documents(workloads))
     intake = admit(Intake(), content, NoMemory())
     errors = [str(problem) for problem in intake.problems if problem.is_error]
     if errors:
@@ -37,10 +37,18 @@ async def read_world(policies: Path, workloads: Path) -> Offline:
     return Offline(_world(intake), intake.problems)
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What there is to say of documents: every problem, in their order, and how many good policies they hold."""
+
+    problems: tuple[Problem, ...]
+    policies: int
+
+
 def check(
     policies: Iterable[Document], workloads: Iterable[Document] = (), grpc: GrpcServices | None = None
-) -> tuple[Problem, ...]:
-    """Every problem of these documents, in their order.
+) -> Checked:
+    """Looks at these documents.
 
     With workloads these are all that there is to a node, and it is told what only the whole can show: selectors that
     nobody matches, rules without any effect and secrets that are missing. With `grpc` also rules about a gRPC service
@@ -51,10 +59,11 @@ def check(
         return parse_policies(document.data, document.source, grpc=grpc)
 
     intake = admit(Intake(), StoreContent(tuple(policies), tuple(workloads)), NoMemory(), parse)
+    count = len(intake.policies)
     if not intake.workloads:
-        return intake.problems
+        return Checked(intake.problems, count)
     lacking = (problem for problems in intake.lacking.values() for problem in problems)
-    return (*intake.problems, *lacking, *lint(_world(intake)))
+    return Checked((*intake.problems, *lacking, *lint(_world(intake))), count)
 
 
 def _world(intake: Intake) -> World:

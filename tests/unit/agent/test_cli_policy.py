@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -83,7 +84,8 @@ class TestValidate:
         assert lockgate("policy", "validate", "--strict", API).status == 0
 
     def test_as_data(self, broken: Path) -> None:
-        assert lockgate("policy", "validate", "-o", "json", API).data == {"valid": True, "files": 1, "problems": []}
+        valid = {"valid": True, "files": 1, "policies": 1, "problems": []}
+        assert lockgate("policy", "validate", "-o", "json", API).data == valid
         ended = lockgate("policy", "validate", "-o", "json", broken)
         assert ended.status == 1
         assert ended.data["valid"] is False
@@ -96,6 +98,28 @@ class TestValidate:
         ended = lockgate("policy", "validate", tmp_path / "missing")
         assert ended.status == 1
         assert ended.sentence.startswith(f"{tmp_path}/missing: no such file or directory")
+
+    def test_nothing_to_check_is_not_valid(self, tmp_path: Path) -> None:
+        """A folder that was meant otherwise must not pass for well checked."""
+        (tmp_path / "readme.txt").write_text("x")
+        ended = lockgate("policy", "validate", tmp_path)
+        assert (ended.status, ended.out) == (2, "")
+        assert f"{tmp_path}: no policies, which are in files named *.yaml or *.yml" in ended.err
+        (tmp_path / "empty.yaml").write_text("# nothing\n")
+        assert lockgate("policy", "validate", tmp_path).out == f"{tmp_path}/empty.yaml: valid, but there is no policy\n"
+
+    def test_a_file_that_is_named_twice_is_checked_once(self, broken: Path) -> None:
+        assert len(lockgate("policy", "validate", broken, broken).err.splitlines()) == 1
+
+    def test_a_pipe_is_read_to_its_end_and_not_without_end(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with subprocess.Popen(["cp", API, pipe]) as writer:
+            assert lockgate("policy", "validate", pipe) == Ended(0, f"{pipe}: valid\n", "")
+            assert writer.wait() == 0
+        ended = lockgate("policy", "validate", "/dev/zero")
+        assert (ended.status, ended.out) == (1, "")
+        assert ended.err.startswith("/dev/zero: more than the limit of ")
 
 
 def explain(workloads: Path, *more: object, source: str = "frontend", stdin: bytes = b"") -> Ended:
@@ -195,6 +219,13 @@ class TestExplain:
             (("--port", "80", "--http", "GET /", "-H", "a"), "write 'Name: value'"),
             (("--port", "80", "--http", "GET /", "--grpc", "a.B/C"), "one request only"),
             (("--port", "80", "--grpc", "a.B"), "write package.Service/Method"),
+            (("--port", "80/"), "--port 80/: write a number"),
+            (("--port", "²"), "--port ²: write a number"),
+            (("--port", "80", "--http", ""), "write the method and the path"),
+            (("--port", "80", "--grpc", ""), "write package.Service/Method"),
+            (("--port", "80", "--kafka", ""), "unknown Kafka API ''"),
+            (("--port", "80", "--http", "GET /\udcff"), "'path' is not Unicode; in a path write other bytes as %FF"),
+            (("--port", "80", "--flows", "-"), "--flows FILE has its flows in the file"),
         ],
     )
     def test_usage(self, workloads: Path, more: tuple[str, ...], hint: str) -> None:
@@ -244,6 +275,11 @@ class TestFlows:
             (json.dumps(ALLOWED | {"to": "nobody"}).encode(), "no workload is called 'nobody'"),
             (json.dumps(ALLOWED | {"ports": 80}).encode(), "unknown field 'ports'"),
             (b'"\xff"', "not UTF-8"),
+            (b"[" * 100_000, "no flow is so deep or has such a number"),
+            (b"1" * 5000, "no flow is so deep or has such a number"),
+            (json.dumps(ALLOWED | {"http": {"path": "/\ud800"}}).encode(), "'path' is not Unicode"),
+            (json.dumps(ALLOWED | {"http": {"headers": {"a": "\ud800"}}}).encode(), "'headers' is not Unicode"),
+            (json.dumps(ALLOWED | {"http": None, "kafka": {"apiKey": 0, "topics": ["\ud800"]}}).encode(), "'kafka.t"),
         ],
     )
     def test_a_bad_line_is_named_by_its_number(self, workloads: Path, tmp_path: Path, line: bytes, reason: str) -> None:

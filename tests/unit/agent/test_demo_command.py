@@ -31,7 +31,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, rows: list[Row], *arguments: str) -> 
     def demonstration(*_: object) -> Iterator[Any]:
         yield SimpleNamespace(ask_all=lambda _: iter(rows))
 
-    async def no_world(_: object) -> None:
+    def no_world(_: object) -> None:
         return None
 
     monkeypatch.setattr(run, "demonstration", demonstration)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -111,6 +112,14 @@ async def test_an_oversized_file_is_a_failure_of_that_file_only(store: Directory
     content = await store.read()
     assert content.policies[0].failure == ""
     assert "over the limit" in content.policies[1].failure
+
+
+async def test_what_is_no_file_is_a_failure_and_nobody_waits_for_it(store: DirectoryStore, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "policies" / "pipe.yaml")
+    (tmp_path / "policies" / "zero.yaml").symlink_to("/dev/zero")
+    failures = {Path(each.source).name: each.failure for each in (await store.read()).policies if each.failure}
+    sentence = "no plain file; nothing else is read in a folder"
+    assert failures == {"pipe.yaml": sentence, "zero.yaml": sentence}
 
 
 async def test_what_is_told_of_single_files_is_what_a_whole_look_finds(store: DirectoryStore, tmp_path: Path) -> None:
