@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -14,7 +15,7 @@ import yaml
 
 from ..policies.language.workload_file import valid_node
 from .errors import InputError
-from .settings import ALLOW, DROP, KubernetesSettings, RemoteSettings
+from .settings import ALLOW, DROP, KubernetesSettings, RemoteSettings, Settings
 
 
 class ConfigFile(TypedDict, total=False):
@@ -63,7 +64,7 @@ def read_config(path: Path | None) -> ConfigFile:
     if path is None:
         return {}
     try:
-        value = yaml.safe_load(path.read_bytes()) or {}
+        value = yaml.load(path.read_bytes(), _StrictLoader) or {}
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
@@ -71,6 +72,8 @@ def read_config(path: Path | None) -> ConfigFile:
         raise InputError(f"--config {path}: not YAML: {error.problem}{line}") from None
     except yaml.YAMLError as error:
         raise InputError(f"--config {path}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise InputError(f"--config {path}: nested too deep; write keys and values, as in 'http_port: 15001'") from None
     if not isinstance(value, dict):
         raise InputError(f"--config {path}: write keys and values, as in 'http_port: 15001'")
     known = ConfigFile.__annotations__
@@ -105,7 +108,34 @@ def read_config(path: Path | None) -> ConfigFile:
         allowed = _LIMITS[key]
         if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
             raise InputError(f"--config {path}: {key}: write a number from {allowed.start} to {allowed.stop - 1}")
+    _require_different_ports(path, value)
     return cast(ConfigFile, value)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which YAML's own would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_TCP_PORTS = ("http_port", "tls_port", "kafka_port", "dns_port", "metrics_port")
+_DEFAULTS = {field.name: field.default for field in fields(Settings)}
+
+
+def _require_different_ports(path: Path, value: Mapping[str, Any]) -> None:
+    taken: dict[int, str] = {}
+    for key in _TCP_PORTS:
+        number = value.get(key, _DEFAULTS[key])
+        if number and number in taken:
+            raise InputError(f"--config {path}: {taken[number]} and {key} are both {number}; give each its own")
+        taken[number] = key
 
 
 _REMOTE = ("address", "port", "authority", "certificate", "key", "nodes")

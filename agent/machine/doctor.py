@@ -182,8 +182,7 @@ def _ports(settings: Settings) -> Iterator[Check]:
         return
     for port in try_ports(settings, ("http_port", "tls_port", "kafka_port", "dns_port")):
         if port.trouble:
-            advice = f"'ss -ltnp sport = :{port.number}' names its user; stop it, or set another {port.key} in --config"
-            yield Check("ports", str(port), State.FAIL, port.trouble, advice)
+            yield Check("ports", str(port), State.FAIL, port.trouble, port.advice)
         else:
             yield Check("ports", str(port), State.OK, "free")
 

@@ -62,10 +62,7 @@ def require_port(settings: Settings) -> None:
         return
     for port in try_ports(settings, ("http_port", "tls_port", "kafka_port")):
         if port.trouble:
-            raise HostError(
-                f"Envoy's port {port} cannot be used ({port.trouble}): find its user with "
-                f"'ss -ltnp sport = :{port.number}' and stop it, or set another {port.key} in the --config file"
-            )
+            raise HostError(f"Envoy's port {port} cannot be used ({port.trouble}): {port.advice}")
 
 
 def _effective_rights() -> int:

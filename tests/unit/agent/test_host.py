@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
 from lockgate.agent.errors import HostError
 from lockgate.agent.machine.host import _kernel, make_run_dir, require_host, require_port
 from lockgate.agent.settings import Settings
+from lockgate.redirect.kernel import netns
 
 
 @pytest.mark.parametrize(
@@ -38,11 +41,26 @@ def test_a_port_that_another_program_uses(family: socket.AddressFamily, address:
         (tmp_path / "envoy.json").write_text("{}")  # of a crashed run: it says nothing about who has the port now
         with pytest.raises(HostError) as refused:
             require_port(Settings(tmp_path, tmp_path, run_dir=tmp_path, http_port=port))
+    shown = f"[{address}]" if ":" in address else address
     assert str(refused.value) == (
-        f"Envoy's port {address}:{port} cannot be used (Address already in use): find its user with "
+        f"Envoy's port {shown}:{port} cannot be used (Address already in use): find its user with "
         f"'ss -ltnp sport = :{port}' and stop it, or set another http_port in the --config file"
     )
     require_port(Settings(tmp_path, tmp_path, run_dir=tmp_path, http_port=port))
+
+
+def test_a_loopback_without_addresses_is_nobodys_port(tmp_path: Path) -> None:
+    """As where IPv6 is switched off, or lo is down."""
+    name = f"lg-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        settings = Settings(tmp_path, tmp_path, run_dir=tmp_path)
+        with pytest.raises(
+            HostError, match=r"port \[::1\]:15001 .*: bring lo up with both addresses: ip link set lo up"
+        ):
+            netns.run_in(netns.named(name), lambda: require_port(settings))
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 def test_a_run_dir_is_for_root_only_and_may_be_there_already(tmp_path: Path) -> None:
