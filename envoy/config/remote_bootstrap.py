@@ -9,12 +9,14 @@ replaced; https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/security/se
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from ...policies.language.workload_file import valid_node
 from ..errors import BootstrapError
 from .access_log import FILE_NAME as ACCESS_LOG
 from .bootstrap import ADMIN_SOCKET, LONGEST_SOCKET_PATH, UPSTREAM_OPTIONS, ads, runtime
@@ -37,6 +39,8 @@ from .messages import (
 from .policy_shard import sharded_policy
 from .policy_slot import COMPOSITE_TYPE_URL, XDS_CLUSTER, policy_source
 from .remote_admin import admin_cluster, admin_listener
+
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*").fullmatch
 
 BOOTSTRAP_FILE = "envoy.json"
 _CERTIFICATE_FILE, _AUTHORITY_FILE = "certificate.json", "authority.json"  # an SDS file holds one secret
@@ -91,6 +95,10 @@ def _check(settings: RemoteSettings) -> None:
         raise BootstrapError(f"{settings.folder}: the path is too long for a socket in it; give a shorter one")
     if not settings.node_id:
         raise BootstrapError("the node has no id; give the one of its certificate")
+    if not valid_node(settings.node_id):
+        raise BootstrapError(f"'{settings.node_id}' is not a node id; use letters, digits, '-', '_' and '.'")
+    if not _HOST(settings.server):
+        raise BootstrapError(f"'{settings.server}' is no host; give the agent's address or DNS name")
     ports = (settings.port, settings.server_port, *((settings.admin_port,) if settings.admin_port else ()))
     for port in ports:
         if not 0 < port < 65536:

@@ -7,6 +7,7 @@ subject alternative name, which is what counts. Keys are EC P-256, unencrypted, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ NODE_URI = "lockgate://node/"
 CA_DAYS, LEAF_DAYS = 3650, 365
 _LEEWAY = timedelta(minutes=5)  # clocks differ
 _LONGEST_COMMON_NAME = 64
+# https://www.rfc-editor.org/rfc/rfc1035#section-2.3.1, and names of machines that have a _
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*").fullmatch
 _BOTH_ENDS = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
@@ -111,7 +114,8 @@ class Authority:
         """The agent's certificate, for these host names and addresses."""
         if not hosts:
             raise CertificateError("a server certificate needs a host name or an address")
-        return self._leaf(hosts[0], [_host(each) for each in hosts], days)
+        names = [_host(each) for each in hosts]
+        return self._leaf(hosts[0], names, days)
 
     def _leaf(self, name: str, names: Sequence[x509.GeneralName], days: int) -> Identity:
         """Both ends serve the other: nodes are told their policies, and the agent what they have in force. Who is who
@@ -158,6 +162,8 @@ def _host(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(name))
     except ValueError:
+        if not _DNS_NAME(name):
+            raise CertificateError(f"'{name}' is no address and no DNS name; write other letters as xn--...") from None
         return x509.DNSName(name)
 
 

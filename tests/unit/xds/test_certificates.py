@@ -77,6 +77,9 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
         Authority.new().node("")
     with pytest.raises(CertificateError, match="needs a host name or an address"):
         Authority.new().server([])
+    for host in ("", "ü.example", "a b", "a..b", "https://a", "a" * 254):
+        with pytest.raises(CertificateError, match="is no address and no DNS name; write other letters as xn--"):
+            Authority.new().server(["127.0.0.1", host])
     with pytest.raises(CertificateError, match="'lockgate xds certificate authority' makes one"):
         Authority.open(tmp_path)
     (tmp_path / "ca.key").write_text("nonsense")
