@@ -60,7 +60,14 @@ def rows(rules: Iterable[EnforcedRule], names: Mapping[str, str]) -> list[Row]:
             place,
         )
         found.setdefault(row, set()).update(*map(_ports, rule.fields.get("port", ("",))))
-    return [replace(row, port=_spans(ports)) for row, ports in found.items()]
+    named: dict[tuple[str, str], set[int]] = {}
+    for row, ports in found.items():
+        named.setdefault((row.protocol, row.direction), set()).update(ports)
+    every = {filter_: ports for filter_, ports in named.items() if ports > _REST}
+    return [
+        replace(row, port="any" if ports == every.get((row.protocol, row.direction)) else _spans(ports))
+        for row, ports in found.items()
+    ]
 
 
 def identity_names(endpoints: Iterable[Mapping[str, Any]], identities: Iterable[Mapping[str, Any]]) -> dict[str, str]:
