@@ -108,9 +108,11 @@ def rbac(
     """The rules that Envoy enforces for an endpoint, read back from Envoy itself, each with its policy.
 
     Of two rules that fit a request the first one counts. `x*` begins with x, `~x` matches the regular expression x,
-    otherwise is what nothing above fitted. What the kernel alone decides is not here: see `lockgate policy explain`.
+    otherwise is what nothing above fitted. FILTER is what a connection is for: http, tls or kafka, whose METHOD is a
+    role or APIs. What the kernel alone decides is not here: see `lockgate policy explain`.
     """
     from ...envoy.inspection.enforced import enforced_rules
+    from ...envoy.inspection.enforced_kafka import kafka_rules
     from ...xds import end_text, shard_of
     from ..inspection.rbac_view import identity_names, rows
 
@@ -120,7 +122,8 @@ def rbac(
     names = rf"lockgate\.(http\.[a-z]+\.{shard}|(tls|kafka)(\..*)?)"
     dump = _ask(run_dir, lambda admin: admin.config_dump(name=names, mask="ecds_filters"))
     own = [end_text(found["identity"], here=True)]
-    listed = rows(enforced_rules(dump, own), identity_names(known, ask(run_dir, "/v1/identities")))
+    rules = (*enforced_rules(dump, own), *kafka_rules(dump, found["identity"], found["ips"]))
+    listed = rows(rules, identity_names(known, ask(run_dir, "/v1/identities")))
     if output is not Format.TABLE:
         data([row.to_json() for row in listed], output)
         return

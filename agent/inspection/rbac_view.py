@@ -91,7 +91,7 @@ def _family_free(reserved: Sequence[str]) -> str:
 
 def _origin(name: str) -> tuple[str, str]:
     """The policy and the place in it, of a rule's name; ("", the name) when no rule decided."""
-    if not names_a_rule(name):
+    if not names_a_rule(name) or "," in name:  # one of several, which the filter does not tell apart
         return "", name
     policy, _, place = name.partition(":")
     return policy, place
@@ -105,11 +105,13 @@ def _peer(rule: EnforcedRule, direction: str, names: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=1024)
 def _ports(text: str) -> frozenset[int]:
-    """The ports that a tree asks for: a decimal, or a regular expression over decimals. Not asked is every port."""
+    """The ports that a tree asks for: a decimal, two with a - between, or a regular expression over decimals. Not asked
+    is every port."""
     if text == OTHERWISE:
         return _REST
-    if text.isdigit():
-        return frozenset({int(text)})
+    first, dash, last = text.partition("-")
+    if first.isdigit() and (last.isdigit() or not dash):
+        return frozenset(range(int(first), int(last or first) + 1))
     pattern = re.compile(text[1:] if text.startswith("~") else ".*")
     return frozenset(port for port in range(LAST_PORT + 1) if pattern.fullmatch(str(port)))
 
