@@ -1,10 +1,11 @@
 """What the identity filter costs Envoy for each connection.
 
-Started by the script `bench/identity`. One Envoy has two listeners on loopback, one with the filter and one without;
-both have the listener filter that the node's listeners have anyhow, and close every connection at once. They are asked
-in turns, and each pair of turns gives one difference of the CPU time that Envoy's threads were charged for a connection
-(/proc/PID/task/*/schedstat, nanoseconds). The map is the data path's own. Exit status: 0 measured (whether or not the
-aim is reached), 1 it could not be measured, 130 interrupted.
+Started by the script `bench/identity`. An Envoy has three listeners on loopback, one with the filter and two without;
+all have the listener filter that the node's listeners have anyhow, and close every connection at once. They are asked
+in turns, and each round of turns gives differences of the CPU time that Envoy's threads were charged for a connection
+(/proc/PID/task/*/schedstat, nanoseconds). Where an Envoy's memory happens to lie makes more of a difference than the
+filter does, so there are many Envoys, one after the other. The map is the data path's own. Exit status: 0 measured
+(whether or not the aim is reached), 1 it could not be measured, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ from lockgate.redirect.plan import DatapathPlan, Owner
 from . import command
 from .cpu import Stopwatch
 from .errors import BenchError, StartError
-from .identity_report import IdentityReport
+from .identity_report import IdentityReport, OneEnvoy
 from .machine import machine
 from .options import Amount, Options
 from .workplace import positive, workplace
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
-_PORTS = {"without": 9001, "with": 9002}
+_PORTS = {"without": 9001, "with": 9002, "alike": 9003}
+_WARM = 500  # connections
 _ORIGINAL_DST = "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 _DIRECT_RESPONSE = "type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config"
 
@@ -47,30 +49,42 @@ _DIRECT_RESPONSE = "type.googleapis.com/envoy.extensions.filters.network.direct_
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; returns the exit status."""
     options = _options(argv)
-    run = partial(measure, options.rounds, options.connections, options.addresses)
+    run = partial(measure, options.envoys, options.rounds, options.connections, options.addresses)
     return command.run("identity", run, options.output, IdentityReport.warning)
 
 
-def measure(rounds: int, connections: int, addresses: int) -> IdentityReport:
+def measure(envoys: int, rounds: int, connections: int, addresses: int) -> IdentityReport:
     """In a network namespace of its own, which this process then lives in."""
     if ctypes.CDLL(None, use_errno=True).unshare(_NEW_NETWORK) != 0:
         raise StartError("cannot make a network namespace; run it as root")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    spent: dict[str, list[float]] = {name: [] for name in _PORTS}
-    watch = Stopwatch([Path("/proc/self/ns/net")])
-    with workplace() as folder, _map(addresses) as ipcache, _envoy(folder, ipcache) as pid:
-        for name in _PORTS:
-            _turn(pid, name, connections, 0)  # warm
+    measured: list[OneEnvoy] = []
+    with workplace() as folder, _map(addresses) as ipcache:
+        watch = Stopwatch([Path("/proc/self/ns/net")])
         began, own = time.monotonic(), time.process_time()
         watch.start()
-        for number in range(1, rounds + 1):
-            # Now the one first, now the other: a machine that gets slower favours neither.
-            for name in list(_PORTS) if number % 2 else reversed(_PORTS):
-                spent[name].append(_turn(pid, name, connections, number))
+        for number in range(envoys):
+            # Which listener is made first differs too.
+            names = sorted(_PORTS, reverse=bool(number % 2))
+            with _envoy(folder, ipcache, names) as pid:
+                measured.append(_measure(pid, names, rounds, connections))
+            print(f"identity: [{number + 1}/{envoys}] {measured[-1]}", file=sys.stderr, flush=True)
         # The load is this process, which the watch takes for a stranger.
         foreign = watch.stop().foreign - (time.process_time() - own)
         cores = max(0.0, foreign) / (time.monotonic() - began)
-    return IdentityReport(machine(find_binary()), addresses, connections, spent["without"], spent["with"], cores)
+    return IdentityReport(machine(find_binary()), addresses, connections, rounds, measured, cores)
+
+
+def _measure(pid: int, names: Sequence[str], rounds: int, connections: int) -> OneEnvoy:
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:
+        _turn(pid, name, _WARM, 0)
+    for number in range(1, rounds + 1):
+        # Now the one first, now another: a machine that gets slower favours none.
+        shift = number % len(names)
+        for name in (*names[shift:], *names[:shift]):
+            spent[name].append(_turn(pid, name, connections, number))
+    return OneEnvoy.of(spent["without"], spent["alike"], spent["with"])
 
 
 def _turn(pid: int, name: str, connections: int, number: int) -> float:
@@ -105,18 +119,18 @@ def _map(addresses: int) -> Iterator[Ipcache]:
 
 
 @contextmanager
-def _envoy(folder: Path, ipcache: Ipcache) -> Iterator[int]:
-    """Its pid."""
+def _envoy(folder: Path, ipcache: Ipcache, names: Sequence[str]) -> Iterator[int]:
+    """Its pid. The listeners are made in the order of `names`."""
     first = {"name": "envoy.filters.listener.original_dst", "typed_config": {"@type": _ORIGINAL_DST}}
     close = {"name": "close", "typed_config": {"@type": _DIRECT_RESPONSE}}
     listeners = [
         {
             "name": name,
-            "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": _PORTS[name]}},
             "listener_filters": [first, identity_filter(ipcache).to_dict()] if name == "with" else [first],
             "filter_chains": [{"filters": [close]}],
         }
-        for name, port in _PORTS.items()
+        for name in names
     ]
     config = folder / "envoy.json"
     config.write_text(json.dumps({"static_resources": {"listeners": listeners}}))
@@ -146,9 +160,10 @@ def _listens(port: int) -> bool:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    rounds = Amount("rounds", "rounds to measure", 1000, 20)
+    envoys = Amount("envoys", "one after the other", 24, 2)
+    rounds = Amount("rounds", "rounds of each", 80, 10)
     connections = Amount("connections", "in each turn", 50, 50)
-    options = Options("identity", __doc__, rounds, connections)
+    options = Options("identity", __doc__, envoys, rounds, connections)
     options.parser.add_argument(
         "--addresses", type=positive, default=100_000, help="in the ipcache (default %(default)s)"
     )
