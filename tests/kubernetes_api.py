@@ -67,10 +67,14 @@ class _Watcher:
     namespace: str
     name: str
     bookmarks: bool
+    since: int
     queue: asyncio.Queue[dict[str, Any] | None] = field(default_factory=asyncio.Queue)
 
-    def sees(self, namespace: str, name: str) -> bool:
-        return self.namespace in ("", namespace) and self.name in ("", name)
+    def sees(self, version: int, told: Mapping[str, Any]) -> bool:
+        """Nothing that is no later than where it began, even if that is in the future."""
+        metadata = told["metadata"]
+        here = self.namespace in ("", metadata.get("namespace", "")) and self.name in ("", metadata["name"])
+        return here and version > self.since
 
 
 class Store:
@@ -85,7 +89,8 @@ class Store:
         self.watchers: list[_Watcher] = []
 
     def put(self, plural: str, told: Mapping[str, Any]) -> dict[str, Any]:
-        """Makes or replaces an object."""
+        """Makes or replaces an object. Raises ValueError for what a server would refuse."""
+        _check(plural, told)
         made = deepcopy(dict(told))
         kind, version, namespaced = self.kinds[plural]
         metadata = made.setdefault("metadata", {})
@@ -94,7 +99,7 @@ class Store:
         key = metadata.get("namespace", "") if namespaced else "", metadata["name"]
         before = self.objects[plural].get(key)
         self.version += 1
-        metadata.setdefault("uid", before["metadata"]["uid"] if before else str(uuid.uuid4()))
+        metadata["uid"] = before["metadata"]["uid"] if before else str(uuid.uuid4())
         metadata.setdefault("creationTimestamp", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         metadata["resourceVersion"] = str(self.version)
         metadata["managedFields"] = [{"manager": "kubectl", "operation": "Update", "time": str(self.version)}]
@@ -113,9 +118,8 @@ class Store:
     def _tell(self, kind: str, plural: str, told: dict[str, Any]) -> None:
         told = deepcopy(told)
         self.history.append((self.version, kind, plural, told))
-        metadata = told["metadata"]
         for watcher in self.watchers:
-            if watcher.plural == plural and watcher.sees(metadata.get("namespace", ""), metadata["name"]):
+            if watcher.plural == plural and watcher.sees(self.version, told):
                 watcher.queue.put_nowait({"type": kind, "object": told})
 
     def forget(self) -> None:
@@ -123,10 +127,19 @@ class Store:
         self.forgotten = self.version
         self.history.clear()
 
+    def backup(self) -> tuple[Any, ...]:
+        """The state of now."""
+        return self.version, deepcopy(self.objects), self.forgotten, list(self.history)
+
+    def set_back(self, backup: tuple[Any, ...]) -> None:
+        """To an earlier state, as an administrator does with etcd's."""
+        self.version, self.objects, self.forgotten, self.history = backup
+        self.end_watches()
+
     def bookmark(self) -> None:
         """Tells all who want to know that nothing was missed."""
         for watcher in self.watchers:
-            if watcher.bookmarks:
+            if watcher.bookmarks and self.version > watcher.since:
                 kind, version, _ = self.kinds[watcher.plural]
                 told = {"kind": kind, "apiVersion": version, "metadata": {"resourceVersion": str(self.version)}}
                 watcher.queue.put_nowait({"type": "BOOKMARK", "object": told})
@@ -144,12 +157,27 @@ class Store:
                     watcher.queue.put_nowait(event)
 
 
+def _check(plural: str, told: Mapping[str, Any]) -> None:
+    """What every server requires of the kinds that tests write, and they would forget."""
+    spec, status = told.get("spec") or {}, told.get("status") or {}
+    if plural == "pods" and not (spec.get("containers") and all(each.get("image") for each in spec["containers"])):
+        raise ValueError("spec.containers: a container with an image is required")
+    if plural == "pods" and [each["ip"] for each in status.get("podIPs", ())][:1] != [
+        *filter(None, [status.get("podIP")])
+    ]:
+        raise ValueError("status.podIP: must be the first of podIPs")
+    if plural == "services" and spec.get("clusterIPs", [])[:1] != [*filter(None, [spec.get("clusterIP")])]:
+        raise ValueError("spec.clusterIP: must be the first of clusterIPs")
+    if plural == "endpointslices" and told.get("addressType") not in ("IPv4", "IPv6", "FQDN"):
+        raise ValueError("addressType: required")
+
+
 class StatusError(Exception):
     """A `kind: Status`."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
-        self.told = {"kind": "Status", "apiVersion": "v1", "status": "StatusError", "code": code}
+        self.told = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
         self.told |= {"reason": reason, "message": message}
 
     def answer(self, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -238,17 +266,16 @@ class Handler:
             raise gone
         answer = web.StreamResponse(headers={"content-type": "application/json"})
         answer.enable_chunked_encoding()
-        watcher = _Watcher(plural, namespace, name, request.query.get("allowWatchBookmarks") in ("1", "true"))
+        watcher = _Watcher(plural, namespace, name, request.query.get("allowWatchBookmarks") in ("1", "true"), since)
         store.watchers.append(watcher)
-        past = [(kind, told) for at, kind, of, told in store.history if at > since and of == plural]
+        past = [(kind, told) for at, kind, of, told in store.history if of == plural and watcher.sees(at, told)]
         try:
             await answer.prepare(request)
             if expired:
                 await _send(answer, {"type": "ERROR", "object": gone.told})
                 return answer
             for kind, told in past:
-                if watcher.sees(told["metadata"].get("namespace", ""), told["metadata"]["name"]):
-                    await _send(answer, {"type": kind, "object": told})
+                await _send(answer, {"type": kind, "object": told})
             with suppress(TimeoutError):
                 async with asyncio.timeout(float(request.query.get("timeoutSeconds", "1800"))):
                     while (event := await watcher.queue.get()) is not None:
@@ -387,8 +414,13 @@ class ApiServer:
         return self.do(lambda: {each.plural for each in self.store.watchers})
 
     def asked(self, verb: str, plural: str) -> int:
-        """How often."""
-        return self.do(lambda: sum((each.verb, each.plural) == (verb, plural) for each in self.handler.requests))
+        """How often; a list that is asked only for the version does not count."""
+
+        def count() -> int:
+            asked = [each for each in self.handler.requests if each.query.get("limit") != "1"]
+            return sum((each.verb, each.plural) == (verb, plural) for each in asked)
+
+        return self.do(count)
 
     def do(self, change: Callable[[], T]) -> T:
         """Calls `change` in the server's thread."""

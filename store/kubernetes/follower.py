@@ -35,6 +35,7 @@ class Follower:
         self._changed = changed
         self._pause = _FIRST_PAUSE
         self._refusals = 0
+        self._just_listed = False
 
     @property
     def resource(self) -> Resource:
@@ -56,8 +57,9 @@ class Follower:
             began = time.monotonic()
             try:
                 async with Api(self._access()) as api:
-                    if self.known.version is None:
+                    if self.known.version is None or not (self._just_listed or await self._is_sound(api)):
                         await self._list(api)
+                    self._just_listed = False
                     await self._watch(api)
             except ExpiredError:
                 self.known.forget_version()
@@ -70,9 +72,21 @@ class Follower:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     async def _list(self, api: Api) -> None:
-        items, version = await api.all(self.resource)
+        try:
+            items, version = await api.all(self.resource)
+        except AnswerError as error:
+            if error.status != _NOT_FOUND or not self.resource.other_version:
+                raise
+            other = self.resource.in_other_version()
+            items, version = await api.all(other)
+            self.known.resource = other
         changed = self.known.replace(items, version)
+        self._just_listed = True
         self._answers(changed)
+
+    async def _is_sound(self, api: Api) -> bool:
+        """False when the server was set back to a backup since: no watch tells."""
+        return not self.known.is_ahead_of(await api.version(self.resource))
 
     async def _watch(self, api: Api) -> None:
         assert self.known.version is not None

@@ -91,6 +91,11 @@ class Known:
         """What is known stays, and the next look is a list."""
         self.version = None
 
+    def is_ahead_of(self, version: str) -> bool:
+        """True when the collection is at an earlier version now than the one that is known: the server was set back to
+        an older state. A watch would then be silent until there are as many changes again."""
+        return _older(version, self.version or "")
+
     def _bury(self, key: str, version: str) -> None:
         """The version is kept, so that older news do not bring the object back. Of very many it is not."""
         self._versions[key] = version

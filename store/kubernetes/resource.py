@@ -6,7 +6,7 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 Object: TypeAlias = Mapping[str, Any]  # as the API tells it, or what `Resource.essence` left of it
@@ -15,7 +15,7 @@ Object: TypeAlias = Mapping[str, Any]  # as the API tells it, or what `Resource.
 @dataclass(frozen=True, slots=True)
 class Resource:
     """A collection of the API. `essence` keeps of an object what matters, so that news of the rest is none; `optional`
-    are collections that a cluster may do without."""
+    are collections that a cluster may do without; `other_version` is one that some clusters have in its place."""
 
     kind: str
     api_version: str
@@ -24,6 +24,7 @@ class Resource:
     optional: bool = False
     namespace: str = ""  # with `name`, of a collection of one object
     name: str = ""
+    other_version: str = ""
 
     @property
     def path(self) -> str:
@@ -41,6 +42,10 @@ class Resource:
     def title(self) -> str:
         """For people: `pods`, `secret default/token`."""
         return f"{self.kind} {self.namespace}/{self.name}" if self.name else self.plural
+
+    def in_other_version(self) -> Resource:
+        """The same collection, asked for in the other version of the API."""
+        return replace(self, api_version=self.other_version, other_version=self.api_version)
 
     def told(self, told: Object) -> tuple[str, dict[str, Any]]:
         """The key (namespace/name, or the name alone) and the essence of an object. Raises KeyError, TypeError or
@@ -127,7 +132,7 @@ def _slice(told: Object) -> dict[str, Any]:
                 "ips": list(each.get("addresses") or ()),
                 # https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#ready: absent is ready
                 "ready": (each.get("conditions") or {}).get("ready") is not False,
-                "node": each.get("nodeName") or "",
+                "node": each.get("nodeName") or (each.get("topology") or {}).get("kubernetes.io/hostname") or "",
             }
             for each in told.get("endpoints") or ()
         ],
@@ -154,7 +159,10 @@ NETWORK_POLICIES = Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpol
 NAMESPACES = Resource("Namespace", "v1", "namespaces", _labels)
 PODS = Resource("Pod", "v1", "pods", _pod)
 SERVICES = Resource("Service", "v1", "services", _service)
-SLICES = Resource("EndpointSlice", "discovery.k8s.io/v1", "endpointslices", _slice)
+# v1 came with Kubernetes 1.21; v1beta1 has the name of an endpoint's node among its `topology`.
+SLICES = Resource(
+    "EndpointSlice", "discovery.k8s.io/v1", "endpointslices", _slice, other_version="discovery.k8s.io/v1beta1"
+)
 NODES = Resource("Node", "v1", "nodes", _node)
 
 POLICIES = (CILIUM, CLUSTERWIDE, NETWORK_POLICIES)

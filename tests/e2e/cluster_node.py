@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,9 @@ def cgroups() -> Path:
 class ClusterNode:
     """`live` is the node. Its pods (frontend, backend, ...) are unknown to the cluster until `tell` tells of them."""
 
-    def __init__(self, live: LiveNode) -> None:
+    def __init__(self, live: LiveNode, api: ApiServer) -> None:
         self.live = live
-        self.api = ApiServer(live.folder / "api", lambda port: netns.run_in(live.node.path, lambda: loopback(port)))
+        self.api = api
         self.slice = cgroups() / f"kubepods-{live.ground.name}.slice"
         self.webs: list[Web] = []
         self._sandboxes: dict[str, tuple[subprocess.Popen[Any], Path]] = {}
@@ -62,12 +61,10 @@ class ClusterNode:
         """With `ready` waits until all is in force."""
         self.live.start_agent("--config", self.config, ready=ready)
 
-    def sandbox(self, name: str, pod: Pod) -> str:
-        """A process that holds the pod's network, in a control group of its own; the pod's uid."""
-        uid = str(uuid.uuid4())
+    def sandbox(self, name: str, pod: Pod, uid: str) -> None:
+        """A process that holds the pod's network, in a control group that tells the pod's uid."""
         process = pod.popen(["sleep", "infinity"])
         self._sandboxes[name] = process, self.group(uid, process.pid)
-        return uid
 
     def group(self, uid: str, pid: int) -> Path:
         """Puts a process where the kubelet puts those of a pod, with systemd as the manager of groups."""
@@ -79,31 +76,32 @@ class ClusterNode:
 
     def tell(self, pod: Pod, **more: Any) -> None:
         """A pod of this node, with a sandbox, that runs."""
-        uid = more.pop("uid", None) or self.sandbox(pod.name, pod)
         ports = [{"name": name, "containerPort": number} for name, number in pod.ports.items()]
-        self.put_pod(pod.name, pod.labels, map(str, pod.ips), uid=uid, ports=ports, **more)
+        self.put_pod(pod.name, pod.labels, pod.ips, inside=pod, ports=ports, **more)
 
     def put_pod(
         self,
         name: str,
         labels: Mapping[str, str],
-        ips: Any,
+        ips: Iterable[object],
         *,
-        uid: str = "",
+        inside: Pod | None = None,
         node: str = NODE,
         phase: str = "Running",
         ports: Any = (),
         namespace: str = "default",
         **more: Any,
     ) -> None:
-        """What the API tells of a pod."""
-        spec = {"nodeName": node, "serviceAccountName": "default", "containers": [{"name": "c", "ports": list(ports)}]}
-        told = {
-            "metadata": {"name": name, "namespace": namespace, "labels": dict(labels), "uid": uid or str(uuid.uuid4())},
-            "spec": spec | more,
-            "status": {"phase": phase, "podIPs": [{"ip": ip} for ip in ips]},
-        }
-        self.api.put("pods", told)
+        """What the API tells of a pod. One that is `inside` a network of this node gets a sandbox there."""
+        containers = [{"name": "c", "image": "none", "ports": list(ports)}]
+        spec = {"nodeName": node, "serviceAccountName": "default", "containers": containers}
+        metadata = {"name": name, "namespace": namespace, "labels": dict(labels)}
+        if inside is not None:
+            made = self.api.put("pods", {"metadata": metadata, "spec": spec | more, "status": {"phase": "Pending"}})
+            self.sandbox(name, inside, str(made["metadata"]["uid"]))
+        listed = [{"ip": str(ip)} for ip in ips]
+        status = {"phase": phase} | ({"podIP": listed[0]["ip"], "podIPs": listed} if listed else {})
+        self.api.put("pods", {"metadata": metadata, "spec": spec | more, "status": status})
 
     def end(self, name: str) -> None:
         """A pod's processes end, and its object goes."""
@@ -159,12 +157,17 @@ def _addresses(*ips: str) -> dict[str, Any]:
     return {"addresses": [{"type": "InternalIP", "address": ip} for ip in ips]}
 
 
+def own_server(live: LiveNode) -> ApiServer:
+    """The API server of the tests, in the node's network."""
+    return ApiServer(live.folder / "api", lambda port: netns.run_in(live.node.path, lambda: loopback(port)))
+
+
 @contextmanager
-def cluster_node() -> Iterator[ClusterNode]:
+def cluster_node(server: Callable[[LiveNode], ApiServer] = own_server) -> Iterator[ClusterNode]:
     """For one module. The agent does not run yet."""
     live = LiveNode()
     try:
-        node = ClusterNode(live)
+        node = ClusterNode(live, server(live))
         try:
             yield node
         finally:

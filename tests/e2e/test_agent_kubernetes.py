@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from lockgate.tests.e2e.cluster_node import ClusterNode, cluster_node
@@ -87,13 +88,13 @@ def test_pods_come_and_go(cluster: ClusterNode) -> None:
         cluster.tell(late)
         cluster.known("default/late")
         assert fetch(late, live.api.ipv4, 80, "/open", patience=GLANCE) == DROPPED
-        cluster.put_pod("late", {"app": "frontend"}, map(str, late.ips), uid=uid_of(cluster, "late"))
+        cluster.put_pod("late", {"app": "frontend"}, late.ips)
         live.becomes(OK, lambda: fetch(late, live.api.ipv4, 80, "/open", patience=GLANCE))
         assert fetch(late, live.api.ipv4, 80, "/shut", patience=GLANCE) == DENIED
         # It is over: its address may be another's any moment.
-        cluster.put_pod("late", {"app": "frontend"}, map(str, late.ips), uid=uid_of(cluster, "late"), phase="Succeeded")
+        cluster.put_pod("late", {"app": "frontend"}, late.ips, phase="Succeeded")
         live.becomes(DROPPED, lambda: fetch(late, live.api.ipv4, 80, "/open", patience=GLANCE))
-        cluster.put_pod("next", {"app": "frontend"}, map(str, late.ips), uid=cluster.sandbox("next", late))
+        cluster.put_pod("next", {"app": "frontend"}, late.ips, inside=late)
         live.becomes(OK, lambda: fetch(late, live.api.ipv4, 80, "/open", patience=GLANCE))
         cluster.end("next")
         cluster.end("late")
@@ -110,7 +111,7 @@ def test_a_pod_is_policed_before_the_api_knows_its_address(cluster: ClusterNode)
     live = cluster.live
     early = live.ground.pod("early", labels={"app": "other"})
     try:
-        cluster.put_pod("early", early.labels, [], uid=cluster.sandbox("early", early), phase="Pending")
+        cluster.put_pod("early", early.labels, [], inside=early, phase="Pending")
         cluster.known("default/early")
         assert cluster.endpoints()["default/early"]["ips"] == [str(ip) for ip in early.ips]
         assert fetch(early, live.api.ipv4, 80, "/open", patience=GLANCE) == DROPPED
@@ -315,9 +316,10 @@ def test_other_nodes_the_api_server_and_this_node(cluster: ClusterNode) -> None:
         ports = [{"name": "https", "port": 6443, "protocol": "TCP"}]
         api.put(
             "services",
-            {"metadata": {"name": "kubernetes"}, "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"port": 443}]}},
+            {"metadata": {"name": "kubernetes"}, "spec": addressed("10.96.0.1") | {"ports": [{"port": 443}]}},
         )
-        api.put("endpointslices", {"metadata": metadata, "endpoints": [{"addresses": [there]}], "ports": ports})
+        told = {"addressType": "IPv4", "endpoints": [{"addresses": [there]}], "ports": ports}
+        api.put("endpointslices", {"metadata": metadata, **told})
         live.becomes(OK, reaches)
         identities = {each["identity"]: each for each in live.lockgate("identity", "list", "-o", "json").data}
         assert set(identities[7]["prefixes"]) == {f"{there}/32", "10.96.0.1/32"}
@@ -333,6 +335,10 @@ def test_other_nodes_the_api_server_and_this_node(cluster: ClusterNode) -> None:
         ):
             with suppress(KeyError):
                 api.delete(plural, name)
+
+
+def addressed(ip: str) -> dict[str, Any]:
+    return {"clusterIP": ip, "clusterIPs": [ip]}
 
 
 def endpoints_of(cluster: ClusterNode, policy: str) -> list[str]:
@@ -370,8 +376,8 @@ def test_a_secret_that_a_policy_names(cluster: ClusterNode) -> None:
 def test_a_service_leads_to_its_ready_endpoints(cluster: ClusterNode) -> None:
     api, live = cluster.api, cluster.live
     web = live.serve(live.intruder, 80)
-    spec = {"clusterIPs": ["10.96.0.10"], "selector": {"in": "none"}, "ports": [{"name": "web", "port": 8000}]}
-    api.put("services", {"metadata": {"name": "shop"}, "spec": spec})
+    spec = {"selector": {"in": "none"}, "ports": [{"name": "web", "port": 8000}]}
+    api.put("services", {"metadata": {"name": "shop"}, "spec": addressed("10.96.0.10") | spec})
 
     def serves(*ips: str) -> None:
         metadata = {"name": "shop-x", "labels": {"kubernetes.io/service-name": "shop"}}
@@ -379,8 +385,8 @@ def test_a_service_leads_to_its_ready_endpoints(cluster: ClusterNode) -> None:
             {"addresses": [ip], "conditions": {"ready": ip in ips}}
             for ip in map(str, (live.api.ipv4, live.intruder.ipv4))
         ]
-        told = {"metadata": metadata, "endpoints": listed, "ports": [{"name": "web", "port": 80, "protocol": "TCP"}]}
-        api.put("endpointslices", told)
+        told = {"endpoints": listed, "ports": [{"name": "web", "port": 80, "protocol": "TCP"}]}
+        api.put("endpointslices", {"metadata": metadata, "addressType": "IPv4", **told})
 
     serves(str(live.api.ipv4))
     live.until("the service has an address", lambda: live.status()["services"]["serving"] == 1)

@@ -179,10 +179,16 @@ def test_services_that_are_left_to_others(made: dict[str, Any], slices: list[dic
     assert (found["web"].vips, problems) == ((), [])
 
 
+NODES = ("here", "there")
+
+
 def test_a_service_is_led_to_backends_of_its_own_node_only() -> None:
     slices = [endpoints("10.0.0.1", nodeName="here"), endpoints("10.0.0.2", nodeName="there", name="web-2")]
     found, _ = services(service(internalTrafficPolicy="Local"), slices=slices)
     assert weights(found["web"]) == {"10.0.0.1": 1}
+    slices = [endpoints(f"10.0.0.{n}", topology={"kubernetes.io/hostname": at}, name=at) for n, at in enumerate(NODES)]
+    found, _ = services(service(internalTrafficPolicy="Local"), slices=slices)
+    assert weights(found["web"]) == {"10.0.0.0": 1}, "as v1beta1 has it"
 
 
 def test_endpoints_with_different_ports() -> None:

@@ -31,6 +31,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 @pytest.fixture
 def server(shared: ApiServer, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
     monkeypatch.setattr(store, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(follower, "_FIRST_PAUSE", 0.01)
     shared.store.__init__()  # type: ignore[misc]
     shared.handler.failing.clear()
     shared.handler.requests.clear()
@@ -53,9 +54,13 @@ def pods(content: StoreContent) -> list[str]:
 
 def put_pods(server: ApiServer, count: int) -> None:
     for number in range(count):
-        spec = {"nodeName": "other", "containers": []}
-        status = {"phase": "Running", "podIPs": [{"ip": f"10.0.{number // 250}.{number % 250 + 1}"}]}
-        server.put("pods", {"metadata": {"name": f"p{number}"}, "spec": spec, "status": status})
+        put_pod(server, f"p{number}", f"10.0.{number // 250}.{number % 250 + 1}")
+
+
+def put_pod(server: ApiServer, name: str, ip: str) -> None:
+    spec = {"nodeName": "other", "containers": [{"name": "c", "image": "none"}]}
+    status = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}
+    server.put("pods", {"metadata": {"name": name}, "spec": spec, "status": status})
 
 
 async def test_a_long_list_comes_in_pages(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,10 +132,7 @@ async def test_what_an_earlier_agent_knew(server: ApiServer, tmp_path: Path) -> 
     assert (tmp_path / "memory.db").stat().st_mode & 0o777 == 0o600
 
 
-async def test_one_collection_that_fails_does_not_hold_up_the_others(
-    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(follower, "_FIRST_PAUSE", 0.01)
+async def test_one_collection_that_fails_does_not_hold_up_the_others(server: ApiServer, tmp_path: Path) -> None:
     followed = made(server, tmp_path)
     assert pods(await followed.read()) == []
     server.handler.failing["services"] = (503, "not now")
@@ -144,6 +146,56 @@ async def test_one_collection_that_fails_does_not_hold_up_the_others(
     assert content.problems == (
         "kubernetes: services cannot be followed (503 not now); what was known of them stays enforced",
     )
+
+
+async def test_a_cluster_with_another_version_of_a_collection(server: ApiServer, tmp_path: Path) -> None:
+    """Kubernetes before 1.21 has EndpointSlices as v1beta1; an upgrade changes that while the agent runs."""
+    kind, new, namespaced = server.store.kinds["endpointslices"]
+    server.store.kinds["endpointslices"] = kind, "discovery.k8s.io/v1beta1", namespaced
+    put_service(server, "10.1.0.1")
+    followed = made(server, tmp_path)
+    content = await followed.read()
+    assert (addresses(content), content.problems) == (["10.1.0.1"], ())
+    server.store.kinds["endpointslices"] = kind, new, namespaced
+    server.do(server.store.end_watches)
+    async with aclosing(followed.changes()) as changes, asyncio.timeout(60):  # type: ignore[type-var]
+        put_service(server, "10.1.0.2")
+        async for content in changes:
+            if addresses(content) == ["10.1.0.2"] and not content.problems:
+                break
+
+
+async def test_a_cluster_that_is_set_back_to_a_backup(server: ApiServer, tmp_path: Path) -> None:
+    """Its versions begin again below those that are known, and a watch from these would be silent."""
+    put_pods(server, 1)
+    saved = server.do(server.store.backup)
+    put_pods(server, 7)
+    followed = made(server, tmp_path)
+    assert len(pods(await followed.read())) == 7
+    async with aclosing(followed.changes()) as changes, asyncio.timeout(60):  # type: ignore[type-var]
+        put_pod(server, "last", "10.0.9.9")
+        assert len(pods(await anext(changes))) == 8
+        server.do(lambda: server.store.set_back(saved))
+        while len(pods(await anext(changes))) != 1:
+            pass
+        put_pods(server, 2)
+        while len(pods(await anext(changes))) != 2:
+            pass
+
+
+def put_service(server: ApiServer, backend: str) -> None:
+    spec = {"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": [{"port": 80}]}
+    server.put("services", {"metadata": {"name": "web"}, "spec": spec})
+    metadata = {"name": "web-x", "labels": {"kubernetes.io/service-name": "web"}}
+    endpoints = [{"addresses": [backend], "topology": {"kubernetes.io/hostname": "here"}}]
+    told = {"addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 8080}]}
+    server.put("endpointslices", {"metadata": metadata, **told})
+
+
+def addresses(content: StoreContent) -> list[str]:
+    """Of the backends of all services."""
+    told = [json.loads(each.data) for each in content.workloads if each.source.startswith("kubernetes:Service/")]
+    return [backend["ip"] for each in told for entry in each["services"] for backend in entry.get("backends", ())]
 
 
 async def test_a_node_that_the_cluster_does_not_have(server: ApiServer, tmp_path: Path) -> None:

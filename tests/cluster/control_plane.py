@@ -1,0 +1,191 @@
+"""The API of a real Kubernetes in a network namespace: etcd and kube-apiserver, with TLS, RBAC and tokens of service
+accounts, as `scripts/cluster` built them.
+
+No kubelet, scheduler or controller runs: what these would do (pods, their sandboxes and addresses, endpoints) tests do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from lockgate.agent.playground import Namespace
+from lockgate.tests.kubernetes_certificates import certificates
+
+BINARIES = Path(__file__).parents[2] / ".cluster" / "bin"
+ADMIN = "a-token-of-the-administrator"
+PORT, ETCD_PORT, ETCD_PEERS = 6443, 2379, 2380
+_PATIENCE = 120.0  # seconds
+# Who is asked about: tests count what the agent asks for.
+_AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "rules": [{"level": "Metadata", "users": ["system:serviceaccount:lockgate:lockgate"]}, {"level": "None"}],
+}
+
+
+class ControlPlane:
+    """Runs at once; `server_log` and the others are for evidence."""
+
+    def __init__(self, folder: Path, where: Namespace) -> None:
+        if not (BINARIES / "kube-apiserver").exists():
+            raise RuntimeError(f"{BINARIES} has no kube-apiserver: run scripts/cluster, which builds it")
+        self.folder = folder
+        self.where = where
+        self.authority, self._certificate = certificates(folder)
+        self.audit = folder / "audit.log"
+        self.kubeconfig = self._files()
+        self._etcd: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        try:
+            self.start_etcd()
+            self.start_server()
+        except BaseException:
+            self.close()
+            raise
+
+    def start_etcd(self) -> None:
+        """With the data that it had."""
+        own, peers = f"http://127.0.0.1:{ETCD_PORT}", f"http://127.0.0.1:{ETCD_PEERS}"
+        self._etcd = self._run(
+            "etcd",
+            {
+                "data-dir": self.folder / "etcd",
+                "listen-client-urls": own,
+                "advertise-client-urls": own,
+                "listen-peer-urls": peers,
+                "initial-advertise-peer-urls": peers,
+                "initial-cluster": f"default={peers}",
+            },
+        )
+        self._until("etcd", lambda: self.etcdctl("endpoint", "health") is not None)
+
+    def start_server(self) -> None:
+        """At the port that it always has, and waits until it serves."""
+        self.audit.unlink(missing_ok=True)
+        key = self.folder / "accounts.key"
+        self._server = self._run(
+            "kube-apiserver",
+            {
+                "etcd-servers": f"http://127.0.0.1:{ETCD_PORT}",
+                "etcd-compaction-interval": 0,
+                "bind-address": "127.0.0.1",
+                "advertise-address": "10.200.0.1",
+                "secure-port": PORT,
+                "cert-dir": self.folder / "certificates",
+                "tls-cert-file": self._certificate,
+                "tls-private-key-file": self._certificate,
+                "service-account-key-file": key,
+                "service-account-signing-key-file": key,
+                "service-account-issuer": "https://kubernetes.default.svc",
+                "token-auth-file": self.folder / "tokens.csv",
+                "authorization-mode": "Node,RBAC",
+                # The controller that makes the accounts which it asks for is not there.
+                "disable-admission-plugins": "ServiceAccount",
+                "service-cluster-ip-range": "10.96.0.0/16",
+                "allow-privileged": "true",
+                "audit-policy-file": self.folder / "audit.yaml",
+                "audit-log-path": self.audit,
+            },
+        )
+        self._until("kube-apiserver", lambda: self.kubectl("get", "namespace", "default") is not None)
+
+    def stop_server(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """It ends; killed it says nothing to anybody."""
+        _end(self._server, number)
+        self._server = None
+
+    def stop_etcd(self) -> None:
+        """Without a word."""
+        _end(self._etcd, signal.SIGKILL)
+        self._etcd = None
+
+    def compact(self) -> None:
+        """etcd forgets what was before now."""
+        told = self.etcdctl("endpoint", "status", "--write-out=json")
+        assert told is not None
+        revision = json.loads(told)[0]["Status"]["header"]["revision"]
+        assert self.etcdctl("compact", str(revision)) is not None
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str | None:
+        """What it printed; None when it failed."""
+        ended = self.tried("kubectl", "--kubeconfig", str(self.kubeconfig), *arguments, input=input)
+        return ended.stdout if ended.returncode == 0 else None
+
+    def etcdctl(self, *arguments: str) -> str | None:
+        """What it printed; None when it failed."""
+        ended = self.tried("etcdctl", f"--endpoints=http://127.0.0.1:{ETCD_PORT}", *arguments)
+        return ended.stdout if ended.returncode == 0 else None
+
+    def tried(self, name: str, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        """One of the programs, run to its end."""
+        command = self.where.command([BINARIES / name, *arguments])
+        environment = os.environ | {"ETCDCTL_API": "3", "HOME": str(self.folder)}
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=False, env=environment, input=input
+        )
+
+    def close(self) -> None:
+        """Ends everything and removes its files."""
+        self.stop_server()
+        self.stop_etcd()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log(self, name: str) -> str:
+        """The end of a program's log."""
+        return (self.folder / f"{name}.log").read_text()[-4000:]
+
+    def _files(self) -> Path:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        form = serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        (self.folder / "accounts.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+        (self.folder / "tokens.csv").write_text(f"{ADMIN},admin,admin,system:masters\n")
+        (self.folder / "audit.yaml").write_text(yaml.safe_dump(_AUDIT))
+        path = self.folder / "admin.kubeconfig"
+        path.write_text(yaml.safe_dump(kubeconfig(self.authority, {"token": ADMIN})))
+        return path
+
+    def _run(self, name: str, options: Mapping[str, object]) -> subprocess.Popen[bytes]:
+        command: list[str | Path] = [BINARIES / name, *(f"--{option}={value}" for option, value in options.items())]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return self.where.popen(command, stdout=log, stderr=log, start_new_session=True, cwd=self.folder)
+
+    def _until(self, what: str, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not true():
+            logs = {path.stem: path.read_text()[-2000:] for path in self.folder.glob("*.log")}
+            for name, process in (("etcd", self._etcd), ("kube-apiserver", self._server)):
+                if process is not None and process.poll() is not None:
+                    raise RuntimeError(f"{name} ended with {process.returncode}:\n{logs[name]}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"waited in vain for {what}: {logs}")
+            time.sleep(0.1)
+
+
+def kubeconfig(authority: Path, user: dict[str, str]) -> dict[str, Any]:
+    """For one user."""
+    cluster = {"server": f"https://127.0.0.1:{PORT}", "certificate-authority": str(authority)}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "user", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
+    }
+
+
+def _end(process: subprocess.Popen[bytes] | None, number: signal.Signals) -> None:
+    if process is not None:
+        process.send_signal(number)
+        process.wait(60)
