@@ -56,9 +56,14 @@ class _Tree:
             OSError: the path itself or a folder below it is gone or cannot be listed.
         """
         now: dict[str, tuple[_Stamp, Document]] = {}
+        gone = False
         for source, found in sorted(self._files()):
             if (document := self._look(source, found)) is not None:
                 now[source] = document
+            else:
+                gone = True
+        if gone:
+            self._require_folder()
         self.read = now
         return self._documents()
 
@@ -83,17 +88,27 @@ class _Tree:
                 sources.add(path)
         if any(not path.endswith(tuple(SUFFIXES)) or Path(path).is_dir() for path in sources):
             return self.scan()
+        own = (source for source in sources if source.endswith(TEST_SUFFIXES) == self.tests)
+        looked = {source: self._look(source, partial(os.stat, source)) for source in own}
+        if None in looked.values():
+            self._require_folder()
         before = len(self.read)
-        for source in sources:
-            if source.endswith(TEST_SUFFIXES) == self.tests:
-                document = self._look(source, partial(os.stat, source))
-                if document is not None:
-                    self.read[source] = document
-                else:
-                    self.read.pop(source, None)
+        for source, document in looked.items():
+            if document is not None:
+                self.read[source] = document
+            else:
+                self.read.pop(source, None)
         if len(self.read) != before:
             self.read = dict(sorted(self.read.items()))
         return self._documents()
+
+    def _require_folder(self) -> None:
+        """Files that are gone were deleted only if the path itself is still there: its last content stays in force.
+
+        Raises:
+            OSError: it is not.
+        """
+        self.path.stat()
 
     def _documents(self) -> tuple[Document, ...]:
         return tuple(document for _, document in self.read.values())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from lockgate.store import DirectoryStore, PathError, StoreContent
+from lockgate.store.directory import _Tree
 
 
 @pytest.fixture
@@ -104,6 +106,39 @@ async def test_a_folder_that_vanishes_keeps_what_was_read(store: DirectoryStore,
             content = await next_change(queue)
     assert content.policies == first.policies
     assert "stays in force" in content.problems[0]
+
+
+async def test_a_folder_that_vanishes_with_news_of_its_files_keeps_them_too(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    """News of single files are looked at alone; that they are gone must not read as their deletion."""
+    content = await store.read()
+    gone = str(tmp_path / "policies" / "a.yaml")
+    shutil.move(tmp_path / "policies", tmp_path / "elsewhere")
+    now = store._scan([gone])
+    assert now.policies == content.policies
+    assert now.problems == (f"{tmp_path}/policies: No such file or directory; what was read before stays in force",)
+    shutil.move(tmp_path / "elsewhere", tmp_path / "policies")
+    (tmp_path / "policies" / "a.yaml").unlink()
+    assert store._scan([gone]).policies == ()
+
+
+async def test_a_folder_that_vanishes_while_it_is_read_keeps_what_was_read(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = await store.read()
+    files = _Tree._files
+
+    def listed(tree: _Tree) -> list[tuple[str, Callable[[], os.stat_result]]]:
+        found = list(files(tree))
+        if tree.path.name == "policies":
+            shutil.move(tree.path, tmp_path / "elsewhere")
+        return [(source, partial(os.stat, source)) for source, _ in found]
+
+    monkeypatch.setattr(_Tree, "_files", listed)
+    now = store._scan()
+    assert now.policies == content.policies
+    assert len(now.problems) == 1
 
 
 async def test_an_oversized_file_is_a_failure_of_that_file_only(store: DirectoryStore, tmp_path: Path) -> None:
