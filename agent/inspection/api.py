@@ -12,6 +12,7 @@ from aiohttp import web
 from ...envoy.errors import EnvoyError
 from ...policies import Flow
 from ...policies.errors import FlowError
+from .client import LONGEST_QUESTION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -62,7 +63,7 @@ class LocalApi:
         application.router.add_get("/v1/policies/{name:.+}", _policy_handler(view))
         application.router.add_get("/v1/explain", _explain_handler(view))
         add_metrics(application, metrics)
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(application, access_log=None, max_line_size=2 * LONGEST_QUESTION)
 
     async def start(self) -> None:
         """Listens; a socket left by an agent that was killed is replaced (the agent's lock is held by now)."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError, UnreachableError
 
+LONGEST_QUESTION = 1 << 16  # bytes of a path with its query
 _TIMEOUT = 10.0  # seconds; the API answers from memory
 
 
@@ -29,8 +30,10 @@ def ask(run_dir: Path, path: str) -> Any:
 
     Raises:
         UnreachableError: no agent answers there.
-        InputError: the agent answered with an error; its sentence is kept.
+        InputError: the agent answered with an error; its sentence is kept. Or the question is too long.
     """
+    if len(path) > LONGEST_QUESTION:
+        raise InputError("the question is too long for the agent; ask about files, with --policies and --workloads")
     address = run_dir / "agent.sock"
     connection = _UnixConnection(address)
     try:

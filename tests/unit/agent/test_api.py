@@ -101,6 +101,15 @@ async def test_a_connection_is_explained(run_dir: Path) -> None:
         await asked(run_dir, "/v1/explain?flow=%7B")
 
 
+async def test_a_long_question_is_answered_and_an_endless_one_is_not_asked(run_dir: Path) -> None:
+    path = "/" + "a" * 60_000
+    flow = {"from": "a", "to": "b", "port": 1, "http": {"path": path}}
+    answer = await asked(run_dir, f"/v1/explain?{urlencode({'flow': json.dumps(flow)})}")
+    assert path in answer["asked"][4]
+    with pytest.raises(InputError, match=r"^the question is too long for the agent; ask about files, with --policies"):
+        await asked(run_dir, f"/v1/explain?flow={'a' * 70_000}")
+
+
 async def test_only_root_may_ask(run_dir: Path) -> None:
     assert stat.S_IMODE((run_dir / "agent.sock").stat().st_mode) == 0o600
 
