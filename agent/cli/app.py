@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+from .plain_params import plain_params
+
 # Module and attribute: a Typer of several commands, or the function of one. In the order of --help.
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("status_command", "status"),
@@ -75,6 +77,7 @@ def root(
 
 def run() -> None:
     """The console script: one clear sentence on stderr for whatever an operator can mend."""
+    plain_params()
     try:
         app()
     except Exception as error:

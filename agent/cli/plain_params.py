@@ -1,0 +1,39 @@
+"""Options that are texts, paths or flags need no pydantic, with which typer would look at each value.
+
+Importing it takes a fifth of a second: a good part of what an agent needs until its programs are in the kernel, and of
+what most commands need at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer.core
+from typer._coercion import RuntimeParam, TypeDescriptor, build_runtime_param
+from typer._param_types import coerce_cli_path
+
+_LOOKED_AT_BY_TYPER = ("parser", "resolve_path", "path_type")  # where one of these is asked for
+
+
+class _PlainParam(RuntimeParam):
+    """What typer makes of a value anyway (typer._adapters), without its way to it."""
+
+    def _coerce_value(self, value: Any, param: Any, ctx: Any) -> Any:
+        if self.annotation is Path:
+            return coerce_cli_path(Path(value), self.parameter_info, path_type=Path, param=param, ctx=ctx)
+        if isinstance(value, self.annotation):
+            return value
+        return build_runtime_param(param.type_descriptor)._coerce_value(value, param, ctx)
+
+
+def _build(descriptor: TypeDescriptor) -> RuntimeParam:
+    info = descriptor.parameter_info
+    if descriptor.annotation in (str, Path, bool) and not any(getattr(info, each) for each in _LOOKED_AT_BY_TYPER):
+        return _PlainParam(info, descriptor.annotation)
+    return build_runtime_param(descriptor)
+
+
+def plain_params() -> None:
+    """From now on, for every command."""
+    typer.core.build_runtime_param = _build  # type: ignore[attr-defined]
