@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 
 from ..snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTE, SECRET, Resource, Snapshot
 from .discovery import DeltaRequest, DeltaResponse, WholeRequest, WholeResponse
+from .flight import Update
 from .node_memory import NodeMemory
-from .subscription import Subscription, Update
+from .subscription import Subscription
 from .transition import EVALUATION, Gate, names_in_use, target
 
 # What others refer to goes first (#eventual-consistency-considerations); other types follow as they were asked for.

@@ -11,8 +11,9 @@ from hashlib import sha256
 from ..snapshot import Resource, Snapshot
 from .conversation import Conversation
 from .discovery import WholeRequest, WholeResponse
+from .flight import Update
 from .node_memory import NodeMemory, WholeState
-from .subscription import WILDCARD, Subscription, Update
+from .subscription import WILDCARD, Subscription
 from .variant import WHOLE_STATE, state_of_the_world
 
 _NOTHING: Mapping[str, Resource] = {}

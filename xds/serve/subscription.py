@@ -8,12 +8,12 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import compress
-from operator import is_not
 from types import MappingProxyType
 
-from ..snapshot import FILTER_CONFIG, SECRET, Resource
+from ...policies.difference import other_keys
+from ..snapshot import Resource
+from .flight import Flight, Sent, Update
+from .habits import ABSENCE_UNTOLD, ALONE, HELD_AGAIN
 from .node_memory import TypeMemory
 from .passage import OPEN, Gatekeeper, Passage
 from .variant import INCREMENTAL, Removals, Variant
@@ -22,49 +22,6 @@ WILDCARD = "*"
 
 # In place of a version: the client may hold what it was sent last, or nothing. No resource has this version.
 _UNSURE = ""
-
-# Types whose resources travel one by one, so that a NACK always names one. There are few of them on a node.
-ALONE = frozenset({FILTER_CONFIG})
-
-# Types whose absence is not told to a client that never had the resource. Envoy 1.40 takes such a removal of a filter
-# config as an answer, stops waiting for its fetch timeout and never opens the listener; untold, it falls back to the
-# slot's default in time. One that it refused was its answer already.
-ABSENCE_UNTOLD = frozenset({FILTER_CONFIG})
-
-# Types of which the client gets what it holds once more after it refused another version. Envoy 1.40 notes a filter
-# config as its last one before it makes the filter, and a secret before it makes the TLS context: where that fails it
-# refuses it, and when the same bytes come again next, after a restart of this server, it confirms them unseen and goes
-# on by what it had. Of a client that holds nothing a removal takes a noted filter config away; of a secret Envoy heeds
-# none.
-# https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/filter/config_discovery_impl.cc
-# https://github.com/envoyproxy/envoy/blob/v1.40.0/source/common/secret/sds_api.cc
-HELD_AGAIN = frozenset({FILTER_CONFIG, SECRET})
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One response: `nonce` pairs it with the client's answer."""
-
-    nonce: str
-    resources: tuple[Resource, ...] = ()
-    removed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    revision: int
-    resources: Mapping[str, Resource]
-    removed: tuple[str, ...]
-
-    @property
-    def names(self) -> Iterable[str]:
-        return (*self.resources, *self.removed)
-
-
-def _others(before: Mapping[str, Resource], after: Mapping[str, Resource]) -> Iterator[str]:
-    """The names that mean another object, or none any more. Without a step of Python's for each that stays."""
-    yield from compress(after, map(is_not, map(before.get, after), after.values()))
-    yield from before.keys() - after.keys()
 
 
 class Subscription:
@@ -87,10 +44,8 @@ class Subscription:
         self._noted: set[str] = set()  # refused on this stream by a client that held nothing of that name
         self._greeting = False  # a wildcard is answered even when there is nothing
         self._took_any = False
-        self._sent: dict[str, _Sent] = {}
-        self._on_its_way: set[str] = set()
+        self._flight = Flight()
         self._behind: dict[str, int] = {}  # name -> first revision that the client has not answered for
-        self._nonces = 0
         self._published: Mapping[str, Resource] = {}
         self._revision = 0
         self._look_at: set[str] = set()  # names to compare in the next `due`
@@ -201,17 +156,17 @@ class Subscription:
         its number, which only grows. What `gate` holds back is asked about again in the next call."""
         if published is not self._published:
             before, self._published = self._published, published
-            others = _others(before, published)
+            others = other_keys(published, before)
             self._look_at.update(
                 others if self._wildcard else filter({*self._named, *self._known}.__contains__, others)
             )
-        if self.variant.in_turn and self._sent:
+        if self.variant.in_turn and self._flight:
             return []
         self._revision = revision
         changed: list[Resource] = []
         gone: list[str] = []
         absent: list[str] = []  # and never was there for the client
-        for name in sorted(self._look_at - self._on_its_way):
+        for name in sorted(self._look_at - self._flight.names):
             self._look_at.discard(name)
             self._closed.discard(name)
             if not self.wants(name) and name not in self._owed:
@@ -272,7 +227,7 @@ class Subscription:
         removed = (*gone, *(() if implied else absent))
         if together:
             parts.append((tuple(together), implied))
-        if removed or (self._greeting and not self._sent and not alone and not together):
+        if removed or (self._greeting and not self._flight and not alone and not together):
             parts.append(((), removed))
         self._greeting = False
         now = parts[:1] if self.variant.in_turn else parts
@@ -287,16 +242,12 @@ class Subscription:
         return self._send((), ())
 
     def _send(self, resources: tuple[Resource, ...], removed: tuple[str, ...]) -> Update:
-        self._nonces += 1
-        update = Update(str(self._nonces), resources, removed)
-        sent = _Sent(self._revision, {resource.name: resource for resource in resources}, removed)
-        self._sent[update.nonce] = sent
+        sent = Sent(self._revision, {resource.name: resource for resource in resources}, removed)
         for name in sent.names:
             self._behind.setdefault(name, self._revision)
-        self._on_its_way.update(sent.names)
         self._owed.difference_update(sent.names)
         self._noted.difference_update(sent.names)
-        return update
+        return self._flight.begin(sent)
 
     # How far the client is
 
@@ -310,12 +261,12 @@ class Subscription:
     @property
     def is_waiting(self) -> bool:
         """True when a response has not been answered yet."""
-        return bool(self._sent)
+        return bool(self._flight)
 
     @property
     def is_moving(self) -> bool:
         """True when an answer of the client or a next step is awaited."""
-        return bool(self._sent) or bool(self._look_at - self._closed)
+        return bool(self._flight) or bool(self._look_at - self._closed)
 
     @property
     def has_refusals(self) -> bool:
@@ -336,7 +287,7 @@ class Subscription:
     @property
     def is_adding(self) -> bool:
         """True when the client is still to get or to confirm a resource."""
-        return any(sent.resources for sent in self._sent.values()) or any(True for _ in self.unsent())
+        return any(True for _ in self._flight.resources()) or any(True for _ in self.unsent())
 
     def wants(self, name: str) -> bool:
         """True when the client asked for it."""
@@ -354,7 +305,7 @@ class Subscription:
         name = published.name
         if self._memory.offer(published) is None or name in self._closed:
             return Passage.CLOSED
-        held = self._known.get(name) == published.version and name not in self._on_its_way
+        held = self._known.get(name) == published.version and name not in self._flight.names
         return Passage.FREE if held else Passage.WAIT
 
     def is_closed(self, name: str) -> bool:
@@ -363,8 +314,8 @@ class Subscription:
 
     def unsent(self) -> Iterator[Resource]:
         """What the client will get, but is not yet being sent."""
-        sending = {(each.name, each.version) for sent in self._sent.values() for each in sent.resources.values()}
-        for name in (self._look_at | self._on_its_way) - self._closed:
+        sending = {(each.name, each.version) for each in self._flight.resources()}
+        for name in (self._look_at | self._flight.names) - self._closed:
             resource = self._memory.offer(self._published.get(name))
             if resource is None or not self.wants(name) or (name, resource.version) in sending:
                 continue
@@ -374,8 +325,7 @@ class Subscription:
     def present(self) -> Iterator[Resource]:
         """What the client holds, and what it may hold in a moment."""
         yield from self._held.values()
-        for sent in self._sent.values():
-            yield from sent.resources.values()
+        yield from self._flight.resources()
 
     @property
     def size(self) -> int:
@@ -413,10 +363,9 @@ class Subscription:
         """The client's text when it refused this version."""
         return self._memory.rejection(resource)
 
-    def _take(self, nonce: str) -> _Sent | None:
-        sent = self._sent.pop(nonce, None)
+    def _take(self, nonce: str) -> Sent | None:
+        sent = self._flight.end(nonce)
         if sent is not None:
-            self._on_its_way.difference_update(sent.names)
             self._look_at.update(sent.names)
             for name in sent.names:
                 self._behind[name] = sent.revision + 1  # `due` clears it when nothing newer waits
@@ -424,7 +373,7 @@ class Subscription:
 
     def _owe_after_refusals(self) -> None:
         if self.type_url in HELD_AGAIN:
-            self.owe(self._memory.refused_last - self._on_its_way)
+            self.owe(self._memory.refused_last - self._flight.names)
 
     def _know_absent(self, name: str) -> None:
         if self._held.pop(name, None) is not None:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from lockgate.xds.serve.flight import Update
 from lockgate.xds.serve.node_memory import TypeMemory
-from lockgate.xds.serve.subscription import Subscription, Update
+from lockgate.xds.serve.subscription import Subscription
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, SECRET, Resource
 
 
