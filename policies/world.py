@@ -7,15 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TypeVar
 
-from .endpoint_policy import DnsRule, EndpointPolicy
+from .endpoint_policy import EndpointPolicy
 from .errors import PolicyError
-from .fqdn import FqdnSelectors, LearnedIdentities, Place, learned_labels, place_of
-from .frontends import NOBODY, Frontends, frontends_of
+from .fqdn import LearnedIdentities, learned_labels
+from .frontends import Frontends, frontends_of
 from .identity import (
     CIDR_IDENTITIES,
     RESERVED_LABELS,
@@ -27,6 +27,7 @@ from .identity import (
     number_labels,
 )
 from .identity_index import IdentityIndex
+from .ipcache import fitting_of, ipcache_of, number_addresses, prefixes_of, selectors_of
 from .labels import (
     CIDR,
     CLUSTER_LABEL,
@@ -39,11 +40,10 @@ from .labels import (
     Labels,
     workload_labels,
 )
-from .longest_prefix import LongestPrefix
 from .model import NOTHING_NAMED, Policy, PolicyKey, SecretRef
 from .node import Node, identities_of
 from .plans import Plans
-from .resolve import NamedPorts, RulePlan, Surroundings, assemble, services_meant
+from .resolve import NamedPorts, RulePlan, Surroundings, assemble
 from .selector import Selector
 from .service import Service
 from .tls_secret import TlsSecrets
@@ -55,10 +55,6 @@ _API_SERVER_HERE: Labels = tuple(
     sorted((*RESERVED_LABELS[Reserved.HOST], Label(RESERVED, Reserved.KUBE_APISERVER.label)))
 )
 _FEW = 8  # a change of more than one policy in so many is no small one
-
-_WORLDS: Mapping[IPNetwork, Reserved] = MappingProxyType(
-    {IPv4Network("0.0.0.0/0"): Reserved.WORLD_IPV4, IPv6Network("::/0"): Reserved.WORLD_IPV6}
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +111,10 @@ class World:
         if previous is not None and services == previous._around.services and not _name_something(new, gone):
             selectors, prefixes = previous._learned.selectors, {*previous._cidrs}
         else:
-            selectors, prefixes = _selectors(ordered, previous), _prefixes(ordered, services)
-        fitting = _fitting(selectors, names or {})
-        cidrs, learned = _number_addresses(prefixes, selectors, fitting)
+            known = previous._learned.selectors if previous is not None else None
+            selectors, prefixes = selectors_of(ordered, known), prefixes_of(ordered, services)
+        fitting = fitting_of(selectors, names or {})
+        cidrs, learned = number_addresses(prefixes, selectors, fitting)
         of_nodes = dict(identities_of(nodes))
         identities = {**RESERVED_LABELS, **{number: labels for labels, number in by_labels.items()}}
         if any(of_nodes.get(address) is Reserved.KUBE_APISERVER for address in hosts):
@@ -143,7 +140,7 @@ class World:
             ordered,
             numbered,
             MappingProxyType(identities),
-            MappingProxyType(_ipcache(cidrs, learned.owners(fitting), services, numbered, hosts, of_nodes)),
+            MappingProxyType(ipcache_of(cidrs, learned.owners(fitting), services, numbered, hosts, of_nodes)),
             around,
             plans,
             {endpoint.key: endpoint for endpoint in numbered},
@@ -322,54 +319,6 @@ def _number_endpoints(endpoints: Iterable[Endpoint]) -> tuple[tuple[Endpoint, ..
     return numbered, by_labels
 
 
-def _prefixes(policies: Iterable[Policy], services: tuple[Service, ...]) -> set[IPNetwork]:
-    """Every prefix that a policy tells apart; each gets an identity of its own."""
-    found: set[IPNetwork] = set()
-    for policy in policies:
-        found |= policy.named.networks
-        for reference in policy.named.services:
-            for service in services_meant(reference, services):
-                found.update(ip_network(address) for address in service.addresses)
-    return found - _WORLDS.keys()
-
-
-def _selectors(policies: Iterable[Policy], previous: World | None) -> FqdnSelectors:
-    """Of all toFQDNs; the previous object, which knows the answers, when they are the same."""
-    rules = {selector for policy in policies for selector in policy.named.fqdns}
-    old = previous._learned.selectors if previous is not None else None
-    return old if old is not None and old.rules == rules else FqdnSelectors(rules)
-
-
-def _fitting(
-    selectors: FqdnSelectors, names: Mapping[str, frozenset[IPAddress]]
-) -> dict[IPAddress, frozenset[DnsRule]]:
-    """The addresses that have a name which a selector means, with the selectors of all their names."""
-    found: dict[IPAddress, frozenset[DnsRule]] = {}
-    if selectors.rules:
-        for name, addresses in names.items():
-            if rules := selectors.fitting((name,)):
-                for address in addresses:
-                    found[address] = found.get(address, frozenset()) | rules
-    return found
-
-
-def _number_addresses(
-    prefixes: set[IPNetwork], selectors: FqdnSelectors, fitting: Mapping[IPAddress, frozenset[DnsRule]]
-) -> tuple[dict[IPNetwork, int], LearnedIdentities]:
-    """Numbers for prefixes and for learned addresses. What selectors will mean outside all prefixes is numbered in
-    advance, so that names can be learned without a new world."""
-    around = LongestPrefix(dict.fromkeys((*prefixes, *_WORLDS)))
-    places = {Place(world, rules) for world in _WORLDS for rules in selectors.expected()}
-    places |= {place_of(address, rules, around) for address, rules in fitting.items()}
-    labelled = {cidr_labels(prefix): prefix for prefix in prefixes}
-    learned = {learned_labels(place): place for place in places}
-    numbers = number_labels((*labelled, *learned), CIDR_IDENTITIES)
-    return (
-        {prefix: numbers[labels] for labels, prefix in labelled.items()},
-        LearnedIdentities(selectors, around, {place: numbers[learned_labels(place)] for place in places}),
-    )
-
-
 def _ports_by_name(endpoints: Iterable[Endpoint]) -> dict[str, dict[int, frozenset[int]]]:
     found: defaultdict[str, defaultdict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for endpoint in endpoints:
@@ -402,26 +351,3 @@ def _surroundings(
         index = IdentityIndex(identities, cidrs, ((prefix, number) for (prefix, _), number in learned.numbers.items()))
     around = Surroundings(index, _ports_by_name(endpoints), services, secrets, tls, node_labels)
     return old if old is not None and old == around else around
-
-
-def _ipcache(
-    cidrs: Mapping[IPNetwork, int],
-    learned: Mapping[IPNetwork, int],
-    services: Iterable[Service],
-    endpoints: Iterable[Endpoint],
-    hosts: Iterable[IPAddress],
-    nodes: Mapping[IPAddress, Reserved],
-) -> dict[IPNetwork, int]:
-    """Endpoints and the host win over a CIDR of the same length; a shorter CIDR loses by being shorter. Nobody talks to
-    a service's own address: sockets are given a backend instead."""
-    found = {prefix: int(number) for prefix, number in _WORLDS.items()}
-    found.update(cidrs)
-    found.update(learned)
-    found.update((network_of(vip), NOBODY) for service in services for vip in service.vips)
-    found.update((network_of(address), int(identity)) for address, identity in nodes.items())
-    for address in hosts:
-        found[network_of(address)] = int(Reserved.HOST)
-    for endpoint in endpoints:
-        for address in endpoint.ips:
-            found[network_of(address)] = endpoint.identity
-    return found
