@@ -32,7 +32,6 @@ from ...redirect.grace_period import expedited
 from ...redirect.map_changes import MapDelta, readdressed
 from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts, lies_in
 from ...redirect.revocation import end_accepted
-from ...redirect.uplink import choose, interfaces
 from ...store import ContainerNetwork
 from ...xds import (
     Enforced,
@@ -52,6 +51,7 @@ from .handover import Handover
 from .http_side import HttpResources, HttpSide
 from .kafka_side import KafkaSide
 from .tls_side import TlsResources, TlsSide
+from .uplinks import Uplinks
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
 _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
@@ -151,6 +151,7 @@ class Applier:
         self._handover = Handover()
         self._recalled = not redirecting  # no proxy carries anything then
         self._bridges = BridgeGuard(datapath)
+        self._uplinks = Uplinks(datapath)
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         # Of what the kernel may redirect; None: not known, an earlier agent's.
         self._policed: _Needs | None = None if redirecting else _Needs(frozenset(), frozenset(), frozenset())
@@ -320,31 +321,7 @@ class Applier:
     async def uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
         """Follows the node's interfaces; `named` are those the user chose. A sentence for each that failed."""
         async with self._turn:
-            return await self._in_thread(lambda: self._sync_uplinks(named))
-
-    def _sync_uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
-        world = self.world
-        endpoints = {endpoint.ifindex for endpoint in world.endpoints} if world else set()
-        wanted = choose(interfaces(), endpoints | self._datapath.attached(), named)
-        problems = list(wanted.problems)
-        selected = world is not None and world.host is not None
-        if selected and not wanted.names:
-            problems.append(
-                "a policy selects this node, which has no uplink to enforce it at: name the node's interfaces under "
-                "uplinks in --config"
-            )
-        held = self._datapath.uplinks()
-        for ifindex in wanted.names.keys() - held:
-            try:
-                self._datapath.attach_uplink(ifindex)
-            except RedirectError as error:
-                problems.append(
-                    f"uplink {wanted.names[ifindex]}: {error}; requests that arrive there are dropped"
-                    + (", and the policies of the node do not hold there" if selected else "")
-                )
-        for ifindex in held - wanted.names.keys():
-            self._datapath.detach_uplink(ifindex)
-        return tuple(problems)
+            return await self._in_thread(lambda: self._uplinks.sync(named, self.world))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it."""
