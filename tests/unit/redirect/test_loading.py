@@ -20,6 +20,7 @@ from lockgate.redirect.kernel.cgroup import PublishedHook, SocketHook
 from lockgate.redirect.kernel.compiled import Compiled, ProgramSpec
 from lockgate.redirect.kernel.compiler import SOURCES
 from lockgate.redirect.kernel.kept_programs import KeptPrograms
+from lockgate.redirect.kernel.precompile import precompile
 from lockgate.redirect.kernel.program import Loading
 from lockgate.redirect.kernel.syscall import Command
 from lockgate.redirect.kernel.tcx import Hook
@@ -234,3 +235,21 @@ def test_a_folder_that_takes_no_files_is_told_and_nothing_more(pins: Pins, caplo
     (told,) = [each for each in caplog.messages if "kept" in each]
     assert f"{pins.cache_dir}" in told
     assert "--cache-dir" in told
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_nothing_is_compiled_ahead_that_is_kept(pins: Pins) -> None:
+    before = {path: path.stat().st_ino for path in (pins.cache_dir / "programs").iterdir()}
+    precompile(pins.cache_dir)
+    assert {path: path.stat().st_ino for path in (pins.cache_dir / "programs").iterdir()} == before
+
+
+def test_what_is_lacking_is_compiled_ahead_and_no_pin_stays(pins: Pins) -> None:
+    before = kept(pins, PublishedHook)
+    KeptPrograms(pins.cache_dir, SOURCES[PublishedHook]).path.unlink()
+    left = Path("/sys/fs/bpf/lockgate-precompile-0")  # no process has this number
+    bpffs.ensure_folder(left / "maps")
+    precompile(pins.cache_dir)
+    assert kept(pins, PublishedHook) == before
+    assert not left.exists()
+    assert not Path(f"/sys/fs/bpf/lockgate-precompile-{os.getpid()}").exists()
