@@ -1,5 +1,5 @@
-/* The two programs on the node's side of every endpoint's veth, the two on the node's uplinks, and the two on the bridges of
- * container engines. What one decides the others rely on:
+/* The two programs on the node's side of every endpoint's veth, the two on the node's uplinks, the two on the bridges of
+ * container engines, and the one on lo. What one decides the others rely on:
  *
  *   pod A ──▶ from_pod(A): egress of A and ingress of B ──▶ routing ──▶ to_pod(B) ──▶ pod B
  *                   └──▶ proxy (client leg) ──▶ proxy (server leg, A's address) ──▶ to_pod(B) ──▶ pod B
@@ -7,7 +7,8 @@
  *
  * The proxy is Envoy, or the agent for DNS. A server elsewhere (outside, or on the node itself) answers to A's address;
  * from_uplink hands such an answer to the proxy's socket, and to_pod(A) turns back what came another way. What else
- * reaches an endpoint past from_uplink is judged in to_pod, which cannot hand it to a proxy and drops it instead.
+ * reaches an endpoint past from_uplink, as what was sent to a published port and translated, is judged in to_pod. Nothing
+ * is handed to a socket on its way out: to_pod turns it back to lo, and from_loopback does.
  * from_bridge lets up what from_pod has let through, and to_bridge down what goes to an endpoint: nobody else is there yet.
  */
 #include <uapi/linux/bpf.h>
@@ -39,6 +40,7 @@ static __always_inline int judge_again(const struct packet *p, const struct trac
     next->service = known ? known->service : p->service;
     next->proxied = known ? known->proxied : 0;
     next->proxy_port = known ? known->proxy_port : 0;
+    next->altered = known ? known->altered : 0;
     next->ended = ended_by(p, t, known ? known->ended : 0);
     next->seen = t->now;
     next->ifindex[0] = t->side ? dst->ifindex : src->ifindex;
@@ -62,13 +64,27 @@ static __always_inline int pass_judged(struct __sk_buff *skb, __u32 ifindex)
     return ALLOWED;
 }
 
-/* A packet of a connection that a proxy carries. An error finds its socket by what it quotes. */
-static __always_inline int to_proxy(struct __sk_buff *skb, const struct packet *p, __be16 proxy_port, int asks)
+/* To the node itself, which looks for the socket. */
+static __always_inline int to_stack(struct __sk_buff *skb)
 {
-    if (!p->error)
-        return steer(skb, p, proxy_port, asks);
     skb->mark = MARK_PROXY;
     return REDIRECTED;
+}
+
+/* A packet that a proxy's own connection to a server waits for. An error finds its socket by what it quotes. */
+static __always_inline int to_asking(struct __sk_buff *skb, const struct packet *p)
+{
+    return p->error ? to_stack(skb) : steer(skb, p, 0, 0);
+}
+
+/* A packet of a connection that a proxy carries, from the end `side`. */
+static __always_inline int to_proxy(struct __sk_buff *skb, const struct packet *p, const struct connection *c, __u8 side)
+{
+    int asks = c->initiator == side;
+
+    if (p->error || (c->altered && !asks))
+        return to_stack(skb);
+    return steer(skb, p, c->proxy_port, asks);
 }
 
 /* True for what is left of a TCP connection that went past the proxies. */
@@ -98,7 +114,7 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
 
     /* An answer to a proxy's question that was forgotten. The host has sockets of its own. */
     if (v.verdict != REDIRECT && !t->known && dst->identity != HOST && awaited(skb, p))
-        return to_proxy(skb, p, 0, 0);
+        return to_asking(skb, p);
     if (reason == DROP_POLICY && is_direct(p, t))
         return revoke(skb, p, dst->ifindex);
     if (reason)
@@ -114,7 +130,7 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
     /* A connection that a proxy carries stays with it when the L7 rule goes. */
     connections.update(&t->key, next);
     if (next->proxied)
-        return to_proxy(skb, p, next->proxy_port, next->initiator == t->side);
+        return to_proxy(skb, p, next, t->side);
     /* What comes to the node over a bridge passes an uplink yet. */
     return pass_judged(skb, dst->identity == HOST && is_host_policed() ? HOST_ENDPOINT : dst->ifindex);
 }
@@ -135,7 +151,7 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
     if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, t.side) == skb->ifindex) {
         touch(p, &t);
         if (t.known->proxied)
-            return to_proxy(skb, p, t.known->proxy_port, t.known->initiator == t.side);
+            return to_proxy(skb, p, t.known, t.side);
         return pass_judged(skb, ifindex_at(t.known, !t.side));
     }
     if (!is_synced(skb->ifindex))
@@ -174,14 +190,14 @@ static __always_inline int decide_from_uplink(struct __sk_buff *skb, struct pack
             return DROP_SPOOFED;
         touch(p, &t);
         if (t.known->proxied)
-            return to_proxy(skb, p, t.known->proxy_port, 1);
+            return to_proxy(skb, p, t.known, t.side);
         return pass_judged(skb, ifindex_at(t.known, !t.side));
     }
     dst = find_owner(&p->dst);
     if (!dst || !dst->ifindex)
         return PASS_ELSEWHERE;
     if (is_for_proxy(skb, p, &t))
-        return to_proxy(skb, p, 0, 0);
+        return to_asking(skb, p);
     if (p->error && !t.known) {
         forget_quoted(p);
         track(p, &t);
@@ -200,7 +216,14 @@ static __always_inline int is_spoofed(struct __sk_buff *skb, __u32 ifindex)
     return ifindex && skb->ingress_ifindex && skb->ingress_ifindex != ifindex;
 }
 
-/* REDIRECTED here means to turn the packet back. */
+/* True for a client's packet that came past the proxy which is to have it: its address was translated on the way. What
+ * the node sends itself was not. */
+static __always_inline int may_turn_back(const struct __sk_buff *skb, const struct packet *p)
+{
+    return p->protocol == IPPROTO_TCP && skb->ingress_ifindex;
+}
+
+/* REDIRECTED and REVOKED here mean to turn the packet back. */
 static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p)
 {
     struct connection next = {.revision = current_revision()};
@@ -210,6 +233,8 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
     struct track t;
     int reason;
 
+    if ((skb->mark & MARK_MASK) == MARK_TURNED)
+        return DROP_UNPROXIED; /* nobody was at lo */
     track(p, &t);
     if (!envoy && is_for_proxy(skb, p, &t))
         return REDIRECTED;
@@ -217,12 +242,14 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
         forget_quoted(p);
         track(p, &t);
     }
-    if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, !t.side) == skb->ifindex &&
-        (!t.known->proxied || envoy || t.known->initiator != t.side)) {
-        if (is_spoofed(skb, ifindex_at(t.known, t.side)))
-            return DROP_SPOOFED;
-        touch(p, &t);
-        return ALLOWED;
+    if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, !t.side) == skb->ifindex) {
+        int passes = !t.known->proxied || envoy || t.known->initiator != t.side;
+        if (passes || may_turn_back(skb, p)) {
+            if (is_spoofed(skb, ifindex_at(t.known, t.side)))
+                return DROP_SPOOFED;
+            touch(p, &t);
+            return passes ? ALLOWED : REDIRECTED;
+        }
     }
     if (!is_synced(skb->ifindex))
         return DROP_UNSYNCED;
@@ -235,17 +262,52 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
     if (is_spoofed(skb, src->ifindex) || (src->identity == HOST && skb->ingress_ifindex))
         return DROP_SPOOFED; /* claims to be this node, but was not sent by it */
     reason = judge_again(p, &t, src, dst, &next, &v);
+    if (!envoy && is_direct(p, &t) && may_turn_back(skb, p) && (reason == DROP_POLICY || v.verdict == REDIRECT))
+        return p->reset ? ALLOWED : REVOKED;
     if (reason)
         return reason;
     if (envoy) {
         next.proxied = 1;
+        if (p->protocol == IPPROTO_TCP)
+            next.altered = altered(skb, p);
+        if (next.altered == LED_ELSEWHERE && v.verdict == REDIRECT)
+            return DROP_UNPROXIED; /* the proxy has judged a connection to somebody else */
         if (v.verdict == REDIRECT)
             next.proxy_port = v.proxy_port;
     } else if (next.proxied ? next.initiator == t.side : v.verdict == REDIRECT) {
-        return DROP_UNPROXIED;
+        if (!may_turn_back(skb, p))
+            return DROP_UNPROXIED;
+        if (!next.proxied)
+            next.proxy_port = v.proxy_port;
+        next.proxied = 1;
+        connections.update(&t.key, &next);
+        return REDIRECTED;
     }
     connections.update(&t.key, &next);
     return ALLOWED;
+}
+
+/* What to_pod has turned back, with what it has remembered of the connection. */
+static __always_inline int decide_from_loopback(struct __sk_buff *skb, const struct packet *p)
+{
+    struct track t;
+    int reason;
+
+    track(p, &t);
+    if (!t.known)
+        return to_asking(skb, p);
+    if (t.known->proxied) {
+        reason = to_proxy(skb, p, t.known, t.side);
+        if (reason == REDIRECTED && t.known->initiator == t.side && disguise(skb, p))
+            return DROP_MALFORMED;
+        return reason;
+    }
+    if (!is_direct(p, &t))
+        return DROP_UNPROXIED;
+    reason = to_listening(skb, p, reset_port());
+    if (reason != REDIRECTED)
+        return reason;
+    return disguise(skb, p) ? DROP_MALFORMED : REVOKED;
 }
 
 /* ARP and neighbour discovery: a pod speaks for nobody else. 0, or the reason to drop. */
@@ -434,8 +496,28 @@ int to_pod(struct __sk_buff *skb)
         return skb->ingress_ifindex && feigns(skb, p) ? done(skb, p, DROP_SPOOFED, TO_POD) : TC_ACT_OK;
     if (!reason)
         reason = decide_to_pod(skb, p);
-    if (reason != REDIRECTED)
+    if (reason != REDIRECTED && reason != REVOKED)
         return done(skb, p, reason, TO_POD);
-    count(REDIRECTED, TO_POD);
+    if (reason == REDIRECTED) /* the other is counted at lo */
+        count(REDIRECTED, TO_POD);
     return turn_back(skb);
+}
+
+/* tc ingress of lo: hands to the proxies' sockets what to_pod has turned back. */
+int from_loopback(struct __sk_buff *skb)
+{
+    struct packet *p;
+    int reason;
+
+    if ((skb->mark & MARK_MASK) != MARK_TURNED)
+        return TC_ACT_UNSPEC;
+    p = new_packet();
+    if (!p)
+        return TC_ACT_SHOT;
+    reason = parse(skb, p);
+    if (!reason)
+        reason = decide_from_loopback(same(skb), p);
+    else if (reason == PASS_LINK)
+        reason = DROP_UNSUPPORTED;
+    return reason == REDIRECTED ? TC_ACT_OK : done(skb, p, reason, TO_POD);
 }

@@ -7,7 +7,11 @@
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_SCTP 132
 
-#define TCP_FLAGS 13 /* offset of the flags byte */
+#define IPV4_CHECKSUM 10 /* offsets in their headers */
+#define IPV4_DESTINATION 16
+#define IPV6_DESTINATION 24
+#define ICMPV6_CHECKSUM 2
+#define TCP_FLAGS 13 /* of the flags byte */
 #define TCP_CHECKSUM 16
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02

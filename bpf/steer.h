@@ -4,6 +4,7 @@
 
 #define MARK_PROXY 0x200  /* an ip rule delivers it locally */
 #define MARK_JUDGED 0x400 /* from_pod asked both ends; the endpoint it asked is in the upper half */
+#define MARK_TURNED 0x800 /* to_pod turned it back: from_loopback delivers it, and nobody else */
 #define MARK_ENVOY 0xa00  /* SO_MARK of the proxies' upstream sockets */
 #define MARK_MASK 0xf00   /* pods cannot set marks: the kernel clears them on the way out of a namespace */
 
@@ -186,13 +187,73 @@ static __always_inline int take_up(struct __sk_buff *skb)
     return bpf_skb_store_bytes(skb, 0, nearest, sizeof(nearest), 0) || bpf_skb_change_type(skb, PACKET_HOST);
 }
 
-/* Turns a packet on its way to a pod back into the node, where the mark delivers it to the socket. */
+/* What became of a proxy's packet on its way, by the socket that has sent it. Conntrack gives it another port where a
+ * translated connection of the same client to the same server has its own; what is for a published port goes elsewhere.
+ * Then the answers are altered too, and only the stack, which changes them back, finds the socket. */
+enum { AS_SENT = 0, RENUMBERED = 1, LED_ELSEWHERE = 2 };
+
+static __always_inline int altered(struct __sk_buff *skb, const struct packet *p)
+{
+    struct bpf_sock *sk = skb->sk;
+    struct address there;
+    __be32 v4;
+
+    sk = sk ? bpf_sk_fullsock(sk) : 0;
+    if (!sk || !sk->dst_port) /* the stack's own, for a socket that is gone */
+        return AS_SENT;
+    if (p->v6) {
+        there.word[0] = sk->dst_ip6[0];
+        there.word[1] = sk->dst_ip6[1];
+        there.word[2] = sk->dst_ip6[2];
+        there.word[3] = sk->dst_ip6[3];
+    } else {
+        v4 = sk->dst_ip4;
+        asm volatile("" : "+r"(v4)); /* else one load with a distance that varies, which the verifier refuses */
+        map_v4(&there, v4);
+    }
+    if (!same_address(&there, &p->dst) || sk->dst_port != p->dport)
+        return LED_ELSEWHERE;
+    return BE16(sk->src_port) == p->sport ? AS_SENT : RENUMBERED;
+}
+
+/* Turns a packet on its way to a pod back into the node, as if it left through lo: unlike what is put into the way in, it
+ * stays with its entry in conntrack, by which the answers are translated. Its route, to the pod, is taken from it; another
+ * destination (of a tunnel, that nobody uses) is how. */
 static __always_inline int turn_back(struct __sk_buff *skb)
 {
     __u8 nobody[6] = {}; /* the hardware address of lo: else the packet would count as another host's */
+    struct bpf_tunnel_key none = {};
 
-    if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0) < 0)
+    if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0) < 0 ||
+        bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0) < 0)
         return TC_ACT_SHOT;
-    skb->mark = MARK_PROXY;
-    return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
+    skb->mark = MARK_TURNED;
+    return bpf_redirect(LOOPBACK, 0);
+}
+
+/* Engines (Docker from 28 on) drop what is for a container and comes from elsewhere than its bridge, before anything is
+ * translated. So a packet that was, and that a socket waits for, is for lo itself until conntrack translates it again;
+ * one that was not never arrives: lo's own address is no destination for what has no route yet. */
+static __always_inline int disguise(struct __sk_buff *skb, const struct packet *p)
+{
+    struct packet there = to_listener(*p, 0);
+    __u32 sum = p->tcp + TCP_CHECKSUM;
+    __s64 difference;
+
+    if (!p->v6) {
+        if (!p->error &&
+            bpf_l4_csum_replace(skb, sum, p->dst.word[3], there.dst.word[3], BPF_F_PSEUDO_HDR | 4) < 0)
+            return DROP_MALFORMED;
+        if (bpf_l3_csum_replace(skb, ETH_HLEN + IPV4_CHECKSUM, p->dst.word[3], there.dst.word[3], 4) < 0 ||
+            bpf_skb_store_bytes(skb, ETH_HLEN + IPV4_DESTINATION, &there.dst.word[3], 4, 0) < 0)
+            return DROP_MALFORMED;
+        return 0;
+    }
+    if (p->error)
+        sum = ETH_HLEN + sizeof(struct ipv6hdr) + ICMPV6_CHECKSUM;
+    difference = bpf_csum_diff((__be32 *)&p->dst, sizeof(p->dst), (__be32 *)&there.dst, sizeof(there.dst), 0);
+    if (bpf_l4_csum_replace(skb, sum, 0, difference, BPF_F_PSEUDO_HDR) < 0 ||
+        bpf_skb_store_bytes(skb, ETH_HLEN + IPV6_DESTINATION, &there.dst, sizeof(there.dst), 0) < 0)
+        return DROP_MALFORMED;
+    return 0;
 }

@@ -3,7 +3,7 @@
 Everything in the kernel hangs on pins below one folder and outlives the agent:
 
     PIN_DIR/maps/NAME                 the maps of bpf/maps.h
-    PIN_DIR/links/IFINDEX-PROGRAM     one TCX link for each program of each endpoint, uplink and engine's bridge
+    PIN_DIR/links/IFINDEX-PROGRAM     one TCX link for each program of each endpoint, uplink and engine's bridge, and lo
     PIN_DIR/programs/NAME-DIGEST      the programs, so that the next agent need not compile
 
 An agent that starts takes over what it finds: the programs behind the links are exchanged one by one, atomically, and
@@ -26,7 +26,7 @@ from .errors import RedirectError
 from .ipcache_map import IpcacheMap
 from .kernel import bpffs, pinned_link, tcx
 from .kernel.maps import CounterMap, PinnedMap
-from .kernel.tcx import BRIDGE_HOOKS, POD_HOOKS, UPLINK_HOOKS, Hook
+from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, UPLINK_HOOKS, Hook
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
 from .opening import DEFAULT_PIN_DIR, Opening
@@ -38,6 +38,7 @@ from .revocation import end, revoked
 from .services import ServiceAddresses
 
 _CONFIG_KEY = 0
+_LOOPBACK = 1  # interface number of lo in every namespace
 _COUNTED = (Direction.EGRESS, Direction.INGRESS)  # enum hook in bpf/maps.h; uplinks count as to_pod
 
 
@@ -113,6 +114,7 @@ class Datapath:
         lock, programs = begun.take()
         try:
             datapath = cls(begun.pin_dir, begun.cache_dir, lock, programs, reset_port)
+            datapath._attach(_LOOPBACK, LOOPBACK_HOOKS)  # before a program may turn anything back
             datapath._take_over_links()
             routing.install()
         except BaseException:

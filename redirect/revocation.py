@@ -21,7 +21,7 @@ from .connections import LiveConnection
 from .plan import DatapathPlan, Owner, Verdict
 
 _MARK_JUDGED = 0x400  # bpf/steer.h
-_ACK = 0x10
+_SYN, _ACK = 0x02, 0x10
 _TCP = 6
 _SO_MARK = 36
 _NETLINK_SOCK_DIAG = 4
@@ -59,7 +59,9 @@ def end(connections: Iterable[LiveConnection]) -> None:
                 _destroy(diag, server, client)
                 asking = raw[each.client.version]
                 if asking is not None and not each.proxied:
-                    _ask(asking, server, client, each.client_interface)
+                    # Where the server's address is translated conntrack has to know the segment for one of the
+                    # connection, as it does what answers a SYN again; the client acknowledges that as well.
+                    _ask(asking, server, client, each.client_interface, _ACK if each.client_interface else _SYN | _ACK)
                     _ask(asking, client, server, each.server_interface)
         finally:
             for opened in raw.values():
@@ -89,16 +91,16 @@ def _raw_socket(family: socket.AddressFamily) -> socket.socket | None:
         raise
 
 
-def _ask(raw: socket.socket, source: _End, destination: _End, ifindex: int) -> None:
+def _ask(raw: socket.socket, source: _End, destination: _End, ifindex: int, flags: int = _ACK) -> None:
     with suppress(OSError):  # no route: it hears nothing of the other end either
         raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, ifindex << 16 | _MARK_JUDGED if ifindex else 0)
-        raw.sendto(segment(source, destination), (str(destination[0]), 0))
+        raw.sendto(segment(source, destination, flags), (str(destination[0]), 0))
 
 
-def segment(source: _End, destination: _End) -> bytes:
+def segment(source: _End, destination: _End, flags: int = _ACK) -> bytes:
     """An IP packet with an acknowledgement of nothing."""
     addresses = source[0].packed + destination[0].packed
-    tcp = struct.pack("!HHIIBBHHH", source[1], destination[1], 0, 0, 0x50, _ACK, 0, 0, 0)
+    tcp = struct.pack("!HHIIBBHHH", source[1], destination[1], 0, 0, 0x50, flags, 0, 0, 0)
     tcp = tcp[:16] + struct.pack("!H", _checksum(addresses + struct.pack("!II", len(tcp), _TCP) + tcp)) + tcp[18:]
     if source[0].version == 6:
         return struct.pack("!IHBB", 6 << 28, len(tcp), _TCP, 64) + addresses + tcp

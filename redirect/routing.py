@@ -38,6 +38,9 @@ _SYSCTLS = {
     # to_pod turns answers to a proxy back to lo, also those of servers on this node.
     "ipv4/conf/lo/rp_filter": "0",
     "ipv4/conf/lo/accept_local": "1",
+    # The kernel forwards nothing that it has found a socket for. It must not look for one in what an engine has just
+    # translated: when to_pod and from_loopback have had their say a proxy's socket may be the one it is for.
+    "ipv4/ip_early_demux": "0",
     # The destination in the header must be the one that was judged.
     "ipv4/conf/all/accept_source_route": "0",
     "ipv6/conf/all/accept_source_route": "-1",

@@ -53,6 +53,7 @@ _SYSCTLS = (
     ("ipv4/ip_forward", ("1",), "pods do not reach each other without it"),
     ("ipv4/conf/all/rp_filter", ("0",), "Envoy's upstream connections have pods' addresses"),
     ("ipv4/conf/lo/accept_local", ("1",), "answers of servers on this node are turned back over lo"),
+    ("ipv4/ip_early_demux", ("0",), "the kernel drops what is translated on its way to Envoy, as to a published port"),
     ("ipv6/conf/all/forwarding", ("1",), "pods do not reach each other over IPv6 without it"),
     ("core/bpf_jit_enable", ("1", "2"), "programs would be interpreted, several times slower"),
 )

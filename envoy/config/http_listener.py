@@ -1,7 +1,7 @@
 """The transparent HTTP listener of the node: what every L7-policed HTTP connection passes.
 
 One listener on loopback for both address families. The kernel hands it connections with their own source and
-destination (`original_dst`), it enforces the two policy slots, and its upstream sockets carry the client's address and
+destination, it enforces the two policy slots, and its upstream sockets carry the client's address and
 a mark (`original_src`) by which the datapath knows them. Between policy and router nothing touches a request: a client
 and a server that Lockgate allows to talk must not notice it.
 """

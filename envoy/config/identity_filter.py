@@ -28,7 +28,7 @@ class Ipcache:
 
 
 def identity_filter(ipcache: Ipcache) -> listener.ListenerFilter:
-    """To be put behind `original_dst`, which says where the client wanted to go."""
+    """To be put first: it says where the client wanted to go, which for the others is the connection's own address."""
     config = protobuf.StringValue(value=f"{ipcache.pin} {ipcache.map_id} {ipcache.generation_id} {SHARDS}")
     return listener.ListenerFilter(
         name="lockgate.identity",

@@ -11,7 +11,7 @@ from typing import Protocol
 from betterproto2 import Message
 
 from .identity_filter import Ipcache, identity_filter
-from .messages import core, listener, original_dst, original_src, protobuf
+from .messages import core, listener, original_src, protobuf
 from .own_address import listen
 
 
@@ -47,7 +47,6 @@ def transparent_listener(
         tcp_backlog_size=settings.backlog,
         listener_filters_timeout=greeting_timeout,
         listener_filters=[
-            listener_filter("original_dst", original_dst.OriginalDst()),
             identity_filter(ipcache),
             *greeting,
             listener_filter("original_src", original_src.OriginalSrc(mark=settings.mark)),

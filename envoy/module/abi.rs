@@ -117,10 +117,12 @@ extern "C" {
         address_out: *mut EnvoyBuffer,
         port_out: *mut u32,
     ) -> bool;
-    pub fn envoy_dynamic_module_callback_listener_filter_get_local_address(
+    pub fn envoy_dynamic_module_callback_listener_filter_get_socket_fd(filter: ListenerFilterEnvoy) -> i64;
+    pub fn envoy_dynamic_module_callback_listener_filter_restore_local_address(
         filter: ListenerFilterEnvoy,
-        address_out: *mut EnvoyBuffer,
-        port_out: *mut u32,
+        address: ModuleBuffer,
+        port: u32,
+        is_ipv6: bool,
     ) -> bool;
     pub fn envoy_dynamic_module_callback_listener_filter_set_filter_state(
         filter: ListenerFilterEnvoy,

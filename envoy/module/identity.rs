@@ -1,5 +1,7 @@
 //! The listener filter `identity`: who the two ends of a connection are, by the map that the kernel judged it with.
 //!
+//! The end that the client asked for is the socket's own address; from here on the connection is one to there.
+//!
 //! It leaves one text for each end (see `end`), for the policy filters and the access log. An end that the map does not
 //! know, or that nobody may talk to, closes the connection: the kernel would have dropped it, so the map has changed since.
 //!
@@ -44,7 +46,12 @@ impl Identity {
 impl ListenerConfig for Identity {
     fn accept(&self, socket: &Socket) -> Result<(), String> {
         let source = self.owner("source", socket.remote_address())?;
-        let destination = self.owner("destination", socket.local_address())?;
+        let own = socket.own_address().ok_or("the socket has no address")?;
+        let ip = own.ip().to_string();
+        if !socket.be_at(&ip, own) {
+            return Err(format!("Envoy does not take {own} for the connection's own address"));
+        }
+        let destination = self.owner("destination", Some(ip.as_bytes()))?;
         for (key, owner) in [(SOURCE, source), (DESTINATION, destination)] {
             let end = EndText::of(owner.identity, owner.ifindex != 0, self.shards);
             if !socket.set_filter_state(key, end.text()) {

@@ -1,6 +1,9 @@
 //! What Envoy calls for listener filters: once for each configuration and once or more for each accepted socket.
 
+use std::mem::ManuallyDrop;
+use std::net::{SocketAddr, TcpStream};
 use std::os::raw::c_void;
+use std::os::unix::io::{FromRawFd, RawFd};
 use std::ptr::null;
 
 use crate::abi::*;
@@ -18,27 +21,40 @@ pub struct Socket {
     envoy: ListenerFilterEnvoy,
 }
 
-type AddressGetter = unsafe extern "C" fn(ListenerFilterEnvoy, *mut EnvoyBuffer, *mut u32) -> bool;
-
 impl Socket {
     /// The client's address as Envoy prints it; None when it is no IP address.
     pub fn remote_address(&self) -> Option<&[u8]> {
-        self.address(envoy_dynamic_module_callback_listener_filter_get_remote_address)
-    }
-
-    /// Where the client wanted to go, likewise: an `original_dst` filter must come first.
-    pub fn local_address(&self) -> Option<&[u8]> {
-        self.address(envoy_dynamic_module_callback_listener_filter_get_local_address)
-    }
-
-    fn address(&self, get: AddressGetter) -> Option<&[u8]> {
         let mut text = EnvoyBuffer::EMPTY;
         let mut port = 0;
         unsafe {
-            if !get(self.envoy, &mut text, &mut port) {
+            if !envoy_dynamic_module_callback_listener_filter_get_remote_address(self.envoy, &mut text, &mut port) {
                 return None;
             }
             Some(text.bytes()) // the socket's own, which it keeps
+        }
+    }
+
+    /// Where the client wanted to go: the address that the kernel gave the socket. None when it has none.
+    ///
+    /// Envoy's filter `original_dst` asks conntrack first, which knows where the client wanted to go before the address
+    /// was translated: of a published port that is the node, and not the container that the kernel has judged.
+    pub fn own_address(&self) -> Option<SocketAddr> {
+        let fd = unsafe { envoy_dynamic_module_callback_listener_filter_get_socket_fd(self.envoy) };
+        let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        let socket = ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(fd) }); // it is Envoy's to close
+        socket.local_addr().ok()
+    }
+
+    /// Have the connection be one to this address, whose IP address as text is `ip`, as `original_dst` does. False when
+    /// Envoy did not take it.
+    pub fn be_at(&self, ip: &str, address: SocketAddr) -> bool {
+        unsafe {
+            envoy_dynamic_module_callback_listener_filter_restore_local_address(
+                self.envoy,
+                ModuleBuffer::of(ip.as_bytes()),
+                u32::from(address.port()),
+                address.is_ipv6(),
+            )
         }
     }
 

@@ -23,10 +23,12 @@ class Hook(ProgramHook):
     TO_UPLINK = ("to_uplink", 47)
     FROM_BRIDGE = ("from_bridge", 46)
     TO_BRIDGE = ("to_bridge", 47)
+    FROM_LOOPBACK = ("from_loopback", 46)
 
 
 UPLINK_HOOKS = (Hook.TO_UPLINK, Hook.FROM_UPLINK)
 BRIDGE_HOOKS = (Hook.TO_BRIDGE, Hook.FROM_BRIDGE)  # before those of an uplink, which a bridge may be too
+LOOPBACK_HOOKS = (Hook.FROM_LOOPBACK,)
 POD_HOOKS = (Hook.TO_POD, Hook.FROM_POD)  # both sides of an endpoint's interface, in the order of attaching
 
 

@@ -22,6 +22,7 @@ WELL = {
     "ipv4/ip_forward": "1",
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/lo/accept_local": "1",
+    "ipv4/ip_early_demux": "0",
     "ipv6/conf/all/forwarding": "1",
     "core/bpf_jit_enable": "2",
 }

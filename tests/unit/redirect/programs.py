@@ -43,6 +43,7 @@ UNSPEC = 0xFFFFFFFF  # TC_ACT_UNSPEC: on to whoever else has a program there
 FIN, SYN, ACK, RST = 0x01, 0x02, 0x10, 0x04
 ENVOY_MARK = 0xA00
 PROXY_MARK = 0x200
+TURNED_MARK = 0x800
 JUDGED = 0x400  # and in the upper half the endpoint that was asked, if there is one
 DNS = DnsRules((DnsRule(match_pattern="*"),))
 CLIENT, SERVER = 70001, 70002

@@ -47,6 +47,7 @@ from lockgate.tests.unit.redirect.programs import (
     SHOT,
     SYN,
     TURNED_BACK,
+    TURNED_MARK,
     UNSPEC,
     WORLD,
     Kernel,
@@ -439,7 +440,7 @@ def test_answers_from_outside_are_turned_back_to_the_proxy(kernel: Kernel, versi
 
     with closing(sock):
         for came_from in (0, kernel.server.ifindex):  # the node's own, or forwarded
-            assert arrive(53, own, came_from) == Outcome(TURNED_BACK, PROXY_MARK, Reason.REDIRECTED)
+            assert arrive(53, own, came_from) == Outcome(TURNED_BACK, TURNED_MARK, Reason.REDIRECTED)
             assert arrive(54, own, came_from).reason is Reason.POLICY
             assert arrive(53, own + 1, came_from).reason is Reason.POLICY
     assert arrive(53, own, 0).reason is Reason.POLICY
@@ -527,7 +528,8 @@ def test_what_reaches_a_pod_from_elsewhere(kernel: Kernel) -> None:
     assert arrive(HOST, 9999, came_from=uplink) is Reason.SPOOFED
     assert arrive(WORLD, 80, came_from=uplink) is Reason.ALLOWED
     assert arrive(WORLD, 81, came_from=uplink) is Reason.POLICY
-    assert arrive(WORLD, 443, came_from=uplink) is Reason.UNPROXIED
+    assert arrive(WORLD, 443, came_from=uplink) is Reason.REDIRECTED
+    assert arrive(WORLD, 443, TURNED_MARK, came_from=uplink) is Reason.UNPROXIED, "it went by lo, and nobody was there"
     assert arrive(kernel.client.ipv4, 443) is Reason.UNPROXIED
     assert arrive(kernel.client.ipv4, 443, ENVOY_MARK) is Reason.ALLOWED
     assert arrive(kernel.client.ipv4, 9999, ENVOY_MARK) is Reason.POLICY

@@ -1,0 +1,109 @@
+"""What the engine has translated on its way to an endpoint, run by the kernel on packets made here."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from lockgate.policies.workload import IPAddress
+from lockgate.redirect.kernel.tcx import Hook
+from lockgate.redirect.reason import Reason
+from lockgate.tests.unit.redirect.programs import (
+    ACK,
+    OK,
+    PROXY_MARK,
+    RST,
+    SHOT,
+    SYN,
+    TURNED_BACK,
+    TURNED_MARK,
+    UNSPEC,
+    WORLD,
+    Kernel,
+    Outcome,
+    frame,
+    fresh,
+    icmp,
+    ingress,
+    ip,
+    rule,
+    tcp,
+    udp,
+)
+
+POLICED = ingress(rule(9, 443, http=True), rule(10, 443, http=True), rule(9, 80), rule(10, 80))
+TURNED = Outcome(TURNED_BACK, TURNED_MARK, Reason.REDIRECTED)
+ENDED = Outcome(TURNED_BACK, TURNED_MARK, None)  # at lo it is counted
+
+
+class Client:
+    """Somebody outside, with one port, whose packets come in by an uplink."""
+
+    def __init__(self, kernel: Kernel, version: int, port: int) -> None:
+        self.kernel, self.port, self.own = kernel, port, next(fresh)
+        self.address: IPAddress = WORLD if version == 4 else ip_address("2001:db8::9")
+        self.server: IPAddress = kernel.server.ipv4 if version == 4 else kernel.server.ipv6
+
+    def packet(self, flags: int = SYN) -> bytes:
+        return frame(ip(self.address, self.server, 6, tcp(self.own, self.port, flags)))
+
+    def arrives(self, flags: int = SYN, mark: int = 0) -> Outcome:
+        """At the endpoint, translated."""
+        return self.to_pod(self.packet(flags), mark)
+
+    def to_pod(self, packet: bytes, mark: int = 0, came_from: int = 1) -> Outcome:
+        return self.kernel.run(
+            Hook.TO_POD, self.kernel.server.ifindex, packet, mark, came_from and self.kernel.client.ifindex
+        )
+
+    def at_lo(self, packet: bytes, mark: int = TURNED_MARK) -> Outcome:
+        return self.kernel.run(Hook.FROM_LOOPBACK, 1, packet, mark, 1)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_it_is_turned_back_where_a_rule_by_request_covers_it(kernel: Kernel, version: int) -> None:
+    kernel.enforce(server=POLICED)
+    client = Client(kernel, version, 443)
+    assert [client.arrives(flags) for flags in (SYN, ACK, ACK)] == [TURNED] * 3
+    assert client.arrives(ACK, TURNED_MARK) == Outcome(SHOT, TURNED_MARK, Reason.UNPROXIED), "nobody was at lo"
+    kernel.enforce(server=ingress(rule(9, 80), rule(10, 80)))
+    assert client.arrives(ACK).reason is Reason.POLICY, "the proxy's own are ended otherwise"
+    assert Client(kernel, version, 80).arrives().reason is Reason.ALLOWED
+    assert Client(kernel, version, 443).arrives().reason is Reason.POLICY
+
+
+def test_what_the_node_sends_is_not_turned_back(kernel: Kernel) -> None:
+    kernel.enforce(server=POLICED)
+    client = Client(kernel, 4, 443)
+    assert client.to_pod(client.packet(), came_from=0).reason is Reason.UNPROXIED
+    datagram = frame(ip(WORLD, kernel.server.ipv4, 17, udp(next(fresh), 443)))
+    assert client.to_pod(datagram).reason is Reason.POLICY
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_connection_from_before_the_rule_is_ended_at_lo(kernel: Kernel, version: int) -> None:
+    client = Client(kernel, version, 443)
+    for tightened in (POLICED, ingress()):
+        kernel.enforce()
+        assert client.arrives().reason is Reason.ALLOWED
+        kernel.enforce(server=tightened)
+        assert client.arrives(ACK) == ENDED
+        assert client.arrives(RST | ACK) == Outcome(OK, 0, Reason.ALLOWED), "the other end hears of it"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_at_lo(kernel: Kernel, version: int) -> None:
+    """No Envoy listens here, and bpf_sk_assign() does nothing."""
+    kernel.enforce(server=POLICED)
+    client = Client(kernel, version, 443)
+    for mark in (0, PROXY_MARK):
+        assert client.at_lo(client.packet(), mark) == Outcome(UNSPEC, mark, None), "none of its business"
+    assert client.at_lo(client.packet(ACK)) == Outcome(SHOT, TURNED_MARK, Reason.NO_PROXY), "of nothing that is known"
+    assert client.arrives() == TURNED
+    assert client.at_lo(client.packet()).reason is Reason.NO_PROXY
+    assert client.at_lo(client.packet(ACK)[:-12]).reason is Reason.MALFORMED
+    number, kind = (1, 3) if version == 4 else (58, 2)
+    quoted = frame(ip(client.server, client.address, 6, tcp(443, client.own, ACK)))[14:]
+    error = frame(ip(client.address, client.server, number, icmp(kind, 0, quoted)))
+    assert client.to_pod(error) == TURNED
+    assert client.at_lo(error) == Outcome(OK, PROXY_MARK, None), "the stack knows by what it quotes whom it is for"
