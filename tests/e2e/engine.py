@@ -47,7 +47,8 @@ for option, name in (("--bundle", "config.json"), ("--process", "")):
     if option in sys.argv:
         path = os.path.join(sys.argv[sys.argv.index(option) + 1], name).rstrip("/")
         spec = json.load(open(path))
-        spec.get("process", spec).pop("rlimits", None)
+        for limit in ("rlimits", "oomScoreAdj"):
+            spec.get("process", spec).pop(limit, None)
         json.dump(spec, open(path, "w"))
 os.execv("{root}/usr/bin/runc", ["runc", *sys.argv[1:]])
 """

@@ -1,0 +1,90 @@
+"""A real kubelet on a node of the tests, with Debian's Docker as its runtime (Kubernetes 1.20 still speaks to that)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from lockgate.agent.playground import Namespace
+from lockgate.tests.cluster.control_plane import BINARIES
+from lockgate.tests.e2e.cluster_node import NODE
+from lockgate.tests.e2e.engine import _PLAIN_RUNTIME, ROOT, Engine, _image
+
+PAUSE = "pause:local"
+# What it would set on the machine; it is shown files of its own instead.
+_TUNABLES = {
+    "vm/overcommit_memory": 1,
+    "vm/panic_on_oom": 0,
+    "kernel/panic": 10,
+    "kernel/panic_on_oops": 1,
+    "kernel/keys/root_maxkeys": 1000000,
+    "kernel/keys/root_maxbytes": 25000000,
+}
+
+
+class KubeletEngine(Engine):
+    """Its containers ask for no limits: a kubelet gives each pod a rank for when memory runs out, which not every
+    machine lets root do."""
+
+    def __init__(self, node: Namespace, folder: Path) -> None:
+        self._runtime = folder.with_name("runtime")
+        self._runtime.write_text(_PLAIN_RUNTIME.format(root=ROOT))
+        self._runtime.chmod(0o755)
+        super().__init__("docker", node, folder)
+        self.run(["docker", "import", "-c", 'CMD ["/bin/sleep", "1000000"]', "-", PAUSE], input=_image())
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "--add-runtime", f"plain={self._runtime}", "--default-runtime", "plain"]
+
+
+class Kubelet:
+    """Runs at once, and makes the node an object of the cluster. Its pods are in control groups below /kubepods."""
+
+    def __init__(self, folder: Path, node: Namespace, kubeconfig: Path, engine: KubeletEngine) -> None:
+        folder.mkdir()
+        self.log = folder / "log"
+        script = ["set -e", "mount --make-rprivate /"]
+        for name, value in _TUNABLES.items():
+            shown = folder / name.replace("/", "-")
+            shown.write_text(str(value))
+            script.append(f"mount --bind {shown} /proc/sys/{name}")
+        options = {
+            "kubeconfig": kubeconfig,
+            "hostname-override": NODE,
+            "node-ip": "10.200.0.1",
+            "root-dir": folder / "pods",
+            "cert-dir": folder / "certificates",
+            "container-runtime": "docker",
+            "docker-endpoint": engine.url,
+            "pod-infra-container-image": PAUSE,
+            "cgroup-driver": "cgroupfs",
+            "fail-swap-on": "false",
+            "image-gc-high-threshold": 100,
+            "eviction-hard": "",  # the machine's disk is nothing to end a test's pods for
+        }
+        script.append(
+            f"exec {BINARIES / 'kubelet'} " + " ".join(f"--{name}={value}" for name, value in options.items())
+        )
+        path = f"{ROOT}/usr/sbin:{ROOT}/usr/bin:{os.environ['PATH']}"
+        with self.log.open("wb") as log:
+            self._process = node.popen(
+                ["unshare", "--mount", "sh", "-c", "\n".join(script)],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PATH": path},
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """Ends it, and takes the control groups away that it made; its pods are to be gone before."""
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for top in Path("/sys/fs/cgroup").glob("*/kubepods"):
+            for group in sorted((each for each in top.rglob("*") if each.is_dir()), reverse=True):
+                group.rmdir()
+            top.rmdir()
