@@ -203,6 +203,8 @@ def test_a_published_port_through_a_proxy_of_the_engines(ground: Ground) -> None
         assert ground.seen() == []
         ground.node.becomes(OK, lambda: fetch(outside, "192.0.2.1", 18081, patience=GLANCE))
         ground.node.becomes(OK, lambda: fetch(outside, "192.0.2.1", 18082, patience=GLANCE))
+        assert fetch(outside, "192.0.2.1", 18080, "/open") == OK, "that is translated, and goes through Envoy"
+        assert fetch(outside, "192.0.2.1", 18080, "/shut") == DENIED
         if engine.kind == "docker":
             for where, address in places:
                 assert fetch(cast(Namespace, where), address, 18082) == OK
