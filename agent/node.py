@@ -152,7 +152,7 @@ class NodeAgent:
             reconciler = Reconciler(self._state, self._names, applier, changes, last_good, services, remote, made)
             reconciler.store_says(content)
             bridges = BridgeWatch(applier.guard, reconciler.apply_again)
-            self._state.bridge_problems = bridges.problems
+            self._state.bridge_problems, self._state.bridge_notes = bridges.problems, bridges.notes
             self._state.closed = lambda: applier.closed
             bridges.want(content.networks)
             await bridges.look()

@@ -396,14 +396,6 @@ static __always_inline struct __sk_buff *same(struct __sk_buff *skb)
     return skb;
 }
 
-/* True for what another of our programs, below this one, has let through. Only this node writes marks. */
-static __always_inline int came_through(const struct __sk_buff *skb)
-{
-    __u32 mark = skb->mark & MARK_MASK;
-
-    return mark == MARK_JUDGED || mark == MARK_PROXY;
-}
-
 /* tc ingress of an uplink: what reaches the node from elsewhere. What is not read whole is left to to_pod. */
 int from_uplink(struct __sk_buff *skb)
 {

@@ -1,12 +1,7 @@
 /* Handing a packet to a proxy's socket: Envoy's for HTTP, the agent's for DNS. */
 #pragma once
+#include "mark.h"
 #include "packet.h"
-
-#define MARK_PROXY 0x200  /* an ip rule delivers it locally */
-#define MARK_JUDGED 0x400 /* from_pod asked both ends; the endpoint it asked is in the upper half */
-#define MARK_TURNED 0x800 /* to_pod turned it back: from_loopback delivers it, and nobody else */
-#define MARK_ENVOY 0xa00  /* SO_MARK of the proxies' upstream sockets */
-#define MARK_MASK 0xf00   /* pods cannot set marks: the kernel clears them on the way out of a namespace */
 
 #define PACKET_HOST 0 /* linux/if_packet.h */
 #define PACKET_OTHERHOST 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +24,19 @@ class Bridge:
     other_port: str = ""
 
 
-def find_bridges(names: Set[str]) -> tuple[Bridge, ...]:
-    """Those of the current network namespace with one of these names. Raises RoutingFailedError."""
-    if not names:
-        return ()
+def find_bridges(wanted: Callable[[str], bool]) -> tuple[Bridge, ...]:
+    """Those of the current network namespace whose names are wanted. Raises RoutingFailedError."""
     try:
         with IPRoute() as routes:
             links = undisturbed(lambda: list(routes.get_links()))
     except (OSError, NetlinkError) as error:
         raise RoutingFailedError(f"the node's bridges cannot be listed ({error}); run as root") from error
-    return tuple(_bridges(links, names))
+    return tuple(_bridges(links, wanted))
 
 
-def _bridges(links: list[Any], names: Set[str]) -> Iterator[Bridge]:
+def _bridges(links: list[Any], wanted: Callable[[str], bool]) -> Iterator[Bridge]:
     for link in links:
-        if link.get("ifname") in names and _kind(link) == "bridge":
+        if _kind(link) == "bridge" and wanted(str(link.get("ifname"))):
             ports = [each for each in links if each.get("master") == link["index"]]
             others = [str(port.get("ifname")) for port in ports if _kind(port) != "veth"]
             veths = {port["index"]: str(port.get("ifname")) for port in ports if _kind(port) == "veth"}

@@ -29,6 +29,7 @@ from .kernel.maps import CounterMap, PinnedMap
 from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, UPLINK_HOOKS, Hook
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
+from .newcomers import Newcomers
 from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
 from .proxy_sockets import Carried, carried, end_carried
@@ -97,6 +98,7 @@ class Datapath:
         self._config = PinnedMap(maps, layout.CONFIG)
         self._counters = CounterMap(maps, layout.COUNTERS_NAME)
         self._connections = ConnectionMap(maps)
+        self._newcomers: Newcomers | None = None
         self._current: DatapathPlan | None = None  # what the maps hold; None: read them first
         self._unfinished = True  # a revision may be owed for changes of an earlier agent or a failed apply
 
@@ -185,6 +187,23 @@ class Datapath:
     def free_published(self) -> None:
         """They count as the node, which they are."""
         free_published(self._pin_dir)
+
+    def hold_newcomers(self) -> Newcomers:
+        """Who comes to an engine's bridge can be mute until it is policed: the caller says where. Raises as `open`."""
+        if self._newcomers is None:
+            self._newcomers = Newcomers(self._pin_dir, self._cache_dir)
+        return self._newcomers
+
+    def free_newcomers(self) -> None:
+        """They are let be."""
+        if self._newcomers is not None:
+            self._newcomers.close()
+            self._newcomers = None
+        Newcomers.remove_pinned(self._pin_dir)
+
+    def newcomers_dropped(self) -> int | None:
+        """Frames from and to newcomers since an agent took them up; None when they are let be."""
+        return self._newcomers.dropped() if self._newcomers is not None else None
 
     def uplinks(self) -> frozenset[int]:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
@@ -325,6 +344,8 @@ class Datapath:
             opened.close()
         self._counters.close()
         self._connections.close()
+        if self._newcomers is not None:
+            self._newcomers.close()
         for fd in (*self._programs.values(), self._lock):
             os.close(fd)
 
@@ -342,6 +363,7 @@ class Datapath:
         if pin_dir.is_dir() and bpffs.is_bpffs(pin_dir):
             lock = bpffs.lock(pin_dir)
             try:
+                Newcomers.remove_pinned(pin_dir)  # before what has frames let through
                 for path in (pin_dir / "links").glob(f"*-{Hook.FROM_POD.program}"):
                     routing.check_sources(tcx.interface_of(path))
                 bpffs.remove_folder(pin_dir / "links")

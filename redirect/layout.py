@@ -246,6 +246,9 @@ PUBLISHED_NODE = Codec[int, int](  # the one key is 0
     _LONG.pack,
     lambda data: int(_LONG.unpack(data)[0]),
 )
+ENGINE_BRIDGES = Codec[int, int]("engine_bridges", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
+ENGINE_NAMES = Codec[int, int]("engine_names", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
+POLICED_PORTS = Codec[int, int]("policed_ports", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
 COUNTERS_NAME = "counters"
 COUNTERS = 2 * len(Reason)
 CONNECTIONS_NAME = "connections"
@@ -265,7 +268,10 @@ SIZES = {  # (key, value) in bytes, of every map
         for codec in (SERVICE_CLIENTS, SERVICE_FRONTENDS, SERVICE_SLOTS, SERVICE_BACKENDS)
     },
     SERVICE_FLOWS_NAME: (32, _BACKEND.size),
-    PUBLISHED_NODE.name: (PUBLISHED_NODE.key_size, PUBLISHED_NODE.value_size),
+    **{
+        codec.name: (codec.key_size, codec.value_size)
+        for codec in (PUBLISHED_NODE, ENGINE_BRIDGES, ENGINE_NAMES, POLICED_PORTS)
+    },
 }
 # Nobody writes these but programs.
 REMEMBERING = frozenset({CONNECTIONS_NAME, COUNTERS_NAME, DROPS_NAME, DROP_CURSOR_NAME})

@@ -34,6 +34,7 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
             ("interfaces", "\n".join(answer["interfaces"]) or "none"),
             ("uplinks", "\n".join(answer["uplinks"]) or "none"),
             ("bridges of engines", "\n".join(answer["bridges"]) or "none"),
+            ("new ports of theirs", _newcomers(answer["newcomers"])),
             *((f"map {name}", f"{entries} entries") for name, entries in answer["maps"].items()),
         ]
     )
@@ -42,6 +43,12 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
         ("DIRECTION", "REASON", "PACKETS", "MEANING"),
         ((row["direction"], row["reason"], row["packets"], row["meaning"]) for row in rows),
     )
+
+
+def _newcomers(told: dict[str, Any]) -> str:
+    if not told["mute"]:
+        return "let be"
+    return f"mute until they are policed, also while no agent runs; {told['dropped']} frames dropped"
 
 
 class MapName(StrEnum):

@@ -53,7 +53,8 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
     if services["addresses"]:
         serving = f"{services['serving']} of {services['backends']} backends serve"
         rows.append(("services", f"{services['addresses']} addresses with ports, {serving}"))
-    return rows + [("problem", problem) for problem in answer["problems"]]
+    notes = [("note", note) for note in answer["notes"]]
+    return rows + [("problem", problem) for problem in answer["problems"]] + notes
 
 
 def _xds(entry: dict[str, Any]) -> str:

@@ -119,6 +119,7 @@ class Kernel:
     counters: tuple[Counter, ...]
     uplinks: frozenset[int] = frozenset()
     bridges: frozenset[int] = frozenset()  # of container engines, that lead to endpoints only
+    newcomers: int | None = None  # frames from and to ports of these that nothing polices; None: they are let be
 
 
 class Applier:
@@ -312,8 +313,9 @@ class Applier:
         """A look into the kernel, between two changes."""
 
         def look() -> Kernel:
-            held = self._datapath.held()
-            return Kernel(held.pods, self._datapath.sizes(), self._datapath.counters(), held.uplinks, held.bridges)
+            path, held = self._datapath, self._datapath.held()
+            dropped = path.newcomers_dropped()
+            return Kernel(held.pods, path.sizes(), path.counters(), held.uplinks, held.bridges, dropped)
 
         async with self._turn:
             return await self._in_thread(look)

@@ -1,34 +1,41 @@
 """Nobody is on an engine's bridge but containers that are policed: whoever comes has a port that is mute until then.
 
-Two things hold that up, both in the kernel. At the bridge itself only packets of endpoints pass, up and down, and
-within the prefixes of its networks nobody has an address but endpoints and the node: that needs no agent, and no race
-to be won. And a port that comes while an agent runs gets the programs of an endpoint at once, before the process of its
-container begins: then it does not reach other unknown ones on its bridge either.
+The kernel holds that up, without an agent and without a race to be won. At the bridge itself only packets of endpoints
+pass, up and down, and within the prefixes of its networks nobody has an address but endpoints and the node. By a port
+that has no programs of an endpoint yet nothing comes in and nothing goes out, so neither do unknown containers reach
+each other. While an agent runs such a port gets the programs at once.
 
 And a process of the node that speaks for others, Docker's proxy of published ports, is no way round a policy.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from ...policies.identity import IPNetwork
 from ...redirect.bridge import Bridge, find_bridges
 from ...redirect.datapath import Datapath, Held
 from ...redirect.errors import EndpointUnreachableError, RedirectError
 from ...redirect.grace_period import expedited
+from ...redirect.newcomers import Names, named_like
 from ...store import ContainerNetwork
+
+UNTOLD_SECONDS = 2.0  # an engine tells of a network within milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
     """What a look at the bridges found. `unknown` are ports of nobody who is known, with their bridges. `others`: other
-    prefixes are closed than before, which the next plan has to tell the kernel."""
+    prefixes are closed than before, which the next plan has to tell the kernel. `notes`: what this kernel cannot do."""
 
     unknown: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     others: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class BridgeGuard:
@@ -38,6 +45,8 @@ class BridgeGuard:
         self._datapath = datapath
         self._holds = False  # the proxies of published ports
         self._idle = False  # nothing is guarded, and nothing is left of an earlier agent
+        self._untold: dict[int, float] = {}  # bridges that no engine has told of, by ifindex: since when
+        self._lacking = ""  # why newcomers are not held back: it is tried once
         self.closed: tuple[IPNetwork, ...] = ()  # in which nobody may be but endpoints and the node
         self.ports: frozenset[int] = frozenset()  # which are never without programs
 
@@ -47,9 +56,11 @@ class BridgeGuard:
         if not networks and self._idle:
             return Guarded()
         self._idle = False
-        found = find_bridges({network.bridge for network in networks})
-        shared = {bridge.name: bridge.other_port for bridge in found if bridge.other_port}
-        bridges = [bridge for bridge in found if not bridge.other_port]
+        wanted = {network.bridge for network in networks}
+        names = reduce(or_, map(named_like, wanted), Names.NONE)
+        found = find_bridges(lambda name: name in wanted or bool(named_like(name) & names)) if networks else ()
+        shared = {each.name: each.other_port for each in found if each.name in wanted and each.other_port}
+        bridges = [each for each in found if each.name in wanted and not each.other_port]
         problems = [
             f"bridge {name} of a container engine has a port that is no container's ({port}), so containers on it are "
             "not cut off while they are unknown: give them a bridge of their own"
@@ -59,6 +70,8 @@ class BridgeGuard:
         held = self._datapath.held()
         problems += self._attach(bridges, held)
         problems += self._hold_published(bool(networks))
+        others = [each for each in found if each not in bridges]
+        waiting = self._hold_newcomers(names if networks else None, bridges, others, left - self.ports - known)
         for ifindex in held.bridges - {bridge.ifindex for bridge in bridges}:
             self._datapath.detach_bridge(ifindex)
         for ifindex in left - self.ports - known:
@@ -66,10 +79,42 @@ class BridgeGuard:
         closed = [subnet for network in networks if network.bridge not in shared for subnet in network.subnets]
         before, self.closed = self.closed, tuple(dict.fromkeys(closed))
         unknown = [
-            (name, bridge.name) for bridge in bridges for port, name in bridge.ports.items() if port not in known
+            (name, bridge.name)
+            for bridge in (*bridges, *waiting)
+            for port, name in bridge.ports.items()
+            if port not in known
         ]
         self._idle = not networks
-        return Guarded(tuple(unknown), tuple(problems), before != self.closed)
+        notes = (self._lacking,) if networks and self._lacking else ()
+        return Guarded(tuple(unknown), tuple(problems), before != self.closed, notes)
+
+    def _hold_newcomers(
+        self, names: Names | None, guarded: Sequence[Bridge], others: Sequence[Bridge], leaving: Set[int]
+    ) -> list[Bridge]:
+        """Has the kernel keep frames from and to ports without programs, as those that are `leaving` are going to be.
+        `names`: what else is guarded; None: nothing is. Returns which of the others still are because of their names,
+        for an engine may have had no time to tell of them."""
+        if names is None:
+            self._datapath.free_newcomers()
+        if names is None or self._lacking:
+            return []
+        try:
+            newcomers = self._datapath.hold_newcomers()
+            by_name = newcomers.by_name({each.ifindex: each.name for each in others if not each.other_port})
+            now = time.monotonic()
+            self._untold = {ifindex: self._untold.get(ifindex, now) for ifindex in by_name}
+            young = {ifindex for ifindex, since in self._untold.items() if now - since < UNTOLD_SECONDS}
+            newcomers.police(self._datapath.held().pods - leaving)
+            newcomers.guard(
+                {each.ifindex: each in guarded for each in (*guarded, *others) if each.ifindex not in young}, names
+            )
+        except RedirectError as error:
+            self._lacking = (
+                "of containers that start while no agent runs, those on one bridge reach each other until the next one "
+                f"comes: {error}"
+            )
+            return []
+        return [each for each in others if each.ifindex in young]
 
     def _hold_published(self, wanted: bool) -> list[str]:
         if not wanted:
@@ -107,4 +152,4 @@ class BridgeGuard:
 
 def find_ports(name: str) -> Set[int]:
     """The ports that a bridge has now."""
-    return {port for bridge in find_bridges({name}) for port in bridge.ports}
+    return {port for bridge in find_bridges(name.__eq__) for port in bridge.ports}

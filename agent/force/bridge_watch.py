@@ -15,6 +15,7 @@ from .bridge_guard import Guarded
 log = logging.getLogger("lockgate.agent")
 
 _LOOK_SECONDS = 1.0  # while there is somebody who is not known, or something failed
+_CHECK_SECONDS = 10.0  # of what somebody may have taken away, as who loads another firewall does
 _UNKNOWN_SECONDS = 5.0  # an engine tells of a container that starts well before that
 
 
@@ -29,6 +30,7 @@ class BridgeWatch:
         self._networks: Sequence[ContainerNetwork] = ()
         self._news = asyncio.Event()
         self._failures: tuple[str, ...] = ()
+        self._notes: tuple[str, ...] = ()
         self._unknown: dict[tuple[str, str], float] = {}  # since when, of time.monotonic
 
     def want(self, networks: Sequence[ContainerNetwork]) -> None:
@@ -48,6 +50,10 @@ class BridgeWatch:
         )
         return self._failures + strangers
 
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what this kernel cannot do; the rest goes on without it."""
+        return self._notes
+
     async def look(self) -> None:
         """Guards what there is now."""
         try:
@@ -57,11 +63,19 @@ class BridgeWatch:
         for problem in guarded.problems:
             if problem not in self._failures:
                 log.error("%s", problem)
-        self._failures = guarded.problems
+        for note in guarded.notes:
+            if note not in self._notes:
+                log.warning("%s", note)
+        self._failures, self._notes = guarded.problems, guarded.notes
         now = time.monotonic()
         self._unknown = {each: self._unknown.get(each, now) for each in guarded.unknown}
         if guarded.others:
             self._others()
+
+    def _patience(self) -> float | None:
+        if self._unknown or self._failures:
+            return _LOOK_SECONDS
+        return _CHECK_SECONDS if self._networks else None
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -77,7 +91,7 @@ class BridgeWatch:
                     self._news.clear()
                     await self.look()
                     try:
-                        async with asyncio.timeout(_LOOK_SECONDS if self._unknown or self._failures else None):
+                        async with asyncio.timeout(self._patience()):
                             await self._news.wait()
                     except TimeoutError:
                         pass

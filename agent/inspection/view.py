@@ -48,6 +48,7 @@ class NodeState:
     memory_problem: str = ""
     uplink_problems: tuple[str, ...] = ()
     bridge_problems: Callable[[], tuple[str, ...]] = tuple
+    bridge_notes: Callable[[], tuple[str, ...]] = tuple
     closed: Callable[[], tuple[IPNetwork, ...]] = tuple  # where the kernel knows nobody but endpoints and the node
     dns: Callable[[], dict[str, Any]] = dict
     names_problem: Callable[[], str] = str
@@ -139,6 +140,7 @@ class NodeView:
             },
             "services": _services(state.services()),
             "problems": problems,
+            "notes": list(state.bridge_notes()),
         }
 
     async def services(self) -> list[dict[str, Any]]:
@@ -254,6 +256,7 @@ class NodeView:
             "interfaces": [each.interface for each in interfaces if each.ifindex in kernel.attached],
             "uplinks": sorted(map(_interface, kernel.uplinks)),
             "bridges": sorted(map(_interface, kernel.bridges)),
+            "newcomers": {"mute": kernel.newcomers is not None, "dropped": kernel.newcomers or 0},
             "maps": dict(kernel.sizes),
             "counters": [
                 {

@@ -17,6 +17,8 @@ from pyroute2 import IPRoute
 from ...envoy.errors import EnvoyError
 from ...envoy.running.binary import VERSION, find_binary
 from ...envoy.running.run_files import lock_holder
+from ...redirect.errors import RedirectError
+from ...redirect.kernel import bridge_table
 from ...redirect.kernel.attached import Attached, others_programs
 from ...redirect.routing import MARK_MASK, MARK_PROXY, TABLE
 from ..settings import Settings
@@ -161,6 +163,16 @@ def _routing(_: Settings) -> Iterator[Check]:
     yield from rule_checks([rule for rule in rules if rule[0]])
 
 
+def _bridges(_: Settings) -> Iterator[Check]:
+    try:
+        bridge_table.check()
+    except RedirectError as error:
+        advice = f"of containers that start while no agent runs, those on one bridge reach each other: {error}"
+        yield Check("bridges", "new ports", State.WARN, "cannot be mute", advice)
+    else:
+        yield Check("bridges", "new ports", State.OK, "can be mute until they are policed")
+
+
 def rule_checks(rules: Sequence[tuple[int, int, int]]) -> Iterator[Check]:
     """(mark, mask, table) of the rules that go by a mark."""
     own = [rule for rule in rules if rule == (MARK_PROXY, MARK_MASK, TABLE)]
@@ -237,6 +249,7 @@ _PARTS: Sequence[Callable[[Settings], Iterator[Check]]] = (
     _mounts,
     _sysctls,
     _routing,
+    _bridges,
     _ports,
     _envoy,
     _others,

@@ -30,7 +30,8 @@ _MOST = 8  # files of one source: those that were used last
 _SECONDS = 3600  # after which an unfinished file is nobody's any more
 _ROOM = 16 << 20  # bytes; what is larger is not ours
 _PACKAGE = "lockgate.redirect.kernel"
-_OURS = ("cgroup.py", "compiled.py", "compiler.py", "kernel_headers.py", "tcx.py")  # decide beside the source
+# Decide beside the source.
+_OURS = ("cgroup.py", "compiled.py", "compiler.py", "kernel_headers.py", "newcomer_hook.py", "tcx.py")
 _HEADERS = Path("/usr/include/linux/version.h")  # is another with each version of linux-libc-dev
 _LIBRARIES = ("libbcc.", "libclang", "libLLVM", "libbpf.")
 _ROOT = 0
@@ -126,8 +127,8 @@ def _maker(path: Path) -> Maker | None:
 
 
 def _key(source: str) -> str:
-    """The kernel's release counts although the programs hold nothing of it: another one's verifier may be stricter, and
-    a file that it has taken once it will take again."""
+    """The kernel's release counts although the programs hold nothing of it but what is in the source: another one's
+    verifier may be stricter, and a file that it has taken once it will take again."""
     ours = (files(_PACKAGE).joinpath(name).read_bytes() for name in _OURS)
     made_from: Iterable[bytes] = [
         read_source(source).encode(),

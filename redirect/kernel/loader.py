@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import cgroup, syscall, tcx
+from . import cgroup, newcomer_hook, syscall, tcx
 from .cgroup import PublishedHook, SocketHook
 from .compiled import Compiled, MapSpec
+from .newcomer_hook import NewcomerHook
 from .tcx import Hook
 
 
@@ -18,7 +19,10 @@ class Loader(threading.Thread):
     """Loads beside others, as the verifier takes its time. `failure`: what went wrong, if anything, after `join`."""
 
     def __init__(
-        self, compiled: Compiled, map_folder: Path, pins: Sequence[tuple[Hook | SocketHook | PublishedHook, Path]]
+        self,
+        compiled: Compiled,
+        map_folder: Path,
+        pins: Sequence[tuple[Hook | SocketHook | PublishedHook | NewcomerHook, Path]],
     ) -> None:
         super().__init__(name="eBPF programs", daemon=True)
         self._compiled = compiled
@@ -34,7 +38,9 @@ class Loader(threading.Thread):
             self.failure = error
 
 
-def load(compiled: Compiled, map_folder: Path, pins: Sequence[tuple[Hook | SocketHook | PublishedHook, Path]]) -> None:
+def load(
+    compiled: Compiled, map_folder: Path, pins: Sequence[tuple[Hook | SocketHook | PublishedHook | NewcomerHook, Path]]
+) -> None:
     """As bcc does it: maps that are pinned in `map_folder` are used as they are, missing ones made and pinned there.
 
     Nothing is pinned before the verifier has taken every program. Raises OSError, of which LoadError is the verifier's.
@@ -70,6 +76,8 @@ def _make(spec: MapSpec) -> int:
     return syscall.create_map(spec.kind, spec.key_size, spec.value_size, spec.max_entries, spec.flags, spec.name)
 
 
-def _kind(hook: Hook | SocketHook | PublishedHook) -> tuple[int, int]:
+def _kind(hook: Hook | SocketHook | PublishedHook | NewcomerHook) -> tuple[int, int]:
     """The program's type, and where it will be attached if the verifier has to know."""
+    if isinstance(hook, NewcomerHook):
+        return newcomer_hook.PROGRAM_TYPE, 0
     return (tcx.PROGRAM_TYPE, 0) if isinstance(hook, Hook) else (cgroup.PROGRAM_TYPE, hook.attach_type)

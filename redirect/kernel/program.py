@@ -19,13 +19,14 @@ from .cgroup import PublishedHook, SocketHook
 from .compiler import NOT_KEPT, SOURCES, Exit
 from .kept_programs import KeptPrograms
 from .loader import Loader
+from .newcomer_hook import NewcomerHook
 from .source import read_source
 from .syscall import LoadError
 from .tcx import Hook
 
 log = logging.getLogger("lockgate.redirect")
 
-H = TypeVar("H", Hook, SocketHook, PublishedHook)
+H = TypeVar("H", Hook, SocketHook, PublishedHook, NewcomerHook)
 
 _OLDEST = (6, 6)
 _SECONDS = 60

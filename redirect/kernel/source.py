@@ -1,16 +1,53 @@
-"""The BPF sources as one text: bcc rewrites map accesses in the main file only, so our own headers are put in place."""
+"""The BPF sources as one text: bcc rewrites map accesses in the main file only, so our own headers are put in place.
+
+What a program must know of this very kernel is in the text too: whoever keeps what it became does not mistake it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 
+from ..errors import BpfUnsupportedError
+from .kernel_types import BTF, KernelTypes
+
+# What a source reads of the kernel's own structures, which user-space headers do not have.
+_FIELDS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "newcomers.c": (
+        ("sk_buff", "dev"),
+        ("net_device", "adj_list", "upper"),
+        ("net_device", "ifindex"),
+        ("net_device", "name"),
+        ("netdev_adjacent", "dev"),
+        ("netdev_adjacent", "list"),
+    )
+}
 _INCLUDE = re.compile(r'^#include "([^"]+)"$')
 
 
 def read_source(name: str = "lockgate.c") -> str:
-    """`bpf/NAME` with every `#include "header"` of ours replaced by the header; clang still names the real lines."""
-    return "\n".join(_expand(name, set())) + "\n"
+    """`bpf/NAME` with every `#include "header"` of ours replaced by the header; clang still names the real lines.
+
+    Before it the offsets of the kernel's fields that it reads, as NET_DEVICE_IFINDEX and the like. Raises
+    BpfUnsupportedError when this kernel does not tell them.
+    """
+    return "\n".join([*_offsets(name), *_expand(name, set())]) + "\n"
+
+
+@cache
+def _offsets(name: str) -> tuple[str, ...]:
+    fields = _FIELDS.get(name, ())
+    if not fields:
+        return ()
+    try:
+        types = KernelTypes(BTF.read_bytes())
+    except OSError as error:
+        raise BpfUnsupportedError(
+            f"{BTF} cannot be read ({error.strerror}); use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
+        ) from error
+    return tuple(f"#define {'_'.join(path).upper()} {types.offset(*path)}" for path in fields)
 
 
 def _expand(name: str, seen: set[str]) -> list[str]:

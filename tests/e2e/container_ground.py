@@ -17,7 +17,7 @@ from lockgate.tests.e2e.live_node import GLANCE, LiveNode, Web, fetch, live_node
 SHOP = ("--label", "com.docker.compose.service=shop", "--label", "lockgate.ports=http=8080")
 TILL = ("--label", "app=till")
 PORTS = 8080, 8081
-_ALL, _IP = 3, 0x0800  # ETH_P_ALL, ETH_P_IP
+_ALL, _IP, _ARP = 3, 0x0800, 0x0806  # ETH_P_...
 _TCP, _OUTGOING = 6, 4  # PACKET_OUTGOING
 
 
@@ -108,7 +108,7 @@ def container_ground(kind: str) -> Iterator[Ground]:
 
 
 class Capture:
-    """The ports that TCP segments over IPv4 are for: those that come to an interface, or those that leave it."""
+    """The ports that TCP segments over IPv4 are for, and how often ARP asks: of what comes in, or leaves."""
 
     def __init__(self, where: Namespace | Inside, interface: str = "eth0", *, leaving: bool = False) -> None:
         def listen() -> socket.socket:
@@ -120,18 +120,32 @@ class Capture:
         self._leaving = leaving
         self._socket = netns.run_in(where.path, listen)
         self._ports: list[int] = []
+        self._asked = 0
 
     @property
     def ports(self) -> list[int]:
         """Of all segments so far, in their order."""
+        self._read()
+        return self._ports
+
+    @property
+    def neighbours_asked(self) -> int:
+        """How often so far."""
+        self._read()
+        return self._asked
+
+    def _read(self) -> None:
         while True:
             try:
                 frame, address = self._socket.recvfrom(1 << 16)
             except BlockingIOError:
-                return self._ports
-            if address[1] == _IP and frame[23] == _TCP and (address[2] == _OUTGOING) is self._leaving:
+                return
+            if (address[2] == _OUTGOING) is not self._leaving:
+                continue
+            if address[1] == _IP and frame[23] == _TCP:
                 start = 14 + 4 * (frame[14] & 15)
                 self._ports.append(int.from_bytes(frame[start + 2 : start + 4], "big"))
+            self._asked += address[1] == _ARP
 
     def close(self) -> None:
         """Stop capturing."""

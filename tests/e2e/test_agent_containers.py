@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -16,7 +18,8 @@ from lockgate.agent.playground import Namespace
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.container_ground import PORTS, SHOP, TILL, Capture, Ground, container_ground
 from lockgate.tests.e2e.engine import IMAGE, KINDS, Engine, Inside
-from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, fetch
+from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, Web, fetch
+from lockgate.tests.ethernet import Link, frames
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -292,9 +295,11 @@ class Knocking:
         return self._reached
 
     def goes_on(self) -> None:
-        """Waits until it has knocked at each door a few times more."""
+        """Waits until it has knocked at each door a few times more, or asked in vain where the doors are."""
         with closing(Capture(self.ground.engine.inside(self.name), leaving=True)) as sent:
-            self.ground.node.until("it has knocked", lambda: sent.ports.count(self.port) > 9)
+            self.ground.node.until(
+                "it has knocked", lambda: sent.ports.count(self.port) > 9 or sent.neighbours_asked > 5
+            )
 
     def close(self) -> None:
         self._node.close()
@@ -335,6 +340,96 @@ def test_containers_that_start_while_no_agent_runs(ground: Ground) -> None:
         node.becomes(OK, lambda: fetch(node.node, inside.ip, 8080, patience=GLANCE))
         caged.goes_on()
         assert caged.reached() == set()
+
+
+class Pair:
+    """Two containers that start now. They know each other's hardware address, so that not even ARP is in between."""
+
+    def __init__(self, ground: Ground, *options: object) -> None:
+        self.ground = ground
+        self.names = [ground.name("pair"), ground.name("pair")]
+        self.one, self.two = (ground.engine.container(name, *options) for name in self.names)
+        self.links = [Link(each.path) for each in (self.one, self.two)]
+        ground.serve(self.two)
+        for here, there, link in ((self.one, self.two, self.links[1]), (self.two, self.one, self.links[0])):
+            mac = link.mac.hex(":")
+            inside(here, "ip", "neigh", "replace", there.ip, "lladdr", mac, "dev", "eth0", "nud", "permanent")
+
+    def known(self) -> None:
+        """The agent polices both; from now on they ask each other where they are."""
+        for name in self.names:
+            self.ground.known(f"default/{name}")
+
+    def passes(self) -> set[str]:
+        """What of everything that one sends comes to the other."""
+        here, there = self.links
+        four = (ip_address(self.one.ip), ip_address(self.two.ip))
+        six = (ip_address("fe80::1:1"), ip_address("fe80::1:2"))
+        here.send(frames(here.mac, there.mac, four, six, there.mac))
+        time.sleep(GLANCE)
+        return there.received()
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
+
+
+def inside(where: Inside, *command: str) -> None:
+    subprocess.run(["nsenter", f"--net={where.path}", *command], check=True, timeout=30)
+
+
+def test_they_do_not_reach_each_other_either(ground: Ground) -> None:
+    """On one bridge, whatever they send. Those that were known go on."""
+    node = ground.node
+    _, shop = ground.shop()
+    _, till = ground.till()
+    ground.node.becomes(OK, lambda: ground.ask(till, shop, "/open"))
+    before, witness = ground.seen(), Link(shop.path)
+    node.end_agent(signal.SIGKILL)
+    with closing(witness), closing(Pair(ground)) as free, closing(Pair(ground, "--label", "app=caged")) as caged:
+        for pair in (free, caged):
+            assert pair.passes() == set()
+            assert ground.ask(pair.one, pair.two, "/") == DROPPED
+            assert ground.ask(till, pair.two, "/") == DROPPED, "nor does somebody known reach them"
+        assert sorted(ground.seen()) == sorted(before)
+        assert witness.received() == set(), "nor does it come to others"
+        assert ground.ask(till, shop, "/open") == OK
+        assert ground.ask(till, shop, "/shut") == DENIED
+        ground.start_agent()
+        for pair in (free, caged):
+            pair.known()
+        node.becomes(OK, lambda: ground.ask(free.one, free.two, "/"))
+        assert ground.ask(caged.one, caged.two, "/") == DROPPED
+        assert node.lockgate("datapath", "status", "-o", "json").data["newcomers"]["mute"]
+
+
+def test_a_network_that_is_made_while_no_agent_runs(ground: Ground) -> None:
+    """Its bridge is known by its name: outside, the node and each other are out of reach."""
+    node, engine = ground.node, ground.engine
+    outside = node.ground.outside()
+    ground.shop()  # the agent has to have a network of the engine's
+    node.end_agent(signal.SIGKILL)
+    engine.docker("network", "create", "meanwhile")
+    try:
+        with (
+            closing(Pair(ground, "--network", "meanwhile")) as pair,
+            closing(Capture(outside)) as away,
+            closing(Web(node.node, 9006)) as door,
+        ):
+            gateway = engine.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "meanwhile")
+            assert pair.passes() == set()
+            assert ground.ask(pair.one, pair.two, "/") == DROPPED
+            for address in (str(outside.ips[0]), gateway):
+                assert fetch(cast(Namespace, pair.one), address, 9006, patience=GLANCE) == DROPPED
+            assert fetch(node.node, pair.two.ip, 8080, patience=GLANCE) == DROPPED
+            assert (away.ports.count(9006), door.seen, ground.seen()) == (0, [], [])
+            ground.start_agent()
+            pair.known()
+            node.becomes(OK, lambda: ground.ask(pair.one, pair.two, "/"))
+            assert fetch(cast(Namespace, pair.one), gateway, 9006) == OK
+    finally:
+        ground.clear()
+        engine.docker("network", "rm", "meanwhile")
 
 
 def test_unknown_containers_may_be_let_be(ground: Ground) -> None:

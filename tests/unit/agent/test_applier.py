@@ -135,6 +135,9 @@ class Recorded:
     def sizes(self) -> dict[str, int]:
         return {"policy": len(self.plan.policy)}
 
+    def newcomers_dropped(self) -> None:
+        return None
+
     def counters(self) -> tuple[()]:
         return ()
 

@@ -1,0 +1,16 @@
+/* The marks of packets, by which programs know what others of ours have done. */
+#pragma once
+
+#define MARK_PROXY 0x200  /* an ip rule delivers it locally */
+#define MARK_JUDGED 0x400 /* from_pod asked both ends; the endpoint it asked is in the upper half */
+#define MARK_TURNED 0x800 /* to_pod turned it back: from_loopback delivers it, and nobody else */
+#define MARK_ENVOY 0xa00  /* SO_MARK of the proxies' upstream sockets */
+#define MARK_MASK 0xf00   /* pods cannot set marks: the kernel clears them on the way out of a namespace */
+
+/* True for what another of our programs, below this one, has let through. Only this node writes marks. */
+static __always_inline int came_through(const struct __sk_buff *skb)
+{
+    __u32 mark = skb->mark & MARK_MASK;
+
+    return mark == MARK_JUDGED || mark == MARK_PROXY;
+}
