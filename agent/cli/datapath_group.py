@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from ..errors import UnreachableError
 from ..inspection.client import ask
+from .labels import own_labels
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, fields, table
 
@@ -76,7 +78,8 @@ def maps(
     from ..settings import Settings
 
     settings = Settings(policies=Path(), workloads=Path(), run_dir=run_dir.absolute())
-    entries = _named(read_map(settings.pin_dir, name), run_dir)
+    spelt = own_labels if output is Format.TABLE else ",".join
+    entries = _named(read_map(settings.pin_dir, name), run_dir, spelt)
     if output is not Format.TABLE:
         data(entries, output)
         return
@@ -90,14 +93,14 @@ def maps(
     )
 
 
-def _named(entries: list[dict[str, Any]], run_dir: Path) -> list[dict[str, Any]]:
-    """With the names that a running agent knows."""
+def _named(entries: list[dict[str, Any]], run_dir: Path, spelt: Callable[[list[str]], str]) -> list[dict[str, Any]]:
+    """With the names that a running agent knows; `spelt` makes one of labels."""
     try:
         endpoints, identities = ask(run_dir, "/v1/endpoints"), ask(run_dir, "/v1/identities")
     except UnreachableError:
         return entries
     interfaces = {entry["id"]: entry["endpoint"] for entry in endpoints if entry["id"]}
-    peers = {entry["identity"]: ",".join(entry["labels"]) for entry in identities}
+    peers = {entry["identity"]: spelt(entry["labels"]) for entry in identities}
     for entry in entries:
         if "ifindex" in entry:
             entry["endpoint"] = interfaces.get(entry["ifindex"], "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ..inspection.client import ask
+from .labels import own_labels
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, table
 
@@ -40,7 +41,7 @@ def list_endpoints(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DI
                 ", ".join(entry["ips"]),
                 entry["ingress"],
                 entry["egress"],
-                ", ".join(entry["labels"]),
+                own_labels(entry["labels"], namespace=False),
             )
             for entry in answer
         ),
@@ -56,5 +57,5 @@ def list_identities(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_D
         return
     table(
         ("IDENTITY", "LABELS", "ADDRESSES"),
-        ((entry["identity"], ", ".join(entry["labels"]), ", ".join(entry["prefixes"])) for entry in answer),
+        ((entry["identity"], own_labels(entry["labels"]), ", ".join(entry["prefixes"])) for entry in answer),
     )
