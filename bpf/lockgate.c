@@ -16,10 +16,9 @@
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
 #include <uapi/linux/pkt_cls.h>
+#include "admit.h"
 #include "drops.h"
-#include "host.h"
-#include "steer.h"
-#include "verdict.h"
+#include "link.h"
 
 static __always_inline int done(const struct __sk_buff *skb, const struct packet *p, int reason, enum hook hook)
 {
@@ -28,111 +27,6 @@ static __always_inline int done(const struct __sk_buff *skb, const struct packet
         return TC_ACT_OK;
     keep_drop(skb, p, reason, hook);
     return TC_ACT_SHOT;
-}
-
-/* Judges the connection of `p` and fills `next`, what is to be remembered. Returns 0 or the reason to drop. */
-static __always_inline int judge_again(const struct packet *p, const struct track *t, const struct owner *src,
-                                       const struct owner *dst, struct connection *next, struct verdict *v)
-{
-    struct connection *known = p->syn ? 0 : t->known;
-
-    next->initiator = known ? known->initiator : t->side;
-    next->service = known ? known->service : p->service;
-    next->proxied = known ? known->proxied : 0;
-    next->proxy_port = known ? known->proxy_port : 0;
-    next->altered = known ? known->altered : 0;
-    next->ended = ended_by(p, t, known ? known->ended : 0);
-    next->seen = t->now;
-    next->ifindex[0] = t->side ? dst->ifindex : src->ifindex;
-    next->ifindex[1] = t->side ? src->ifindex : dst->ifindex;
-    made_by(p, t, src->identity, dst->identity, next);
-    if (next->initiator == t->side)
-        return judge(src, dst, p->protocol, next->service, v);
-    return judge(dst, src, p->protocol, next->service, v);
-}
-
-/* The mark names the endpoint that was asked, 0 for nobody here: should routing lead elsewhere, to_pod there judges for
- * itself. */
-static __always_inline __u32 judged_mark(__u32 ifindex)
-{
-    return ifindex << 16 | MARK_JUDGED;
-}
-
-static __always_inline int pass_judged(struct __sk_buff *skb, __u32 ifindex)
-{
-    skb->mark = judged_mark(ifindex);
-    return ALLOWED;
-}
-
-/* To the node itself, which looks for the socket. */
-static __always_inline int to_stack(struct __sk_buff *skb)
-{
-    skb->mark = MARK_PROXY;
-    return REDIRECTED;
-}
-
-/* A packet that a proxy's own connection to a server waits for. An error finds its socket by what it quotes. */
-static __always_inline int to_asking(struct __sk_buff *skb, const struct packet *p)
-{
-    return p->error ? to_stack(skb) : steer(skb, p, 0, 0);
-}
-
-/* A packet of a connection that a proxy carries, from the end `side`. */
-static __always_inline int to_proxy(struct __sk_buff *skb, const struct packet *p, const struct connection *c, __u8 side)
-{
-    int asks = c->initiator == side;
-
-    if (p->error || (c->altered && !asks))
-        return to_stack(skb);
-    return steer(skb, p, c->proxy_port, asks);
-}
-
-/* True for what is left of a TCP connection that went past the proxies. */
-static __always_inline int is_direct(const struct packet *p, const struct track *t)
-{
-    return t->known && !p->syn && !p->error && !t->known->proxied && p->protocol == IPPROTO_TCP;
-}
-
-/* A live connection is no longer allowed, or not past the proxy. A listener, which knows nothing of it, resets who sent
- * this; a reset goes on to the other end. */
-static __always_inline int revoke(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
-{
-    int reason;
-
-    if (p->reset)
-        return pass_judged(skb, ifindex);
-    reason = to_listening(skb, p, reset_port());
-    return reason == REDIRECTED ? REVOKED : reason;
-}
-
-/* Judges a packet on its way in, remembers its connection, and marks it for its way. */
-static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, struct track *t,
-                                 const struct owner *src, const struct owner *dst, struct connection *next)
-{
-    struct verdict v = {};
-    int reason = judge_again(p, t, src, dst, next, &v);
-
-    /* An answer to a proxy's question that was forgotten. The host has sockets of its own. */
-    if (v.verdict != REDIRECT && !t->known && dst->identity != HOST && awaited(skb, p))
-        return to_asking(skb, p);
-    if (reason == DROP_POLICY && is_direct(p, t))
-        return revoke(skb, p, dst->ifindex);
-    if (reason)
-        return reason;
-    if (v.verdict == REDIRECT) {
-        if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
-            return DROP_NOT_TCP;
-        if (is_direct(p, t))
-            return revoke(skb, p, dst->ifindex);
-        next->proxied = 1;
-        next->proxy_port = v.proxy_port;
-    }
-    /* A connection that a proxy carries stays with it when the L7 rule goes. */
-    connections.update(&t->key, next);
-    if (next->proxied)
-        return to_proxy(skb, p, next, t->side);
-    /* What comes to the node over a bridge passes an uplink yet. */
-    return pass_judged(skb, dst->identity == HOST && is_host_policed() ? HOST_ENDPOINT : dst->ifindex);
 }
 
 static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet *p)
@@ -308,63 +202,6 @@ static __always_inline int decide_from_loopback(struct __sk_buff *skb, const str
     if (reason != REDIRECTED)
         return reason;
     return disguise(skb, p) ? DROP_MALFORMED : REVOKED;
-}
-
-/* ARP and neighbour discovery: a pod speaks for nobody else. 0, or the reason to drop. */
-static __always_inline int claim(struct __sk_buff *skb, const struct address *address)
-{
-    struct owner *owner = find_owner(address);
-
-    if (owner && owner->ifindex == skb->ifindex)
-        return 0;
-    if (is_unspecified(address) || (is_link_local(address) && owner && owner->identity != HOST))
-        return 0;
-    return DROP_SPOOFED;
-}
-
-static __always_inline int decide_link(struct __sk_buff *skb, const struct packet *p)
-{
-    struct address target;
-    __be32 sender;
-    int reason;
-
-    if (!p->v6) {
-        if (bpf_skb_load_bytes(skb, ETH_HLEN + ARP_SENDER, &sender, sizeof(sender)) < 0)
-            return DROP_MALFORMED;
-        map_v4(&target, sender);
-        return claim(skb, &target);
-    }
-    reason = claim(skb, &p->src);
-    if (reason || p->service != BE16(NEIGHBOUR_ADVERTISEMENT))
-        return reason;
-    if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct ipv6hdr) + ND_TARGET, &target, sizeof(target)) < 0)
-        return DROP_MALFORMED;
-    return claim(skb, &target);
-}
-
-/* True for ARP and neighbour discovery in the name of an endpoint, from a port of a bridge that nothing polices. */
-static __always_inline int feigns(struct __sk_buff *skb, const struct packet *p)
-{
-    struct address named = p->src;
-    struct owner *owner;
-    __be32 v4;
-
-    if ((skb->mark & MARK_MASK) == MARK_JUDGED)
-        return 0;
-    if (!p->v6) {
-        if (bpf_skb_load_bytes(skb, ETH_HLEN + ARP_SENDER, &v4, sizeof(v4)) < 0)
-            return 1;
-        map_v4(&named, v4);
-    }
-    owner = find_owner(&named);
-    if (owner && owner->ifindex)
-        return 1;
-    if (!p->v6 || p->service != BE16(NEIGHBOUR_ADVERTISEMENT))
-        return 0;
-    if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct ipv6hdr) + ND_TARGET, &named, sizeof(named)) < 0)
-        return 1;
-    owner = find_owner(&named);
-    return owner && owner->ifindex;
 }
 
 /* tc ingress of the node's side: what the pod sends. */

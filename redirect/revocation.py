@@ -1,6 +1,6 @@
 """Live connections that a change no longer allows, and how both of their ends learn of it at once.
 
-The kernel refuses their next packet and resets whoever sent it (`revoke` in bpf/lockgate.c). An end that is silent
+The kernel refuses their next packet and resets whoever sent it (`revoke` in bpf/admit.h). An end that is silent
 hears nothing that way, so each is asked: a segment out of nowhere, as if from the other end, makes it acknowledge what
 it has, and that is the packet which earns it a reset with the right numbers. Sockets of this node's own - Envoy's two
 legs of what it carries, and those of the node's processes - are closed outright.
