@@ -66,6 +66,10 @@ class Node:
         netns.run_in(self.ground.node.path, self.datapath.close)
         self.datapath, self.guard = netns.run_in(self.ground.node.path, self.begun)
 
+    def tables(self) -> str:
+        """Of nftables."""
+        return self.ground.node.run(["nft", "list", "tables"], check=True).stdout
+
     def begun(self) -> tuple[Datapath, BridgeGuard]:
         datapath = Datapath.open(Opening(Path(f"/sys/fs/bpf/lg-guard-{os.getpid()}")))
         return datapath, BridgeGuard(datapath)
@@ -223,6 +227,18 @@ def test_a_kernel_that_cannot_do_it(node: Node, monkeypatch: pytest.MonkeyPatch)
     assert (node.sync(ONE).problems, node.sync(ONE).notes) == ((), (note,))
     assert node.sync().notes == ()
     node.dies()
+
+
+def test_all_of_it_is_taken_away(node: Node) -> None:
+    """When nothing is guarded any more, and when an agent's traces are."""
+    node.sync(ONE)
+    assert node.tables() == "table bridge lockgate\ntable inet lockgate\n"
+    node.sync()
+    assert node.tables() == ""
+    node.sync(ONE)
+    netns.run_in(node.ground.node.path, node.datapath.remove)
+    assert node.tables() == ""
+    node.datapath, node.guard = netns.run_in(node.ground.node.path, node.begun)
 
 
 async def test_what_is_watched() -> None:
