@@ -60,6 +60,8 @@ def flows(
     except re.error as error:
         raise typer.BadParameter(f"--http-path '{http_path}' is not a regular expression: {error}") from None
     wanted = FlowFilter(FlowVerdict(verdict) if verdict else None, source, destination, http_path, http_method, policy)
+    if not run_dir.exists():
+        raise UnreachableError(f"{run_dir} does not exist: start an agent with 'lockgate agent run', or give --run-dir")
     tail = LogTail(run_dir / FILE_NAME)
     seen = _Node(run_dir)
     if not seen.is_there and not (run_dir / FILE_NAME).exists():

@@ -126,10 +126,14 @@ def test_a_level_that_envoy_does_not_have(setting: str, tmp_path: Path) -> None:
 
 
 def test_flows_where_there_never_was_an_agent(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "missing"):
+    missing = tmp_path / "missing"
+    for place, sentence in (
+        (tmp_path, f"nobody has logged anything in {tmp_path}: look where an agent is, "),
+        (missing, f"{missing} does not exist: start an agent with 'lockgate agent run', "),
+    ):
         ended = lockgate("flows", "--run-dir", place)
         assert (ended.status, ended.out) == (3, "")
-        assert ended.sentence.startswith(f"nobody has logged anything in {place}: look where an agent is, ")
+        assert ended.sentence.startswith(sentence)
 
 
 def test_who_is_not_root_is_told_so(tmp_path: Path) -> None:
