@@ -20,7 +20,7 @@ from ..policies.workload import IPAddress
 from .connections import LiveConnection
 from .plan import DatapathPlan, Owner, Verdict
 
-_MARK_JUDGED = 0x400  # bpf/steer.h
+_MARK_JUDGED = 0x400  # bpf/mark.h
 _SYN, _ACK = 0x02, 0x10
 _TCP = 6
 _SO_MARK = 36

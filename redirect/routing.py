@@ -20,7 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from .errors import RoutingFailedError
 
 MARK_PROXY = 0x200
-MARK_UPSTREAM = 0xA00  # of the proxies' own connections to servers: bpf/steer.h
+MARK_UPSTREAM = 0xA00  # of the proxies' own connections to servers: bpf/mark.h
 MARK_MASK = 0xF00
 TABLE = 2005
 PRIORITY = 100  # after `local` (0), before `main` (32766)
