@@ -77,7 +77,8 @@ def test_a_lack_of_the_machine(node: LiveNode, script: str, sentence: str) -> No
 def test_a_busy_port(node: LiveNode, family: socket.AddressFamily, address: str) -> None:
     with netns.run_in(node.node.path, lambda: socket.create_server((address, 15001), family=family)):
         sentence = refused(node.try_agent())
-        assert sentence.startswith(f"Envoy's port {address}:15001 cannot be used (Address already in use): ")
+        shown = f"[{address}]" if ":" in address else address
+        assert sentence.startswith(f"Envoy's port {shown}:15001 cannot be used (Address already in use): ")
     assert "stop it, or set another http_port in the --config file" in sentence
 
 
