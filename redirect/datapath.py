@@ -34,27 +34,13 @@ from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
 from .proxy_sockets import Carried, carried, end_carried
 from .published import free_published, hold_published
-from .reason import Reason
+from .reason import Counter, Reason
 from .revocation import end, revoked
 from .services import ServiceAddresses
 
 _CONFIG_KEY = 0
 _LOOPBACK = 1  # interface number of lo in every namespace
 _COUNTED = (Direction.EGRESS, Direction.INGRESS)  # enum hook in bpf/maps.h; uplinks count as to_pod
-
-
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """Packets that left (egress) or were about to reach (ingress) the node's endpoints, by what became of them."""
-
-    direction: Direction
-    reason: Reason
-    packets: int
-
-    @property
-    def dropped(self) -> bool:
-        """True when the packets went nowhere."""
-        return self.reason.dropped
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
+
+from ..policies.endpoint_policy import Direction
 
 
 class Reason(IntEnum):
@@ -48,3 +51,17 @@ _TEXTS = {
     Reason.MALFORMED: "a header that cannot be read whole",
     Reason.REVOKED: "its live connection is not allowed any more (or not past the proxy): its sender is reset",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """Packets that left (egress) or were about to reach (ingress) the node's endpoints, by what became of them."""
+
+    direction: Direction
+    reason: Reason
+    packets: int
+
+    @property
+    def dropped(self) -> bool:
+        """True when the packets went nowhere."""
+        return self.reason.dropped

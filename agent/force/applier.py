@@ -26,11 +26,12 @@ from ...policies import PolicyKey, World
 from ...policies.endpoint_policy import Direction, RuleOrigin
 from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint, IPAddress
-from ...redirect.datapath import Counter, Datapath
+from ...redirect.datapath import Datapath
 from ...redirect.errors import RedirectError
 from ...redirect.grace_period import expedited
 from ...redirect.map_changes import MapDelta, readdressed
 from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts, lies_in
+from ...redirect.reason import Counter
 from ...redirect.revocation import end_accepted
 from ...store import ContainerNetwork
 from ...xds import (

@@ -1,6 +1,6 @@
 //! The node's Kafka policy as the agent sends it, and which part of it is a connection's.
 //!
-//! Lines of words (xds/kafka_config.py writes them):
+//! Lines of words (xds/compile/kafka_policy.py writes them):
 //!
 //! ```text
 //! lockgate-kafka 1

@@ -17,8 +17,7 @@ from lockgate.policies import World, parse_policies
 from lockgate.policies.endpoint_policy import Direction
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Workload
-from lockgate.redirect.datapath import Counter
-from lockgate.redirect.reason import Reason
+from lockgate.redirect.reason import Counter, Reason
 from lockgate.xds import FILTER_CONFIG, LISTENER, XdsServer
 from prometheus_client.parser import text_string_to_metric_families
 
