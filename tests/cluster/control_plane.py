@@ -188,4 +188,4 @@ def kubeconfig(authority: Path, user: dict[str, str]) -> dict[str, Any]:
 def _end(process: subprocess.Popen[bytes] | None, number: signal.Signals) -> None:
     if process is not None:
         process.send_signal(number)
-        process.wait(60)
+        process.wait(_PATIENCE)  # a server that is asked to end lets its requests have a minute

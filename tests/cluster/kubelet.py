@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from lockgate.agent.playground import Namespace
@@ -86,5 +87,19 @@ class Kubelet:
             self._process.wait()
         for top in Path("/sys/fs/cgroup").glob("*/kubepods"):
             for group in sorted((each for each in top.rglob("*") if each.is_dir()), reverse=True):
-                group.rmdir()
-            top.rmdir()
+                _remove(group)
+            _remove(top)
+
+
+def _remove(group: Path) -> None:
+    """A control group that a process which ended is about to leave."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            group.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

@@ -89,13 +89,22 @@ class RealApi:
             if error.status != _CONFLICT:
                 raise
             if plural in custom_kinds():
-                wanted["metadata"]["resourceVersion"] = self.get(plural, name, namespace)["metadata"]["resourceVersion"]
-                made = self.ask("PUT", path(plural, namespace, name), wanted)
+                made = self._replace(plural, namespace, name, wanted)
             else:
                 made = self.ask("PATCH", path(plural, namespace, name), wanted, _STRATEGIC)
         if status is not None:
             made = self.ask("PATCH", f"{path(plural, namespace, name)}/status", {"status": status}, _MERGE)
         return dict(made)
+
+    def _replace(self, plural: str, namespace: str, name: str, wanted: dict[str, Any]) -> Any:
+        """Whatever the agent writes into its status meanwhile."""
+        while True:
+            wanted["metadata"]["resourceVersion"] = self.get(plural, name, namespace)["metadata"]["resourceVersion"]
+            try:
+                return self.ask("PUT", path(plural, namespace, name), wanted)
+            except Refused as error:
+                if error.status != _CONFLICT:
+                    raise
 
     def apply(self, text: str) -> None:
         """The documents of a YAML file."""
