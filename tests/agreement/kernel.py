@@ -36,6 +36,8 @@ _PASSED = (0, 0xFFFFFFFF)  # TC_ACT_OK, TC_ACT_UNSPEC
 _CONNECTION = struct.Struct("=IIIIII2sHBBH")  # struct connection, of which proxy_port and proxied are read
 _PATIENCE = 2.0
 _DNS_ADDRESSES = ("127.0.0.1", "::1")
+LOOPBACK = 1  # interface number of lo in every namespace
+TURNED_MARK = 0x800  # what to_pod turns back to a proxy by lo
 UPLINK = 1  # an interface that is no endpoint's: traffic from elsewhere came in there
 source_ports = cycle(range(20000, 65000))  # one for each connection, so that none remembers another
 
@@ -87,6 +89,10 @@ class Kernel:
     def enter(self, packet: Packet) -> Outcome:
         """What from_uplink does with what comes from elsewhere; what it allows is counted by to_pod."""
         return self._run(Hook.FROM_UPLINK, UPLINK, packet, 0, UPLINK)
+
+    def turn(self, packet: Packet) -> Outcome:
+        """What from_loopback does with what to_pod has turned back."""
+        return self._run(Hook.FROM_LOOPBACK, LOOPBACK, packet, TURNED_MARK, LOOPBACK)
 
     def send(self, ifindex: int, packet: Packet) -> Reason | None:
         """Sends the packet in through the endpoint's veth, where the attached program can hand it to a socket."""

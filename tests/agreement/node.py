@@ -24,7 +24,7 @@ from lockgate.tests.agreement.envoy import Envoy, running_envoy
 from lockgate.tests.agreement.exchange import CLOSED, Answer, Arrived, Sent, Wire
 from lockgate.tests.agreement.expectation import ACCEPTED, DENIED, Expectation
 from lockgate.tests.agreement.ground import ENVOY_MARK, ENVOY_PORT, TLS_PORT, ground
-from lockgate.tests.agreement.kernel import UPLINK, Kernel, Outcome, source_ports
+from lockgate.tests.agreement.kernel import TURNED_MARK, UPLINK, Kernel, Outcome, source_ports
 from lockgate.tests.agreement.packets import Packet
 from lockgate.tests.agreement.tls import SERVER
 from lockgate.xds import policed_by, tls_policed_by
@@ -162,13 +162,20 @@ class Node:
             return []
         server = expected.server.ifindex
         came_from = 0 if expected.from_host else expected.client.ifindex if expected.client else UPLINK
-        seen = self._kernel.arrive(server, self._packet(expected), came_from=came_from)
+        packet = self._packet(expected)
+        seen = self._kernel.arrive(server, packet, came_from=came_from)
         what = "a first packet at the server that from_pod has not seen"
         if expected.denied:
             return _differ(what, seen, Outcome(False, Reason.POLICY))
         if not expected.redirected:
             return _differ(what, seen, Outcome(True, Reason.ALLOWED))
-        found = _differ(what, seen, Outcome(False, Reason.UNPROXIED))
+        if expected.flow.protocol is Protocol.TCP and came_from:
+            found = _differ(what, seen, Outcome(False, Reason.REDIRECTED, TURNED_MARK, expected.listener))
+            found += _differ(
+                "what came round the proxy", self._kernel.turn(packet), _handed_over(expected, TURNED_MARK)
+            )
+        else:
+            found = _differ(what, seen, Outcome(False, Reason.UNPROXIED))
         passed = self._kernel.arrive(server, self._packet(expected), mark=ENVOY_MARK, came_from=0)
         wanted = Outcome(True, Reason.ALLOWED, ENVOY_MARK, expected.listener)
         return found + _differ("the proxy's first packet to the server", passed, wanted)
@@ -234,12 +241,12 @@ def _judged_mark(server: int) -> int:
     return server << 16 | _JUDGED
 
 
-def _handed_over(expected: Expectation) -> Outcome:
+def _handed_over(expected: Expectation, mark: int = 0) -> Outcome:
     """A test run of a redirect: everything is written down, and then there is no socket to be had."""
     protocol, listener = expected.flow.protocol, expected.listener
     if protocol not in (Protocol.TCP, Protocol.UDP) or (protocol is Protocol.UDP and not listener):
-        return Outcome(False, Reason.NOT_TCP)
-    return Outcome(False, Reason.NO_PROXY, listener=listener)
+        return Outcome(False, Reason.NOT_TCP, mark)
+    return Outcome(False, Reason.NO_PROXY, mark, listener)
 
 
 def _refused(expected: Expectation, answer: Answer) -> list[str]:
