@@ -1,11 +1,11 @@
 """What the identity filter costs Envoy for each connection.
 
-Started by the script `bench/identity`. An Envoy has three listeners on loopback, one with the filter and two without;
-all have the listener filter that the node's listeners have anyhow, and close every connection at once. They are asked
-in turns, and each round of turns gives differences of the CPU time that Envoy's threads were charged for a connection
-(/proc/PID/task/*/schedstat, nanoseconds). Where an Envoy's memory happens to lie makes more of a difference than the
-filter does, so there are many Envoys, one after the other. The map is the data path's own. Exit status: 0 measured
-(whether or not the aim is reached), 1 it could not be measured, 130 interrupted.
+Started by the script `bench/identity`. An Envoy has three listeners on loopback, one with the filter and two with
+Envoy's own `original_dst` in its place: a connection that was redirected needs one of the two. All close every
+connection at once. They are asked in turns, and each round of turns gives differences of the CPU time that Envoy's
+threads were charged for a connection (/proc/PID/task/*/schedstat, nanoseconds). Where an Envoy's memory happens to lie
+makes more of a difference than the filter does, so there are many Envoys, one after the other. The map is the data
+path's own. Exit status: 0 measured (whether or not the aim is reached), 1 it could not be measured, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -121,13 +121,13 @@ def _map(addresses: int) -> Iterator[Ipcache]:
 @contextmanager
 def _envoy(folder: Path, ipcache: Ipcache, names: Sequence[str]) -> Iterator[int]:
     """Its pid. The listeners are made in the order of `names`."""
-    first = {"name": "envoy.filters.listener.original_dst", "typed_config": {"@type": _ORIGINAL_DST}}
+    original = {"name": "envoy.filters.listener.original_dst", "typed_config": {"@type": _ORIGINAL_DST}}
     close = {"name": "close", "typed_config": {"@type": _DIRECT_RESPONSE}}
     listeners = [
         {
             "name": name,
             "address": {"socket_address": {"address": "127.0.0.1", "port_value": _PORTS[name]}},
-            "listener_filters": [first, identity_filter(ipcache).to_dict()] if name == "with" else [first],
+            "listener_filters": [identity_filter(ipcache).to_dict() if name == "with" else original],
             "filter_chains": [{"filters": [close]}],
         }
         for name in names
