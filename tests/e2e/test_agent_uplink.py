@@ -197,6 +197,9 @@ class TestAddressesThatOtherPrefixesSpeakOf:
                 node.write("one", policy("one", ONE, ', rules: {http: [{path: "/one"}]}'))
                 node.becomes(OK, lambda: from_address(outside, near, api, "/one"))
                 assert str(others.ask("/public")) == OK
+            # What begins in the moment of a change may count as begun before it. With the next change it is over.
+            node.write("one", policy("one", ONE, ', rules: {http: [{path: "/one"}, {path: "/then"}]}'))
+            node.becomes(OK, lambda: from_address(outside, near, api, "/then"))
             with Line(outside, api, 80, source=near) as line:
                 assert str(line.ask("/near")) == str(line.ask("/one")) == OK
                 node.write("cidr", policy("cidr", NOT_ALL, ', rules: {http: [{path: "/near"}]}'))
