@@ -9,7 +9,7 @@ network is touched. A pod hangs on a routed veth, as with a CNI without a bridge
 
 If asked for, the world is behind an uplink, where it is the node's default router and may have any address:
 
-    uplink  192.0.2.1, 2001:db8::1  ── veth ──  eth0  192.0.2.9/24, 2001:db8::9/64, 10.200.0.0/16 via 192.0.2.1
+    uplink  192.0.2.1, 2001:db8::1, fe80::1  ── veth ──  eth0  192.0.2.9/24, 2001:db8::9/64, 10.200.0.0/16 via 192.0.2.1
 """
 
 from __future__ import annotations
@@ -283,6 +283,8 @@ def _add_uplink(outside: Outside) -> None:
         index: int = routes.link_lookup(ifname=UPLINK)[0]
         routes.addr("add", index=index, address=_UPLINK_IPV4, prefixlen=24)
         routes.addr("add", index=index, address=_UPLINK_IPV6, prefixlen=64, flags=_IFA_F_NODAD)
+        # With it a router asks for the neighbour of what it forwards.
+        routes.addr("add", index=index, address=_HOP_IPV6, prefixlen=64, flags=_IFA_F_NODAD)
         routes.link("set", index=index, state="up")
 
 

@@ -14,7 +14,7 @@ from .identity import IPNetwork
 from .interception import Interception
 from .request import HttpRequest, Request, TlsRequest
 from .service import Backend, Frontend, Service
-from .verdict import Considered, Judgement, Verdict, judge
+from .verdict import Considered, Judgement, Verdict, is_from_node, judge
 from .workload import IPAddress
 from .world import World
 
@@ -207,7 +207,16 @@ def _judge(
         if other.endpoint is not None and other.endpoint is not world.host
         else other.name
     )
-    return judge(policy, other.identity, flow.protocol, flow.port, flow.request, peer_name=name, taken_up=taken_up)
+    return judge(
+        policy,
+        other.identity,
+        flow.protocol,
+        flow.port,
+        flow.request,
+        peer_name=name,
+        taken_up=taken_up,
+        from_node=is_from_node(direction, other.identity),
+    )
 
 
 def _side_json(side: Judgement | None, subject: Peer, cut_off: str) -> dict[str, Any]:

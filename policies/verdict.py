@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from .endpoint_policy import DirectionPolicy, HttpRules, Protocol, ResolvedRule
+from .endpoint_policy import Direction, DirectionPolicy, HttpRules, Protocol, ResolvedRule
 from .header_action import HeaderAction
 from .http_path import judged_path
 from .identity import Reserved
@@ -61,12 +61,14 @@ def judge(
     *,
     peer_name: str = "",
     taken_up: bool = False,
+    from_node: bool = False,
 ) -> Judgement:
     """Whether one direction of an endpoint's policy lets a flow pass.
 
     `peer` is the numeric identity of the other side and `port` the destination's (the type, for ICMP). Without a
     `request` a connection that goes to Envoy is judged REDIRECT, unless every request would pass. `peer_name` is how
     reasons call the peer. `taken_up` when the policy of the other side has made Envoy take the connection up already.
+    `from_node` when the peer is a client on this node itself, which is let in past every proxy.
     """
     peer_name = peer_name or f"identity {peer}"
     considered: list[Considered] = []
@@ -107,10 +109,10 @@ def judge(
         considered.append(Considered(rule, matched, why))
 
     matching = matching or _together(covering, request)
-    # Not for the local host, which is let in past every proxy.
-    clashing = "" if plain is not None and peer == Reserved.HOST else clash(covering, protocol)
+    past_proxies = plain is not None and from_node
+    clashing = "" if past_proxies else clash(covering, protocol)
     redirected = denying is None and redirecting is not None and not clashing
-    unreadable = _unreadable(redirecting, request) if redirected and not (plain and peer == Reserved.HOST) else ""
+    unreadable = _unreadable(redirecting, request) if redirected and not past_proxies else ""
     taken = take_up(covering, greeting(request)) if redirected and request is not None else Taken()
     if taken.interception is not None and taken_up:
         taken = Taken(fault="Envoy takes a connection up once, and has done so for the policy of its client")
@@ -143,6 +145,11 @@ def judge(
         judging = pending or redirecting
         return outcome(Verdict.REDIRECT, f"Envoy judges each request by {judging.origin}", judging)
     return outcome(Verdict.DENY, f"no request rule of {redirecting.origin} allows it", None)
+
+
+def is_from_node(direction: Direction, peer: int) -> bool:
+    """Whether a policy of this direction is asked about a client on this node itself."""
+    return direction is Direction.INGRESS and peer == Reserved.HOST
 
 
 def _unreadable(redirecting: ResolvedRule | None, request: Request | None) -> str:
