@@ -9,11 +9,23 @@ from ..errors import BpfUnsupportedError
 from . import pinned_link, syscall
 from .program_hook import ProgramHook
 
-PROGRAM_TYPE = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
+_SOCK_ADDR = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-class SocketHook(ProgramHook):
+class _AddressHook(ProgramHook):
+    """What such a program may do with the address depends on where it runs."""
+
+    @property
+    def program_type(self) -> int:
+        return _SOCK_ADDR
+
+    @property
+    def verified_for(self) -> int:
+        return self.attach_type
+
+
+class SocketHook(_AddressHook):
     """A program of bpf/services.c and what of a socket it is about (`enum bpf_attach_type`)."""
 
     CONNECT4 = ("service_connect4", 10)
@@ -26,7 +38,7 @@ class SocketHook(ProgramHook):
     GETPEERNAME6 = ("service_getpeername6", 30)
 
 
-class PublishedHook(ProgramHook):
+class PublishedHook(_AddressHook):
     """Likewise, of bpf/published.c."""
 
     CONNECT4 = ("published_connect4", 10)

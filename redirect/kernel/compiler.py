@@ -20,23 +20,24 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProgramRejectedError
-from . import cgroup, newcomer_hook, syscall, tcx
+from . import syscall
 from .cgroup import PublishedHook, SocketHook
 from .compiled import Compiled, MapSpec, ProgramSpec
 from .kept_programs import KeptPrograms, makers
 from .kernel_headers import write_kernel_headers
 from .newcomer_hook import NewcomerHook
+from .program_hook import ProgramHook
 from .source import read_source
 from .tcx import Hook
 
 # The hooks of each source, in the order of their programs.
-SOURCES: Mapping[type[Hook] | type[SocketHook] | type[PublishedHook] | type[NewcomerHook], str] = {
+SOURCES: Mapping[type[ProgramHook], str] = {
     Hook: "lockgate.c",
     SocketHook: "services.c",
     PublishedHook: "published.c",
     NewcomerHook: "newcomers.c",
 }
-
+_ANY = -1  # bcc's word for a program that is verified without it
 
 NOT_KEPT = "the eBPF programs are not kept, each start compiles them: "  # a line that begins like this
 
@@ -73,15 +74,11 @@ def main(source: str, map_folder: Path, cache_dir: Path, pins: Sequence[Path]) -
             print(error, file=sys.stderr)
             return Exit.RIGHTS if os.geteuid() != 0 else Exit.COMPILE
         kind = next(kind for kind, name in SOURCES.items() if name == source)
-        hooks: Sequence[Hook | SocketHook | PublishedHook | NewcomerHook] = tuple(kind)
+        hooks = tuple(kind)
         for hook, pin in zip(hooks, pins, strict=True):
             try:
-                if isinstance(hook, SocketHook | PublishedHook):
-                    function = module.load_func(hook.program, cgroup.PROGRAM_TYPE, attach_type=hook.attach_type)
-                elif isinstance(hook, NewcomerHook):
-                    function = module.load_func(hook.program, newcomer_hook.PROGRAM_TYPE)
-                else:
-                    function = module.load_func(hook.program, tcx.PROGRAM_TYPE)
+                attach_type = hook.verified_for or _ANY
+                function = module.load_func(hook.program, hook.program_type, attach_type=attach_type)
             except Exception as error:
                 print(error, file=sys.stderr)
                 return Exit.RIGHTS if "super-user" in str(error) else Exit.VERIFIER
@@ -94,9 +91,7 @@ def main(source: str, map_folder: Path, cache_dir: Path, pins: Sequence[Path]) -
     return 0
 
 
-def _describe(
-    module: Any, hooks: Sequence[Hook | SocketHook | PublishedHook | NewcomerHook], map_folder: Path
-) -> Compiled:
+def _describe(module: Any, hooks: Sequence[ProgramHook], map_folder: Path) -> Compiled:
     """What bcc has made, which is loaded already. Raises ValueError when it is of a kind that is not known here."""
     from bcc import lib
 

@@ -31,7 +31,15 @@ _SECONDS = 3600  # after which an unfinished file is nobody's any more
 _ROOM = 16 << 20  # bytes; what is larger is not ours
 _PACKAGE = "lockgate.redirect.kernel"
 # Decide beside the source.
-_OURS = ("cgroup.py", "compiled.py", "compiler.py", "kernel_headers.py", "newcomer_hook.py", "tcx.py")
+_OURS = (
+    "cgroup.py",
+    "compiled.py",
+    "compiler.py",
+    "kernel_headers.py",
+    "newcomer_hook.py",
+    "program_hook.py",
+    "tcx.py",
+)
 _HEADERS = Path("/usr/include/linux/version.h")  # is another with each version of linux-libc-dev
 _LIBRARIES = ("libbcc.", "libclang", "libLLVM", "libbpf.")
 _ROOT = 0

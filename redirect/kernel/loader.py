@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import cgroup, newcomer_hook, syscall, tcx
-from .cgroup import PublishedHook, SocketHook
+from . import syscall
 from .compiled import Compiled, MapSpec
-from .newcomer_hook import NewcomerHook
-from .tcx import Hook
+from .program_hook import ProgramHook
 
 
 class Loader(threading.Thread):
@@ -22,7 +20,7 @@ class Loader(threading.Thread):
         self,
         compiled: Compiled,
         map_folder: Path,
-        pins: Sequence[tuple[Hook | SocketHook | PublishedHook | NewcomerHook, Path]],
+        pins: Sequence[tuple[ProgramHook, Path]],
     ) -> None:
         super().__init__(name="eBPF programs", daemon=True)
         self._compiled = compiled
@@ -38,9 +36,7 @@ class Loader(threading.Thread):
             self.failure = error
 
 
-def load(
-    compiled: Compiled, map_folder: Path, pins: Sequence[tuple[Hook | SocketHook | PublishedHook | NewcomerHook, Path]]
-) -> None:
+def load(compiled: Compiled, map_folder: Path, pins: Sequence[tuple[ProgramHook, Path]]) -> None:
     """As bcc does it: maps that are pinned in `map_folder` are used as they are, missing ones made and pinned there.
 
     Nothing is pinned before the verifier has taken every program. Raises OSError, of which LoadError is the verifier's.
@@ -64,9 +60,8 @@ def load(
                     unpinned.append((path, maps[place]))
         for hook, path in pins:
             program = compiled.programs[hook.program]
-            kind, attach_type = _kind(hook)
             code = program.with_maps(maps)
-            fd = syscall.load_program(kind, attach_type, hook.program, code, compiled.license)
+            fd = syscall.load_program(hook.program_type, hook.verified_for, hook.program, code, compiled.license)
             unpinned.append((path, held(fd)))
         for path, fd in unpinned:
             syscall.pin(fd, path)
@@ -74,10 +69,3 @@ def load(
 
 def _make(spec: MapSpec) -> int:
     return syscall.create_map(spec.kind, spec.key_size, spec.value_size, spec.max_entries, spec.flags, spec.name)
-
-
-def _kind(hook: Hook | SocketHook | PublishedHook | NewcomerHook) -> tuple[int, int]:
-    """The program's type, and where it will be attached if the verifier has to know."""
-    if isinstance(hook, NewcomerHook):
-        return newcomer_hook.PROGRAM_TYPE, 0
-    return (tcx.PROGRAM_TYPE, 0) if isinstance(hook, Hook) else (cgroup.PROGRAM_TYPE, hook.attach_type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .program_hook import ProgramHook
 
-PROGRAM_TYPE = 1  # BPF_PROG_TYPE_SOCKET_FILTER
+_SOCKET_FILTER = 1  # BPF_PROG_TYPE_SOCKET_FILTER
 
 
 class NewcomerHook(ProgramHook):
@@ -12,3 +12,7 @@ class NewcomerHook(ProgramHook):
 
     ENTERS = ("may_enter", 0)
     LEAVES = ("may_leave", 1)
+
+    @property
+    def program_type(self) -> int:
+        return _SOCKET_FILTER

@@ -11,13 +11,13 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from ..errors import RedirectError
 from . import bpffs
 from .compiler import SOURCES
 from .kept_programs import DEFAULT_CACHE_DIR, KeptPrograms
 from .program import Loading
+from .program_hook import ProgramHook
 
 _PINS = Path("/sys/fs/bpf")
 _NAME = "lockgate-precompile-"  # and our pid
@@ -39,7 +39,7 @@ def precompile(cache_dir: Path) -> None:
         bpffs.remove_folder(folder)
 
 
-def _compile(hooks: Any, folder: Path, cache_dir: Path) -> None:
+def _compile(hooks: type[ProgramHook], folder: Path, cache_dir: Path) -> None:
     maps, programs = folder / "maps", folder / hooks.__name__
     for each in (maps, programs):
         bpffs.ensure_folder(each)

@@ -15,18 +15,16 @@ from typing import Generic, TypeVar
 
 from ..errors import BpfUnsupportedError, ProgramRejectedError, RedirectError
 from . import bpffs, syscall
-from .cgroup import PublishedHook, SocketHook
 from .compiler import NOT_KEPT, SOURCES, Exit
 from .kept_programs import KeptPrograms
 from .loader import Loader
-from .newcomer_hook import NewcomerHook
+from .program_hook import ProgramHook
 from .source import read_source
 from .syscall import LoadError
-from .tcx import Hook
 
 log = logging.getLogger("lockgate.redirect")
 
-H = TypeVar("H", Hook, SocketHook, PublishedHook, NewcomerHook)
+H = TypeVar("H", bound=ProgramHook)
 
 _OLDEST = (6, 6)
 _SECONDS = 60

@@ -19,3 +19,13 @@ class ProgramHook(Enum):
         """The kernel's number (`enum bpf_attach_type`)."""
         number: int = self.value[1]
         return number
+
+    @property
+    def program_type(self) -> int:
+        """What the verifier takes it for (`enum bpf_prog_type`)."""
+        raise NotImplementedError
+
+    @property
+    def verified_for(self) -> int:
+        """The `attach_type` where the verifier has to know it, else 0."""
+        return 0

@@ -11,7 +11,7 @@ from ..errors import BpfUnsupportedError, EndpointUnreachableError
 from . import pinned_link, syscall
 from .program_hook import ProgramHook
 
-PROGRAM_TYPE = 3  # BPF_PROG_TYPE_SCHED_CLS
+_SCHED_CLS = 3  # BPF_PROG_TYPE_SCHED_CLS
 
 
 class Hook(ProgramHook):
@@ -24,6 +24,10 @@ class Hook(ProgramHook):
     FROM_BRIDGE = ("from_bridge", 46)
     TO_BRIDGE = ("to_bridge", 47)
     FROM_LOOPBACK = ("from_loopback", 46)
+
+    @property
+    def program_type(self) -> int:
+        return _SCHED_CLS
 
 
 UPLINK_HOOKS = (Hook.TO_UPLINK, Hook.FROM_UPLINK)
