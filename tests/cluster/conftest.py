@@ -27,11 +27,7 @@ def api(idle: ClusterNode) -> RealApi:
 @pytest.fixture(scope="session")
 def running(idle: ClusterNode) -> ClusterNode:
     """The article's pods, and the agent with the service account of the manifest."""
-    live = idle.live
-    live.api.ports = {"http": 80}
-    for pod in (live.frontend, live.intruder, live.backend, live.api):
-        idle.tell(pod)
-    idle.start_agent()
+    idle.begin()
     return idle
 
 

@@ -61,6 +61,14 @@ class ClusterNode:
         """With `ready` waits until all is in force."""
         self.live.start_agent("--config", self.config, ready=ready)
 
+    def begin(self) -> None:
+        """The article's pods, and the agent."""
+        live = self.live
+        live.api.ports = {"http": 80}
+        for pod in (live.frontend, live.intruder, live.backend, live.api):
+            self.tell(pod)
+        self.start_agent()
+
     def sandbox(self, name: str, pod: Pod, uid: str) -> None:
         """A process that holds the pod's network, in a control group that tells the pod's uid."""
         process = pod.popen(["sleep", "infinity"])

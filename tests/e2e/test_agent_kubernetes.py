@@ -30,11 +30,7 @@ BROKEN = POLICY.replace("rules:", "rulez:")
 @pytest.fixture(scope="module")
 def running() -> Iterator[ClusterNode]:
     with cluster_node() as made:
-        live = made.live
-        live.api.ports = {"http": 80}
-        for pod in (live.frontend, live.intruder, live.backend, live.api):
-            made.tell(pod)
-        made.start_agent()
+        made.begin()
         yield made
 
 
