@@ -152,7 +152,7 @@ def explain(world: World, flow: Flow, closed: Collection[IPNetwork] = ()) -> Exp
         return Explanation(flow, source, destination, None, None)
     egress = _judge(world, flow, Direction.EGRESS, source, destination)
     arriving = replace(flow, request=passed_on(flow.request, egress)) if egress is not None else flow
-    taken_up = egress is not None and egress.interception is not None
+    taken_up = egress is not None and egress.interception is not None and _have_one_envoy(source, destination)
     ingress = _judge(world, arriving, Direction.INGRESS, destination, source, taken_up)
     return Explanation(flow, source, destination, egress, ingress)
 
@@ -194,6 +194,12 @@ def passed_on(request: Request | None, egress: Judgement) -> Request | None:
     encrypted = egress.interception.originating is not None
     name = request.server_name if encrypted and egress.interception.terminating is not None else ""
     return replace(request, encrypted=encrypted, server_name=name)
+
+
+def _have_one_envoy(source: Peer, destination: Peer) -> bool:
+    """False when just one of both is of this node: then each has the Envoy of its own node."""
+    ends = (source.endpoint, destination.endpoint)
+    return len({end.local for end in ends if end is not None}) == 1
 
 
 def _judge(

@@ -131,6 +131,8 @@ def judge_l7(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> Outc
             return Outcome(False, "its requests are judged by Envoy")
     elif l7 is not None and shown.encrypted and not isinstance(request, TlsRequest):
         return Outcome(False, "the connection is encrypted, and the rule reads requests")
+    elif awaits_requests(l7, tls, request):
+        return Outcome(False, "its requests are judged by Envoy")
     match l7, request:
         case None, _:
             return Outcome(True, "the connection is allowed with every request")
@@ -148,9 +150,12 @@ def judge_l7(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> Outc
 
 
 def awaits_requests(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> bool:
-    """True when the rule speaks about a TLS connection of which no request is known, and judges by requests."""
-    if tls is None or not isinstance(l7, HttpRules) or not isinstance(request, TlsRequest):
+    """True when the rule speaks about a connection of TLS, or of what was in it, and judges by requests, which are not
+    known."""
+    if not isinstance(l7, HttpRules) or not isinstance(request, TlsRequest):
         return False
+    if tls is None:
+        return not request.encrypted
     return not passed_over(tls, greeting(request)) and not any(
         each is not None and each.lacks for each in (tls.terminating, tls.originating)
     )

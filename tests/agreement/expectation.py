@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from lockgate.policies import Direction, Flow, HttpRequest, Judgement, Reserved, Verdict, World, explain
+from lockgate.policies.explain import passed_on
 from lockgate.policies.http_path import judged_path
 from lockgate.policies.interception import Greeting, Interception
 from lockgate.policies.request import TlsRequest, greeting
@@ -41,10 +42,13 @@ class Expectation:
 
     @classmethod
     def of(cls, world: World, flow: Flow, wire: Wire = Wire.HTTP1) -> Expectation:
-        """Asks `explain`, once about the connection and once about the request."""
+        """Asks `explain`, once about the connection and once about the request. Of a client on another node this node
+        gets what that node's Envoy passes on."""
         first = explain(world, Flow(flow.source, flow.destination, flow.port, flow.protocol))
         whole = explain(world, flow) if flow.request is not None else first
         client, server = _on_this_node(first.source.endpoint), _on_this_node(first.destination.endpoint)
+        if client is None and whole.egress is not None:
+            flow = replace(flow, request=passed_on(flow.request, whole.egress))
         here = [
             direction
             for direction, endpoint in ((Direction.EGRESS, client), (Direction.INGRESS, server))
@@ -204,7 +208,7 @@ class Expectation:
         if isinstance(request, HttpRequest):
             return request
         assert isinstance(request, TlsRequest)
-        return HttpRequest("GET", "/", "any", server_name=request.server_name, encrypted=True)
+        return HttpRequest("GET", "/", "any", server_name=request.server_name, encrypted=request.encrypted)
 
     @property
     def arriving(self) -> HttpRequest:

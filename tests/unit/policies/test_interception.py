@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -152,12 +153,20 @@ def a_secret_that_serves_for_all(tls_secret: str) -> TlsSecrets:
     return TlsSecrets(parse_policies(tls_secret.encode(), "s.yaml").secrets)
 
 
-def explained(secrets: TlsSecrets, egress: str, ingress: str, data: dict[str, object]) -> Verdict:
+def explained(
+    secrets: TlsSecrets,
+    egress: str,
+    ingress: str,
+    data: Mapping[str, object],
+    here: tuple[str, ...] = ("client", "server"),
+) -> Verdict:
+    """`here` are the ends that are on this node."""
     text = (POLICY % ("e", "client", "egress", egress)) + "---" + (POLICY % ("i", "server", "ingress", ingress))
     parsed = parse_policies(text.encode(), "p.yaml")
     assert parsed.problems == ()
     workloads = [Workload(name, "default", (("app", name),)) for name in ("client", "server")]
-    world = World.of(parsed.policies, map(endpoint_of, workloads), tls=secrets)
+    endpoints = [endpoint_of(each, 7 * (each.name in here)) for each in workloads]
+    world = World.of(parsed.policies, endpoints, tls=secrets)
     return explain(world, Flow.from_json({"from": "client", "to": "server", "port": 443, **data})).verdict
 
 
@@ -185,6 +194,23 @@ def test_the_servers_policy_sees_what_comes_out_of_envoy(
     secrets: TlsSecrets, egress: str, ingress: str, data: dict[str, object], verdict: Verdict
 ) -> None:
     assert explained(secrets, egress, ingress, data) is verdict
+
+
+@pytest.mark.parametrize("egress", [f"{TERMINATING}, {ORIGINATING}", TERMINATING])
+def test_each_node_has_an_envoy_of_its_own(secrets: TlsSecrets, egress: str) -> None:
+    ingress = TERMINATING if ORIGINATING in egress else ORIGINATING
+    assert explained(secrets, egress, ingress, HTTPS) is Verdict.DENY
+    assert explained(secrets, egress, ingress, HTTPS, here=("server",)) is Verdict.ALLOW
+    assert explained(secrets, egress, ingress, HTTPS, here=("client",)) is Verdict.ALLOW
+    assert explained(secrets, egress, ingress, HTTPS, here=()) is Verdict.DENY, "nothing says that they are apart"
+
+
+def test_requests_inside_of_what_was_tls_are_awaited(secrets: TlsSecrets) -> None:
+    reads = "rules: {http: [{method: GET}]}"
+    tls = {"tls": {"serverName": "a.example"}}
+    assert explained(secrets, TERMINATING, reads, tls) is Verdict.REDIRECT
+    assert explained(secrets, TERMINATING, reads, HTTPS) is Verdict.ALLOW
+    assert explained(secrets, NAMES, reads, tls) is Verdict.DENY, "it is still TLS"
 
 
 def test_tls_on_a_port_whose_requests_are_read_is_closed() -> None:
