@@ -14,7 +14,7 @@ from .identity import IPNetwork
 from .interception import Interception
 from .request import HttpRequest, Request, TlsRequest
 from .service import Backend, Frontend, Service
-from .verdict import Considered, Judgement, Verdict, is_from_node, judge
+from .verdict import Considered, Judgement, Verdict, judge
 from .workload import IPAddress
 from .world import World
 
@@ -221,7 +221,7 @@ def _judge(
         flow.request,
         peer_name=name,
         taken_up=taken_up,
-        from_node=is_from_node(direction, other.identity),
+        direction=direction,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from .endpoint_policy import Direction, DirectionPolicy, HttpRule, HttpRules, Protocol, ResolvedRule
 from .explain import passed_on
 from .request import HttpRequest, TlsRequest
-from .verdict import Judgement, Verdict, is_from_node, judge
+from .verdict import Judgement, Verdict, judge
 from .workload import Endpoint, IPAddress
 from .world import World
 
@@ -84,15 +84,7 @@ class Ongoing:
             self._halves[id(half)] = (half, without_headers(half))
         _, judging = self._halves[id(half)]
         identity = self._world.identity_at(peer)
-        return judge(
-            judging,
-            identity,
-            Protocol.TCP,
-            port,
-            request,
-            taken_up=taken_up,
-            from_node=is_from_node(direction, identity),
-        )
+        return judge(judging, identity, Protocol.TCP, port, request, taken_up=taken_up, direction=direction)
 
 
 def without_headers(half: DirectionPolicy) -> DirectionPolicy:

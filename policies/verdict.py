@@ -61,14 +61,14 @@ def judge(
     *,
     peer_name: str = "",
     taken_up: bool = False,
-    from_node: bool = False,
+    direction: Direction = Direction.EGRESS,
 ) -> Judgement:
     """Whether one direction of an endpoint's policy lets a flow pass.
 
     `peer` is the numeric identity of the other side and `port` the destination's (the type, for ICMP). Without a
     `request` a connection that goes to Envoy is judged REDIRECT, unless every request would pass. `peer_name` is how
     reasons call the peer. `taken_up` when the policy of the other side has made Envoy take the connection up already.
-    `from_node` when the peer is a client on this node itself, which is let in past every proxy.
+    `direction` is the policy's; it matters only where the peer is this node: a client that is let in past all proxies.
     """
     peer_name = peer_name or f"identity {peer}"
     considered: list[Considered] = []
@@ -109,6 +109,7 @@ def judge(
         considered.append(Considered(rule, matched, why))
 
     matching = matching or _together(covering, request)
+    from_node = direction is Direction.INGRESS and peer == Reserved.HOST
     past_proxies = plain is not None and from_node
     clashing = "" if past_proxies else clash(covering, protocol)
     redirected = denying is None and redirecting is not None and not clashing
@@ -145,11 +146,6 @@ def judge(
         judging = pending or redirecting
         return outcome(Verdict.REDIRECT, f"Envoy judges each request by {judging.origin}", judging)
     return outcome(Verdict.DENY, f"no request rule of {redirecting.origin} allows it", None)
-
-
-def is_from_node(direction: Direction, peer: int) -> bool:
-    """Whether a policy of this direction is asked about a client on this node itself."""
-    return direction is Direction.INGRESS and peer == Reserved.HOST
 
 
 def _unreadable(redirecting: ResolvedRule | None, request: Request | None) -> str:

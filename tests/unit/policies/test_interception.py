@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from lockgate.policies import World, explain
 from lockgate.policies.endpoint_policy import (
+    Direction,
     DirectionPolicy,
     HttpRule,
     HttpRules,
@@ -221,6 +222,6 @@ def test_tls_on_a_port_whose_requests_are_read_is_closed() -> None:
         assert (said.verdict, said.rule) == (Verdict.DENY, None)
         assert said.reason.startswith("the connection is TLS, and ")
     assert judge(half, 7, Protocol.TCP, 443, HttpRequest("GET", "/")).verdict is Verdict.ALLOW
-    node = judge(half, Reserved.HOST, Protocol.TCP, 443, TlsRequest(), from_node=True)
+    node = judge(half, Reserved.HOST, Protocol.TCP, 443, TlsRequest(), direction=Direction.INGRESS)
     assert node.verdict is Verdict.ALLOW  # past every proxy
     assert judge(half, Reserved.HOST, Protocol.TCP, 443, TlsRequest()).verdict is Verdict.DENY  # as a server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lockgate.policies.endpoint_policy import (
+    Direction,
     DirectionPolicy,
     DnsRule,
     DnsRules,
@@ -74,7 +75,7 @@ def test_rules_that_cannot_are_a_denial_that_names_them() -> None:
     for request in (None, HttpRequest("GET", "/"), TlsRequest("a.example")):
         judgement = judge(DirectionPolicy(True, rules), 100, Protocol.TCP, 443, request)
         assert (judgement.verdict, judgement.reason, judgement.redirected) == (Verdict.DENY, why, False)
-    host = judge(DirectionPolicy(True, rules), int(Reserved.HOST), Protocol.TCP, 443, from_node=True)
+    host = judge(DirectionPolicy(True, rules), int(Reserved.HOST), Protocol.TCP, 443, direction=Direction.INGRESS)
     assert host.verdict is Verdict.ALLOW
 
 
