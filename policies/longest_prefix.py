@@ -25,6 +25,15 @@ class LongestPrefix:
                 return network
         return None
 
+    def around(self, network: IPNetwork) -> IPNetwork | None:
+        """The longest of the prefixes that holds all of `network`, which may be itself; None when none does."""
+        for length in self._lengths[network.version]:
+            if length <= network.prefixlen:
+                found = ip_network((network.network_address, length), strict=False)
+                if found in self._prefixes:
+                    return found
+        return None
+
 
 def _lengths(prefixes: Iterable[IPNetwork]) -> dict[int, list[int]]:
     """By family, the lengths there are, the longest first."""

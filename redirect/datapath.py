@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..policies.endpoint_policy import Direction
 from ..policies.identity import IPNetwork
@@ -28,7 +29,7 @@ from .kernel import bpffs, pinned_link, tcx
 from .kernel.maps import CounterMap, PinnedMap
 from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, UPLINK_HOOKS, Hook
 from .layout import Config
-from .map_changes import NO_CHANGE, MapChanges, MapDelta, diff
+from .map_changes import NO_CHANGE, MapChanges, MapDelta, Table, diff
 from .newcomers import Newcomers
 from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
@@ -235,7 +236,8 @@ class Datapath:
         return bool(self._endpoints.read())
 
     def apply(self, wanted: DatapathPlan) -> Applied:
-        """Make the maps hold `wanted`: additions, then removals, then a revision that has live connections judged anew.
+        """Make the maps hold `wanted`, in the order of `MapChanges.writes`, then a revision that has live connections
+        judged anew.
 
         A packet sees an endpoint's old policy or its new one, never a mixture. The ends of TCP connections that are not
         allowed any more (or not past Envoy) are told at once, those of others notice nothing. Fails half-way without
@@ -373,13 +375,14 @@ class Datapath:
         return DatapathPlan(self._policy.read(), self._endpoints.read(), self._ipcache.read())
 
     def _write(self, changes: MapChanges) -> None:
-        # New policies are not referred to before the endpoints move over; old ones go when nobody refers to them.
-        self._policy.put(changes.policy.put)
-        self._ipcache.put(changes.ipcache.put)
-        self._endpoints.put(changes.endpoints.put)
-        self._endpoints.remove(changes.endpoints.gone)
-        self._ipcache.remove(changes.ipcache.gone)
-        self._policy.remove(changes.policy.gone)
+        maps: dict[Table, PinnedMap[Any, Any]] = {
+            Table.POLICY: self._policy,
+            Table.ENDPOINTS: self._endpoints,
+            Table.IPCACHE: self._ipcache,
+        }
+        for write in changes.writes():
+            maps[write.table].put(write.delta.put)
+            maps[write.table].remove(write.delta.gone)
 
     def _link(self, ifindex: int, hook: Hook) -> Path:
         return self._pin_dir / "links" / f"{ifindex}-{hook.program}"

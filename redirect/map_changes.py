@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from ..policies.difference import other_values
 from ..policies.identity import IPNetwork
+from .meanwhile import meanwhile
 from .plan import DatapathPlan, Effect, EndpointPolicies, Owner, PolicyKey, can_own
 
 K = TypeVar("K")
@@ -31,14 +33,41 @@ NO_CHANGE: MapDelta[Any, Any] = MapDelta(MappingProxyType({}), frozenset())
 
 @dataclass(frozen=True, slots=True)
 class MapChanges:
-    """The way from what the maps hold to a plan."""
+    """The way from what the maps hold to a plan. `meanwhile` are entries for the time in which the ipcache is changed
+    already and the endpoints are not."""
 
     policy: MapDelta[PolicyKey, Effect]
     endpoints: MapDelta[int, EndpointPolicies]
     ipcache: MapDelta[IPNetwork, Owner]
+    meanwhile: Mapping[PolicyKey, Effect] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.policy) + len(self.endpoints) + len(self.ipcache)
+
+    def writes(self) -> Iterator[Write]:
+        """The order that makes every moment safe: no packet meets half a policy, an identity that the policy before it
+        does not know, or an endpoint that speaks already while those it speaks to do not know it."""
+        # New policies are not referred to before the endpoints move over; old ones go when nobody refers to them.
+        yield Write(Table.POLICY, MapDelta({**self.policy.put, **self.meanwhile}, frozenset()))
+        yield Write(Table.IPCACHE, self.ipcache)
+        yield Write(Table.ENDPOINTS, self.endpoints)
+        yield Write(Table.POLICY, MapDelta(MappingProxyType({}), self.policy.gone | self.meanwhile.keys()))
+
+
+class Table(Enum):
+    """The maps that a change writes."""
+
+    POLICY = auto()
+    ENDPOINTS = auto()
+    IPCACHE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What to put into one of the maps, in this order, and then what to take out of it."""
+
+    table: Table
+    delta: MapDelta[Any, Any]
 
 
 def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:
@@ -47,10 +76,16 @@ def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:
     if current.numbered is not None and wanted.numbered is not None:
         before = _joined(other_values(current.numbered, wanted.numbered))
         after = _joined(other_values(wanted.numbered, current.numbered))
+    endpoints = _delta(current.endpoints, wanted.endpoints)
+    ipcache = _delta(current.ipcache, wanted.ipcache)
     return MapChanges(
         policy=_delta(before, after),
-        endpoints=_delta(current.endpoints, wanted.endpoints),
-        ipcache=_delta(current.ipcache, wanted.ipcache),
+        # Those that are new come last.
+        endpoints=replace(
+            endpoints, put=dict(sorted(endpoints.put.items(), key=lambda it: it[0] not in current.endpoints))
+        ),
+        ipcache=ipcache,
+        meanwhile=meanwhile(current, wanted, ipcache.put, ipcache.gone),
     )
 
 
