@@ -1,0 +1,78 @@
+"""What is allowed and most likely not meant."""
+
+from __future__ import annotations
+
+from lockgate.tests.unit.policies.refusals import (
+    HTTP,
+    SELECTOR,
+    H,
+    Row,
+    each_of,
+    entry,
+    warning_of,
+)
+
+WARNINGS: list[Row] = [
+    (
+        entry(HTTP + "    - headerMatches: [{name: a, mismatch: DELETE}]"),
+        6,
+        f"{H}.headerMatches[0].mismatch",
+        "DELETE without a value deletes nothing",
+        "write the value that the header may keep",
+    ),
+    (
+        entry(HTTP + "    - headerMatches: [{name: a, value: 'b '}]"),
+        6,
+        f"{H}.headerMatches[0].value",
+        "the value has a blank at one end, which no request's header has",
+        "remove the blank",
+    ),
+    (
+        entry(HTTP + "    - headers: ['X-Key:true']"),
+        6,
+        f"{H}.headers[0]",
+        "'X-Key:true' asks for a header with exactly that name, which no request has",
+        "write 'X-Key: true' with a blank after the colon",
+    ),
+    (
+        entry(HTTP + "    - headers: ['X-Key:  true']"),
+        6,
+        f"{H}.headers[0]",
+        "'X-Key:  true' asks for a value with blanks around it, which no request has",
+        "write 'X-Key: true'",
+    ),
+    (
+        entry(HTTP + "    - path: /api/"),
+        6,
+        f"{H}.path",
+        "matches the path '/api/' only, nothing below it",
+        "write /api/.* for everything below",
+    ),
+    (entry(HTTP + "    - path: api"), 6, f"{H}.path", "'api' matches no request: a path starts with '/'", "write /api"),
+    (
+        entry(HTTP + "    - host: api.example.com"),
+        6,
+        f"{H}.host",
+        "an unescaped '.' matches any character",
+        r"write api\.example\.com",
+    ),
+    (
+        "endpointSelector: {matchLabels: {io.kubernetes.pod.namespace: other}}\ningress: [{}]",
+        0,
+        "spec.endpointSelector",
+        "the policy selects endpoints of its own namespace 'default', not of 'other'",
+        "remove the namespace",
+    ),
+    (
+        SELECTOR + "ingress: [{}]\nenableDefaultDeny: {egress: true}",
+        2,
+        "spec.enableDefaultDeny.egress",
+        "has no effect: the rule has no egress section",
+        "add egress: [{}]",
+    ),
+]
+
+
+@each_of(WARNINGS)
+def test_a_warning_leaves_the_policy_usable(row: Row) -> None:
+    assert warning_of(row) == row[1:]
