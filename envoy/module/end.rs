@@ -3,54 +3,26 @@
 
 use std::num::NonZeroU32;
 
+use crate::text::Text;
+
 /// The keys of the filter state.
 pub const SOURCE: &str = "lockgate.source";
 pub const DESTINATION: &str = "lockgate.destination";
 
 const HERE: &str = ":in";
 const ELSEWHERE: &str = ":out";
-const ROOM: usize = 32; // for the longest, 25 bytes; a power of two, so that no index need be checked
 
-/// The text, without an allocation: it is written from its end on.
-pub struct EndText {
-    text: [u8; ROOM],
-    start: usize,
-}
+/// The text of an end: at most 25 bytes.
+pub type End = Text<32>;
 
-impl EndText {
-    /// The end of an identity, whose policies are in the shard `identity % shards`; `here`: it is an endpoint of this node.
-    pub fn of(identity: u32, here: bool, shards: NonZeroU32) -> EndText {
-        let mut written = EndText {
-            text: [0; ROOM],
-            start: ROOM,
-        };
-        for letter in if here { HERE } else { ELSEWHERE }.bytes().rev() {
-            written.put(letter);
-        }
-        written.put_number(identity);
-        written.put(b':');
-        written.put_number(identity % shards);
-        written
-    }
-
-    pub fn text(&self) -> &[u8] {
-        &self.text[self.start % ROOM..]
-    }
-
-    fn put(&mut self, letter: u8) {
-        self.start -= 1;
-        self.text[self.start % ROOM] = letter;
-    }
-
-    fn put_number(&mut self, mut number: u32) {
-        loop {
-            self.put(b'0' + (number % 10) as u8);
-            number /= 10;
-            if number == 0 {
-                return;
-            }
-        }
-    }
+/// The end of an identity, whose policies are in the shard `identity % shards`; `here`: it is an endpoint of this node.
+pub fn written(identity: u32, here: bool, shards: NonZeroU32) -> End {
+    let mut text = End::new();
+    text.put_all(if here { HERE } else { ELSEWHERE }.as_bytes());
+    text.put_number(identity);
+    text.put(b':');
+    text.put_number(identity % shards);
+    text
 }
 
 /// The identity that a text says, and whether it is an endpoint of this node. None of what is no such text.
@@ -80,8 +52,8 @@ mod tests {
             (u32::MAX, true, 64, "63:4294967295:in"),
             (u32::MAX - 1, false, u32::MAX, "4294967294:4294967294:out"),
         ] {
-            let written = EndText::of(identity, here, NonZeroU32::new(shards).unwrap());
-            assert_eq!(written.text(), text.as_bytes());
+            let written = written(identity, here, NonZeroU32::new(shards).unwrap());
+            assert_eq!(written.as_bytes(), text.as_bytes());
             assert_eq!(read(text), Some((identity, here)));
         }
     }

@@ -9,67 +9,64 @@
 //! the map with its generation, and into how many shards the policies of each direction are divided. Each text that is
 //! left costs a connection some tenths of a microsecond.
 
-use std::io::Error;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use crate::abi::envoy_dynamic_module_callback_is_validation_mode;
-use crate::end::{EndText, DESTINATION, SOURCE};
-use crate::ipcache::{Ipcache, Owner};
+use crate::end::{End, DESTINATION, SOURCE};
+use crate::ends::{Ends, NoEnd};
+use crate::ipcache::Ipcache;
 use crate::listener_hooks::{ListenerConfig, Socket};
+use crate::text::AddressText;
 
 /// The filter. Without a map it only checks configurations, and closes every connection.
 pub struct Identity {
-    ipcache: Option<Ipcache>,
-    shards: NonZeroU32,
+    ends: Option<Ends>,
 }
 
 impl Identity {
     pub fn new(config: &[u8]) -> Result<Identity, String> {
         let (path, [id, generation], shards) = parse(config)?;
         if unsafe { envoy_dynamic_module_callback_is_validation_mode() } {
-            return Ok(Identity { ipcache: None, shards });
+            return Ok(Identity { ends: None });
         }
-        let ipcache = Some(Ipcache::open(&path, id, generation)?);
-        Ok(Identity { ipcache, shards })
+        let ipcache = Ipcache::open(&path, id, generation)?;
+        Ok(Identity {
+            ends: Some(Ends::new(ipcache, shards)),
+        })
     }
 
-    fn owner(&self, end: &str, address: Option<&[u8]>) -> Result<Owner, String> {
-        let ipcache = self.ipcache.as_ref().ok_or("the configuration is only checked")?;
-        match address.map(|address| ipcache.find(address)) {
-            Some(Ok(owner)) if owner.identity != 0 => Ok(owner),
-            found => Err(refused(end, address, found)),
+    /// Leave the end at this address, as Envoy prints it, under `key`; `which` of both it is.
+    fn leave(&self, socket: &Socket, key: &str, which: &str, address: Option<&[u8]>) -> Result<(), String> {
+        let ends = self.ends.as_ref().ok_or("the configuration is only checked")?;
+        match address.map(|address| ends.at(address)) {
+            Some(Ok(end)) if socket.set_filter_state(key, end.as_bytes()) => Ok(()),
+            found => Err(refused(key, which, address, found)),
         }
     }
 }
 
 impl ListenerConfig for Identity {
     fn accept(&self, socket: &Socket) -> Result<(), String> {
-        let source = self.owner("source", socket.remote_address())?;
         let own = socket.own_address().ok_or("the socket has no address")?;
-        let ip = own.ip().to_string();
-        if !socket.be_at(&ip, own) {
+        let ip = AddressText::of(own.ip());
+        if !socket.be_at(ip.as_bytes(), own) {
             return Err(format!("Envoy does not take {own} for the connection's own address"));
         }
-        let destination = self.owner("destination", Some(ip.as_bytes()))?;
-        for (key, owner) in [(SOURCE, source), (DESTINATION, destination)] {
-            let end = EndText::of(owner.identity, owner.ifindex != 0, self.shards);
-            if !socket.set_filter_state(key, end.text()) {
-                return Err(format!("Envoy does not take the filter state {key}"));
-            }
-        }
-        Ok(())
+        self.leave(socket, SOURCE, "source", socket.remote_address())?;
+        self.leave(socket, DESTINATION, "destination", Some(ip.as_bytes()))
     }
 }
 
-/// Why an end that was looked up like this is nobody's.
+/// Why an end that was looked up like this was not left.
 #[cold]
-fn refused(end: &str, address: Option<&[u8]>, found: Option<Result<Owner, Error>>) -> String {
+fn refused(key: &str, which: &str, address: Option<&[u8]>, found: Option<Result<End, NoEnd>>) -> String {
     let address = String::from_utf8_lossy(address.unwrap_or_default());
     match found {
-        None => format!("the {end} has no IP address"),
-        Some(Ok(_)) => format!("nobody may talk to or from the {end} {address}"),
-        Some(Err(error)) => format!("the ipcache does not know the {end} {address}: {error}"),
+        None => format!("the {which} has no IP address"),
+        Some(Ok(_)) => format!("Envoy does not take the filter state {key}"),
+        Some(Err(NoEnd::Nobodys)) => format!("nobody may talk to or from the {which} {address}"),
+        Some(Err(NoEnd::Unknown(error))) => format!("the ipcache does not know the {which} {address}: {error}"),
     }
 }
 

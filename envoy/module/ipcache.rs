@@ -1,9 +1,8 @@
 //! The kernel's own map of who owns which address, read through its pin: `struct prefix` to `struct owner` of bpf/maps.h.
 //!
 //! Opening a pin takes the file's rights and looking up takes the descriptor: no capability, so Envoy keeps none for it.
-//! What was looked up is kept as long as the map stays as it was (see `generation`).
+//! How long what was looked up holds is told by the map beside it (see `generation`).
 
-use std::cell::RefCell;
 use std::convert::TryInto;
 use std::ffi::CString;
 use std::io::{Error, ErrorKind};
@@ -14,7 +13,6 @@ use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use crate::generation::Generation;
-use crate::kept::Kept;
 
 #[cfg(target_arch = "x86_64")]
 const SYS_BPF: c_long = 321;
@@ -53,10 +51,6 @@ pub struct Ipcache {
     generation: Generation,
 }
 
-thread_local! {
-    static KEPT: RefCell<Kept> = const { RefCell::new(Kept::new()) };
-}
-
 impl Ipcache {
     /// Open the pin at `path`, which must be the map with this `id`: another one would know other addresses. The map
     /// with its generation is pinned beside it and has an id of its own.
@@ -69,28 +63,20 @@ impl Ipcache {
         Ok(Ipcache { map, id, generation })
     }
 
+    /// The kernel's number of the map.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The map's generation, in memory; None while it is being changed.
+    pub fn generation(&self) -> Option<u64> {
+        self.generation.at_rest()
+    }
+
     /// The owner by the longest prefix, as the map has it now, of an address as Envoy prints it. The error says why there
     /// is none.
     pub fn find(&self, address: &[u8]) -> Result<Owner, Error> {
-        let generation = match self.generation.at_rest() {
-            Some(generation) => generation,
-            None => return self.look_up(parsed(address)?),
-        };
-        KEPT.with(|kept| {
-            let mut kept = kept.borrow_mut();
-            if let Some(owner) = kept.get(address, self.id, generation) {
-                return Ok(owner);
-            }
-            let owner = self.look_up(parsed(address)?)?;
-            if self.generation.at_rest() == Some(generation) {
-                kept.put(address, self.id, generation, owner);
-            }
-            Ok(owner)
-        })
-    }
-
-    fn look_up(&self, address: IpAddr) -> Result<Owner, Error> {
-        let key = key(address);
+        let key = key(parsed(address)?);
         let mut value = [0u8; VALUE_SIZE as usize];
         let mut attributes = [0u8; 32];
         attributes[..4].copy_from_slice(&self.map.as_raw_fd().to_ne_bytes());

@@ -1,39 +1,52 @@
-//! What a thread has looked up, by the address as Envoy prints it: no parsing, no allocation, one line of memory an address.
+//! The ends that a thread has looked up, by the address as Envoy prints it: no parsing, no writing, no allocation, two lines
+//! of memory an address.
 //!
 //! An address has one place, which it shares with others: who comes later takes it. So whoever connects from as many
 //! addresses as they like costs the others a look-up, and no memory.
 
 use std::convert::TryInto;
 
-use crate::ipcache::Owner;
+use crate::end::End;
 
 const PLACES: usize = 4096;
 const LONGEST: usize = 43; // of a text; longer than any IPv6 address that is written by the rules
 
-/// What is kept, each for one map and one generation of it.
+/// What an end holds for: as long as one map is of one generation, and policies are divided into so many shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct While {
+    pub generation: u64,
+    pub map: u32,
+    pub shards: u32,
+}
+
 pub struct Kept {
     places: Vec<Place>,
 }
 
 #[derive(Clone)]
-#[repr(align(64))]
+#[repr(C, align(128))]
 struct Place {
-    generation: u64,
-    map: u32,
-    owner: Owner,
+    holds: While,
     length: u8,
-    text: [u8; LONGEST],
+    address: [u8; LONGEST],
+    end: End,
 }
 
-const EMPTY: Place = Place {
+impl Place {
+    fn empty() -> Place {
+        Place {
+            holds: NEVER,
+            length: 0,
+            address: [0; LONGEST],
+            end: End::new(),
+        }
+    }
+}
+
+const NEVER: While = While {
     generation: 1, // odd: nothing is kept of such
     map: 0,
-    owner: Owner {
-        identity: 0,
-        ifindex: 0,
-    },
-    length: 0,
-    text: [0; LONGEST],
+    shards: 0,
 };
 
 impl Kept {
@@ -42,30 +55,28 @@ impl Kept {
         Kept { places: Vec::new() }
     }
 
-    /// The owner of the address that is written like this, if it was put in for this map and generation.
-    pub fn get(&self, address: &[u8], map: u32, generation: u64) -> Option<Owner> {
+    /// The end at the address that is written like this, if it was put in and holds.
+    pub fn get(&self, address: &[u8], now: While) -> Option<&End> {
         let place = self.places.get(place_of(address))?;
-        let known =
-            place.map == map && place.generation == generation && place.text.get(..place.length.into())? == address;
-        if known {
-            Some(place.owner)
+        if place.holds == now && place.address.get(..place.length.into())? == address {
+            Some(&place.end)
         } else {
             None
         }
     }
 
     /// Keep it, instead of what had its place.
-    pub fn put(&mut self, address: &[u8], map: u32, generation: u64, owner: Owner) {
+    pub fn put(&mut self, address: &[u8], now: While, end: End) {
         if address.len() > LONGEST {
             return;
         }
         if self.places.is_empty() {
-            self.places.resize(PLACES, EMPTY);
+            self.places.resize(PLACES, Place::empty());
         }
         let place = &mut self.places[place_of(address)];
-        place.text[..address.len()].copy_from_slice(address);
+        place.address[..address.len()].copy_from_slice(address);
         place.length = address.len() as u8;
-        (place.map, place.generation, place.owner) = (map, generation, owner);
+        (place.holds, place.end) = (now, end);
     }
 }
 
@@ -89,36 +100,42 @@ fn place_of(address: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::num::NonZeroU32;
 
-    const ALICE: Owner = Owner {
-        identity: 70_000,
-        ifindex: 7,
+    use super::*;
+    use crate::end;
+
+    const NOW: While = While {
+        generation: 2,
+        map: 1,
+        shards: 64,
     };
-    const BOB: Owner = Owner {
-        identity: 70_001,
-        ifindex: 0,
-    };
+
+    fn end(identity: u32) -> End {
+        end::written(identity, true, NonZeroU32::new(64).unwrap())
+    }
 
     #[test]
-    fn nothing_is_kept_beyond_its_map_and_generation() {
+    fn nothing_is_kept_beyond_what_it_holds_for() {
         let mut kept = Kept::new();
-        assert_eq!(kept.get(b"10.0.0.1", 1, 2), None);
-        kept.put(b"10.0.0.1", 1, 2, ALICE);
-        assert_eq!(kept.get(b"10.0.0.1", 1, 2), Some(ALICE));
-        for (address, map, generation) in [
-            (&b"10.0.0.1"[..], 2, 2),
-            (b"10.0.0.1", 1, 4),
-            (b"10.0.0.1", 1, 0),
-            (b"10.0.0.2", 1, 2),
-            (b"10.0.0.", 1, 2),
-            (b"", 0, 0),
+        assert_eq!(kept.get(b"10.0.0.1", NOW), None);
+        kept.put(b"10.0.0.1", NOW, end(7));
+        assert_eq!(kept.get(b"10.0.0.1", NOW), Some(&end(7)));
+        let later = While { generation: 4, ..NOW };
+        for (address, now) in [
+            (&b"10.0.0.1"[..], While { map: 2, ..NOW }),
+            (b"10.0.0.1", While { shards: 32, ..NOW }),
+            (b"10.0.0.1", later),
+            (b"10.0.0.1", While { generation: 0, ..NOW }),
+            (b"10.0.0.2", NOW),
+            (b"10.0.0.", NOW),
+            (b"", While { generation: 0, ..NEVER }),
         ] {
-            assert_eq!(kept.get(address, map, generation), None);
+            assert_eq!(kept.get(address, now), None, "{address:?} {now:?}");
         }
-        kept.put(b"10.0.0.1", 1, 4, BOB);
-        assert_eq!(kept.get(b"10.0.0.1", 1, 2), None);
-        assert_eq!(kept.get(b"10.0.0.1", 1, 4), Some(BOB));
+        kept.put(b"10.0.0.1", later, end(8));
+        assert_eq!(kept.get(b"10.0.0.1", NOW), None);
+        assert_eq!(kept.get(b"10.0.0.1", later), Some(&end(8)));
     }
 
     #[test]
@@ -126,10 +143,10 @@ mod tests {
         let texts: Vec<String> = (0..=PLACES).map(|number| format!("fd00::{number:x}")).collect();
         let mut kept = Kept::new();
         for text in &texts {
-            kept.put(text.as_bytes(), 1, 2, ALICE);
-            assert_eq!(kept.get(text.as_bytes(), 1, 2), Some(ALICE));
+            kept.put(text.as_bytes(), NOW, end(7));
+            assert_eq!(kept.get(text.as_bytes(), NOW), Some(&end(7)));
         }
-        let found = texts.iter().filter(|text| kept.get(text.as_bytes(), 1, 2).is_some());
+        let found = texts.iter().filter(|text| kept.get(text.as_bytes(), NOW).is_some());
         assert!((PLACES / 2..PLACES).contains(&found.count()));
         assert_eq!(kept.places.len(), PLACES, "it does not grow");
     }
@@ -139,11 +156,11 @@ mod tests {
         let mut kept = Kept::new();
         let whole = "fd00:1111:2222:3333:4444:5555:6666:7777";
         for text in [whole, "::ffff:255.255.255.255", "1.1.1.1", "::"] {
-            kept.put(text.as_bytes(), 1, 2, BOB);
-            assert_eq!(kept.get(text.as_bytes(), 1, 2), Some(BOB));
+            kept.put(text.as_bytes(), NOW, end(8));
+            assert_eq!(kept.get(text.as_bytes(), NOW), Some(&end(8)));
         }
         let long = [b'f'; LONGEST + 1];
-        kept.put(&long, 1, 2, BOB);
-        assert_eq!(kept.get(&long, 1, 2), None);
+        kept.put(&long, NOW, end(8));
+        assert_eq!(kept.get(&long, NOW), None);
     }
 }

@@ -6,6 +6,7 @@
 mod abi;
 mod connection_limit;
 mod end;
+mod ends;
 mod generation;
 mod guard;
 mod identity;
@@ -18,6 +19,7 @@ mod listener_hooks;
 mod log;
 #[allow(dead_code)]
 mod network_hooks;
+mod text;
 
 use std::os::raw::c_char;
 

@@ -47,11 +47,11 @@ impl Socket {
 
     /// Have the connection be one to this address, whose IP address as text is `ip`, as `original_dst` does. False when
     /// Envoy did not take it.
-    pub fn be_at(&self, ip: &str, address: SocketAddr) -> bool {
+    pub fn be_at(&self, ip: &[u8], address: SocketAddr) -> bool {
         unsafe {
             envoy_dynamic_module_callback_listener_filter_restore_local_address(
                 self.envoy,
-                ModuleBuffer::of(ip.as_bytes()),
+                ModuleBuffer::of(ip),
                 u32::from(address.port()),
                 address.is_ipv6(),
             )
