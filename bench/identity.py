@@ -1,8 +1,9 @@
 """What the identity filter costs Envoy for each connection.
 
 Started by the script `bench/identity`. An Envoy has three listeners on loopback, one with the filter and two with
-Envoy's own `original_dst` in its place: a connection that was redirected needs one of the two. All close every
-connection at once. They are asked in turns, and each round of turns gives differences of the CPU time that Envoy's
+Envoy's own `original_dst` in its place: a connection that was redirected needs one of the two. They are transparent as
+the node's are, without which `original_dst` would take nothing for a connection's address. All close every connection
+at once. They are asked in turns, and each round of turns gives differences of the CPU time that Envoy's
 threads were charged for a connection (/proc/PID/task/*/schedstat, nanoseconds). Where an Envoy's memory happens to lie
 makes more of a difference than the filter does, so there are many Envoys, one after the other. The map is the data
 path's own. Exit status: 0 measured (whether or not the aim is reached), 1 it could not be measured, 130 interrupted.
@@ -127,6 +128,7 @@ def _envoy(folder: Path, ipcache: Ipcache, names: Sequence[str]) -> Iterator[int
         {
             "name": name,
             "address": {"socket_address": {"address": "127.0.0.1", "port_value": _PORTS[name]}},
+            "transparent": True,
             "listener_filters": [identity_filter(ipcache).to_dict() if name == "with" else original],
             "filter_chains": [{"filters": [close]}],
         }

@@ -15,9 +15,10 @@ AIM = 2.0  # microseconds of CPU
 _TOLERATED = 0.05  # cores
 _METHOD = """\
 * Envoys with one worker, one after the other, each with three listeners on loopback: two are alike and have Envoy's own
-  `original_dst`, the third has the filter in its place, which also says where a connection wanted to go. All close
-  every connection at once, so that it costs as little as it can. Every second Envoy is told of them in the opposite
-  order.
+  `original_dst`, the third has the filter in its place, which also says where a connection wanted to go. They are
+  transparent as the node's are: then `original_dst` too asks the socket for its address, as it would on the node. All
+  close every connection at once, so that it costs as little as it can. Every second Envoy is told of them in the
+  opposite order.
 * The map is the data path's own, with so many addresses. Each turn has a source address of its own, which its first
   connection looks up in the kernel and the others find kept.
 * A round is one turn of each listener; which is first rotates. What is compared is the CPU time that all of Envoy's
