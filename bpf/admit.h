@@ -84,6 +84,12 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
     struct verdict v = {};
     int reason = judge_again(p, t, src, dst, next, &v);
 
+    if (is_translated(t) && dst->ifindex) {
+        if (reason && p->syn)
+            return reason;
+        skb->mark = MARK_LEFT; /* what is over to_pod resets */
+        return ALLOWED;
+    }
     /* An answer to a proxy's question that was forgotten. The host has sockets of its own. */
     if (v.verdict != REDIRECT && !t->known && dst->identity != HOST && awaited(skb, p))
         return to_asking(skb, p);

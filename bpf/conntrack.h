@@ -42,6 +42,14 @@ static __always_inline __u32 ifindex_at(const struct connection *c, __u8 side)
     return side ? c->ifindex[1] : c->ifindex[0];
 }
 
+/* True for a packet of the client's with the ends of a connection that was translated on its way to the server. Whoever asks
+ * the server by its own address may have the same, and conntrack, which must tell the two apart, gives it another port:
+ * only in to_pod, behind that, is it known whose the packet is. */
+static __always_inline int is_translated(const struct track *t)
+{
+    return t->known && t->known->altered && t->known->initiator == t->side;
+}
+
 /* The ends that have sent their last after this packet. */
 static __always_inline __u8 ended_by(const struct packet *p, const struct track *t, __u8 before)
 {

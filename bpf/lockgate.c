@@ -42,7 +42,8 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
         forget_quoted(p);
         track(p, &t);
     }
-    if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, t.side) == skb->ifindex) {
+    if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, t.side) == skb->ifindex &&
+        !is_translated(&t)) {
         touch(p, &t);
         if (t.known->proxied)
             return to_proxy(skb, p, t.known, t.side);
@@ -79,7 +80,7 @@ static __always_inline int decide_from_uplink(struct __sk_buff *skb, struct pack
 
     track(p, &t);
     if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, !t.side) &&
-        (!t.known->proxied || t.known->initiator == t.side)) {
+        (!t.known->proxied || t.known->initiator == t.side) && !is_translated(&t)) {
         if (ifindex_at(t.known, t.side))
             return DROP_SPOOFED;
         touch(p, &t);
@@ -168,7 +169,10 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
             return DROP_UNPROXIED; /* the proxy has judged a connection to somebody else */
         if (v.verdict == REDIRECT)
             next.proxy_port = v.proxy_port;
-    } else if (next.proxied ? next.initiator == t.side : v.verdict == REDIRECT) {
+    } else if (next.initiator == t.side && skb->ingress_ifindex) {
+        next.altered = LED_HERE;
+    }
+    if (!envoy && (next.proxied ? next.initiator == t.side : v.verdict == REDIRECT)) {
         if (!may_turn_back(skb, p))
             return DROP_UNPROXIED;
         if (!next.proxied)
@@ -184,6 +188,7 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
 /* What to_pod has turned back, with what it has remembered of the connection. */
 static __always_inline int decide_from_loopback(struct __sk_buff *skb, const struct packet *p)
 {
+    __u32 turned = skb->mark;
     struct track t;
     int reason;
 
@@ -192,7 +197,7 @@ static __always_inline int decide_from_loopback(struct __sk_buff *skb, const str
         return to_asking(skb, p);
     if (t.known->proxied) {
         reason = to_proxy(skb, p, t.known, t.side);
-        if (reason == REDIRECTED && t.known->initiator == t.side && disguise(skb, p))
+        if (reason == REDIRECTED && t.known->initiator == t.side && disguise(skb, p, turned))
             return DROP_MALFORMED;
         return reason;
     }
@@ -201,7 +206,7 @@ static __always_inline int decide_from_loopback(struct __sk_buff *skb, const str
     reason = to_listening(skb, p, reset_port());
     if (reason != REDIRECTED)
         return reason;
-    return disguise(skb, p) ? DROP_MALFORMED : REVOKED;
+    return disguise(skb, p, turned) ? DROP_MALFORMED : REVOKED;
 }
 
 /* tc ingress of the node's side: what the pod sends. */

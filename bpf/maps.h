@@ -66,7 +66,7 @@ struct connection {
     __u8 initiator; /* end that opened it: 0 or 1 */
     __u8 proxied;   /* both legs, client to proxy and proxy to server, belong to the proxy's sockets */
     __u8 ended;     /* 1, 2: which end has sent its last; 3: nothing will follow */
-    __u8 altered; /* a proxy's leg to the server was translated on its way: see altered() */
+    __u8 altered; /* its ends are conntrack's choice: see altered() and is_translated() */
 };
 PINNED("lru_hash", struct connection_key, struct connection, connections, 131072, 0);
 

@@ -3,7 +3,9 @@
 
 #define MARK_PROXY 0x200  /* an ip rule delivers it locally */
 #define MARK_JUDGED 0x400 /* from_pod asked both ends; the endpoint it asked is in the upper half */
+#define MARK_LEFT 0x600   /* for the endpoint that it names, and left to to_pod there: see is_translated() */
 #define MARK_TURNED 0x800 /* to_pod turned it back: from_loopback delivers it, and nobody else */
+#define AS_NAMED (1 << 16) /* with MARK_TURNED: nobody has translated where it is to go */
 #define MARK_ENVOY 0xa00  /* SO_MARK of the proxies' upstream sockets */
 #define MARK_MASK 0xf00   /* pods cannot set marks: the kernel clears them on the way out of a namespace */
 
@@ -12,5 +14,5 @@ static __always_inline int came_through(const struct __sk_buff *skb)
 {
     __u32 mark = skb->mark & MARK_MASK;
 
-    return mark == MARK_JUDGED || mark == MARK_PROXY;
+    return mark == MARK_JUDGED || mark == MARK_PROXY || mark == MARK_LEFT;
 }

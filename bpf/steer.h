@@ -185,7 +185,7 @@ static __always_inline int take_up(struct __sk_buff *skb)
 /* What became of a proxy's packet on its way, by the socket that has sent it. Conntrack gives it another port where a
  * translated connection of the same client to the same server has its own; what is for a published port goes elsewhere.
  * Then the answers are altered too, and only the stack, which changes them back, finds the socket. */
-enum { AS_SENT = 0, RENUMBERED = 1, LED_ELSEWHERE = 2 };
+enum { AS_SENT = 0, RENUMBERED = 1, LED_ELSEWHERE = 2, LED_HERE = 3 /* a client's own, first seen where it was led */ };
 
 static __always_inline int altered(struct __sk_buff *skb, const struct packet *p)
 {
@@ -222,19 +222,21 @@ static __always_inline int turn_back(struct __sk_buff *skb)
     if (bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0) < 0 ||
         bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0) < 0)
         return TC_ACT_SHOT;
-    skb->mark = MARK_TURNED;
+    skb->mark = MARK_TURNED | ((skb->mark & MARK_MASK) == MARK_LEFT ? AS_NAMED : 0);
     return bpf_redirect(LOOPBACK, 0);
 }
 
 /* Engines (Docker from 28 on) drop what is for a container and comes from elsewhere than its bridge, before anything is
  * translated. So a packet that was, and that a socket waits for, is for lo itself until conntrack translates it again;
- * one that was not never arrives: lo's own address is no destination for what has no route yet. */
-static __always_inline int disguise(struct __sk_buff *skb, const struct packet *p)
+ * one that was not never arrives: lo's own address is no destination for what has no route yet. `turned` is its mark. */
+static __always_inline int disguise(struct __sk_buff *skb, const struct packet *p, __u32 turned)
 {
     struct packet there = to_listener(*p, 0);
     __u32 sum = p->tcp + TCP_CHECKSUM;
     __s64 difference;
 
+    if (turned & AS_NAMED)
+        return 0;
     if (!p->v6) {
         if (!p->error &&
             bpf_l4_csum_replace(skb, sum, p->dst.word[3], there.dst.word[3], BPF_F_PSEUDO_HDR | 4) < 0)

@@ -10,6 +10,9 @@ from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.reason import Reason
 from lockgate.tests.unit.redirect.programs import (
     ACK,
+    AS_NAMED,
+    CLIENT,
+    LEFT_MARK,
     OK,
     PROXY_MARK,
     RST,
@@ -107,3 +110,37 @@ def test_at_lo(kernel: Kernel, version: int) -> None:
     error = frame(ip(client.address, client.server, number, icmp(kind, 0, quoted)))
     assert client.to_pod(error) == TURNED
     assert client.at_lo(error) == Outcome(OK, PROXY_MARK, None), "the stack knows by what it quotes whom it is for"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("port", [443, 80])
+def test_who_has_the_same_ends_and_was_not_translated_is_left_to_the_endpoint(
+    kernel: Kernel, version: int, port: int
+) -> None:
+    """Conntrack gives it another port on the way; what from_uplink remembers there is another connection's."""
+    kernel.enforce(server=POLICED)
+    client = Client(kernel, version, port)
+    turned = port == 443
+    passed = Outcome(TURNED_BACK, AS_NAMED, Reason.REDIRECTED) if turned else Outcome(OK, LEFT_MARK, Reason.ALLOWED)
+
+    def comes_in(flags: int) -> Outcome:
+        return kernel.run(Hook.FROM_UPLINK, kernel.client.ifindex, client.packet(flags), 0, kernel.client.ifindex)
+
+    assert client.arrives().reason is (Reason.REDIRECTED if turned else Reason.ALLOWED)
+    for flags in (SYN, ACK, RST | ACK):
+        assert comes_in(flags) == Outcome(UNSPEC, LEFT_MARK, None)
+    assert client.arrives(SYN, LEFT_MARK) == passed
+    kernel.enforce(server=ingress(rule(9, 22), rule(10, 22)))
+    assert comes_in(SYN).reason is Reason.POLICY
+    assert comes_in(ACK) == Outcome(UNSPEC, LEFT_MARK, None), "whose it is, and whether it is over, is not known yet"
+
+
+def test_a_pod_with_the_same_ends(kernel: Kernel) -> None:
+    kernel.enforce(server=ingress(rule(CLIENT, 443, http=True), rule(CLIENT, 80)))
+    for port in (443, 80):
+        own = next(fresh)
+        packet = frame(ip(kernel.client.ipv4, kernel.server.ipv4, 6, tcp(own, port)))
+        kernel.run(Hook.TO_POD, kernel.server.ifindex, packet, 0, kernel.client.ifindex)
+        assert kernel.send(packet) == Outcome(OK, LEFT_MARK, Reason.ALLOWED)
+        other = frame(ip(kernel.server.ipv4, kernel.client.ipv4, 6, tcp(port, own, SYN | ACK)))
+        assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, other).mark != LEFT_MARK, "an answer has its entry"
