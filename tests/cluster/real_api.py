@@ -16,13 +16,13 @@ import yaml
 from lockgate.agent.playground import Namespace
 from lockgate.redirect.kernel import netns
 from lockgate.tests.cluster.control_plane import ADMIN, PORT, ControlPlane, kubeconfig
-from lockgate.tests.kubernetes_api import _BUILT_IN, CRDS, custom_kinds
+from lockgate.tests.kubernetes_objects import BUILT_IN, CRDS, custom_kinds
 from lockgate.tests.kubernetes_roles import MANIFEST
 
 _JSON, _MERGE, _STRATEGIC = (f"application/{kind}json" for kind in ("", "merge-patch+", "strategic-merge-patch+"))
 _CONFLICT, _NOT_FOUND = 409, 404
 KINDS = {
-    **_BUILT_IN,
+    **BUILT_IN,
     **custom_kinds(),
     "serviceaccounts": ("ServiceAccount", "v1", True),
     "daemonsets": ("DaemonSet", "apps/v1", True),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from lockgate.policies import Severity, parse_policies
 from lockgate.tests.cluster.real_api import KINDS, RealApi, Refused, path
-from lockgate.tests.kubernetes_api import custom_kinds
+from lockgate.tests.kubernetes_objects import custom_kinds
 from lockgate.tests.kubernetes_roles import MANIFEST
 
 EXAMPLES = sorted(

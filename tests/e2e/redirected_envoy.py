@@ -19,9 +19,10 @@ import pytest
 from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap
 from lockgate.envoy.config.http_listener import HttpListener
 from lockgate.envoy.inspection.admin import Admin
+from lockgate.envoy.running import run_files
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module
-from lockgate.envoy.running.process import EnvoyProcess
+from lockgate.envoy.running.process import EnvoyProcess, EnvoyStatus
 from lockgate.tests.e2e.pinned_ipcache import PinnedIpcache, pinned_ipcache
 from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache
 
@@ -112,3 +113,17 @@ async def ready(run_dir: Path, content: bytes | None = None) -> AsyncIterator[Ad
     async with running(run_dir, content), Admin(run_dir / "admin.sock") as admin:
         await until("Envoy is ready", admin.ready)
         yield admin
+
+
+def is_alive(pid: int) -> bool:
+    return run_files.start_ticks(pid) is not None
+
+
+def pid_of(status: EnvoyStatus) -> int:
+    assert status.envoy_pid is not None
+    return status.envoy_pid
+
+
+def supervisor_of(status: EnvoyStatus) -> int:
+    assert status.supervisor_pid is not None
+    return status.supervisor_pid

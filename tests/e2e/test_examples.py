@@ -11,16 +11,10 @@ import pytest
 from lockgate.agent.policy_tests import LoadedTest, load_test
 from lockgate.policies import Flow, Verdict, World, explain
 from lockgate.store import read_policy_tests
-from lockgate.tests.e2e.example_node import (
-    GLANCE,
-    PATIENCE,
-    Attempt,
-    ExampleNode,
-    Outcome,
-    Servers,
-    attempt,
-    example_node,
-)
+from lockgate.tests.e2e.example_attempt import Attempt, Outcome
+from lockgate.tests.e2e.example_client import attempt
+from lockgate.tests.e2e.example_node import GLANCE, PATIENCE, ExampleNode, example_node
+from lockgate.tests.e2e.example_servers import Servers
 
 # Identities that only a second node, or a cluster, has: flows of theirs are judged, not tried.
 ELSEWHERE = {"reserved:remote-node", "reserved:health", "reserved:kube-apiserver", "reserved:ingress"}
