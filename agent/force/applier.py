@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from ...envoy.config.running_stream import RunningStream
 from ...policies import PolicyKey, World
-from ...policies.endpoint_policy import Direction, RuleOrigin
+from ...policies.endpoint_policy import RuleOrigin
 from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint, IPAddress
 from ...redirect.datapath import Datapath
@@ -34,24 +34,13 @@ from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, Pro
 from ...redirect.reason import Counter
 from ...redirect.revocation import end_accepted
 from ...store import ContainerNetwork
-from ...xds import (
-    Enforced,
-    Outcome,
-    Policed,
-    Resource,
-    Settled,
-    Snapshot,
-    XdsServer,
-    kafka_policed_by,
-    policed_by,
-    tls_policed_by,
-)
+from ...xds import Enforced, Outcome, Settled, XdsServer
 from ..refusal.blame import ALL, told_in
 from .bridge_guard import BridgeGuard, Guarded
+from .envoy_side import EnvoySide, Needs
 from .handover import Handover
-from .http_side import HttpResources, HttpSide
 from .kafka_side import KafkaSide
-from .tls_side import TlsResources, TlsSide
+from .tls_side import TlsSide
 from .uplinks import Uplinks
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
@@ -61,36 +50,6 @@ _CLOSED = 0  # a redirect to this port is a drop
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Needs:
-    """Which identities need a subtree in Envoy: in the filters for HTTP, in those for TLS and in that for Kafka."""
-
-    envoy: Policed  # all that have a rule for Envoy
-    tls: Policed  # those of them that have one about TLS
-    kafka: Policed  # and about Kafka
-
-    def __or__(self, other: _Needs) -> _Needs:
-        return _Needs(self.envoy | other.envoy, self.tls | other.tls, self.kafka | other.kafka)
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What Envoy is told about one world."""
-
-    http: HttpResources
-    tls: TlsResources
-    kafka: tuple[Resource, ...]
-
-    @property
-    def snapshot(self) -> Snapshot:
-        return self.http.snapshot().joined((*self.tls.resources, *self.kafka))
-
-    @property
-    def unexpressed(self) -> tuple[tuple[RuleOrigin, str], ...]:
-        """The rules that cannot be told to Envoy."""
-        return tuple({**self.http.refused, **self.tls.refused}.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +105,7 @@ class Applier:
         self._envoy_runs = envoy_runs
         self._dns_uses = dns_uses
         self._ports = ProxyPorts(http_port, dns_port, tls.port, kafka.port)
-        self._tls = tls
-        self._kafka = kafka
-        self._http = HttpSide()
+        self._envoy = EnvoySide(tls, kafka)
         self._planner = Planner()
         self._handover = Handover()
         self._recalled = not redirecting  # no proxy carries anything then
@@ -156,7 +113,7 @@ class Applier:
         self._uplinks = Uplinks(datapath)
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         # Of what the kernel may redirect; None: not known, an earlier agent's.
-        self._policed: _Needs | None = None if redirecting else _Needs(frozenset(), frozenset(), frozenset())
+        self._policed: Needs | None = None if redirecting else Needs()
         self._late: dict[IPAddress, frozenset[str]] = {}
         self.world: World | None = None  # what the kernel has
         self.closed: tuple[IPNetwork, ...] = ()  # likewise: where nobody may be but endpoints and the node
@@ -197,8 +154,8 @@ class Applier:
             )
         self._policed = wanted
         if leaving or wanted | before != wanted:
-            await self._xds.publish(self._compile(enforced, world, wanted).snapshot)
-        return Applied(unexpressed=unexpressed, problems=problems, unspared=self._http.problem)
+            await self._xds.publish(self._envoy.told(enforced, world, wanted).snapshot)
+        return Applied(unexpressed=unexpressed, problems=problems, unspared=self._envoy.problem)
 
     async def offer(self, world: World) -> Applied:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
@@ -210,15 +167,12 @@ class Applier:
         """The policies that go into these resources."""
         return told_in(world, (each for each in world.endpoints if each.local), resources)
 
-    def _needs(self, world: World) -> tuple[Enforced, _Needs, _Needs]:
+    def _needs(self, world: World) -> tuple[Enforced, Needs, Needs]:
         """The endpoints to enforce for; who needs Envoy for this world, and for the one in force."""
         enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
-        wanted = _Needs(policed_by(enforced), tls_policed_by(enforced), kafka_policed_by(enforced))
-        if self._policed is not None:
-            return enforced, wanted, self._policed
         # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
-        everyone = frozenset((endpoint.identity, direction) for endpoint, _ in enforced for direction in Direction)
-        return enforced, wanted, _Needs(everyone, everyone, everyone)
+        before = self._policed if self._policed is not None else Needs.everyones(enforced)
+        return enforced, Needs.of(enforced), before
 
     def _leaving(self, enforced: Enforced) -> Enforced:
         """The endpoints in force whose identities no endpoint will have, with the policies in force."""
@@ -231,17 +185,17 @@ class Applier:
             if endpoint.local and endpoint.identity not in staying
         ]
 
-    async def _offer(self, enforced: Enforced, world: World, needs: _Needs) -> Applied:
+    async def _offer(self, enforced: Enforced, world: World, needs: Needs) -> Applied:
         self._offered = world
-        telling = self._compile(enforced, world, needs)
+        telling = self._envoy.told(enforced, world, needs)
         unexpressed = telling.unexpressed
         revision = await self._xds.publish(telling.snapshot)
         if self.world is None:
             # The first plan takes long, and so does Envoy: the planner will remember it.
             await self._in_thread(lambda: self._plan(enforced, world, self._ports))
         answer = await self._answer(revision)
-        if self._http.gives_way(answer):
-            answer = await self._answer(await self._xds.publish(self._compile(enforced, world, needs).snapshot))
+        if self._envoy.gives_way(answer):
+            answer = await self._answer(await self._xds.publish(self._envoy.told(enforced, world, needs).snapshot))
         if answer.outcome is Outcome.NACKED:
             nacks = MappingProxyType({name: text for (_, name), text in answer.errors})
             return Applied(nacks, unexpressed=unexpressed)
@@ -249,12 +203,6 @@ class Applier:
             return Applied(unexpressed=unexpressed)
         waiting = "Envoy runs, but has not answered to the last change yet"
         return Applied(unconfirmed=True, unexpressed=unexpressed, problems=(waiting,))
-
-    def _compile(self, enforced: Enforced, world: World, needs: _Needs) -> _Told:
-        """What Envoy is to have."""
-        http = self._http.resources(enforced, needs.envoy)
-        tls = self._tls.resources(enforced, needs.tls, world.tls)
-        return _Told(http, tls, self._kafka.resources(enforced, needs.kafka))
 
     @property
     def judging(self) -> tuple[World, ...]:
