@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import socket
 import struct
-import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 from lockgate.agent.playground import Namespace
@@ -26,6 +25,7 @@ from lockgate.tests.e2e.live_node import (
     fetch,
     live_node,
 )
+from lockgate.tests.e2e.udp_echo import UdpEcho
 
 OPEN_IN, PODS_IN, SHUT_IN = 7001, 7002, 7003  # of the node: for the world, for a pod, for nobody
 OPEN_OUT, SHUT_OUT = 7101, 7102  # of the world
@@ -51,38 +51,21 @@ spec:
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 
 
-class Echo:
-    """A UDP server for both families."""
-
-    def __init__(self, where: Namespace, port: int) -> None:
-        self.socket = netns.run_in(where.path, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.socket.bind(("::", port))
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                data, client = self.socket.recvfrom(65536)
-                self.socket.sendto(data[:100], client)
-
-
 @pytest.fixture(scope="module")
 def node() -> Iterator[LiveNode]:
-    with live_node(start=False) as made:
+    with live_node(start=False) as made, ExitStack() as echoes:
         outside = made.ground.outside()
         for port in (OPEN_IN, PODS_IN, SHUT_IN):
             made.webs[f"node {port}"] = made.web_at(made.node, port)
         for port in (OPEN_OUT, SHUT_OUT):
             made.webs[f"outside {port}"] = made.web_at(outside, port)
-        echoes = [Echo(made.node, 7201), Echo(made.node, 7202), Echo(outside, 7301), Echo(outside, 7302)]
+        for where, port in ((made.node, 7201), (made.node, 7202), (outside, 7301), (outside, 7302)):
+            echoes.enter_context(UdpEcho(where, port))
         config = made.folder / "config.yaml"
         config.write_text("node_labels: {role: edge}\n")
         made.start_agent("--config", config)
         made.until("the uplink is attached", lambda: made.status()["datapath"]["uplinks"] == 1)
         yield made
-        for echo in echoes:
-            echo.socket.close()
 
 
 def uplink(family: int) -> str:

@@ -6,11 +6,10 @@ import json
 import signal
 import socket
 import struct
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing
 from functools import partial
 from ipaddress import ip_address
 
@@ -33,6 +32,7 @@ from lockgate.tests.e2e.live_node import (
     live_node,
 )
 from lockgate.tests.e2e.probes import Probe
+from lockgate.tests.e2e.udp_echo import UdpEcho
 
 SHOP = ip_address("10.96.0.10"), ip_address("fd00:96::10")
 API = ip_address("10.96.0.11"), ip_address("fd00:96::11")
@@ -64,43 +64,19 @@ NOBODY = """
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 
 
-class Echo:
-    """A UDP server in a pod that says its own name, for both families."""
-
-    def __init__(self, pod: Pod, port: int) -> None:
-        self.pod = pod
-        self.socket = netns.run_in(pod.path, self._open)
-        self.socket.bind(("::", port))
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    @staticmethod
-    def _open() -> socket.socket:
-        made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        return made
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                _, client = self.socket.recvfrom(100)
-                self.socket.sendto(self.pod.name.encode(), client)
-
-
 @pytest.fixture(scope="module")
 def node() -> Iterator[LiveNode]:
-    with live_node(start=False) as made:
+    with live_node(start=False) as made, ExitStack() as echoes:
         made.backend.ports = {"web": 8080}
         second = made.ground.pod("second", labels={"app": "backend", "tier": "second"}, ports={"web": 8080})
         made.serve(second, 8080)
-        echoes = [Echo(made.ground.pod(f"echo{n}", labels={"app": "echo"}), 5353) for n in (1, 2)]
+        for name in ("echo1", "echo2"):
+            pod = made.ground.pod(name, labels={"app": "echo"})
+            echoes.enter_context(UdpEcho(pod, 5353, answer=name.encode()))
         list_services(made)
         made.start_agent()
         made.until("every backend has been asked", partial(all_serve, made))
-        try:
-            yield made
-        finally:
-            for echo in echoes:
-                echo.socket.close()
+        yield made
 
 
 def all_serve(node: LiveNode) -> bool:
