@@ -14,6 +14,10 @@ from ..errors import AlreadyRunningError
 class AgentLock:
     """Held from `with` to its end. Both locks are the kernel's and vanish with the process.
 
+    The file stays, also after a start that fails: whoever took it away could take it from an agent that has opened it
+    and is about to lock it, and the next one would lock another. Nobody asks whether it is there; its content is the
+    number of the process that had it last, for people.
+
     The abstract Unix socket exists once in a network namespace: two agents there would fight over tc hooks and Envoy's
     ports even when their directories differ.
     """

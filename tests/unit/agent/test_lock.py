@@ -95,3 +95,17 @@ def test_a_lock_can_be_taken_again_after_a_refusal(tmp_path: Path) -> None:
         pass
     with AgentLock(tmp_path):
         pass
+
+
+def test_a_start_that_fails_leaves_a_file_that_is_in_nobodys_way(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), AgentLock(tmp_path):
+        raise RuntimeError
+    (left,) = tmp_path.iterdir()
+    assert (left.name, left.read_text()) == ("agent.lock", f"{os.getpid()}\n")
+    process = held_by_another_process(tmp_path)
+    with process:
+        assert left.read_text() == f"{process.pid}\n"
+        with pytest.raises(AlreadyRunningError, match=rf"another agent \(pid {process.pid}\)"), AgentLock(tmp_path):
+            pass
+        process.kill()
+    assert [each.name for each in tmp_path.iterdir()] == ["agent.lock"]
