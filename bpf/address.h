@@ -37,6 +37,22 @@ static __always_inline int is_link_local(const struct address *address)
     return (address->word[0] & BE32(0xffc00000)) == BE32(0xfe800000);
 }
 
+static __always_inline int is_multicast(const struct address *address)
+{
+    if (is_mapped_v4(address))
+        return (address->word[3] & BE32(0xf0000000)) == BE32(0xe0000000);
+    return (address->word[0] & BE32(0xff000000)) == BE32(0xff000000);
+}
+
+/* What whoever receives it takes for its own: nothing is forwarded there. The broadcast address of a link is known by its
+ * owner, as the node's addresses are. */
+static __always_inline int is_everybodys(const struct address *address)
+{
+    if (is_multicast(address))
+        return 1;
+    return is_mapped_v4(address) && (address->word[3] == BE32(0xffffffff) || !address->word[3]);
+}
+
 static __always_inline int same_address(const struct address *one, const struct address *other)
 {
     return one->word[0] == other->word[0] && one->word[1] == other->word[1] && one->word[2] == other->word[2] &&

@@ -10,6 +10,14 @@ static __always_inline int is_host(const struct address *address)
     return owner && owner->identity == HOST;
 }
 
+/* To the node itself. Messages to everybody on the link that have no port are let be: routers, queries for groups, VRRP. */
+static __always_inline int is_for_host(const struct packet *p)
+{
+    int ports = p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP;
+
+    return is_host(&p->dst) || (ports && is_everybodys(&p->dst));
+}
+
 static __always_inline int is_host_policed(void)
 {
     return is_synced(HOST_ENDPOINT);
@@ -48,6 +56,7 @@ static __always_inline int opened_here(struct __sk_buff *skb, const struct packe
 static __always_inline int decide_host(struct __sk_buff *skb, struct packet *p, int leaving)
 {
     struct connection next = {.revision = current_revision()};
+    struct owner node = {.identity = HOST}, everybody = {.identity = p->v6 ? WORLD_IPV6 : WORLD_IPV4};
     struct owner *src, *dst;
     struct verdict v = {};
     struct track t;
@@ -66,6 +75,10 @@ static __always_inline int decide_host(struct __sk_buff *skb, struct packet *p, 
     dst = find_owner(&p->dst);
     if (!src || !src->identity || !dst || !dst->identity)
         return DROP_ADDRESS;
+    if (!leaving && is_everybodys(&p->dst))
+        dst = &node;
+    else if (leaving && dst->identity == HOST)
+        dst = &everybody; /* a link's broadcast address */
     if (leaving && dst->ifindex)
         return ALLOWED; /* over a bridge: judged at the endpoint's interface */
     if (!leaving && (src->ifindex || src->identity == HOST))
@@ -102,26 +115,39 @@ static __always_inline int decide_host(struct __sk_buff *skb, struct packet *p, 
     return ALLOWED;
 }
 
-static __always_inline int is_multicast(const struct packet *p)
-{
-    if (is_mapped_v4(&p->dst))
-        return (p->dst.word[3] & BE32(0xf0000000)) == BE32(0xe0000000);
-    return (p->dst.word[0] & BE32(0xff000000)) == BE32(0xff000000);
-}
-
 /* Hop-by-hop, routing, fragment, authentication, destination: they could hide the port that a rule denies. */
 static __always_inline int is_extension(const struct packet *p)
 {
     return p->v6 && (p->protocol == 0 || p->protocol == 43 || p->protocol == 44 || p->protocol == 51 || p->protocol == 60);
 }
 
+/* A router asks who listens to which group (MLD, RFC 2710): behind a hop-by-hop header nothing but ICMPv6. */
+static __always_inline int is_query(struct __sk_buff *skb, const struct packet *p)
+{
+    const __u8 *next = header(skb, ETH_HLEN + sizeof(struct ipv6hdr), sizeof(*next));
+
+    return p->v6 && p->protocol == 0 && next && *next == IPPROTO_ICMPV6;
+}
+
+/* False for protocols that have none. */
+static __always_inline int hides_port(struct __sk_buff *skb, const struct packet *p, int reason)
+{
+    return reason != DROP_UNSUPPORTED || (is_extension(p) && !is_query(skb, p));
+}
+
 /* What cannot be read whole must not pass the node's policy; a protocol that no rule can name is left to its default. */
-static __always_inline int decide_unread(const struct packet *p, int reason, int leaving)
+static __always_inline int decide_unread(struct __sk_buff *skb, const struct packet *p, int reason, int leaving)
 {
     struct owner *src, *dst;
     struct verdict v = {};
 
-    if (reason == PASS_LINK || !is_host(leaving ? &p->src : &p->dst) || (leaving && is_multicast(p)))
+    if (reason == PASS_LINK)
+        return PASS_ELSEWHERE;
+    if (!leaving && is_tagged_again(skb))
+        return reason;
+    if (is_everybodys(&p->dst))
+        return leaving || !hides_port(skb, p, reason) ? PASS_ELSEWHERE : reason;
+    if (!is_host(leaving ? &p->src : &p->dst))
         return PASS_ELSEWHERE;
     src = find_owner(&p->src);
     dst = find_owner(&p->dst);

@@ -32,7 +32,7 @@ static __always_inline int done(const struct __sk_buff *skb, const struct packet
 static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet *p)
 {
     struct connection next = {.revision = current_revision()};
-    struct owner *src, *dst;
+    struct owner *src, *dst, node = {.identity = HOST};
     struct track t;
 
     if (p->error == FROM_PATH)
@@ -57,7 +57,7 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
     dst = find_owner(&p->dst);
     if (!dst || !dst->identity)
         return DROP_ADDRESS;
-    return admit(skb, p, &t, src, dst, &next);
+    return admit(skb, p, &t, src, is_everybodys(&p->dst) ? &node : dst, &next);
 }
 
 /* True for an answer to a proxy's own question that comes from elsewhere: no to_pod saw the question leave, or it has the
@@ -249,9 +249,9 @@ int from_uplink(struct __sk_buff *skb)
     p = new_packet();
     if (!p)
         return TC_ACT_SHOT;
-    reason = parse(skb, p);
-    if (is_host_policed() && (reason || is_host(&p->dst)))
-        reason = reason ? decide_unread(p, reason, 0) : decide_host(skb, p, 0);
+    reason = parse_received(skb, p);
+    if (is_host_policed() && (reason || is_for_host(p)))
+        reason = reason ? decide_unread(skb, p, reason, 0) : decide_host(skb, p, 0);
     else
         reason = reason ? PASS_ELSEWHERE : decide_from_uplink(same(skb), p);
     if (reason == ALLOWED || reason == PASS_ELSEWHERE)
@@ -272,7 +272,7 @@ int to_uplink(struct __sk_buff *skb)
         return TC_ACT_SHOT;
     reason = parse(skb, p);
     if (reason)
-        reason = decide_unread(p, reason, 1);
+        reason = decide_unread(skb, p, reason, 1);
     else
         reason = is_host(&p->src) ? decide_host(skb, p, 1) : PASS_ELSEWHERE;
     if (reason == ALLOWED || reason == PASS_ELSEWHERE)

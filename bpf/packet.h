@@ -20,6 +20,8 @@
 
 #define LONGEST_HEADERS (ETH_HLEN + 60 + TCP_FLAGS + 1) /* IPv4 with all options, TCP as far as its flags */
 
+#define VLAN_VID 0xfff /* of a tag, the number */
+
 #define ARP_SENDER 14 /* offset of the sender's IPv4 address */
 #define ND_TARGET 8   /* offset of the address that a neighbour advertisement is about */
 #define NEIGHBOUR_ADVERTISEMENT 136
@@ -182,11 +184,20 @@ static __always_inline void pull_headers(struct __sk_buff *skb)
         bpf_skb_pull_data(skb, wanted);
 }
 
-/* Fills `p` and returns 0, PASS_LINK (ARP, neighbour discovery), or the reason to drop. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+/* VLAN 0 is none: the tag says a priority, and the node takes the frame up as if it had none (IEEE 802.1Q, 6.9). */
+static __always_inline int has_priority_only(const struct __sk_buff *skb)
 {
-    if (skb->vlan_present)
-        return DROP_UNSUPPORTED;
+    return skb->vlan_present && !(skb->vlan_tci & VLAN_VID);
+}
+
+/* Another tag behind that one: the node looks behind it too. */
+static __always_inline int is_tagged_again(const struct __sk_buff *skb)
+{
+    return has_priority_only(skb) && (skb->protocol == BE16(ETH_P_8021Q) || skb->protocol == BE16(ETH_P_8021AD));
+}
+
+static __always_inline int parse_untagged(struct __sk_buff *skb, struct packet *p)
+{
     pull_headers(skb);
     if (skb->protocol == BE16(ETH_P_IP)) {
         const struct iphdr *ip = header(skb, ETH_HLEN, sizeof(*ip));
@@ -212,4 +223,16 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
         return parse_transport(skb, ETH_HLEN + sizeof(*ip), ip->hop_limit, p);
     }
     return skb->protocol == BE16(ETH_P_ARP) ? PASS_LINK : DROP_UNSUPPORTED;
+}
+
+/* Fills `p` and returns 0, PASS_LINK (ARP, neighbour discovery), or the reason to drop. */
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+{
+    return skb->vlan_present ? DROP_UNSUPPORTED : parse_untagged(skb, p);
+}
+
+/* The same at an uplink, where frames may have a priority. */
+static __always_inline int parse_received(struct __sk_buff *skb, struct packet *p)
+{
+    return skb->vlan_present && !has_priority_only(skb) ? DROP_UNSUPPORTED : parse_untagged(skb, p);
 }

@@ -4,6 +4,8 @@
 
 #define WHOLE_KEY (8 * (sizeof(struct policy_key) - sizeof(__u32)))
 #define HOST 1 /* identity of the node itself */
+#define WORLD_IPV4 9
+#define WORLD_IPV6 10
 
 struct verdict {
     __u8 verdict;

@@ -9,7 +9,7 @@ from typing import Any
 
 from .endpoint_policy import Direction, ResolvedRule
 from .errors import FlowError
-from .flow import Flow, Peer, find_peer
+from .flow import Flow, Peer, find_peer, find_receiver
 from .identity import IPNetwork
 from .interception import Interception
 from .request import HttpRequest, Request, TlsRequest
@@ -147,7 +147,8 @@ def explain(world: World, flow: Flow, closed: Collection[IPNetwork] = ()) -> Exp
     vip = _vip(world, flow.destination)
     if vip is not None:
         return _explain_service(world, flow, vip, closed)
-    source, destination = find_peer(world, flow.source, closed), find_peer(world, flow.destination, closed)
+    source = find_peer(world, flow.source, closed)
+    destination = find_receiver(world, flow.destination, source, closed)
     if source.cut_off or destination.cut_off:
         return Explanation(flow, source, destination, None, None)
     egress = _judge(world, flow, Direction.EGRESS, source, destination)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +30,7 @@ REQUEST_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _FIELDS = ("from", "to", "port", "protocol", *REQUEST_FIELDS)
+_BROADCAST = frozenset({IPv4Address("255.255.255.255"), IPv4Address("0.0.0.0")})
 _PROTOCOLS = {protocol.value.upper(): protocol for protocol in Protocol}
 
 
@@ -98,6 +100,16 @@ def find_peer(world: World, text: str, closed: Collection[IPNetwork] = ()) -> Pe
     if found is not None:
         return Peer(found.key, found.identity, found)
     return Peer(text, number, world.host if number == Reserved.HOST else None)
+
+
+def find_receiver(world: World, text: str, sender: Peer, closed: Collection[IPNetwork] = ()) -> Peer:
+    """Who gets what `sender` sends to `text`: as `find_peer`, but what others send to everybody on a link this node
+    takes up (`is_everybodys` in bpf/address.h)."""
+    with suppress(ValueError):
+        address = ip_address(text)
+        if sender.identity != Reserved.HOST and (address.is_multicast or address in _BROADCAST):
+            return Peer(text, int(Reserved.HOST), world.host)
+    return find_peer(world, text, closed)
 
 
 def _cut_off(name: str, addresses: Collection[IPAddress], closed: Collection[IPNetwork]) -> str:

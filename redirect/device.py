@@ -18,6 +18,8 @@ from .errors import EndpointUnreachableError, NamespaceGoneError
 from .kernel import netns
 
 _MAIN_TABLE = 254
+_LOCAL_TABLE = 255
+_TAKEN_UP = (2, 3, 4)  # RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST in include/uapi/linux/rtnetlink.h
 _OWN = Path("/proc/thread-self/ns/net")
 _LOOKS = 5  # at a list that keeps changing
 _WHOLE_ADDRESS = {socket.AF_INET: 32, socket.AF_INET6: 128}
@@ -73,10 +75,28 @@ def _find(routes: IPRoute, workload: Workload) -> Device:
 
 
 def node_addresses() -> tuple[IPAddress, ...]:
-    """Every address of the current network namespace: they belong to the host."""
+    """Every address by which the current network namespace is reached, and which so belongs to the host: its own, and
+    what it takes up besides (broadcast, IPv6 anycast, local routes to one address)."""
     with IPRoute() as routes:
         addresses = undisturbed(lambda: list(routes.get_addr()))
-    return tuple(dict.fromkeys(ip_address(item.get("address")) for item in addresses if item.get("address")))
+        own = [ip for item in addresses if (ip := _own_address(item)) is not None]
+        return tuple(dict.fromkeys((*own, *undisturbed(lambda: list(_taken_up(routes))))))
+
+
+def _taken_up(routes: IPRoute) -> Iterator[IPAddress]:
+    """Loopback's and multicast are nobody's."""
+    for family, longest in _WHOLE_ADDRESS.items():
+        for route in routes.get_routes(family=family, table=_LOCAL_TABLE):
+            if route["type"] in _TAKEN_UP and route["dst_len"] == longest and route.get("dst"):
+                ip = ip_address(route.get("dst"))
+                if not ip.is_loopback and not ip.is_multicast:
+                    yield ip
+
+
+def _own_address(item: Any) -> IPAddress | None:
+    """Of a point-to-point link the kernel calls the other end's `address` (include/uapi/linux/if_addr.h)."""
+    text = item.get("local") or item.get("address")
+    return ip_address(text) if text else None
 
 
 def undisturbed(look: Callable[[], T]) -> T:
@@ -123,10 +143,8 @@ def _look_around() -> tuple[list[_Veth], tuple[IPAddress, ...]]:
     """In the workload's namespace: its veths and its addresses."""
     with IPRoute() as routes:
         links = [link for link in routes.get_links() if _kind(link) == "veth" and link.get("link") is not None]
-        addresses = [
-            (item["index"], ip_address(item.get("address"))) for item in routes.get_addr() if item.get("address")
-        ]
-    addresses = [(index, ip) for index, ip in addresses if not ip.is_loopback and not ip.is_link_local]
+        found = [(item["index"], _own_address(item)) for item in routes.get_addr()]
+    addresses = [(index, ip) for index, ip in found if ip is not None and not ip.is_loopback and not ip.is_link_local]
     veths = [
         _Veth(
             link["index"],

@@ -7,7 +7,7 @@ import struct
 from ipaddress import ip_address
 from types import TracebackType
 
-from lockgate.agent.playground import Namespace, Pod
+from lockgate.agent.playground import UPLINK, Namespace, Pod
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.kernel import netns
 
@@ -24,12 +24,13 @@ _KINDS = {4: 0x0800, 6: 0x86DD}
 
 
 class Wire:
-    """The interface eth0 of a pod: sends any frame, and keeps every frame that comes in."""
+    """The interface eth0 of a pod, or of the world: sends any frame, and keeps every frame that comes in."""
 
-    def __init__(self, pod: Pod, node: Namespace) -> None:
+    def __init__(self, pod: Namespace, node: Namespace) -> None:
+        interface = pod.interface if isinstance(pod, Pod) else UPLINK
         self._socket = netns.run_in(pod.path, lambda: _packets("eth0"))
         self.mac: bytes = self._socket.getsockname()[4]
-        with netns.run_in(node.path, lambda: _packets(pod.interface)) as other_end:
+        with netns.run_in(node.path, lambda: _packets(interface)) as other_end:
             self.gateway: bytes = other_end.getsockname()[4]
 
     def send(self, packet: bytes) -> None:

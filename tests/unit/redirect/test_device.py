@@ -120,3 +120,24 @@ def test_the_nodes_addresses(ground: Playground) -> None:
     found = inside(ground, node_addresses)
     assert {NODE_IPV4, NODE_IPV6, ip_address("127.0.0.1"), ip_address("169.254.1.1")} <= set(found)
     assert len(set(found)) == len(found)
+
+
+def test_what_the_node_takes_up_besides() -> None:
+    with Playground(f"addresses{os.getpid()}") as ground:
+        ground.outside()
+        for command in (
+            "address add 10.9.9.1 peer 10.9.9.2 dev uplink",
+            "address add fd00:9::1 peer fd00:9::2 dev uplink",
+            "route add local 10.9.8.7 dev lo",
+        ):
+            assert ground.node.run(["ip", *command.split()]).returncode == 0
+        found = {str(ip) for ip in inside(ground, node_addresses)}
+    assert {"10.9.9.1", "fd00:9::1", "10.9.8.7", "192.0.2.255", "2001:db8::"} <= found
+    assert not {"10.9.9.2", "fd00:9::2", "127.255.255.255", "ff00::"} & found, "the other end is not this node"
+
+
+def test_a_pod_with_a_point_to_point_address(ground: Playground) -> None:
+    pod = ground.pod("linked")
+    assert pod.run(["ip", "address", "add", "10.9.7.1", "peer", "10.9.7.2", "dev", "eth0"]).returncode == 0
+    found = inside(ground, lambda: find_device(Workload("linked", "default", (), netns=pod.netns)))
+    assert set(found.ips) == {*pod.ips, ip_address("10.9.7.1")}
