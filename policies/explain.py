@@ -9,7 +9,7 @@ from typing import Any
 
 from .endpoint_policy import Direction, ResolvedRule
 from .errors import FlowError
-from .flow import Flow, Peer, find_peer, find_receiver
+from .flow import Flow, Peer, find_peer, find_receiver, is_node
 from .identity import IPNetwork
 from .interception import Interception
 from .request import HttpRequest, Request, TlsRequest
@@ -149,6 +149,8 @@ def explain(world: World, flow: Flow, closed: Collection[IPNetwork] = ()) -> Exp
         return _explain_service(world, flow, vip, closed)
     source = find_peer(world, flow.source, closed)
     destination = find_receiver(world, flow.destination, source, closed)
+    if is_node(source) and is_node(destination):  # by its loopback interface, where nothing is judged
+        return Explanation(flow, replace(source, cut_off=""), replace(destination, cut_off=""), None, None)
     if source.cut_off or destination.cut_off:
         return Explanation(flow, source, destination, None, None)
     egress = _judge(world, flow, Direction.EGRESS, source, destination)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import MappingProxyType
 from typing import Any
 
@@ -83,7 +83,8 @@ class Peer:
 
 def find_peer(world: World, text: str, closed: Collection[IPNetwork] = ()) -> Peer:
     """The workload, address or reserved identity that `text` names. In `closed` networks there is nobody but endpoints
-    of this node and the node itself. Raises FlowError when nobody is called so."""
+    of this node and the node itself; addresses that no packet may have are nobody's. Raises FlowError when nobody is
+    called so."""
     if text.startswith("reserved:"):
         name = text.removeprefix("reserved:")
         if name not in RESERVED_NAMES:
@@ -93,6 +94,8 @@ def find_peer(world: World, text: str, closed: Collection[IPNetwork] = ()) -> Pe
         address = ip_address(text)
     except ValueError:
         return _find_workload(world, text, closed)
+    if why := _on_no_packet(text, address):
+        return Peer(text, NOBODY, None, why)
     number = world.identity_at(address)
     found = next((endpoint for endpoint in world.endpoints if address in endpoint.ips), None)
     if number != Reserved.HOST and (found is None or not found.local) and (why := _cut_off(text, (address,), closed)):
@@ -110,6 +113,25 @@ def find_receiver(world: World, text: str, sender: Peer, closed: Collection[IPNe
         if sender.identity != Reserved.HOST and (address.is_multicast or address in _BROADCAST):
             return Peer(text, int(Reserved.HOST), world.host)
     return find_peer(world, text, closed)
+
+
+def is_node(peer: Peer) -> bool:
+    """Whether that is this node, as it calls itself or as others do."""
+    if peer.identity == Reserved.HOST:
+        return True
+    try:
+        return ip_address(peer.name).is_loopback
+    except ValueError:
+        return False
+
+
+def _on_no_packet(name: str, address: IPAddress) -> str:
+    """Why no packet between two may have this address; empty when it may."""
+    if address.is_loopback:
+        return f"{name} is a loopback address: who asks for it asks itself, and the kernel drops it between two"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return f"{name} is an IPv4 address in IPv6 clothes, which the kernel drops; write {address.ipv4_mapped}"
+    return ""
 
 
 def _cut_off(name: str, addresses: Collection[IPAddress], closed: Collection[IPNetwork]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,38 @@ def test_who_is_cut_off_is_denied_whatever_policies_say() -> None:
         told = found.to_json()
         assert told["egress"]["verdict"] == told["ingress"]["verdict"] == "deny"
         assert told["egress"]["reason"] == found.reason
+
+
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [
+        (("frontend", "127.0.0.1"), "127.0.0.1 is a loopback address"),
+        (("frontend", "::1"), "::1 is a loopback address"),
+        (("127.0.0.8", "backend"), "127.0.0.8 is a loopback address"),
+        (("frontend", "::ffff:10.0.0.3"), "::ffff:10.0.0.3 is an IPv4 address in IPv6 clothes"),
+    ],
+)
+def test_addresses_that_no_packet_may_have(ends: tuple[str, str], why: str) -> None:
+    """The programs drop them: tests/unit/redirect/test_packet_programs.py"""
+    found = ask(world(), *ends, 8080)
+    assert found.verdict is Verdict.DENY
+    assert found.reason.startswith(why)
+
+
+@pytest.mark.parametrize("ends", [("reserved:host", "::1"), ("127.0.0.1", "127.0.0.2"), ("10.0.0.9", "reserved:host")])
+def test_who_asks_itself_is_judged_by_nobody(ends: tuple[str, str]) -> None:
+    """On a live node: tests/e2e/test_agent_host_policies.py"""
+    policy = b"""
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: node}
+spec: {nodeSelector: {}, ingress: [{}], egress: [{}]}
+"""
+    where = World.of(parse_policies(policy, "node.yaml").policies, world().endpoints, hosts=[ip_address("10.0.0.9")])
+    assert where.host is not None
+    found = ask(where, *ends, 8080)
+    assert (found.verdict, found.egress, found.ingress) == (Verdict.ALLOW, None, None)
+    assert ask(where, "reserved:host", "backend", 8080).verdict is Verdict.DENY
 
 
 def test_a_backend_that_is_cut_off() -> None:
