@@ -70,13 +70,14 @@ class Seen:
 
 
 class Web(ThreadingHTTPServer):
-    """An HTTP server in a pod, for IPv4 and IPv6. Answers every request with 200 and an empty body."""
+    """An HTTP server in a pod, for IPv4 and IPv6. Answers every request with 200 and `body`."""
 
     address_family = socket.AF_INET6
     request_queue_size = 128
     daemon_threads = True
 
-    def __init__(self, where: Namespace, port: int) -> None:
+    def __init__(self, where: Namespace, port: int, body: bytes = b"") -> None:
+        self.body = body
         self.seen: list[Seen] = []
         super().__init__(("::", port), _Handler, bind_and_activate=False)
         self.socket.close()
@@ -109,8 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): ",".join(self.headers.get_all(name, [])) for name in self.headers}
         self.server.seen.append(Seen(client, self.command, self.path, headers))
         self.send_response(200)
-        self.send_header("content-length", "0")
+        self.send_header("content-length", str(len(self.server.body)))
         self.end_headers()
+        self.wfile.write(self.server.body)
 
     do_GET = do_POST = _answer  # noqa: N815 - the names http.server calls
 

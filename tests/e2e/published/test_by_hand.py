@@ -1,0 +1,185 @@
+"""Addresses that somebody translates by hand, with nftables, on a node without an engine (as `hostPort` does)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+
+import pytest
+from lockgate.agent.playground import Namespace, Outside
+from lockgate.redirect.kernel import netns
+from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, LiveNode, Web, fetch, live_node
+from lockgate.tests.e2e.published.ground import HTTP, OTHER, PLAIN
+from lockgate.tests.e2e.udp_echo import UdpEcho
+
+NODES = {4: "192.0.2.1", 6: "2001:db8::1"}
+FAR = {4: "198.51.100.7", 6: "2001:db8:7::7"}  # behind a link for shorter packets
+ECHO, NOBODY = 18053, 18054  # translated to a port of UDP where somebody listens, and where nobody does
+POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: by-hand, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: backend}}
+  ingress:
+  - fromCIDR: [192.0.2.9/32, 198.51.100.7/32, "2001:db8::9/128", "2001:db8:7::7/128"]
+    toPorts:
+    - ports: [{port: "8081", protocol: TCP}, {port: "53", endPort: 54, protocol: UDP}]
+    - ports: [{port: "8080", protocol: TCP}]
+      rules: {http: [{path: "/open"}]}
+"""
+WITHOUT_UDP = POLICY.replace(', {port: "53", endPort: 54, protocol: UDP}', "")
+LARGE = "200 " + "x" * 300_000
+
+
+@pytest.fixture(name="node", scope="module")
+def a_node_without_an_engine() -> Iterator[LiveNode]:
+    with live_node(start=False) as node, closing(UdpEcho(node.backend, 53)):
+        node.ground.outside().add_address(OTHER)
+        for path in node.policies.iterdir():
+            path.unlink()
+        node.write("by-hand", POLICY)
+        node.webs.pop("backend").close()
+        for port in (8080, 8081):
+            node.webs[str(port)] = Web(node.backend, port, LARGE[4:].encode())
+        translate(node)
+        node.start_agent()
+        yield node
+
+
+@pytest.fixture(name="outside")
+def the_world(node: LiveNode) -> Outside:
+    for web in node.webs.values():
+        web.seen.clear()
+    return node.ground.outside()
+
+
+def translate(node: LiveNode, masquerade: bool = False) -> None:
+    """The node's ports lead to the pod."""
+    rules = []
+    for family, own, there in (
+        ("ip", NODES[4], node.backend.ipv4),
+        ("ip6", NODES[6], f"[{node.backend.ipv6}]"),
+    ):
+        for protocol, port, its in (("tcp", HTTP, 8080), ("tcp", PLAIN, 8081), ("udp", ECHO, 53), ("udp", NOBODY, 54)):
+            rules.append(f"{family} daddr {own} {protocol} dport {port} dnat {family} to {there}:{its}")
+    chains = ["chain before {", "type nat hook prerouting priority dstnat", *rules, "}"]
+    if masquerade:
+        chains += ["chain behind {", "type nat hook postrouting priority srcnat"]
+        chains += [f"oifname {node.backend.interface} masquerade", "}"]
+    text = "\n".join(["table inet published", "delete table inet published", "table inet published {", *chains, "}\n"])
+    loaded = node.node.run(["nft", "-f", "-"], input=text)
+    assert loaded.returncode == 0, loaded.stderr
+
+
+def large(where: Namespace, version: int, port: int, path: str, patience: float = 10 * GLANCE) -> str:
+    """What comes of a request; OK where the whole body came."""
+    came = fetch(where, NODES[version], port, path, patience=patience)
+    return OK if came == LARGE else came
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_requests(node: LiveNode, outside: Outside, version: int) -> None:
+    assert [large(outside, version, HTTP, path) for path in ("/open", "/shut")] == [OK, DENIED]
+    assert large(outside, version, PLAIN, "/any") == OK
+    seen = {(each.client, each.path) for web in node.webs.values() for each in web.seen}
+    assert seen == {(str(outside.ips[version == 6]), path) for path in ("/open", "/any")}
+
+
+@pytest.mark.parametrize("port", [HTTP, PLAIN])
+def test_who_is_given_the_nodes_address_is_dropped(node: LiveNode, outside: Outside, port: int) -> None:
+    """Nobody could tell it from the node, which may everything."""
+    translate(node, masquerade=True)
+    try:
+        assert large(outside, 4, port, "/open", GLANCE) == DROPPED
+    finally:
+        translate(node)
+    assert large(outside, 4, port, "/open") == OK
+
+
+@pytest.fixture(name="far", scope="module")
+def a_client_behind_a_narrow_link(node: LiveNode) -> Namespace:
+    """The world's router has to say of long packets that they do not fit; the client does not know."""
+    outside = node.ground.outside()
+    far = Namespace(f"{node.node.netns}-far")
+
+    def run(where: Namespace, *lines: str) -> None:
+        for line in lines:
+            ended = where.run(line.split())
+            assert ended.returncode == 0, (line, ended.stderr)
+
+    run(
+        outside,
+        f"ip netns add {far.netns}",
+        f"ip link add far mtu 1280 type veth peer name eth0 netns {far.netns}",
+        "ip addr add 198.51.100.1/24 dev far",
+        "ip addr add 2001:db8:7::1/64 dev far nodad",
+        "ip link set far up",
+        "sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+    )
+    run(
+        far,
+        f"ip addr add {FAR[4]}/24 dev eth0",
+        f"ip addr add {FAR[6]}/64 dev eth0 nodad",
+        "ip link set eth0 up",
+        "ip route add default via 198.51.100.1",
+        "ip route add default via 2001:db8:7::1",
+    )
+    return far
+
+
+@pytest.mark.parametrize("port", [HTTP, PLAIN])
+@pytest.mark.parametrize("version", [4, 6])
+def test_errors_of_the_path_reach_whom_they_are_for(
+    node: LiveNode, outside: Outside, far: Namespace, version: int, port: int
+) -> None:
+    """Envoy's socket, or the pod's: else nothing that is long would arrive."""
+    assert large(far, version, port, "/open") == OK
+    sender = node.node if port == HTTP else node.backend
+    assert "mtu 1280" in sender.run(["ip", "route", "get", FAR[version]]).stdout
+
+
+def datagram(where: Namespace, to: tuple[str, int], source: str = "", port: int = 0) -> str:
+    """What comes back for a datagram."""
+    version = 6 if ":" in to[0] else 4
+
+    def send() -> str:
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as made:
+            made.settimeout(2 * GLANCE)
+            made.bind((source or ("::" if version == 6 else "0.0.0.0"), port))
+            made.connect(to)
+            made.send(b"hello")
+            try:
+                return made.recv(100).decode()
+            except TimeoutError:
+                return DROPPED
+            except ConnectionRefusedError:
+                return "nobody"
+
+    return netns.run_in(where.path, send)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_udp(node: LiveNode, outside: Outside, version: int) -> None:
+    ask = partial(datagram, outside)
+    assert ask((NODES[version], ECHO)) == "hello"
+    assert ask((NODES[version], NOBODY)) == "nobody", "an ICMP error comes back as the node's"
+    own = str(node.backend.ips[version == 6])
+    for to in ((NODES[version], ECHO), (own, 53), (NODES[version], ECHO)):
+        assert ask(to, port=41053) == "hello", "one port of the client for both ways"
+    if version == 4:
+        assert ask((NODES[4], ECHO), str(OTHER)) == DROPPED
+
+
+def test_udp_that_is_no_longer_allowed(node: LiveNode, outside: Outside) -> None:
+    ask = partial(datagram, outside, (NODES[4], ECHO), port=41054)
+    assert ask() == "hello"
+    node.write("by-hand", WITHOUT_UDP)
+    try:
+        node.becomes(DROPPED, ask)
+    finally:
+        node.write("by-hand", POLICY)
+        node.becomes("hello", ask)
