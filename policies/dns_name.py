@@ -11,14 +11,24 @@ from functools import lru_cache
 from .endpoint_policy import DnsRule
 
 _CHARACTERS = "[-a-z0-9_]"
+_LABELS = f"{_CHARACTERS}+(?:\\.{_CHARACTERS}+)*"  # whole labels, one or more
+_LABELS_BEFORE = re.compile(r"\A\*{2,}\.")
+
+
+def canonical_pattern(pattern: str) -> str:
+    """The one way to write a pattern that other ways mean as well: nothing but stars is `*`, and however many stars
+    before the first dot are two."""
+    if pattern and not pattern.strip("*"):
+        return "*"
+    return _LABELS_BEFORE.sub("**.", pattern)
 
 
 def pattern_regex(pattern: str) -> str:
-    """The pattern as a regular expression over the whole name, which RE2 and Python read alike."""
+    """The canonical pattern as a regular expression over the whole name, which RE2 and Python read alike."""
     parts = []
     rest = pattern
     if rest.startswith("**."):
-        parts.append(f"(?:{_CHARACTERS}+\\.)+")
+        parts.append(f"{_LABELS}\\.")
         rest = rest[3:]
     parts += [
         f"{_CHARACTERS}*" if part == "*" else re.escape(part) for part in re.split(r"(\*)", re.sub(r"\*+", "*", rest))
@@ -38,10 +48,25 @@ def pattern_matches(pattern: str, name: str) -> bool:
     return pattern == "*" or _compiled(pattern).fullmatch(name) is not None
 
 
+def server_name_regex(pattern: str) -> str:
+    """A pattern of `serverNames` as a regular expression over the whole name: there `**` stands for whole labels
+    wherever it is one, and `*` alone for any name of DNS
+    (https://docs.cilium.io/en/stable/security/policy/language/#limit-tls-server-name-indication-sni)."""
+    if pattern == "*":
+        return _LABELS
+    stars = {"**": _LABELS, "*": f"{_CHARACTERS}*"}
+    return "".join(stars.get(part) or re.escape(part) for part in re.split(r"(\*\*?)", pattern))
+
+
+@lru_cache(maxsize=4096)
+def _compiled_server_name(pattern: str) -> re.Pattern[str]:
+    return re.compile(server_name_regex(pattern))
+
+
 def server_name_matches(pattern: str, name: str) -> bool:
-    """The same for the server name in a TLS greeting, which has no final dot
+    """True when the server name in a TLS greeting is what the pattern means. Such a name has no final dot
     (https://www.rfc-editor.org/rfc/rfc6066#section-3) and, to match anything, is not empty."""
-    return bool(name) and (pattern == "*" or _compiled(pattern).fullmatch(name.lower()) is not None)
+    return _compiled_server_name(pattern).fullmatch(name.lower()) is not None
 
 
 def any_server_name_matches(patterns: tuple[str, ...], name: str) -> bool:

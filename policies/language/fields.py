@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TypeVar
 
 from . import document
@@ -22,6 +23,7 @@ from .unsupported import Feature
 MAX_PROBLEMS = 200  # of one file; nobody reads more
 
 _E = TypeVar("_E", bound=StrEnum)
+_NOWHERE: Mapping[str, str] = MappingProxyType({})
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -118,8 +120,9 @@ class Field:
         """True for an empty value, which counts as an absent field."""
         return isinstance(self.node, document.Scalar) and self.node.value is None
 
-    def mapping(self, known: Iterable[str] | None) -> dict[str, Field] | None:
-        """The fields by name without the null ones; each name that is not `known` is a problem (None: all are)."""
+    def mapping(self, known: Iterable[str] | None, elsewhere: Mapping[str, str] = _NOWHERE) -> dict[str, Field] | None:
+        """The fields by name without the null ones; each name that is not `known` is a problem (None: all are).
+        `elsewhere` says where names belong that people write here by mistake."""
         node, findings = self.node, self.findings
         if not isinstance(node, document.Mapping):
             self._expected("a mapping")
@@ -131,7 +134,7 @@ class Field:
         found: dict[str, Field] = {}
         for key, child in node.entries.items():
             if names is not None and key not in names:
-                hint = suggest(key, names) if len(findings.problems) < MAX_PROBLEMS else ""
+                hint = elsewhere.get(key) or suggest(key, names) if len(findings.problems) < MAX_PROBLEMS else ""
                 Field(child, findings, self, key, node.key_lines[key]).error(f"unknown field '{shorten(key)}'", hint)
             elif type(child) is not document.Scalar or child.value is not None:
                 found[key] = Field(child, findings, self, key, node.key_lines[key])

@@ -24,6 +24,7 @@ _FIELDS = (
     "selfLink",
     "uid",
 )
+_ELSEWHERE = {"description": "write it in the spec, or among the annotations"}
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 DEFAULT_NAMESPACE = "default"
@@ -32,7 +33,7 @@ DEFAULT_NAMESPACE = "default"
 def read_metadata(field: Field, fields: dict[str, Field], what: str) -> tuple[dict[str, Field], str] | None:
     """The fields of the object's `metadata` and its name; None, with a problem, when it has none. `what` is how a
     problem calls the object: policy, secret."""
-    metadata = fields["metadata"].mapping(_FIELDS) if "metadata" in fields else {}
+    metadata = fields["metadata"].mapping(_FIELDS, _ELSEWHERE) if "metadata" in fields else {}
     if metadata is None:
         return None
     name = metadata["name"].text() if "name" in metadata else ""

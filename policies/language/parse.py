@@ -13,7 +13,7 @@ from .fields import Field, Findings, shorten, suggest
 from .grpc_services import GrpcServices
 from .metadata import read_metadata, read_namespace
 from .parse_network_policy import parse_network_policy
-from .parse_rule import parse_rule
+from .parse_rule import RULE_FIELDS, parse_rule
 from .parse_secret import is_secret, looks_like_secret, parse_secret
 from .problem import Problem
 from .unsupported import UNSUPPORTED, Feature
@@ -22,6 +22,14 @@ API_VERSIONS: Mapping[PolicyKind, str] = {
     PolicyKind.CILIUM: "cilium.io/v2",
     PolicyKind.CLUSTERWIDE: "cilium.io/v2",
     PolicyKind.KUBERNETES: "networking.k8s.io/v1",
+}
+
+# Of what is written beside the spec, and of what lies beside policies.
+_IN_THE_SPEC = dict.fromkeys(RULE_FIELDS, "write it under spec")
+_BESIDE_POLICIES: Mapping[str, str] = {
+    "CiliumEnvoyConfig": "remove it: there are no listeners but the node's own",
+    "CiliumClusterwideEnvoyConfig": "remove it: there are no listeners but the node's own",
+    "CiliumCIDRGroup": "remove it, and write the CIDRs in the policies",
 }
 
 # Of nearly every file, and each empty set that is made is an object of its own.
@@ -125,7 +133,7 @@ def _objects(field: Field) -> Iterator[Field]:
 
 def _policy(field: Field) -> tuple[PolicyKey, Policy | None] | None:
     """The policy with its key; None when it cannot even be told which policy it is."""
-    fields = field.mapping(("apiVersion", "kind", "metadata", "spec", "specs", "status"))
+    fields = field.mapping(("apiVersion", "kind", "metadata", "spec", "specs", "status"), _IN_THE_SPEC)
     if fields is None:
         return None
     kind = _kind(field, fields)
@@ -154,9 +162,8 @@ def _kind(field: Field, fields: dict[str, Field]) -> PolicyKind | None:
     try:
         kind = PolicyKind(text)
     except ValueError:
-        fields["kind"].error(
-            f"'{shorten(text)}' is not a kind of policy", suggest(text, tuple(PolicyKind), always=True)
-        )
+        hint = _BESIDE_POLICIES.get(text) or suggest(text, tuple(PolicyKind), always=True)
+        fields["kind"].error(f"'{shorten(text)}' is not a kind of policy", hint)
         return None
     version = fields["apiVersion"].text() if "apiVersion" in fields else ""
     if version is not None and version != API_VERSIONS[kind]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from ..dns_name import canonical_pattern
 from ..endpoint_policy import DnsRule, DnsRules, GrpcRule, KafkaRule, KafkaRules, MismatchAction
 from ..header_action import UNCHANGEABLE
 from ..kafka_api import API_KEYS, ROLE_KEYS, Role
@@ -96,6 +97,9 @@ def _header(field: Field) -> HeaderCondition | None:
         field.error("an empty header", "write 'Name: value' or 'Name'")
         return None
     name, blank, value = text.partition(" ")
+    if not name.strip(":"):
+        field.error(f"'{shorten(text)}' names no header", "write 'Name: value' or 'Name'")
+        return None
     if not blank:
         if ":" in name[1:]:
             field.warn(
@@ -249,4 +253,4 @@ def parse_dns_name(field: Field) -> DnsRule | None:
         fields[name].error(f"'{shorten(text)}' is not a DNS {'name' if name == 'matchName' else 'pattern'}", hint)
         return None
     text = text.lower().removesuffix(".")
-    return DnsRule(match_name=text) if name == "matchName" else DnsRule(match_pattern=text)
+    return DnsRule(match_name=text) if name == "matchName" else DnsRule(match_pattern=canonical_pattern(text))

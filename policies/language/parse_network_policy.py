@@ -51,10 +51,15 @@ def parse_network_policy(field: Field, key: PolicyKey) -> Rule | None:
 
 
 def _policy_types(fields: dict[str, Field]) -> set[_PolicyType]:
-    """Without policyTypes: Ingress always, and Egress if the section is there."""
+    """Without policyTypes: Ingress always, and Egress if the section has entries, as the API server fills them in
+    (https://kubernetes.io/docs/concepts/services-networking/network-policies/#networkpolicy-resource)."""
     listed = fields["policyTypes"].items() if "policyTypes" in fields else []
     if not listed:
-        return {_PolicyType.INGRESS, _PolicyType.EGRESS} if "egress" in fields else {_PolicyType.INGRESS}
+        if "egress" in fields and fields["egress"].items():
+            return {_PolicyType.INGRESS, _PolicyType.EGRESS}
+        if "egress" in fields:
+            fields["egress"].warn("an empty section denies no egress", "write policyTypes: [Ingress, Egress]")
+        return {_PolicyType.INGRESS}
     found = (item.choice(_PolicyType, "policy type") for item in listed)
     types = {item for item in found if item is not None}
     for name, kind in (("ingress", _PolicyType.INGRESS), ("egress", _PolicyType.EGRESS)):

@@ -132,11 +132,11 @@ def _fqdns(field: Field, deny: bool, namespace: str) -> Peers:
 
 
 def _services(field: Field, deny: bool, namespace: str) -> Peers:
-    services = (_service(item, namespace) for item in field.items())
+    services = (_service(item) for item in field.items())
     return Peers(services=tuple(service for service in services if service is not None))
 
 
-def _service(field: Field, namespace: str) -> ServiceRef | None:
+def _service(field: Field) -> ServiceRef | None:
     fields = field.mapping(("k8sService", "k8sServiceSelector"))
     if fields is None:
         return None
@@ -151,8 +151,7 @@ def _service(field: Field, namespace: str) -> ServiceRef | None:
             named.error("the service has no serviceName", "write serviceName: and the service's name")
             return None
         name = inner["serviceName"].text()
-        where = inner["namespace"].text() if "namespace" in inner else namespace or None
-        return ServiceRef(name, None, where) if name else None
+        return ServiceRef(name, None, _service_namespace(inner)) if name else None
     chosen = fields["k8sServiceSelector"]
     inner = chosen.mapping(("selector", "namespace"))
     if inner is None:
@@ -161,8 +160,12 @@ def _service(field: Field, namespace: str) -> ServiceRef | None:
         chosen.error("the service selector has no selector", "write selector: {matchLabels: ...}")
         return None
     selector = parse_selector(inner["selector"])
-    where = inner["namespace"].text() if "namespace" in inner else namespace or None
-    return ServiceRef(None, selector, where) if selector is not None else None
+    return ServiceRef(None, selector, _service_namespace(inner)) if selector is not None else None
+
+
+def _service_namespace(fields: dict[str, Field]) -> str | None:
+    """None, which is every namespace, when none is written: a service is not of the policy's namespace."""
+    return (fields["namespace"].text() or None) if "namespace" in fields else None
 
 
 def _nodes(field: Field, deny: bool, namespace: str) -> Peers:

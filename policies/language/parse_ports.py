@@ -20,6 +20,7 @@ _PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
     "SCTP": (Protocol.SCTP,),
     "ANY": ANY_PROTOCOL,
 }
+_WITHOUT_PORTS = frozenset({"VRRP", "IGMP", "GRE", "IPIP", "IPV6", "ESP", "AH"})
 _PORT_FIELDS = ("ports", "rules", "serverNames", "terminatingTLS", "originatingTLS", "listener")
 PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
 _ICMP_TYPES = {
@@ -36,7 +37,9 @@ _ICMP_TYPES = {
         "Timestamp": 13,
         "TimestampReply": 14,
         "Photuris": 40,
+        "ExtendedEchoRequest": 42,
         "ExtendedEcho Request": 42,
+        "ExtendedEchoReply": 43,
         "ExtendedEcho Reply": 43,
     },
     "IPv6": {
@@ -55,6 +58,18 @@ _ICMP_TYPES = {
         "NeighborAdvertisement": 136,
         "RedirectMessage": 137,
         "RouterRenumbering": 138,
+        "ICMPNodeInformationQuery": 139,
+        "ICMPNodeInformationResponse": 140,
+        "InverseNeighborDiscoverySolicitation": 141,
+        "InverseNeighborDiscoveryAdvertisement": 142,
+        "HomeAgentAddressDiscoveryRequest": 144,
+        "HomeAgentAddressDiscoveryReply": 145,
+        "MobilePrefixSolicitation": 146,
+        "MobilePrefixAdvertisement": 147,
+        "DuplicateAddressRequestCodeSuffix": 157,
+        "DuplicateAddressConfirmationCodeSuffix": 158,
+        "ExtendedEchoRequest": 160,
+        "ExtendedEchoReply": 161,
     },
 }
 
@@ -106,7 +121,8 @@ def parse_port(field: Field) -> Port | None:
     if "protocol" in fields:
         protocols = _protocol(fields["protocol"])
     if "port" not in fields:
-        field.error("the entry has no port", 'write port: "80", a name, or "0" for every port')
+        if protocols is not None:
+            field.error("the entry has no port", 'write port: "80", a name, or "0" for every port')
         return None
     text = fields["port"].text()
     end = fields["endPort"].integer(0, LAST_PORT) if "endPort" in fields else 0
@@ -148,6 +164,11 @@ def _protocol(field: Field) -> tuple[Protocol, ...] | None:
     if (protocols := _PROTOCOLS.get(text.upper())) is None:
         if text.upper() in ("ICMP", "ICMPV6"):
             field.error("ICMP has no ports", "write icmps next to the peers instead of toPorts")
+        elif text.upper() in _WITHOUT_PORTS:
+            field.error(
+                f"{text} has no ports, and protocols of that kind cannot be named",
+                "remove it; an entry without toPorts lets every protocol of its peers pass",
+            )
         else:
             field.error(f"unknown protocol '{shorten(text)}'", f"use one of: {', '.join(_PROTOCOLS)}")
     return protocols

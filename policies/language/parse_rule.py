@@ -14,7 +14,7 @@ from .parse_selector import parse_selector, subject_selector
 from .unsupported import Feature
 
 _SECTIONS = ("ingress", "ingressDeny", "egress", "egressDeny")
-_RULE_FIELDS = (
+RULE_FIELDS = (
     "endpointSelector",
     "nodeSelector",
     *_SECTIONS,
@@ -34,7 +34,7 @@ class _Authentication(StrEnum):
 def parse_rule(field: Field, key: PolicyKey) -> Rule | None:
     """A spec; None when it is no mapping or has no usable selector."""
     before = field.findings.errors
-    fields = field.mapping(_RULE_FIELDS)
+    fields = field.mapping(RULE_FIELDS)
     if fields is None:
         return None
     sections = {name: fields[name].items() if name in fields else [] for name in _SECTIONS}

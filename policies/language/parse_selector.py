@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..labels import (
     ANY,
     CIDR,
@@ -19,6 +21,7 @@ from ..selector import Operator, Requirement, Selector
 from .fields import Field, shorten
 
 _SOURCES = (ANY, K8S)
+_DOTTED_SOURCE = re.compile(r"(k8s(?=\.io\.(?:kubernetes|cilium)\.)|reserved)\.")  # most likely meant as a source
 
 
 def parse_selector(field: Field, source: str = ANY, prefix: str = "") -> Selector | None:
@@ -48,10 +51,17 @@ def _refuse_null_labels(labels: Field) -> None:
 
 
 def _key(field: Field, text: str, source: str, prefix: str) -> tuple[str, str] | None:
-    found, key = split_key(text, source)
+    """Source and key. Where the source is settled (Kubernetes' own selectors), a key has no other."""
+    found, key = split_key(text, source) if source == ANY else (source, text)
     if found not in (RESERVED, CIDR) and not valid_key(key):
-        field.error(f"'{shorten(text)}' is not a label key", "write name, prefix/name or source:name")
+        others = ", prefix/name or source:name" if source == ANY else " or prefix/name"
+        field.error(f"'{shorten(text)}' is not a label key", f"write name{others}")
         return None
+    if source == ANY and (dotted := _DOTTED_SOURCE.match(text)):
+        field.warn(
+            f"'{shorten(text)}' is a label of that very name",
+            f"write '{dotted[1]}:{shorten(text[dotted.end() :])}' for one of the source {dotted[1]}",
+        )
     return found, prefix + key
 
 
@@ -97,21 +107,29 @@ def _expression(field: Field, source: str, prefix: str) -> Requirement | None:
 
 
 def subject_selector(field: Field, namespace: str) -> Selector | None:
-    """endpointSelector: a namespaced policy only ever selects endpoints of its own namespace (empty: clusterwide)."""
+    """endpointSelector: a namespaced policy only ever selects endpoints of its own namespace (empty: clusterwide).
+
+    Its namespace takes the place of another one that matchLabels names with its source. In whatever other way the
+    selector asks for another, both must hold, which nobody does.
+    """
     selector = parse_selector(field)
     if selector is None or not namespace:
         return selector
+    written = [labels.peek().get(f"{K8S}:{NAMESPACE_LABEL}") for labels in field.at("matchLabels")]
     kept = []
     for item in selector.requirements:
         named = item.key == NAMESPACE_LABEL and item.source in _SOURCES and item.operator is Operator.IN
-        if named and len(item.values) == 1:
-            if item.values != (namespace,):
-                field.warn(
-                    f"the policy selects endpoints of its own namespace '{namespace}', not of '{item.values[0]}'",
-                    "remove the namespace from the selector, or move the policy there",
-                )
-            continue
-        kept.append(item)
+        if not named or (namespace in item.values and len(item.values) > 1):
+            kept.append(item)
+        elif item.values != (namespace,):
+            replaced = item.source == K8S and item.values[0] in written
+            whom = f"endpoints of its own namespace '{namespace}'" if replaced else "nobody"
+            field.warn(
+                f"the policy selects {whom}, not endpoints of '{', '.join(item.values)}'",
+                "remove the namespace from the selector, or move the policy there",
+            )
+            if not replaced:
+                kept.append(item)
     return Selector.of((*kept, Requirement(K8S, NAMESPACE_LABEL, Operator.IN, (namespace,))))
 
 
@@ -119,7 +137,8 @@ def peer_selector(field: Field, namespace: str) -> Selector | None:
     """An entry of fromEndpoints or toEndpoints, with the namespace and cluster that it inherits.
 
     In a clusterwide policy (`namespace` empty) a selector without a namespace means workloads of every namespace, and
-    neither the world nor the host.
+    neither the world nor the host, which are in no cluster either: whatever it says of namespaces, it means workloads
+    (https://docs.cilium.io/en/stable/network/clustermesh/policy/).
     """
     selector = parse_selector(field)
     if selector is None:
@@ -133,7 +152,7 @@ def peer_selector(field: Field, namespace: str) -> Selector | None:
             added.append(Requirement(K8S, NAMESPACE_LABEL, Operator.EXISTS))
     elif not any(_names_namespace(item) for item in items):
         added.append(Requirement(K8S, NAMESPACE_LABEL, Operator.IN, (namespace,)))
-    if namespace and not selector.names_key(CLUSTER_LABEL):
+    if not selector.names_key(CLUSTER_LABEL):
         added.append(Requirement(K8S, CLUSTER_LABEL, Operator.IN, (CLUSTER,)))
     return Selector.of((*items, *added))
 

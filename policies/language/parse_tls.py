@@ -11,7 +11,9 @@ from .fields import Field, shorten
 from .parse_l7 import parse_secret_ref
 from .unsupported import Feature
 
-_SERVER_NAME = re.compile(r"(?:\*\*?|[-*a-z0-9_]+)(?:\.(?:\*\*?|[-*a-z0-9_]+))*\.?")
+# A label is `*`, `**`, or characters with single stars among them.
+_LABEL = r"(?:\*\*?|\*?[-a-z0-9_]+(?:\*[-a-z0-9_]+)*\*?)"
+_SERVER_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _ENTRY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 
 
@@ -49,7 +51,7 @@ def _server_names(field: Field) -> list[str]:
         if len(text) > 255 or not _SERVER_NAME.fullmatch(text.lower()):
             item.error(
                 f"'{shorten(text)}' is not a server name",
-                "write a DNS name; '*' stands inside one label, '**.' for many",
+                "write a DNS name; '*' stands inside one label, '**' alone for many",
             )
             continue
         names.append(text.lower().removesuffix("."))

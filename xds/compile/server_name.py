@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from ...policies.dns_name import pattern_regex, server_name_matches
+from ...policies.dns_name import server_name_matches, server_name_regex
 from .http_tree import joined
 from .matcher import Input, OnMatch, Predicate, any_of, descend, domain_map, extension, matches
 
@@ -21,7 +21,6 @@ SERVER_NAME = Input(extension("server-name", "envoy.extensions.matching.common_i
 # list that is not there does not.
 Held: TypeAlias = Mapping[int, tuple[Predicate, ...]]
 
-_ANY = r"\C+"
 _DOMAINS = 64  # that share a tree: one expression tells their patterns apart
 
 
@@ -53,13 +52,8 @@ def server_name_tree(lists: Sequence[Sequence[str]], say: Callable[[Held], OnMat
 def is_named(names: Iterable[str]) -> Predicate:
     """The connection names one of these servers; `names` is not empty. For where no tree can be: the cost grows with
     the names."""
-    regexes = sorted(set(map(name_regex, names)))
+    regexes = sorted(set(map(server_name_regex, names)))
     return any_of([matches(SERVER_NAME, each) for each in joined(regexes)])
-
-
-def name_regex(pattern: str) -> str:
-    """RE2 over the name as Envoy gives it."""
-    return _ANY if pattern == "*" else pattern_regex(pattern)
 
 
 class _Patterns:

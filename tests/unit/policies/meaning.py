@@ -75,6 +75,7 @@ def verdicts(where: World, flows: str) -> dict[str, str]:
 BACK = "endpointSelector: {matchLabels: {app: back}}\n"
 FRONT = "endpointSelector: {matchLabels: {app: front}}\n"
 ALL = "endpointSelector: {}\n"
+PORT_443 = 'toPorts: [{ports: [{port: "443"}]}]'
 
 # (policies, flows allowed, flows denied, flows redirected)
 Case: TypeAlias = tuple[list[Policy], str, str, str]

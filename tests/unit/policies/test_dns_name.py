@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import re2
-from lockgate.policies.dns_name import pattern_matches, pattern_regex, rule_matches, server_name_matches
+from lockgate.policies.dns_name import (
+    canonical_pattern,
+    pattern_matches,
+    pattern_regex,
+    rule_matches,
+    server_name_matches,
+)
 from lockgate.policies.endpoint_policy import DnsRule
 
 
@@ -44,9 +50,72 @@ def test_the_expression_means_the_same_to_re2(pattern: str) -> None:
         assert server_name_matches(pattern, name) is pattern_matches(pattern, name)
 
 
-def test_server_names() -> None:
-    assert server_name_matches("*", "any.name.at-all")
-    assert server_name_matches("a.example", "A.Example")
-    assert not server_name_matches("a.example", "a.example.")
-    assert not server_name_matches("*", "")
-    assert not server_name_matches("*.example", "")
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("*", "*"),
+        ("**", "*"),
+        ("****", "*"),
+        ("", ""),  # the root, written "."
+        ("***.example", "**.example"),
+        ("**.example", "**.example"),
+        ("**example", "**example"),
+        ("a.**.example", "a.**.example"),
+        ("*.**", "*.**"),
+    ],
+)
+def test_stars_that_mean_the_same_are_written_alike(written: str, canonical: str) -> None:
+    assert canonical_pattern(written) == canonical
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("*example", "example", True),
+        ("*example", "anexample", True),
+        ("*example", "a.example", False),
+        ("**example", "anexample", True),  # two stars are labels before a dot only
+        ("**example", "a.example", False),
+        ("a.**.example", "a.b.example", True),
+        ("a.**.example", "a.b.c.example", False),
+        ("**.*.example", "a.b.example", True),
+        ("**.*.example", "b.example", False),
+        ("**.ex*", "a.b.example", True),
+        ("**.example", "a..example", False),
+        ("**.example", "a b.example", False),
+        ("_srv._tcp.example", "_srv._tcp.example", True),
+        ("*.*.example", "_srv._tcp.example", True),
+        ("", "", True),
+        ("", "example", False),
+    ],
+)
+def test_patterns_of_the_dns(pattern: str, name: str, expected: bool) -> None:
+    assert pattern_matches(pattern, name) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("*", "any.name.at-all", True),
+        ("*", "example", True),
+        ("*", "", False),
+        ("*", "no name", False),
+        ("*", "a..example", False),
+        ("**", "a.b.c", True),
+        ("*.example", "", False),
+        ("*.example", "a.example", True),
+        ("*.example", "a.b.example", False),
+        ("*example", "example", True),
+        ("*example", "anexample", True),
+        ("*example", "a.example", False),
+        ("a*.example", "a-b.example", True),
+        ("**.example", "a.b.example", True),
+        ("**.example", "example", False),
+        ("a.**.example", "a.b.c.example", True),  # whole labels, wherever they stand
+        ("a.**.example", "a.example", False),
+        ("a.example", "A.Example", True),
+        ("a.example", "a.example.", False),
+    ],
+)
+def test_server_names(pattern: str, name: str, expected: bool) -> None:
+    assert server_name_matches(pattern, name) is expected

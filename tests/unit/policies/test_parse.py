@@ -211,6 +211,33 @@ def test_a_known_policy_with_a_bad_head_is_broken(text: str, path: str, message:
     assert not parsed.unreadable
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            CILIUM + "description: d\nmetadata: {name: a}\n" + SPEC,
+            "description: unknown field 'description'; write it under spec",
+        ),
+        (
+            CILIUM + "metadata: {name: a, description: d}\n" + SPEC,
+            "metadata.description: unknown field 'description'; write it in the spec, or among the annotations",
+        ),
+        (
+            "apiVersion: cilium.io/v2\nkind: CiliumClusterwideEnvoyConfig\nmetadata: {name: a}\n",
+            "kind: 'CiliumClusterwideEnvoyConfig' is not a kind of policy; "
+            "remove it: there are no listeners but the node's own",
+        ),
+        (
+            "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: a}\n",
+            "kind: 'CiliumCIDRGroup' is not a kind of policy; remove it, and write the CIDRs in the policies",
+        ),
+    ],
+)
+def test_what_belongs_elsewhere_is_told_where(text: str, problem: str) -> None:
+    (found,) = parse(text).problems
+    assert str(found).partition(": ")[2] == problem
+
+
 def test_what_the_api_server_adds_is_accepted() -> None:
     text = (GOOD % "a").replace(
         "namespace: shop}",

@@ -91,6 +91,14 @@ REFUSALS: list[Row] = [
         "'/a{1001}' is not a regular expression that Envoy accepts: invalid repetition size: {1001}",
         "use RE2 syntax",
     ),
+    (
+        entry(HTTP + "    - headers: [' X-Role: a']"),
+        6,
+        f"{H}.headers[0]",
+        "' X-Role: a' names no header",
+        "write 'Name: value' or 'Name'",
+    ),
+    (entry(HTTP + "    - headers: [':']"), 6, f"{H}.headers[0]", "':' names no header", "write 'Name: value'"),
     (entry(HTTP + "    - headers: ['']"), 6, f"{H}.headers[0]", "an empty header", "write 'Name: value' or 'Name'"),
     (
         entry(HTTP + "    - headerMatches: [{value: x}]"),

@@ -69,6 +69,17 @@ REFUSALS = [
         "spec.ingress[0].ports[0].endPort: endPort without port; write the first port in port",
     ),
     (
+        "podSelector: {matchLabels: {k8s:app: x}}",
+        5,
+        "spec.podSelector.matchLabels[k8s:app]: 'k8s:app' is not a label key; write name or prefix/name",
+    ),
+    (
+        entry("{from: [{namespaceSelector: {matchLabels: {reserved:host: ''}}}]}"),
+        6,
+        "spec.ingress[0].from[0].namespaceSelector.matchLabels[reserved:host]: "
+        "'reserved:host' is not a label key; write name or prefix/name",
+    ),
+    (
         entry("{ports: [{protocol: ANY}]}"),
         6,
         "spec.ingress[0].ports[0].protocol: unknown protocol 'ANY'; use one of: TCP, UDP, SCTP",
@@ -81,6 +92,13 @@ def test_a_refusal_has_its_place_and_sentence(spec: str, line: int, message: str
     parsed = parse(spec)
     assert [str(problem) for problem in parsed.problems] == [f"p.yaml:{line}: {message}"]
     assert parsed.policies == ()
+
+
+def test_an_empty_egress_section_warns_and_denies_nothing() -> None:
+    parsed = parse("podSelector: {}\negress: []")
+    assert [problem.message for problem in parsed.problems] == ["an empty section denies no egress"]
+    (rule,) = parsed.policies[0].rules
+    assert (rule.deny_ingress, rule.deny_egress) == (True, False)
 
 
 def test_a_section_outside_policy_types_warns_and_does_nothing() -> None:

@@ -1,13 +1,18 @@
-"""Refusals of ports and ICMP types."""
+"""Ports and ICMP types: refusals, and types by name."""
 
 from __future__ import annotations
 
+import pytest
+from lockgate.policies.endpoint_policy import Protocol
+from lockgate.policies.language.parse import parse_policies
+from lockgate.policies.model import Port
 from lockgate.tests.unit.policies.refusals import (
     P,
     Row,
     each_of,
     entry,
     refusal_of,
+    spec,
 )
 
 REFUSALS: list[Row] = [
@@ -118,6 +123,13 @@ REFUSALS: list[Row] = [
         "ICMP has no ports",
         "write icmps",
     ),
+    (
+        entry("toPorts: [{ports: [{protocol: VRRP}]}]"),
+        2,
+        f"{P}.ports[0].protocol",
+        "VRRP has no ports, and protocols of that kind cannot be named",
+        "remove it",
+    ),
     (entry("icmps: [{}]"), 2, "spec.ingress[0].icmps[0]", "the entry has no fields", "write fields"),
     (
         entry("icmps: [{fields: [{family: IPv5, type: 8}]}]"),
@@ -167,3 +179,29 @@ REFUSALS: list[Row] = [
 @each_of(REFUSALS)
 def test_a_refusal_has_its_place_and_sentence(row: Row) -> None:
     assert refusal_of(row) == row[1:]
+
+
+@pytest.mark.parametrize(
+    ("family", "written", "number"),
+    [
+        ("IPv4", "0", 0),
+        ("IPv4", "8", 8),
+        ("IPv4", "Echo", 8),
+        ("IPv4", "EchoRequest", 8),
+        ("IPv4", "ExtendedEchoRequest", 42),
+        ("IPv4", "ExtendedEcho Reply", 43),
+        ("IPv6", "EchoRequest", 128),
+        ("IPv6", "NeighborSolicitation", 135),
+        ("IPv6", "ICMPNodeInformationQuery", 139),
+        ("IPv6", "InverseNeighborDiscoveryAdvertisement", 142),
+        ("IPv6", "MobilePrefixSolicitation", 146),
+        ("IPv6", "DuplicateAddressConfirmationCodeSuffix", 158),
+        ("IPv6", "ExtendedEchoRequest", 160),
+        ("IPv6", "ExtendedEchoReply", 161),
+    ],
+)
+def test_icmp_types_by_number_and_name(family: str, written: str, number: int) -> None:
+    parsed = parse_policies(spec(entry(f"icmps: [{{fields: [{{family: {family}, type: {written}}}]}}]")), "p.yaml")
+    assert parsed.ok
+    (rule,) = parsed.policies[0].rules[0].ingress[0].ports or ()
+    assert rule.ports == (Port((Protocol.ICMP if family == "IPv4" else Protocol.ICMPV6,), number, number),)

@@ -53,7 +53,14 @@ def test_what_is_read(entry: str, tls: TlsRules) -> None:
     [
         (
             "serverNames: [a b]",
-            "'a b' is not a server name; write a DNS name; '*' stands inside one label, '**.' for many",
+            "'a b' is not a server name; write a DNS name; '*' stands inside one label, '**' alone for many",
+        ),
+        *(
+            (
+                f"serverNames: ['{name}']",
+                f"'{name}' is not a server name; write a DNS name; '*' stands inside one label, '**' alone for many",
+            )
+            for name in ("", "***.example", "a**.example", "a..example", ".example")
         ),
         (
             "serverNames: [a], rules: {http: [{}]}",

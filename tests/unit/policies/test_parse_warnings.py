@@ -57,11 +57,40 @@ WARNINGS: list[Row] = [
         r"write api\.example\.com",
     ),
     (
+        "endpointSelector: {matchLabels: {k8s:io.kubernetes.pod.namespace: other}}\ningress: [{}]",
+        0,
+        "spec.endpointSelector",
+        "the policy selects endpoints of its own namespace 'default', not endpoints of 'other'",
+        "remove the namespace",
+    ),
+    (
         "endpointSelector: {matchLabels: {io.kubernetes.pod.namespace: other}}\ningress: [{}]",
         0,
         "spec.endpointSelector",
-        "the policy selects endpoints of its own namespace 'default', not of 'other'",
+        "the policy selects nobody, not endpoints of 'other'",
         "remove the namespace",
+    ),
+    (
+        "endpointSelector: {matchExpressions: "
+        "[{key: k8s:io.kubernetes.pod.namespace, operator: In, values: [one, other]}]}\ningress: [{}]",
+        0,
+        "spec.endpointSelector",
+        "the policy selects nobody, not endpoints of 'one, other'",
+        "remove the namespace",
+    ),
+    (
+        "endpointSelector: {matchLabels: {reserved.init: ''}}\ningress: [{}]",
+        0,
+        "spec.endpointSelector.matchLabels[reserved.init]",
+        "'reserved.init' is a label of that very name",
+        "write 'reserved:init' for one of the source reserved",
+    ),
+    (
+        SELECTOR + "egress:\n- toEndpoints: [{matchLabels: {k8s.io.kubernetes.pod.namespace: dns}}]",
+        2,
+        "spec.egress[0].toEndpoints[0].matchLabels[k8s.io.kubernetes.pod.namespace]",
+        "'k8s.io.kubernetes.pod.namespace' is a label of that very name",
+        "write 'k8s:io.kubernetes.pod.namespace'",
     ),
     (
         SELECTOR + "ingress: [{}]\nenableDefaultDeny: {egress: true}",

@@ -170,6 +170,30 @@ CASES: dict[str, Case] = {
         "192.0.2.1 > back:80\nreserved:world > back:80\nreserved:remote-node > back:80",
         "",
     ),
+    "a clusterwide peer outside of a namespace is a workload": (
+        [
+            policy(
+                BACK + "ingress:\n- fromEndpoints:\n  - matchExpressions:\n"
+                "    - {key: 'k8s:io.kubernetes.pod.namespace', operator: NotIn, values: [shop]}",
+                "CiliumClusterwideNetworkPolicy",
+            )
+        ],
+        "front > back:80\nbare > back:80",
+        "shop/cart > back:80\n192.0.2.1 > back:80\nreserved:world > back:80\nreserved:remote-node > back:80",
+        "",
+    ),
+    "a clusterwide peer without a namespace is nobody": (
+        [
+            policy(
+                BACK + "ingress:\n- fromEndpoints:\n  - matchExpressions:\n"
+                "    - {key: io.kubernetes.pod.namespace, operator: DoesNotExist}",
+                "CiliumClusterwideNetworkPolicy",
+            )
+        ],
+        "",
+        "front > back:80\n192.0.2.1 > back:80\nreserved:world > back:80\nreserved:remote-node > back:80",
+        "",
+    ),
     "a clusterwide peer without a key is still a workload": (
         [
             policy(

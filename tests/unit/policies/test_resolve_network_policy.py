@@ -39,9 +39,15 @@ CASES: dict[str, Case] = {
         "",
     ),
     "a NetworkPolicy implies egress by its section": (
-        [policy("podSelector: {}\negress: []", "NetworkPolicy")],
-        "",
+        [policy("podSelector: {}\negress:\n- ports: [{port: 443}]", "NetworkPolicy")],
+        "front > 192.0.2.1:443",
         "front > 192.0.2.1:80\n192.0.2.1 > front:80",
+        "",
+    ),
+    "an empty egress section implies nothing": (
+        [policy("podSelector: {}\negress: []", "NetworkPolicy")],
+        "front > 192.0.2.1:80",
+        "192.0.2.1 > front:80",
         "",
     ),
     "pods in namespaces by label": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lockgate.tests.unit.policies.meaning import ALL, BACK, FRONT, Case, expected, judged, policy
+from lockgate.tests.unit.policies.meaning import ALL, BACK, FRONT, PORT_443, Case, expected, judged, policy
 
 CASES: dict[str, Case] = {
     "peers without ports mean every port and protocol": (
@@ -75,6 +75,34 @@ CASES: dict[str, Case] = {
         [
             policy(
                 "endpointSelector: {matchLabels: {tier: web, 'k8s:io.kubernetes.pod.namespace': shop}}\ningress: [{}]"
+            )
+        ],
+        "front > shop/cart:80",
+        "back > front:80",
+        "",
+    ),
+    "a foreign namespace of any source in the subject selects nobody": (
+        [policy("endpointSelector: {matchLabels: {tier: web, io.kubernetes.pod.namespace: shop}}\ningress: [{}]")],
+        "back > front:80\nback > shop/cart:80",
+        "",
+        "",
+    ),
+    "a foreign namespace in an expression of the subject selects nobody": (
+        [
+            policy(
+                "endpointSelector:\n  matchExpressions:\n"
+                "  - {key: 'k8s:io.kubernetes.pod.namespace', operator: In, values: [shop]}\ningress: [{}]"
+            )
+        ],
+        "back > front:80\nback > shop/cart:80",
+        "",
+        "",
+    ),
+    "the own namespace among others in the subject": (
+        [
+            policy(
+                "endpointSelector:\n  matchLabels: {tier: web}\n  matchExpressions:\n"
+                "  - {key: 'k8s:io.kubernetes.pod.namespace', operator: In, values: [default, shop]}\ningress: [{}]"
             )
         ],
         "front > shop/cart:80",
@@ -199,11 +227,35 @@ CASES: dict[str, Case] = {
         "front > 198.51.100.7:80\nfront > 198.51.100.8:443\nfront > fd99::1:443",
         "",
     ),
-    "a service by name": (
+    "names of any kind": (
+        [policy(FRONT + "egress: [{toFQDNs: [{matchPattern: '**'}]}]")],
+        "front > 198.51.100.7:443\nfront > fd99::1:443",
+        "front > 192.0.2.1:443",
+        "",
+    ),
+    "an empty list of names or services is nobody": (
+        [policy(FRONT + "egress:" + "".join(f"\n- {{{each}: [], {PORT_443}}}" for each in ("toFQDNs", "toServices")))],
+        "",
+        "front > 198.51.100.7:443\nfront > back:443\nfront > 192.0.2.1:443",
+        "",
+    ),
+    "a service by name is one of any namespace": (
+        [policy(FRONT + "egress: [{toServices: [{k8sService: {serviceName: data}}]}]")],
+        "front > back:80\nfront > back-2:80\nfront > shop/cart:80",
+        "front > bare:80\nfront > 192.0.2.9:80",
+        "",
+    ),
+    "services by label are those of any namespace": (
+        [policy(FRONT + "egress: [{toServices: [{k8sServiceSelector: {selector: {matchLabels: {kind: db}}}}]}]")],
+        "front > back:80\nfront > shop/cart:80",
+        "front > bare:80\nfront > 192.0.2.9:80",
+        "",
+    ),
+    "a service by name and namespace": (
         [
             policy(
-                FRONT
-                + "egress: [{toServices: [{k8sService: {serviceName: data}}, {k8sService: {serviceName: outside}}]}]"
+                FRONT + "egress: [{toServices: [{k8sService: {serviceName: data, namespace: default}}, "
+                "{k8sService: {serviceName: outside}}]}]"
             )
         ],
         "front > back:80\nfront > back-2:80\nfront > 192.0.2.9:80",
