@@ -179,7 +179,7 @@ class NodeAgent:
             )
             for service in (
                 LocalApi(settings.api_socket, view, exposition),
-                MetricsPort(settings.metrics_port, exposition),
+                MetricsPort(settings.metrics_port, exposition, view.status),
             ):
                 await service.start()
                 stack.push_async_callback(service.stop)

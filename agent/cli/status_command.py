@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..inspection.client import ask
+from ..inspection.readiness import enforces
 from .options import RUN_DIR, RunDir
 from .output import Format, FormatOption, data, fields
 
@@ -24,8 +25,7 @@ def status(
         fields(_rows(answer))
     else:
         data(answer, output)
-    enforces = answer["agent"]["state"] != "starting" and answer["envoy"]["state"] == "running"
-    if not (enforces if ready else answer["ok"]):
+    if not (enforces(answer) if ready else answer["ok"]):
         raise typer.Exit(1)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -161,14 +161,46 @@ async def test_metrics_are_on_the_socket(run_dir: Path) -> None:
         assert await got(session, "http://agent/metrics/envoy") == (503, "Envoy does not answer\n")
 
 
+async def starting() -> Any:
+    return {"agent": {"state": "starting"}, "envoy": {"state": "running", "sentence": "running, pid 7"}}
+
+
+async def degraded() -> Any:
+    return {"agent": {"state": "degraded"}, "envoy": {"state": "running", "sentence": "running, pid 7"}}
+
+
+async def down() -> Any:
+    return {"agent": {"state": "degraded"}, "envoy": {"state": "waiting", "sentence": "down, killed"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (starting, (503, "agent starting, Envoy running, pid 7\n")),
+        (degraded, (200, "ready\n")),
+        (down, (503, "agent degraded, Envoy down, killed\n")),
+    ],
+)
+async def test_probes_on_the_port(status: Callable[[], Awaitable[Any]], answer: tuple[int, str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    served = MetricsPort(port, Numbers(), status)
+    await served.start()
+    async with aiohttp.ClientSession() as session:
+        assert await got(session, f"http://127.0.0.1:{port}/alive") == (200, "alive\n")
+        assert await got(session, f"http://127.0.0.1:{port}/ready") == answer
+    await served.stop()
+
+
 async def test_metrics_on_a_port_and_nothing_else_there() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         with pytest.raises(HostError, match=f"metrics_port 127.0.0.1:{port} cannot be used .another program has it"):
             probe.listen()
-            await MetricsPort(port, Numbers()).start()
-    served = MetricsPort(port, Numbers())
+            await MetricsPort(port, Numbers(), starting).start()
+    served = MetricsPort(port, Numbers(), starting)
     await served.start()
     async with aiohttp.ClientSession() as session:
         assert await got(session, f"http://127.0.0.1:{port}/metrics") == (200, "lockgate_ready 1\n")
@@ -177,6 +209,6 @@ async def test_metrics_on_a_port_and_nothing_else_there() -> None:
 
 
 async def test_no_port_is_none() -> None:
-    served = MetricsPort(0, Numbers())
+    served = MetricsPort(0, Numbers(), starting)
     await served.start()
     await served.stop()
