@@ -35,11 +35,13 @@ class ConfigFile(TypedDict, total=False):
     engines: tuple[str, ...]
     unknown_containers: str
     envoy_drain: int
+    envoy_cgroup: str
     kubernetes: KubernetesSettings
     remote: RemoteSettings
 
 
 _ENGINE = re.compile(r"unix:///[^/\s].*").fullmatch
+_GROUP = re.compile(r"/|(/[A-Za-z0-9_][A-Za-z0-9_.@-]*)+").fullmatch
 _HOST = re.compile(r"[A-Za-z0-9._:-]+").fullmatch
 _LIMITS = {
     "http_port": range(1, 65536),
@@ -95,6 +97,12 @@ def read_config(path: Path | None) -> ConfigFile:
         if key == "unknown_containers":
             if number not in (DROP, ALLOW):
                 raise InputError(f"--config {path}: unknown_containers: write {DROP} or {ALLOW}")
+            continue
+        if key == "envoy_cgroup":
+            if not isinstance(number, str) or not _GROUP(number):
+                raise InputError(
+                    f"--config {path}: envoy_cgroup: write the path of a control group, as in / or /system.slice"
+                )
             continue
         if key == "kubernetes":
             value[key] = _kubernetes(path, number)

@@ -120,6 +120,7 @@ class NodeAgent:
                 module=claim.module,
                 concurrency=settings.concurrency or None,
                 drain=settings.envoy_drain,
+                control_group=settings.envoy_cgroup,
             )
             self._state.envoy = await envoy.ensure()
             applier = Applier(

@@ -65,6 +65,7 @@ class Settings:
     kubernetes: KubernetesSettings | None = None  # None: the Kubernetes API is not asked
     remote: RemoteSettings | None = None  # None: no port is opened
     node_labels: tuple[tuple[str, str], ...] = ()  # for nodeSelector, besides kubernetes.io/hostname
+    envoy_cgroup: str = ""  # that Envoy is moved to; empty: it stays in the agent's, and ends with its container
     envoy_drain: int = 300  # seconds that a replaced Envoy has to end with its connections
 
     @property

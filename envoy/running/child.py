@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .file_system import FileSystem
 from .last_words import LastWords, exit_in_words
 from .run_files import Launch, start_ticks
 
@@ -25,7 +26,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class EnvoyChild:
     """A running Envoy. `pidfd` is readable when it has ended, `output` (until `ended`) when it said something."""
 
-    def __init__(self, launch: Launch, arguments: Sequence[str], hear: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, launch: Launch, arguments: Sequence[str], hear: Callable[[bytes], None], files: FileSystem
+    ) -> None:
         self.launch = launch
         self._hear = hear
         self._words = LastWords()
@@ -33,7 +36,7 @@ class EnvoyChild:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
-            _become_envoy(launch, arguments, writer)
+            _become_envoy(launch, arguments, writer, files)
         os.close(writer)
         os.set_blocking(reader, False)
         self.output = reader
@@ -71,10 +74,11 @@ class EnvoyChild:
         return exit_in_words(status, str(self._words))
 
 
-def _become_envoy(launch: Launch, arguments: Sequence[str], output: int) -> None:
+def _become_envoy(launch: Launch, arguments: Sequence[str], output: int, files: FileSystem) -> None:
     """In the child: never returns."""
     try:
         signal.set_wakeup_fd(-1)
+        files.enter()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         # Envoy asks for this itself, but only once it has come up.

@@ -82,7 +82,8 @@ class EnvoyProcess:
 
     `module` is what the bootstrap's dynamic modules come from. `concurrency` is the number of worker threads, None for
     one per CPU. `drain` is how many seconds a replaced Envoy has to end with its connections; 0 is for none that could
-    be replaced without a gap. Two agents must not share a run dir.
+    be replaced without a gap. `control_group`, if not empty, is where they are to be, so that no container's
+    end is theirs. Two agents must not share a run dir.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class EnvoyProcess:
         grace: float = 5.0,
         healthy_after: float = 10.0,
         drain: float = 300.0,
+        control_group: str = "",
     ) -> None:
         self.run_dir = run_dir
         self._binary = binary
@@ -119,6 +121,8 @@ class EnvoyProcess:
             grace=grace,
             healthy_after=healthy_after,
             drain=drain,
+            control_group=control_group,
+            paths_of=os.getpid() if control_group else 0,
         )
 
     def _digest(self, command: list[str]) -> str:

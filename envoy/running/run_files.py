@@ -50,6 +50,11 @@ class Launch(NamedTuple):
     log_limit: int = 4 * 1024 * 1024  # bytes of envoy.log before it becomes envoy.log.1
     drain: float = 0.0  # seconds that a replaced Envoy has for what it still serves; 0: no hot restarts
     patience: float = 60.0  # seconds that its successor has to take over
+    control_group: str = ""  # that the supervisor moves to before it starts Envoy; empty: it stays where it is
+    paths_of: int = 0  # the process in whose file system the paths are; 0: the supervisor's own
+
+
+_LATER = ("control_group", "paths_of")
 
 
 class SupervisorState(NamedTuple):
@@ -85,8 +90,10 @@ class SupervisorState(NamedTuple):
 
 
 def write_launch(directory: Path, launch: Launch) -> None:
-    """Leave `launch` for the next supervisor of this run dir."""
-    write_atomically(directory / LAUNCH, json.dumps(launch._asdict()).encode())
+    """Leave `launch` for the supervisor of this run dir. One of an earlier version knows only what it knew."""
+    later = {name for name in _LATER if getattr(launch, name) == Launch._field_defaults[name]}
+    record = {name: value for name, value in launch._asdict().items() if name not in later}
+    write_atomically(directory / LAUNCH, json.dumps(record).encode())
 
 
 def read_launch(directory: Path) -> Launch:

@@ -19,9 +19,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from . import hot_restart
+from . import control_group, hot_restart
 from .backoff import Backoff
 from .child import EnvoyChild
+from .file_system import FileSystem
 from .log_file import LogFile
 from .run_files import (
     LOG,
@@ -49,6 +50,7 @@ class Supervisor:
     def __init__(self, directory: Path, launch: Launch, log: LogFile) -> None:
         self._directory = directory
         self._wanted = launch
+        self._files = {launch.digest: FileSystem(launch.paths_of)}
         self._log = log
         self._base_id = hot_restart.claim(directory) if launch.drain else None
         self._succession = Succession(
@@ -109,7 +111,7 @@ class Supervisor:
         elif signal.SIGHUP in received:
             before = self._wanted.digest
             try:
-                self._wanted = read_launch(self._directory)
+                self._want(read_launch(self._directory))
             except (OSError, ValueError) as error:
                 self._log.write(f"lockgate: no restart of Envoy: {error}\n".encode())
                 return
@@ -119,6 +121,13 @@ class Supervisor:
             self._look()
             self._replaced = not self._succession.ready
             self._do(self._succession.restart(time.monotonic()))
+
+    def _want(self, launch: Launch) -> None:
+        """From now on. Raises OSError when the agent that asks is gone."""
+        used = [launch, *(child.launch for child in self._children.values()), *([self._served] if self._served else [])]
+        kept = {each.digest: self._files[each.digest] for each in used if each.digest in self._files}
+        self._files = {launch.digest: kept.get(launch.digest) or FileSystem(launch.paths_of), **kept}
+        self._wanted = launch
 
     def _attend(self, descriptor: int) -> None:
         for child in list(self._children.values()):
@@ -176,7 +185,7 @@ class Supervisor:
         arguments = ["--disable-hot-restart"]
         if self._base_id is not None:
             arguments = hot_restart.arguments(self._directory, self._base_id, start.epoch, launch.drain)
-        child = EnvoyChild(launch, arguments, self._log.write)
+        child = EnvoyChild(launch, arguments, self._log.write, self._files[launch.digest])
         self._children[child.pid] = child
         self._poll.register(child.output, select.POLLIN)
         self._poll.register(child.pidfd, select.POLLIN)
@@ -296,6 +305,8 @@ def main(arguments: list[str]) -> int:
             os.write(report, f"{directory} has a supervisor already (pid {lock_holder(directory)})\n".encode())
             return 1
         launch = read_launch(directory)
+        if launch.control_group:
+            control_group.join(launch.control_group)
         log = LogFile(directory / LOG, launch.log_limit)
         os.dup2(log.descriptor, 2, inheritable=False)
         supervisor = Supervisor(directory, launch, log)

@@ -122,10 +122,14 @@ class Engine:
         self.docker("run", "-d", "--name", name, *options, IMAGE, "/bin/sleep", 10000)
         return self.inside(name)
 
+    def said(self, *arguments: object) -> str:
+        """A command of Docker's; all that it said, whether it failed or not."""
+        ended = self._tried("docker", *map(str, arguments))
+        return (ended.stdout + ended.stderr).decode().strip()
+
     def execute(self, name: str, *command: object) -> str:
         """Runs a command in a container; all that it said, whether it failed or not."""
-        ended = self._tried("docker", "exec", name, *map(str, command))
-        return (ended.stdout + ended.stderr).decode().strip()
+        return self.said("exec", name, *command)
 
     def inside(self, name: str) -> Inside:
         """Where a container is now."""
@@ -173,10 +177,7 @@ class Engine:
         ]
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | {
-            "PATH": f"{ROOT}/usr/sbin:{ROOT}/usr/bin:{os.environ['PATH']}",
-            "LD_LIBRARY_PATH": f"{ROOT}/usr/lib/x86_64-linux-gnu:{ROOT}/usr/lib/aarch64-linux-gnu",
-            "XTABLES_LIBDIR": str(next(ROOT.glob("usr/lib/*/xtables"))),
+        return environment() | {
             "DOCKER_HOST": self.url,
             "CONTAINERS_CONF": str(self.folder / "containers.conf"),
             "HOME": str(self.folder),
@@ -191,6 +192,15 @@ class Engine:
         runtime = self.folder / "plain"
         runtime.write_text(_PLAIN_RUNTIME.format(root=ROOT))
         runtime.chmod(runtime.stat().st_mode | stat.S_IXUSR)
+
+
+def environment() -> dict[str, str]:
+    """In which the unpacked programs run."""
+    return os.environ | {
+        "PATH": f"{ROOT}/usr/sbin:{ROOT}/usr/bin:{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": f"{ROOT}/usr/lib/x86_64-linux-gnu:{ROOT}/usr/lib/aarch64-linux-gnu",
+        "XTABLES_LIBDIR": str(next(ROOT.glob("usr/lib/*/xtables"))),
+    }
 
 
 def _image() -> bytes:

@@ -91,11 +91,12 @@ def settings(run_dir: Path, *, first_policy_timeout: float = PATIENCE, **http: o
     return BootstrapSettings(run_dir=run_dir, node_id="test", ipcache=pinned.envoy, http=listener)
 
 
-def process(run_dir: Path, content: bytes | None = None) -> EnvoyProcess:
+def process(run_dir: Path, content: bytes | None = None, control_group: str = "") -> EnvoyProcess:
     if content is None:
         content = bootstrap(settings(run_dir, first_policy_timeout=0.1))
     binary = find_binary()
-    return EnvoyProcess(run_dir, binary, content, module=find_module(binary), concurrency=2, drain=2)
+    module = find_module(binary)
+    return EnvoyProcess(run_dir, binary, content, module=module, concurrency=2, drain=2, control_group=control_group)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lockgate.envoy.running import run_files
 from lockgate.tests.e2e.engine import IMAGE, Engine
 from lockgate.tests.e2e.live_node import LiveNode
 
@@ -31,6 +32,7 @@ class Project:
 
     def __init__(self, engine: Engine, folder: Path, run_dir: Path) -> None:
         self._engine = engine
+        self._run_dir = run_dir
         engine.run(["docker", "import", "-", "lockgate:local"], input=_image())
         override = {
             "services": {
@@ -57,6 +59,12 @@ class Project:
         command = [f"{REPOSITORY}/.venv/bin/docker-compose", "-f", str(COMPOSE), "-f", str(self._override)]
         variables = [f"{key}={value}" for key, value in self._variables.items()]
         return self._engine.run(["env", *variables, *command, *arguments]).decode()
+
+    def envoy_pid(self) -> int:
+        """Of the Envoy that serves."""
+        state = run_files.read_state(self._run_dir)
+        assert state is not None
+        return state.envoy_pid
 
     def ask(self, path: str, service: str = "till") -> str:
         """What a service is told by the shop."""
@@ -113,7 +121,9 @@ def test_the_policy_is_enforced_on_what_the_engine_tells(project: Project) -> No
 
 
 def test_the_agents_container_starts_anew(project: Project) -> None:
+    envoy = project.envoy_pid()
     project("restart", "-t", "2", "lockgate")
     project("up", "-d", "--wait", "--wait-timeout", "120")
     assert project.ask("/open") == "open\n"
     assert "403 Forbidden" in project.ask("/shut")
+    assert project.envoy_pid() == envoy, "it outlived the container"

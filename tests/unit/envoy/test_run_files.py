@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -69,6 +70,15 @@ def test_state_and_launch_survive_the_disk(tmp_path: Path) -> None:
     assert read_launch(tmp_path) == launch
     assert sorted(path.name for path in tmp_path.iterdir()) == [run_files.LAUNCH, run_files.STATE]
     assert (tmp_path / run_files.STATE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_supervisor_of_an_earlier_version_is_told_nothing_that_it_does_not_know(tmp_path: Path) -> None:
+    later = {"control_group", "paths_of"}
+    write_launch(tmp_path, Launch(("envoy",), "1.40.0", "d"))
+    assert not later & set(json.loads((tmp_path / run_files.LAUNCH).read_text()))
+    launch = Launch(("envoy",), "1.40.0", "d", control_group="/", paths_of=7)
+    write_launch(tmp_path, launch)
+    assert read_launch(tmp_path) == launch
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"command": [], "phase": "running"}', b"\xff"])
