@@ -14,11 +14,13 @@ from pathlib import Path
 from .content import Document, StoreContent
 from .errors import PathError
 from .watch import FolderWatch
+from .whole import keep_writers_away
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 TEST_SUFFIXES = (".test.yaml", ".test.yml")  # tests of policies: never taken for policies or workloads themselves
 FILE_LIMIT = 16 * 1024 * 1024  # bytes; a larger file is refused unread (the parser's own limit is lower)
 
+_BEING_WRITTEN = "it is being written; it counts when its writer has closed it"
 _RESCAN_SECONDS = 5.0  # file systems without inotify (some network mounts) are still noticed
 _RESCAN_SHARE = 0.01  # of the time, at most, goes into looking at everything
 
@@ -30,9 +32,10 @@ class _Stamp:
     inode: int
     size: int
     modified_ns: int
+    changed_ns: int  # whoever writes can set the time before, and not this one
 
 
-_UNSEEN = _Stamp(0, 0, 0)  # of a file that has to be looked at again
+_UNSEEN = _Stamp(0, 0, 0, 0)  # of a file that has to be looked at again
 
 
 @dataclass(slots=True)
@@ -114,8 +117,9 @@ class _Tree:
         return tuple(document for _, document in self.read.values())
 
     def _files(self) -> Iterator[tuple[str, Callable[[], os.stat_result]]]:
-        """YAML files, each with what tells its state; hidden files and folders are left out (editors' and ConfigMaps'
-        own). A file that is the path itself is taken whatever its name."""
+        """YAML files, each with what tells its state, also behind links to folders, each folder once; hidden files
+        and folders are left out (editors' and ConfigMaps' own). A file that is the path itself is taken whatever its
+        name."""
         if not self.path.is_dir():
             self.path.stat()
             # Editors replace files by renaming over them.
@@ -123,10 +127,16 @@ class _Tree:
             yield str(self.path), self.path.stat
             return
         folders = [str(self.path)]
-        self.folders = set()
+        found: set[str] = set()
+        seen: set[tuple[int, int]] = set()  # a link may lead back
         while folders:
-            self.folders.add(folder := folders.pop())
+            folder = folders.pop()
             try:
+                status = os.stat(folder)  # noqa: PTH116  as in _read
+                if (place := (status.st_dev, status.st_ino)) in seen:
+                    continue
+                seen.add(place)
+                found.add(folder)
                 entries = list(os.scandir(folder))
             except FileNotFoundError:
                 if not self.path.exists():
@@ -136,16 +146,19 @@ class _Tree:
                 name = entry.name
                 if name[0] == ".":
                     continue
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir():
                     folders.append(entry.path)
+                elif entry.path in self.folders and entry.is_symlink():
+                    entry.stat()  # a folder until now: what it leads to may not be mounted
                 elif name.endswith(tuple(SUFFIXES)) and name.endswith(TEST_SUFFIXES) == self.tests:
                     yield entry.path, entry.stat
+        self.folders = found
 
     def _look(self, source: str, state: Callable[[], os.stat_result]) -> tuple[_Stamp, Document] | None:
         """One file, read if it changed; None when it is gone."""
         try:
             status = state()
-            stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+            stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             known = self.read.get(source)
             if known is not None and known[0] == stamp and not known[1].failure:
                 return known
@@ -153,7 +166,8 @@ class _Tree:
                 failure = f"{status.st_size} bytes is over the limit of {FILE_LIMIT}; split the file"
                 document = Document(source, b"", failure)
             elif stat.S_ISREG(status.st_mode):
-                document = Document(source, _read(source))
+                data = _read(source)
+                document = Document(source, b"", _BEING_WRITTEN) if data is None else Document(source, data)
             elif source == str(self.path):  # a pipe to the command, as in `policy validate /dev/stdin`
                 document = _read_stream(source)
             else:
@@ -162,14 +176,17 @@ class _Tree:
                 document = known[1]
             return stamp, document
         except FileNotFoundError:
+            if os.path.islink(source):  # noqa: PTH114  its target may be on a file system that is not mounted
+                return _UNSEEN, Document(source, b"", "a link to nothing")
             return None  # deleted while we looked: that is a deletion
         except OSError as error:
             return _UNSEEN, Document(source, b"", f"cannot be read: {error.strerror}")
 
 
-def _read(source: str) -> bytes:
+def _read(source: str) -> bytes | None:
+    """None while somebody writes it."""
     with open(source, "rb", buffering=0) as file:  # noqa: PTH123  of ten thousand, a Path and a buffer double the time
-        return file.readall()
+        return file.readall() if keep_writers_away(file.fileno()) else None
 
 
 def _read_stream(source: str) -> Document:

@@ -103,6 +103,21 @@ class TestTheArticle:
 class TestChanges:
     """Each takes effect on connections that are open, and ends those that it no longer allows, and no other."""
 
+    def test_by_somebody_who_takes_his_time_to_write(self, node: LiveNode) -> None:
+        """As `kubectl get cnp -o yaml > api.yaml` does. A part of a policy may allow more than the whole."""
+        head = API[: API.index("rules:")].rstrip(" ")  # allows every request
+        with (node.policies / "api-access-control.yaml").open("w") as writer:
+            writer.write(head)
+            writer.flush()
+            looked = node.policies / "folder"
+            looked.mkdir()  # has the agent look at everything, as it does every few seconds
+            looked.rmdir()
+            node.until("it is told", lambda: any("it is being written" in each for each in node.problems()))
+            for path, answer in ((ADMIN, DENIED), (USERS, OK)):
+                assert fetch(node.frontend, node.api.ipv4, 80, path) == answer
+            writer.write(API.removeprefix(head))
+        node.until("it is read", node.ok)
+
     def test_of_an_l7_rule(self, node: LiveNode) -> None:
         with Line(node.frontend, node.api.ipv4, 80) as line, Line(node.frontend, node.api.ipv6, 80) as line6:
             for each in (line, line6):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from lockgate.store import DirectoryStore, PathError, StoreContent
 from lockgate.store.directory import _Tree
+from lockgate.store.whole import keep_writers_away
 
 
 @pytest.fixture
@@ -233,3 +234,74 @@ async def test_files_behind_a_link_that_is_swapped_are_read_anew(tmp_path: Path)
         (policies / "..data_tmp").symlink_to("..two")
         (policies / "..data_tmp").rename(policies / "..data")
         assert [document.data for document in (await next_change(queue)).policies] == [b"two: 1\n"]
+
+
+async def test_a_file_that_is_being_written_keeps_what_was_read(store: DirectoryStore, tmp_path: Path) -> None:
+    """As by `kubectl get cnp -o yaml > a.yaml`: it is empty until the answer is there, and half of it is no policy."""
+    await store.read()
+    policies = tmp_path / "policies"
+    async with watching(store) as queue:
+        with (policies / "a.yaml").open("w") as writer:
+            for part in ("", "a: 2\n"):
+                writer.write(part)
+                writer.flush()
+                (document,) = store._scan().policies
+                assert document.failure.startswith("it is being written")
+        content = await next_change(queue)
+        while content.policies[0].failure:
+            content = await next_change(queue)
+        assert content.policies[0].data == b"a: 2\n"
+
+
+async def test_whoever_reads_keeps_nobody_from_writing(store: DirectoryStore, tmp_path: Path) -> None:
+    path = tmp_path / "policies" / "a.yaml"
+    with path.open("rb") as reader:
+        assert keep_writers_away(reader.fileno())
+        writing = asyncio.create_task(asyncio.to_thread(path.write_text, "a: 2\n"))
+        await asyncio.sleep(0.1)
+        assert path.read_text() == "a: 1\n", "the writer waits, and the process lives on"
+    await asyncio.wait_for(writing, 20)
+    assert (await store.read()).policies[0].data == b"a: 2\n"
+
+
+async def test_a_change_that_keeps_size_and_time_is_seen(store: DirectoryStore, tmp_path: Path) -> None:
+    await store.read()
+    path = tmp_path / "policies" / "a.yaml"
+    before = path.stat()
+    with path.open("r+") as file:
+        file.write("b")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store._scan().policies[0].data == b"b: 1\n"
+
+
+async def test_folders_behind_links_are_read_once(store: DirectoryStore, tmp_path: Path) -> None:
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "b.yaml").write_text("b: 1\n")
+    (tmp_path / "team" / "back").symlink_to(tmp_path / "policies")
+    (tmp_path / "policies" / "linked").symlink_to(tmp_path / "team")
+    content = await store.read()
+    assert [document.data for document in content.policies] == [b"a: 1\n", b"b: 1\n"]
+    async with watching(store) as queue:
+        (tmp_path / "team" / "b.yaml").write_text("b: 2\n")
+        assert (await next_change(queue)).policies[1].data == b"b: 2\n"
+
+
+@pytest.mark.parametrize("linked", ["b.yaml", "linked"])
+async def test_what_a_link_led_to_stays_when_it_leads_to_nothing(
+    store: DirectoryStore, tmp_path: Path, linked: str
+) -> None:
+    """What it led to may be on a file system that is not mounted just now."""
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    (mounted / "b.yaml").write_text("b: 1\n")
+    link = tmp_path / "policies" / linked
+    link.symlink_to(mounted / "b.yaml" if linked == "b.yaml" else mounted)
+    first = await store.read()
+    assert len(first.policies) == 2
+    shutil.move(mounted, tmp_path / "away")
+    for _ in range(2):
+        now = store._scan()
+        assert [document.source for document in now.policies] == [document.source for document in first.policies]
+        assert now.problems or now.policies[1].failure == "a link to nothing"
+    link.unlink()
+    assert len(store._scan().policies) == 1
