@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from statistics import quantiles
 from lockgate.agent.playground import Pod
 
 from .errors import LoadError
-from .load import Load
+from .load import Load, printed
 
 _MESSAGE = b"\0" + (12).to_bytes(4, "big") + b"hello, world"  # one message, not compressed
 _STREAMS = 4  # calls at a time on one connection
@@ -39,16 +38,7 @@ def run(client: Pod, url: str, calls: int, seconds: int, threads: int) -> Load:
         command: list[str | Path] = ["h2load", "-D", str(seconds), "-c", str(connections), "-m", str(streams)]
         command += ["-t", str(min(threads, connections)), "-d", body, f"--log-file={log}"]
         command += ["-H", "content-type: application/grpc", "-H", "te: trailers", url]
-        process = client.popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-        try:
-            output, _ = process.communicate(timeout=seconds + 30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-        if process.returncode != 0:
-            raise LoadError(f"h2load ended with status {process.returncode} on {url}: {output.strip()[-300:]}")
+        output = printed("h2load", client, command, url, seconds)
         return parse(output, log.read_text().splitlines(), url)
 
 

@@ -13,7 +13,7 @@ from lockgate.agent.playground import Pod
 from .direct import Direct
 from .errors import CheckError
 from .mode import PORT, Mode, spawn
-from .policed import Policed
+from .policed import Policed, policy_for
 from .sidecar import SidecarPair, configuration
 
 SERVICE = "bench.v1.Echo"
@@ -21,19 +21,6 @@ ALLOWED = f"/{SERVICE}/Get"
 FORBIDDEN = f"/{SERVICE}/Delete"
 _CHECKED_CALLS = 8
 _DROP_SECONDS = 0.7
-
-_POLICY = f"""\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {{name: bench}}
-spec:
-  endpointSelector: {{matchLabels: {{app: server}}}}
-  ingress:
-  - fromEndpoints: [{{matchLabels: {{role: frontend}}}}]
-    toPorts:
-    - ports: [{{port: "{PORT}", protocol: TCP}}]
-      rules:
-"""
 
 
 class GrpcMode(Mode):
@@ -96,7 +83,7 @@ class GrpcOpen(GrpcMode, Policed):
     forbidden = GrpcMode.OK
     intruder_gets = "dropped"
     proxied = True
-    policy = _POLICY + "        http: [{}]\n"
+    policy = policy_for("server", "http: [{}]")
 
 
 class GrpcPoliced(GrpcMode, Policed):
@@ -107,7 +94,7 @@ class GrpcPoliced(GrpcMode, Policed):
     forbidden = GrpcMode.DENIED
     intruder_gets = "dropped"
     proxied = True
-    policy = _POLICY + f"        grpc: [{{service: {SERVICE}, method: Get}}]\n"
+    policy = policy_for("server", f"grpc: [{{service: {SERVICE}, method: Get}}]")
 
 
 class GrpcSidecars(GrpcMode, SidecarPair):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from lockgate.agent.playground import Pod
 
-from .errors import LoadError
 from .kafka_messages import Work
-from .load import Load, parse
+from .load import Load, parse, printed
 from .rounds import LoadOf
 from .workplace import compiled
 
@@ -25,16 +23,6 @@ def prepare(work: Work, directory: Path) -> LoadOf:
         address, port = url.split(":")
         command: list[str | Path] = [binary, address, port, str(connections), str(seconds)]
         command += [str(min(threads, connections)), request, response]
-        process = client.popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-        try:
-            output, _ = process.communicate(timeout=seconds + 30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-        if process.returncode != 0:
-            raise LoadError(f"kafka_load ended with status {process.returncode} on {url}: {output.strip()[-300:]}")
-        return parse("kafka_load", output, url)
+        return parse("kafka_load", printed("kafka_load", client, command, url, seconds), url)
 
     return run

@@ -17,25 +17,15 @@ from . import counter, kafka_messages
 from .direct import Direct
 from .errors import CheckError
 from .mode import PORT, Mode, spawn
-from .policed import Policed
+from .policed import Policed, policy_for
 from .sidecar import SidecarPair, tcp_configuration
 
 _DROP_SECONDS = 0.7
 _BYTES = r"^tcp\..*\.downstream_cx_rx_bytes_total$"
 _RULES = f"""\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {{name: bench}}
-spec:
-  endpointSelector: {{matchLabels: {{app: server}}}}
-  ingress:
-  - fromEndpoints: [{{matchLabels: {{role: frontend}}}}]
-    toPorts:
-    - ports: [{{port: "{PORT}", protocol: TCP}}]
-      rules:
-        kafka:
-        - {{role: produce, topic: {kafka_messages.ALLOWED}}}
-        - {{role: consume, topic: {kafka_messages.ALLOWED}}}
+kafka:
+- {{role: produce, topic: {kafka_messages.ALLOWED}}}
+- {{role: consume, topic: {kafka_messages.ALLOWED}}}
 """
 
 
@@ -109,7 +99,7 @@ class KafkaPoliced(KafkaMode, Policed):
     forbidden = KafkaMode.DENIED
     intruder_gets = "dropped"
     proxied = True
-    policy = _RULES
+    policy = policy_for("server", _RULES)
 
     def counted(self) -> tuple[int, ...]:
         return (_bytes(self._settings.run_dir / "admin.sock", "lockgate_kafka"),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from lockgate.agent.playground import Pod
 from .errors import LoadError
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
+_PATIENCE = 30  # seconds over the time of the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +46,30 @@ def run(
     command += ["--timeout", "20s", "-s", _SCRIPT]
     for name, value in headers.items():
         command += ["-H", f"{name}: {value}"]
+    return parse("wrk", printed("wrk", client, [*command, url], url, seconds), url)
+
+
+def printed(program: str, client: Pod, command: Sequence[str | Path], url: str, seconds: int) -> str:
+    """What the load generator `program` prints, which is to run so many `seconds` in the pod `client`.
+
+    Raises:
+        LoadError: it failed, or did not end.
+    """
     process = client.popen(
-        [*command, url],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # as the parts of a mode, see mode.spawn
     )
     try:
-        output, _ = process.communicate(timeout=seconds + 30)
+        output, _ = process.communicate(timeout=seconds + _PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         output, _ = process.communicate()
     if process.returncode != 0:
-        raise LoadError(f"wrk ended with status {process.returncode} on {url}: {output.strip()[-300:]}")
-    return parse("wrk", output, url)
+        raise LoadError(f"{program} ended with status {process.returncode} on {url}: {output.strip()[-300:]}")
+    return str(output)
 
 
 def parse(program: str, output: str, url: str) -> Load:

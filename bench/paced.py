@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from lockgate.agent.playground import Pod
 
-from .errors import LoadError
-from .load import Load, parse
+from .load import Load, parse, printed
 from .rounds import LoadOf
 from .workplace import compiled
 
 CONNECTIONS = 16
-_PATIENCE = 30  # seconds over the time of the run
 
 
 def prepare(directory: Path) -> LoadOf:
@@ -25,16 +22,6 @@ def prepare(directory: Path) -> LoadOf:
         asked = urlsplit(url)
         command: list[str | Path] = [binary, str(asked.hostname), str(asked.port), asked.path]
         command += [str(rate), str(CONNECTIONS), str(seconds)]
-        process = client.popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-        try:
-            output, _ = process.communicate(timeout=seconds + _PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-        if process.returncode != 0:
-            raise LoadError(f"paced ended with status {process.returncode} on {url}: {output.strip()[-300:]}")
-        return parse("paced", output, url)
+        return parse("paced", printed("paced", client, command, url, seconds), url)
 
     return run

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 from typing import ClassVar
 
 from lockgate.agent.playground import Playground
@@ -33,18 +34,18 @@ spec:
       - port: "{port}"
         protocol: TCP
 """
-_HTTP_RULES = """\
-      rules:
-        http:
-        - method: GET
-          path: {path}
-"""
 _AGENT = "lockgate agent"
 
 
+def policy_for(app: str, rules: str = "") -> str:
+    """The client may reach the pods labelled app=`app`; if there are `rules` (YAML), with such requests alone."""
+    text = _POLICY.format(app=app, port=PORT)
+    return f"{text}      rules:\n{indent(rules, '        ')}\n" if rules else text
+
+
 def http_policy(app: str, path: str) -> str:
-    """For the pods labelled app=`app`: the client may GET `path`."""
-    return _POLICY.format(app=app, port=PORT) + _HTTP_RULES.format(path=path)
+    """Likewise: the client may GET `path`."""
+    return policy_for(app, f"http:\n- method: GET\n  path: {path}")
 
 
 class Policed(Mode):
@@ -99,7 +100,7 @@ class PolicedL4(Policed):
     forbidden = "200"
     intruder_gets = "dropped"
     proxied = False
-    policy = _POLICY.format(app="server", port=PORT)
+    policy = policy_for("server")
 
 
 class PolicedL7(Policed):

@@ -6,8 +6,8 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -108,12 +108,7 @@ class Servers:
     async def _answer(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """HTTP without bodies: a request is answered with the server's name and the client's address, and in a header
         with the headers that it got."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._answering.add(task)
-        address, port = writer.get_extra_info("peername")[:2]
-        self.seen.add((address, port))
-        try:
+        async with self._in_line(writer) as address:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 body = f"{name} to {address}".encode()
@@ -121,24 +116,25 @@ class Servers:
                 writer.write(b"HTTP/1.1 200 OK\r\n%s: %s\r\nContent-Length: %d\r\n\r\n" % (GOT, got, len(body)))
                 writer.write(b"" if head.startswith(b"HEAD ") else body)
                 await writer.drain()
-        except (OSError, EOFError, asyncio.CancelledError):
-            pass
-        finally:
-            self._answering.discard(task)
-            writer.transport.abort()
 
     async def _answer_kafka(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Every request is answered with the server's name and the client's address."""
+        async with self._in_line(writer) as address:
+            while True:
+                payload = await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
+                writer.write(kafka_frames.answer(payload, f"{name} to {address}".encode()))
+                await writer.drain()
+
+    @asynccontextmanager
+    async def _in_line(self, writer: asyncio.StreamWriter) -> AsyncIterator[str]:
+        """Who asks is seen, and answered until one of the two goes; the block is given the address."""
         task = asyncio.current_task()
         assert task is not None
         self._answering.add(task)
         address, port = writer.get_extra_info("peername")[:2]
         self.seen.add((address, port))
         try:
-            while True:
-                payload = await reader.readexactly(int.from_bytes(await reader.readexactly(4)))
-                writer.write(kafka_frames.answer(payload, f"{name} to {address}".encode()))
-                await writer.drain()
+            yield address
         except (OSError, EOFError, asyncio.CancelledError):
             pass
         finally:
