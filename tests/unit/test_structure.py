@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,10 @@ def test_each_package_draws_its_error_tree(package: str) -> None:
     for line in text.splitlines():
         if line.startswith("class "):
             assert line.split()[1].split("(")[0] in docstring
+
+
+def test_each_folder_has_a_row() -> None:
+    told = set(re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE))
+    folders = {str(path.parent.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert folders <= told
+    assert all((ROOT / folder).is_dir() for folder in told)
