@@ -8,6 +8,7 @@ from math import ceil
 from statistics import median
 from typing import Any
 
+from .disturbance import too_much
 from .machine import Machine
 from .table import table
 
@@ -38,7 +39,6 @@ _METHOD = """\
 * CPU is user + system time of the agent's and of Envoy's process, from /proc/PID/stat.
 """
 DISTURBED = "The machine was busy with other things: only ratios and growth say something."
-_TOLERATED = 0.05  # cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class ChurnReport:
     @property
     def disturbed(self) -> bool:
         """True when others used so much of the machine that the absolute figures say little."""
-        return max(size.foreign for size in self.sizes) > _TOLERATED
+        return too_much(max(size.foreign for size in self.sizes))
 
     def json(self) -> dict[str, Any]:
         """All of it as data, down to the single change."""

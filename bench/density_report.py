@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .crowd import Footprint
+from .disturbance import DISTURBED, of_modes, too_much
 from .figures import Figures, Metric
 from .machine import Machine
-from .report import DISTURBED
 from .table import table
 
 AIM_AT, AIM = 200, 1 / 50  # workloads; memory of the shared Envoy over that of so many sidecars
-_TOLERATED = 0.05  # cores
 _METHOD = """\
 * A node for each number of workloads, side by side: `lockgate agent run`, its one Envoy, and so many pods (network
   namespaces), each with a CiliumNetworkPolicy of its own that lets the client ask for one path.
@@ -69,11 +68,7 @@ class DensityReport:
     def markdown(self) -> str:
         """The report for people."""
         head = f"`bench/density --rounds {self.rounds} --seconds {self.seconds}`, {self.machine}"
-        share = self.figures.foreign_share()
-        foreign = (
-            "CPU that other processes used while requests were measured: "
-            f"median {share.median:.2f} cores, at most {share.high:.2f}. {self.warning()}"
-        )
+        foreign = of_modes(self.figures.foreign_share())
         parts = ["# Workloads on a node", head, self.table(), f"## Method\n\n{_METHOD.format(threads=self.threads)}"]
         return "\n\n".join(part.strip() for part in [*parts, f"## Disturbance\n\n{foreign}"]) + "\n"
 
@@ -89,7 +84,7 @@ class DensityReport:
 
     def warning(self) -> str:
         """What is to be told beside the figures; empty when nothing is."""
-        return DISTURBED if self.figures.foreign_share().median > _TOLERATED else ""
+        return DISTURBED if too_much(self.figures.foreign_share().median) else ""
 
     def _memory(self) -> str:
         rows = [

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from statistics import median, quantiles
 from typing import Any
 
+from .disturbance import DISTURBED, too_much
 from .machine import Machine
-from .report import DISTURBED
 from .table import table
 
 AIM = 2.0  # microseconds of CPU
-_TOLERATED = 0.05  # cores
 _METHOD = """\
 * Envoys with one worker, one after the other, each with three listeners on loopback: two are alike and have Envoy's own
   `original_dst`, the third has the filter in its place, which also says where a connection wanted to go. They are
@@ -106,7 +105,7 @@ class IdentityReport:
 
     def warning(self) -> str:
         """What is to be told beside the figures; empty when nothing is."""
-        return DISTURBED if self.foreign > _TOLERATED else ""
+        return DISTURBED if too_much(self.foreign) else ""
 
 
 def _spread(values: Sequence[float]) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .disturbance import DISTURBED, of_modes, too_much
 from .figures import Figures, Metric, Outcome
 from .machine import Machine
 from .table import table
@@ -41,8 +42,6 @@ _METHOD = """\
   sent, or none (L4-policed). The counters are checked again over every timed run.
 """
 
-DISTURBED = "The machine was busy with other things: draw no conclusions from these figures."
-_TOLERATED = 0.05  # cores
 _AS_MEASURED = "Medians over the rounds, of this machine on that day; only the ratios are worth comparing."
 _CPU_PARTS = """\
 Microseconds per request, median over the rounds. `load` is wrk; `kernel` is what no process was charged for: softirqs
@@ -96,7 +95,7 @@ class Report:
     @property
     def disturbed(self) -> bool:
         """True when others used so much of the machine that the figures say little about the modes."""
-        return self.figures.foreign_share().median > _TOLERATED
+        return too_much(self.figures.foreign_share().median)
 
     def json(self) -> dict[str, Any]:
         """All of it as data, down to the single cell."""
@@ -180,13 +179,7 @@ class Report:
 
     def disturbance(self) -> str:
         """What else the machine did meanwhile."""
-        share = self.figures.foreign_share()
-        text = (
-            "CPU that other processes of the machine used while a mode was measured: "
-            f"median {share.median:.2f} cores, at most {share.high:.2f}."
-        )
-        told = f"{text} **{DISTURBED}**" if self.disturbed else text
-        return f"## Disturbance\n\n{told}"
+        return f"## Disturbance\n\n{of_modes(self.figures.foreign_share())}"
 
 
 def warning(report: Report) -> str:

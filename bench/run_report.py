@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .report import DISTURBED, Report
+from .disturbance import DISTURBED
+from .report import Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .disturbance import of_modes, too_much
 from .figures import Figures, Metric, Spread, spread
 from .machine import Machine
 from .table import table
@@ -32,7 +33,6 @@ _METHOD = """\
   timed run must be answered 2xx.
 """
 DISTURBED = "The machine was busy with other things: the ratios hold up better than the rest, but not to the percent."
-_TOLERATED = 0.05  # cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class SizeReport:
             self.table(),
             f"## Memory of Envoy\n\nResident MB (10^6 bytes) after the load.\n\n{self._memory()}",
             f"## Method\n\n{_METHOD.format(connections=self.connections)}",
-            f"## Disturbance\n\n{self._disturbance()}",
+            f"## Disturbance\n\n{of_modes(self.figures.foreign_share(), DISTURBED)}",
         ]
         return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -87,7 +87,7 @@ class SizeReport:
     @property
     def disturbed(self) -> bool:
         """True when others used so much of the machine that the absolute figures say little."""
-        return self.figures.foreign_share().median > _TOLERATED
+        return too_much(self.figures.foreign_share().median)
 
     def json(self) -> dict[str, Any]:
         """All of it as data, down to the single cell."""
@@ -123,11 +123,3 @@ class SizeReport:
             for label, title in {"none": "no policy", **_TITLES}.items()
         ]
         return table(["rules", *(f"{rules:,}" for rules in self.sizes)], rows)
-
-    def _disturbance(self) -> str:
-        share = self.figures.foreign_share()
-        text = (
-            "CPU that other processes of the machine used while a mode was measured: "
-            f"median {share.median:.2f} cores, at most {share.high:.2f}."
-        )
-        return f"{text} **{DISTURBED}**" if self.disturbed else text

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from lockgate.bench.disturbance import DISTURBED
 from lockgate.bench.figures import Aim, Cell, Figures, Metric, outcomes
 from lockgate.bench.machine import Machine
-from lockgate.bench.report import DISTURBED, Report
+from lockgate.bench.report import Report
 from lockgate.bench.run_report import RunReport
 
 _MACHINE = Machine(
