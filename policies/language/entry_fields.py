@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 
-from ..labels import RESERVED, split_key, valid_key, valid_value
+from ..labels import CIDR, FQDN, RESERVED, split_key, valid_key, valid_value
 from ..workload import IPAddress
 from .fields import Field, shorten
 
 DEFAULT_NAMESPACE = "default"
+_NOT_GIVEN = (RESERVED, CIDR, FQDN)  # by these policies mean the node and the like, addresses, and names
 PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
 NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
@@ -41,8 +42,8 @@ def read_labels(field: Field) -> tuple[tuple[str, str], ...]:
     for key, value in (field.mapping(None) or {}).items():
         source, name = split_key(key, "")
         text = value.text()
-        if source == RESERVED:
-            value.error("reserved labels are not given to workloads", "remove it")
+        if source in _NOT_GIVEN:
+            value.error(f"{source} labels are not given to workloads", "remove it")
         elif not valid_key(name):
             value.error(f"'{shorten(key)}' is not a label key", "write name or prefix/name")
         elif text is not None and not valid_value(text):

@@ -106,13 +106,24 @@ def _header(field: Field) -> HeaderCondition | None:
                 f"'{shorten(text)}' asks for a header with exactly that name, which no request has",
                 f"write '{shorten(name.replace(':', ': ', 1).strip())}' with a blank after the colon",
             )
+        else:
+            _check_header_name(field, name)
         return HeaderCondition(name.lower())
     if value != value.strip():
         field.warn(
             f"'{shorten(text)}' asks for a value with blanks around it, which no request has",
             f"write '{shorten(name)} {shorten(value.strip())}'",
         )
-    return HeaderCondition(name.rstrip(":").lower(), value)
+    name = name.rstrip(":")
+    _check_header_name(field, name)
+    return HeaderCondition(name.lower(), value)
+
+
+def _check_header_name(field: Field, name: str) -> None:
+    if not name:
+        field.error("a header without name", "write 'Name: value' without a blank before the name")
+    elif not _HEADER_NAME.fullmatch(name):
+        field.warn(f"no request has a header called '{shorten(name)}'", "use letters, digits and '-'")
 
 
 def _header_match(field: Field, namespace: str) -> HeaderCondition | None:
@@ -237,9 +248,10 @@ def parse_dns_name(field: Field) -> DnsRule | None:
     fields = field.mapping(("matchName", "matchPattern"))
     if fields is None:
         return None
-    texts = {name: text for name, item in fields.items() if (text := item.text())}
+    read = {name: item.text() for name, item in fields.items()}
+    texts = {name: text for name, text in read.items() if text}
     if len(texts) != 1:
-        if len(texts) == len(fields):
+        if None not in read.values():  # that has been told
             field.error("exactly one of matchName and matchPattern is needed", "write one of them")
         return None
     (name, text) = texts.popitem()

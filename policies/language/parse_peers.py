@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from ..endpoint_policy import Direction
 from ..identity import IPNetwork
@@ -24,6 +24,7 @@ EGRESS_PEERS = (
     "toNodes",
     "toGroups",
 )
+_MAPPED_IPV4 = IPv6Network("::ffff:0:0/96")
 _OTHER_CIDR_FIELDS = ("cidrGroupRef", "cidrGroupSelector")
 
 
@@ -118,10 +119,14 @@ def parse_cidr(field: Field) -> IPNetwork | None:
     try:
         if not (length.isascii() and length.isdigit()) or "%" in address:
             raise ValueError(length)
-        return ip_network(text, strict=False)
+        network = ip_network(text, strict=False)
     except ValueError:
         field.error(f"'{shorten(text)}' is not a CIDR", "write an address and a prefix length: 10.0.0.0/8 or fd00::/8")
         return None
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED_IPV4):
+        within = IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+        field.warn(f"{shorten(text)} is IPv6, and no packet has such an address", f"write {within}")
+    return network
 
 
 def _fqdns(field: Field, deny: bool, namespace: str) -> Peers:
@@ -151,6 +156,8 @@ def _service(field: Field) -> ServiceRef | None:
             named.error("the service has no serviceName", "write serviceName: and the service's name")
             return None
         name = inner["serviceName"].text()
+        if name == "":
+            inner["serviceName"].error("the service has no name", "write the service's name")
         return ServiceRef(name, None, _service_namespace(inner)) if name else None
     chosen = fields["k8sServiceSelector"]
     inner = chosen.mapping(("selector", "namespace"))

@@ -117,6 +117,20 @@ REFUSALS: list[Row] = [
         "write one",
     ),
     (
+        entry("toFQDNs: [{matchName: ''}]", "egress"),
+        2,
+        "spec.egress[0].toFQDNs[0]",
+        "exactly one of matchName and matchPattern is needed",
+        "write one",
+    ),
+    (
+        entry("toServices: [{k8sService: {serviceName: ''}}]", "egress"),
+        2,
+        "spec.egress[0].toServices[0].k8sService.serviceName",
+        "the service has no name",
+        "write the service's name",
+    ),
+    (
         entry("toFQDNs: [{matchName: '*.example'}]", "egress"),
         2,
         "spec.egress[0].toFQDNs[0].matchName",

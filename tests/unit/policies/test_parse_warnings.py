@@ -42,6 +42,20 @@ WARNINGS: list[Row] = [
         "write 'X-Key: true'",
     ),
     (
+        entry(HTTP + "    - headers: ['X(Key): true']"),
+        6,
+        f"{H}.headers[0]",
+        "no request has a header called 'X(Key)'",
+        "use letters, digits and '-'",
+    ),
+    (
+        entry("fromCIDR: ['::ffff:10.0.0.0/104']", "ingressDeny"),
+        2,
+        "spec.ingressDeny[0].fromCIDR[0]",
+        "::ffff:10.0.0.0/104 is IPv6, and no packet has such an address",
+        "write 10.0.0.0/8",
+    ),
+    (
         entry(HTTP + "    - path: /api/"),
         6,
         f"{H}.path",

@@ -133,6 +133,11 @@ REFUSALS = [
         "reserved labels are not given to workloads; remove it",
     ),
     (
+        "workloads: [{name: a, labels: {'fqdn:api.example': ''}}]",
+        f"{PLACE}.labels[fqdn:api.example]",
+        "fqdn labels are not given to workloads; remove it",
+    ),
+    (
         "workloads: [{name: a, labels: {'a b': x}}]",
         f"{PLACE}.labels[a b]",
         "'a b' is not a label key; write name or prefix/name",
