@@ -107,7 +107,7 @@ def _header(field: Field) -> HeaderCondition | None:
                 f"write '{shorten(name.replace(':', ': ', 1).strip())}' with a blank after the colon",
             )
         else:
-            _check_header_name(field, name)
+            _warn_of_name(field, name)
         return HeaderCondition(name.lower())
     if value != value.strip():
         field.warn(
@@ -115,14 +115,12 @@ def _header(field: Field) -> HeaderCondition | None:
             f"write '{shorten(name)} {shorten(value.strip())}'",
         )
     name = name.rstrip(":")
-    _check_header_name(field, name)
+    _warn_of_name(field, name)
     return HeaderCondition(name.lower(), value)
 
 
-def _check_header_name(field: Field, name: str) -> None:
-    if not name:
-        field.error("a header without name", "write 'Name: value' without a blank before the name")
-    elif not _HEADER_NAME.fullmatch(name):
+def _warn_of_name(field: Field, name: str) -> None:
+    if not _HEADER_NAME.fullmatch(name):
         field.warn(f"no request has a header called '{shorten(name)}'", "use letters, digits and '-'")
 
 

@@ -14,13 +14,6 @@ from lockgate.tests.unit.policies.refusals import (
 
 REFUSALS: list[Row] = [
     (
-        entry(HTTP + "    - headers: [' X-Key: true']"),
-        6,
-        f"{H}.headers[0]",
-        "a header without name",
-        "write 'Name: value' without a blank",
-    ),
-    (
         entry('toPorts: [{ports: [{port: "53", protocol: UDP}], rules: {dns: [{matchName: ""}]}}]', "egress"),
         2,
         "spec.egress[0].toPorts[0].rules.dns[0]",
