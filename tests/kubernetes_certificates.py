@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def certificates(folder: Path) -> tuple[Path, Path]:
-    """An authority and, with its key, a certificate of 127.0.0.1, as files."""
+def certificates(folder: Path, *more: str) -> tuple[Path, Path]:
+    """An authority and, with its key, a certificate of 127.0.0.1 and `more` addresses, as files."""
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
+    names = [x509.IPAddress(ip_address(each)) for each in ("127.0.0.1", *more)]
 
     def certificate(subject: str, key: ec.EllipticCurvePrivateKey, issuer: str, authority: bool) -> x509.Certificate:
         builder = (
@@ -27,7 +28,7 @@ def certificates(folder: Path) -> tuple[Path, Path]:
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
         )
         return builder.sign(root, hashes.SHA256())
 

@@ -1,14 +1,27 @@
-"""One node for all tests of a run, in a cluster whose control plane is real."""
+"""The nodes of all tests of a run, in clusters whose control plane is real."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+from lockgate.tests.cluster.daemonset_node import DaemonSetNode, daemonset_node
+from lockgate.tests.cluster.load import ALLOWED
 from lockgate.tests.cluster.real_api import RealApi
 from lockgate.tests.e2e.cluster_node import ClusterNode, cluster_node
 from lockgate.tests.e2e.live_node import DENIED, OK
 from lockgate.tests.e2e.test_agent_kubernetes import POLICY, ask
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever ends the run by SIGTERM gets what Ctrl-C gets: everything that was started is taken away."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +42,24 @@ def running(idle: ClusterNode) -> ClusterNode:
     """The article's pods, and the agent with the service account of the manifest."""
     idle.begin()
     return idle
+
+
+@pytest.fixture(scope="session")
+def daemonset() -> Iterator[DaemonSetNode]:
+    """A node on which the DaemonSet's pod polices three others."""
+    with daemonset_node() as made:
+        yield made
+
+
+@pytest.fixture
+def policed(daemonset: DaemonSetNode) -> DaemonSetNode:
+    """With the policy, and all well."""
+    daemonset.kubectl("apply", "-f", "-", input=POLICY)
+    daemonset.becomes_ready()
+    daemonset.live.becomes(DENIED, lambda: daemonset.asks("frontend", "/shut"))
+    daemonset.live.becomes(ALLOWED, lambda: daemonset.asks("frontend", "/open"))
+    daemonset.live.until("all is well", daemonset.live.ok)
+    return daemonset
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """The API of a real Kubernetes in a network namespace: etcd and kube-apiserver, with TLS, RBAC and tokens of service
 accounts, as `scripts/cluster` built them.
 
-No kubelet, scheduler or controller runs: what these would do (pods, their sandboxes and addresses, endpoints) tests do.
+Without `whole` no scheduler or controller runs: what these would do (pods, endpoints) tests do. A kubelet is a thing of
+its own.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,11 +22,17 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from lockgate.agent.playground import Namespace
+from lockgate.tests.e2e.cluster_node import NODE
+from lockgate.tests.e2e.engine import environment
 from lockgate.tests.kubernetes_certificates import certificates
 
 BINARIES = Path(__file__).parents[2] / ".cluster" / "bin"
 ADMIN = "a-token-of-the-administrator"
 PORT, ETCD_PORT, ETCD_PEERS = 6443, 2379, 2380
+HOST = "10.200.0.1"  # of the node
+_SERVICE = "10.96.0.1"  # default/kubernetes, the first address of services
+_WHOLE = ("kube-controller-manager", "kube-scheduler", "kube-proxy")
+log = logging.getLogger(__name__)
 _PATIENCE = 120.0  # seconds
 # Who is asked about: tests count what the agent asks for.
 _AUDIT = {
@@ -35,21 +43,26 @@ _AUDIT = {
 
 
 class ControlPlane:
-    """Runs at once; `server_log` and the others are for evidence."""
+    """Runs at once. `whole`: with kube-controller-manager, kube-scheduler and the node's kube-proxy, so that a pod
+    finds the API by the address of its service."""
 
-    def __init__(self, folder: Path, where: Namespace) -> None:
+    def __init__(self, folder: Path, where: Namespace, *, whole: bool = False) -> None:
         if not (BINARIES / "kube-apiserver").exists():
             raise RuntimeError(f"{BINARIES} has no kube-apiserver: run scripts/cluster, which builds it")
         self.folder = folder
         self.where = where
-        self.authority, self._certificate = certificates(folder)
+        self._whole = whole
+        self.authority, self._certificate = certificates(folder, HOST, _SERVICE)
         self.audit = folder / "audit.log"
         self.kubeconfig = self._files()
         self._etcd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._others: list[subprocess.Popen[bytes]] = []
         try:
             self.start_etcd()
             self.start_server()
+            if whole:
+                self._start_others()
         except BaseException:
             self.close()
             raise
@@ -68,6 +81,7 @@ class ControlPlane:
                 "initial-cluster": f"default={peers}",
             },
         )
+        log.info("etcd starts")
         self._until("etcd", lambda: self.etcdctl("endpoint", "health") is not None)
 
     def start_server(self) -> None:
@@ -79,8 +93,8 @@ class ControlPlane:
             {
                 "etcd-servers": f"http://127.0.0.1:{ETCD_PORT}",
                 "etcd-compaction-interval": 0,
-                "bind-address": "127.0.0.1",
-                "advertise-address": "10.200.0.1",
+                "bind-address": "0.0.0.0" if self._whole else "127.0.0.1",
+                "advertise-address": HOST,
                 "secure-port": PORT,
                 "cert-dir": self.folder / "certificates",
                 "tls-cert-file": self._certificate,
@@ -90,15 +104,27 @@ class ControlPlane:
                 "service-account-issuer": "https://kubernetes.default.svc",
                 "token-auth-file": self.folder / "tokens.csv",
                 "authorization-mode": "Node,RBAC",
-                # The controller that makes the accounts which it asks for is not there.
-                "disable-admission-plugins": "ServiceAccount",
+                # It asks for accounts, which a controller makes.
+                "disable-admission-plugins": "" if self._whole else "ServiceAccount",
                 "service-cluster-ip-range": "10.96.0.0/16",
                 "allow-privileged": "true",
                 "audit-policy-file": self.folder / "audit.yaml",
                 "audit-log-path": self.audit,
             },
         )
+        log.info("kube-apiserver starts")
         self._until("kube-apiserver", lambda: self.kubectl("get", "namespace", "default") is not None)
+
+    def _start_others(self) -> None:
+        """They ask the API as its administrator."""
+        kubeconfig = {"kubeconfig": self.kubeconfig}
+        alone = {**kubeconfig, "leader-elect": "false", "bind-address": "127.0.0.1", "port": 0}
+        accounts = {"service-account-private-key-file": self.folder / "accounts.key", "root-ca-file": self.authority}
+        untouched = {f"conntrack-{each}": 0 for each in ("max-per-core", "tcp-timeout-established")}
+        proxy = {"hostname-override": NODE, "proxy-mode": "iptables", "conntrack-tcp-timeout-close-wait": 0}
+        options: tuple[dict[str, object], ...] = (alone | accounts, alone, kubeconfig | proxy | untouched)
+        log.info("%s start", ", ".join(_WHOLE))
+        self._others += [self._run(name, each) for name, each in zip(_WHOLE, options, strict=True)]
 
     def stop_server(self, number: signal.Signals = signal.SIGKILL) -> None:
         """It ends; killed it says nothing to anybody."""
@@ -115,7 +141,10 @@ class ControlPlane:
         told = self.etcdctl("endpoint", "status", "--write-out=json")
         assert told is not None
         revision = json.loads(told)[0]["Status"]["header"]["revision"]
-        assert self.etcdctl("compact", str(revision)) is not None
+        ended = self.tried("etcdctl", f"--endpoints=http://127.0.0.1:{ETCD_PORT}", "compact", str(revision))
+        assert ended.returncode == 0 or "has been compacted" in ended.stderr, (
+            "unless nothing has changed since the last"
+        )
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str | None:
         """What it printed; None when it failed."""
@@ -137,6 +166,8 @@ class ControlPlane:
 
     def close(self) -> None:
         """Ends everything and removes its files."""
+        for process in self._others:
+            _end(process, signal.SIGKILL)
         self.stop_server()
         self.stop_etcd()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -158,7 +189,9 @@ class ControlPlane:
     def _run(self, name: str, options: Mapping[str, object]) -> subprocess.Popen[bytes]:
         command: list[str | Path] = [BINARIES / name, *(f"--{option}={value}" for option, value in options.items())]
         with (self.folder / f"{name}.log").open("ab") as log:
-            return self.where.popen(command, stdout=log, stderr=log, start_new_session=True, cwd=self.folder)
+            return self.where.popen(
+                command, stdout=log, stderr=log, env=environment(), start_new_session=True, cwd=self.folder
+            )
 
     def _until(self, what: str, true: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE
