@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 _CLONE_NEWCGROUP = 0x02000000
+_INITIAL = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO of the kernel: the machine's own view
 _PROC = Path("/proc")
 ROOT = "/"
 
@@ -54,13 +55,12 @@ def join(group: str) -> None:
 
 def _see_all() -> None:
     """Leave the container's view of control groups, if it has one: in it nobody can move to where it does not see."""
-    own, init = _PROC / "self/ns/cgroup", _PROC / "1/ns/cgroup"
-    try:
-        descriptor = os.open(init, os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError:  # init has rights that this process lacks; what follows says whether it matters
+    own, init = (_PROC / "self/ns/cgroup").stat().st_ino, _PROC / "1/ns/cgroup"
+    if own == _INITIAL:
         return
+    descriptor = os.open(init, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if os.fstat(descriptor).st_ino != own.stat().st_ino and _libc.setns(descriptor, _CLONE_NEWCGROUP) != 0:
+        if os.fstat(descriptor).st_ino != own and _libc.setns(descriptor, _CLONE_NEWCGROUP) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(init))
     finally:
         os.close(descriptor)
