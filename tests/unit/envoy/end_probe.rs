@@ -4,6 +4,8 @@
 
 #[path = "../../../envoy/module/end.rs"]
 mod end;
+#[path = "../../../envoy/module/text.rs"]
+mod text;
 
 use std::io::stdin;
 
@@ -13,8 +15,8 @@ fn main() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
         let (identity, here, shards) = (words[0].parse().unwrap(), words[1] == "true", words[2].parse().unwrap());
-        let written = end::EndText::of(identity, here, shards);
-        let text = std::str::from_utf8(written.text()).unwrap();
+        let written = end::written(identity, here, shards);
+        let text = std::str::from_utf8(written.as_bytes()).unwrap();
         println!("{} {:?}", text, end::read(text));
     }
 }
