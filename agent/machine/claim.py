@@ -13,7 +13,7 @@ from ...envoy.running.binary import EnvoyBinary, find_binary
 from ...envoy.running.module_file import ModuleFile, find_module
 from ...redirect.opening import Opening
 from ..settings import Settings
-from .host import make_run_dir, require_host, require_port
+from .host import make_own_dir, require_host, require_port
 from .lock import AgentLock
 
 
@@ -36,7 +36,8 @@ def claim(settings: Settings) -> Iterator[Claim]:
     require_host()
     binary = find_binary(settings.envoy)
     module = find_module(binary)
-    make_run_dir(settings.run_dir)
+    make_own_dir(settings.run_dir, "--run-dir")
+    make_own_dir(settings.state_dir, "--state-dir")
     with AgentLock(settings.run_dir):
         require_port(settings)
         opening = Opening(settings.pin_dir, settings.cache_dir)

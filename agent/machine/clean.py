@@ -14,7 +14,7 @@ from ...envoy.running.process import EnvoyProcess
 from ...redirect.datapath import Datapath
 from ..errors import HostError
 from ..settings import FORMER_XDS_SOCKETS, XDS_SOCKET, Settings
-from .host import make_run_dir
+from .host import make_own_dir
 from .lock import AgentLock
 
 # Each also with what rotation and atomic writing append to its name.
@@ -36,7 +36,7 @@ async def clean_node(run_dir: Path) -> tuple[str, ...]:
     settings = Settings(policies=Path("/"), workloads=Path("/"), run_dir=run_dir)
     if os.geteuid() != 0:
         raise HostError("not root: taking eBPF programs away needs root; run it with sudo")
-    make_run_dir(run_dir)
+    make_own_dir(run_dir, "--run-dir")
     with AgentLock(run_dir):
         await EnvoyProcess(run_dir, find_binary(), b"").stop()
         hot_restart.forget(run_dir)  # of a supervisor that was killed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 from pathlib import Path
 
 from ...envoy.running.run_files import lock_holder
@@ -40,16 +41,21 @@ def require_host() -> None:
         raise HostError("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
 
 
-def make_run_dir(path: Path) -> None:
-    """Makes the run directory, for root only, unless it is there.
+def make_own_dir(path: Path, option: str) -> None:
+    """Makes a directory of the agent's, for root only, unless it is there. `option` is how the user names it.
 
     Raises:
-        HostError: it cannot be made.
+        HostError: it cannot be made, or others than root could put something of theirs into it: a database of policies
+            that were accepted, a socket that Envoy asks.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
     except OSError as error:
-        raise HostError(f"--run-dir {path}: {error.strerror}; give a folder that root can write") from None
+        raise HostError(f"{option} {path}: {error.strerror}; give a folder that root can write") from None
+    if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        whose = f"user {found.st_uid} owns it" if found.st_uid else "others than root may write it"
+        raise HostError(f"{option} {path}: {whose}; give a folder of root's own, or one that does not exist yet")
 
 
 def require_port(settings: Settings) -> None:

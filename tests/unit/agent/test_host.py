@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import uuid
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from lockgate.agent.errors import HostError
-from lockgate.agent.machine.host import _kernel, make_run_dir, require_host, require_port
+from lockgate.agent.machine.host import _kernel, make_own_dir, require_host, require_port
 from lockgate.agent.settings import Settings
 from lockgate.redirect.kernel import netns
 
@@ -63,13 +64,27 @@ def test_a_loopback_without_addresses_is_nobodys_port(tmp_path: Path) -> None:
         subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-def test_a_run_dir_is_for_root_only_and_may_be_there_already(tmp_path: Path) -> None:
+def test_a_folder_of_the_agents_is_for_root_only_and_may_be_there_already(tmp_path: Path) -> None:
     for _ in range(2):
-        make_run_dir(tmp_path / "a" / "b")
+        make_own_dir(tmp_path / "a" / "b", "--run-dir")
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     (tmp_path / "file").touch()
-    with pytest.raises(HostError, match=r"file/x: Not a directory; give a folder that root can write$"):
-        make_run_dir(tmp_path / "file" / "x")
+    with pytest.raises(HostError, match=r"^--run-dir .*file/x: Not a directory; give a folder that root can write$"):
+        make_own_dir(tmp_path / "file" / "x", "--run-dir")
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o1777])
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    """Somebody else may have put a database of accepted policies there, or a socket for Envoy to ask."""
+    tmp_path.chmod(mode)
+    with pytest.raises(HostError, match=r"^--state-dir .*: others than root may write it; give a folder of root's own"):
+        make_own_dir(tmp_path, "--state-dir")
+    tmp_path.chmod(0o700)
+    os.chown(tmp_path, 65534, -1)
+    with pytest.raises(
+        HostError, match=r": user 65534 owns it; give a folder of root's own, or one that does not exist"
+    ):
+        make_own_dir(tmp_path, "--state-dir")
 
 
 def test_pins_are_named_by_the_run_dir() -> None:
