@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use crate::abi::{ConnectionEvent, CLOSE_ABORT_RESET};
-use crate::network_hooks::{Connection, Counters, NetworkConfig, NetworkFilter, Step};
+use crate::connection::Connection;
+use crate::network_hooks::{Counters, NetworkConfig, NetworkFilter, Step};
 
 static OPEN: Mutex<Option<HashMap<IpAddr, u32>>> = Mutex::new(None);
 

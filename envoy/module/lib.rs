@@ -4,6 +4,9 @@
 //! name in `listener_config` or `network_config` below. Whatever bytes come from pods, no panic reaches Envoy (`guard`).
 
 mod abi;
+// What a filter may ask of Envoy, whether one does or not.
+#[allow(dead_code)]
+mod connection;
 mod connection_limit;
 mod end;
 mod ends;
@@ -13,7 +16,6 @@ mod identity;
 mod ipcache;
 mod kafka;
 mod kept;
-// What a filter may ask of Envoy, whether one does or not.
 #[allow(dead_code)]
 mod listener_hooks;
 mod log;

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::abi::{ConnectionEvent, CLOSE_FLUSH_WRITE, CLOSE_NO_FLUSH, EVENT_LOCAL_CLOSE, EVENT_REMOTE_CLOSE};
+use crate::connection::Connection;
 use crate::end::{self, DESTINATION, SOURCE};
-use crate::network_hooks::{Connection, NetworkConfig, NetworkFilter, Step};
+use crate::network_hooks::{NetworkConfig, NetworkFilter, Step};
 
 use super::denial_log;
 use super::policy::{End, Ends, Policy};
@@ -84,8 +85,7 @@ impl NetworkFilter for Filter {
         if session.pass_rest(length) {
             return Step::Continue;
         }
-        let chunks = connection.read_chunks();
-        match session.pass_request(chunks.first(), length) {
+        match session.pass_request(connection.read_begin(length), length) {
             Glance::Unsaid => {}
             Glance::Pass => {
                 self.brake(connection);
@@ -98,7 +98,7 @@ impl NetworkFilter for Filter {
                 return Step::Continue;
             }
         }
-        let work = Work::of(session, Side::Client, chunks.iter(), length);
+        let work = Work::of(session, Side::Client, connection.read_chunks().iter(), length);
         if let Some(data) = &work.instead {
             connection.drain_read(length);
             connection.append_read(data);
@@ -123,17 +123,14 @@ impl NetworkFilter for Filter {
             Some(session) if !self.ended => session,
             _ => return Step::Continue,
         };
-        if !session.pass_rest_of_response(length) {
-            let chunks = connection.write_chunks();
-            if !session.pass_response(chunks.first(), length) {
-                let work = Work::of(session, Side::Server, chunks.iter(), length);
-                if let Some(data) = &work.instead {
-                    connection.drain_write(length);
-                    connection.append_write(data);
-                }
-                if let Some(reason) = &work.close {
-                    return self.finish(connection, reason);
-                }
+        if !session.pass_rest_of_response(length) && !session.pass_response(connection.write_begin(length), length) {
+            let work = Work::of(session, Side::Server, connection.write_chunks().iter(), length);
+            if let Some(data) = &work.instead {
+                connection.drain_write(length);
+                connection.append_write(data);
+            }
+            if let Some(reason) = &work.close {
+                return self.finish(connection, reason);
             }
         }
         self.resume(connection, |answer| {

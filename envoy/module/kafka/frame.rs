@@ -5,6 +5,9 @@ use super::wire::{Reader, Trouble};
 
 /// Brokers take 100 MiB (socket.request.max.bytes) unless told otherwise.
 pub const LARGEST: usize = 100 << 20;
+pub const KEY: usize = 4; // where it stands, and the version behind it
+pub const CORRELATION: usize = 8;
+pub const CLIENT: usize = 12;
 const SMALLEST: usize = 10; // key, version, correlation id, length of the client's id
 const LONGEST_CLIENT: usize = 32 << 10;
 
@@ -28,13 +31,13 @@ pub enum Seen<'a> {
 }
 
 pub fn look(data: &[u8]) -> Seen<'_> {
-    let mut prefix = Reader::new(data, 4, 0);
-    let length = match prefix.i32().map(usize::try_from) {
-        Err(_) => return Seen::More,
-        Ok(Ok(length)) if (SMALLEST..=LARGEST).contains(&length) => length,
-        Ok(_) => return Seen::Bad("its length is none of a request"),
+    if data.len() < KEY {
+        return Seen::More;
+    }
+    let total = match total(data) {
+        Some(total) => total,
+        None => return Seen::Bad("its length is none of a request"),
     };
-    let total = length + 4;
     match header(data, total) {
         Ok(frame) if frame.client.len() <= LONGEST_CLIENT => Seen::Frame(frame),
         Ok(_) => Seen::Bad("its client id is too long"),
@@ -43,8 +46,15 @@ pub fn look(data: &[u8]) -> Seen<'_> {
     }
 }
 
+/// The length of the frame that begins here, with its prefix, if that has come and is one of a request.
+#[inline]
+pub fn total(data: &[u8]) -> Option<usize> {
+    let length = usize::try_from(Reader::new(data, KEY, 0).i32().ok()?).ok()?;
+    (SMALLEST..=LARGEST).contains(&length).then(|| length + KEY)
+}
+
 fn header(data: &[u8], total: usize) -> Result<Frame<'_>, Trouble> {
-    let mut reader = Reader::new(data, total, 4);
+    let mut reader = Reader::new(data, total, KEY);
     Ok(Frame {
         total,
         key: reader.i16()?,

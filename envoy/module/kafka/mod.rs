@@ -12,6 +12,7 @@ mod frame;
 mod fuzz;
 #[cfg(test)]
 mod guided;
+mod last_produce;
 mod policy;
 mod published;
 mod queue;

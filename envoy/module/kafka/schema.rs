@@ -112,6 +112,13 @@ pub struct Item<'a> {
     pub key: Option<&'a [u8]>,
 }
 
+/// A field of bytes, such as the records of a partition: where its length stands, and where it ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blob {
+    pub length_at: usize,
+    pub end: usize,
+}
+
 /// What a request asks for.
 #[derive(Debug, Default)]
 pub struct Asked<'a> {
@@ -130,6 +137,9 @@ pub struct Asked<'a> {
     pub topics_at: (usize, usize, usize),
     /// Elements that are announced and have not come, while a frame is read that is not whole.
     missing: usize,
+    /// How many fields of bytes there were, and the last of them.
+    blobs: usize,
+    blob: Blob,
     topics_missing: usize,
     last_parts_seen: bool,
 }
@@ -143,6 +153,11 @@ impl Asked<'_> {
     /// True when every partition's number has come as well.
     pub fn shape_whole(&self) -> bool {
         self.names_whole() && self.missing == 0 && (self.topics.is_empty() || self.last_parts_seen)
+    }
+
+    /// The records of a Produce to a single partition; every name and number has come.
+    pub fn only_records(&self) -> Option<Blob> {
+        (self.blobs == 1 && self.shape_whole()).then(|| self.blob)
     }
 }
 

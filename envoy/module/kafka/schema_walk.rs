@@ -1,7 +1,7 @@
 //! Walking through a request: the fields that the table gives an API, made ready once for each version.
 
 use super::super::wire::{Reader, Trouble};
-use super::{Asked, Field, Item, Kind, Many, Topic};
+use super::{Asked, Blob, Field, Item, Kind, Many, Topic};
 
 /// How to walk through the requests of one version.
 #[derive(Debug)]
@@ -59,8 +59,14 @@ impl Walk {
                     reader.skip(length)?
                 }
                 Step::Bytes => {
+                    let length_at = reader.at();
                     let length = reader.length(self.flexible, true)?.unwrap_or(0);
-                    reader.skip(length)?
+                    reader.skip(length)?;
+                    asked.blobs += 1;
+                    asked.blob = Blob {
+                        length_at,
+                        end: reader.at(),
+                    };
                 }
                 Step::Name => {
                     let name = reader.string(self.flexible)?;

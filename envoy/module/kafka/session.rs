@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 pub use self::glance::Glance;
 use super::few::Few;
 use super::frame::{look, Frame, Seen};
+use super::last_produce::LastProduce;
 use super::policy::{Ends, Policy, Say};
 use super::published::{Hold, Published};
 use super::queue::{Queue, Waits};
@@ -144,6 +145,7 @@ pub struct Session {
     names: HashMap<[u8; 16], Vec<u8>>,
     asked_names: bool,
     client_full: bool,
+    last_produce: Option<LastProduce>,
 }
 
 impl Session {
@@ -162,6 +164,7 @@ impl Session {
             names: HashMap::new(),
             asked_names: false,
             client_full: false,
+            last_produce: None,
         }
     }
 
@@ -584,6 +587,7 @@ impl Session {
         };
         let learned = self.queue.from_server(data, self.tables, &visible, &mut out);
         if !learned.is_empty() {
+            self.last_produce = None;
             if self.names.len() + learned.len() > MOST_NAMES {
                 self.names.clear();
             }

@@ -4,6 +4,7 @@
 //! judged part is not looked at. Whatever else it is is left to `from_client` and `from_server`, which take buffers apart.
 
 use super::super::frame::{look, Seen};
+use super::super::last_produce::LastProduce;
 use super::super::queue::Waits;
 use super::super::rules::Request;
 use super::super::schema::Asked;
@@ -63,6 +64,15 @@ impl Session {
         if !between || !current || self.is_paused() {
             return Glance::Unsaid;
         }
+        if let Some(last) = &self.last_produce {
+            match last.again(self.generation, begin) {
+                Some(again) if again.total >= count => {
+                    self.begin_to_pass(again.correlation, again.answered, again.total - count);
+                    return Glance::Pass;
+                }
+                _ => {}
+            }
+        }
         let frame = match look(begin) {
             Seen::Frame(frame) if frame.total >= count => frame,
             _ => return Glance::Unsaid,
@@ -96,12 +106,21 @@ impl Session {
             },
             _ => Glance::Pass,
         };
-        if !(frame.key == PRODUCE && asked.acks == Some(0)) {
-            self.queue.push(frame.correlation, Waits::Plain);
+        if frame.key == PRODUCE {
+            self.last_produce = LastProduce::of(self.generation, api.is_flexible(frame.version), begin, &frame, &asked);
+        }
+        let answered = !(frame.key == PRODUCE && asked.acks == Some(0));
+        self.begin_to_pass(frame.correlation, answered, frame.total - count);
+        glance
+    }
+
+    #[inline]
+    fn begin_to_pass(&mut self, correlation: i32, answered: bool, left: usize) {
+        if answered {
+            self.queue.push(correlation, Waits::Plain);
         }
         self.asked_names = false;
-        self.body = Body::Pass(frame.total - count);
-        glance
+        self.body = Body::Pass(left);
     }
 
     /// True when so many bytes from the server pass whatever they are, and then they have: see `Queue`.

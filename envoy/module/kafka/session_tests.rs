@@ -639,6 +639,36 @@ fn a_topic_by_id_is_judged_by_the_name_that_its_server_gives_it() {
 }
 
 #[test]
+fn a_repeated_produce_is_judged_by_the_name_that_its_topic_has_now() {
+    let mut session = begun(published(&["|||orders"]));
+    let by_id = |correlation, id: u8| {
+        let body = [
+            &[0, 0xff, 0xff, 0, 0, 0, 0, 2][..],
+            &[id; 16],
+            &[2, 0, 0, 0, 0, 3, 0xab, 0xab, 0, 0, 0],
+        ]
+        .concat();
+        request(0, 13, correlation, &[&[0], &body[..]].concat())
+    };
+    session.from_client(&by_id(1, 9));
+    session.from_server(&names_answer(9, "orders"));
+    session.from_client(&[]);
+    for correlation in 2..4 {
+        let again = by_id(correlation, 9);
+        assert!(at_a_glance(&mut session, &again, again.len()).is_some());
+    }
+    // Its server says of another question that the id has another name.
+    session.from_client(&by_id(4, 8));
+    for correlation in 1..4 {
+        session.from_server(&response(correlation, b""));
+    }
+    session.from_server(&names_answer(9, "secret"));
+    session.from_client(&[]);
+    let again = by_id(5, 9);
+    assert_eq!(at_a_glance(&mut session, &again, again.len()), None);
+}
+
+#[test]
 fn a_topic_by_id_that_nobody_knows_is_unknown() {
     let mut session = session(published(&["20|||orders"]));
     session.from_client(&delete_by_id(7, 5));

@@ -11,6 +11,8 @@ mod apis;
 mod few;
 #[path = "../../../envoy/module/kafka/frame.rs"]
 mod frame;
+#[path = "../../../envoy/module/kafka/last_produce.rs"]
+mod last_produce;
 #[path = "../../../envoy/module/kafka/policy.rs"]
 mod policy;
 #[path = "../../../envoy/module/kafka/published.rs"]
