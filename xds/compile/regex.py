@@ -76,7 +76,20 @@ def spoken_regexes(regex: str) -> tuple[str, ...]:
 def alternation(regexes: Iterable[str]) -> str:
     """One expression that matches what any of them matches."""
     listed = list(regexes)
-    return listed[0] if len(listed) == 1 else "|".join(f"(?:{regex})" for regex in listed)
+    return listed[0] if len(listed) == 1 else "|".join(f"(?:{regex}{_end_of_quote(regex)})" for regex in listed)
+
+
+def _end_of_quote(regex: str) -> str:
+    """What ends a quote that the expression leaves open: `\\Q/a` means `/a`, and would go on into what comes behind."""
+    at = 0
+    while (at := regex.find("\\", at)) >= 0:
+        if not regex.startswith("Q", at + 1):
+            at += 2
+        elif (at := regex.find("\\E", at + 2)) < 0:
+            return "\\E"
+        else:
+            at += 2
+    return ""
 
 
 class _Beyond(Exception):  # noqa: N818  control flow inside this module, not an error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import re2
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from lockgate.xds.compile.regex import MOST_STRINGS, Reduction, alternation, reduce
 
@@ -81,6 +81,28 @@ def test_an_alternation_keeps_its_parts_apart() -> None:
     assert alternation(["a"]) == "a"
     joined = re2.compile(alternation(["a|b", "c"]))
     assert joined.fullmatch("c") and joined.fullmatch("b") and not joined.fullmatch("ac")
+
+
+_QUOTED = st.lists(st.sampled_from(["a", "b.", r"\Q", r"\E", r"\\", ".*", "(", ")", "|"]), max_size=6).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_QUOTED, min_size=2, max_size=3), st.text("ab.|()\\QE", max_size=5))
+@example([r"\Q/a", "b.*"], "bc")
+@example([r"/\Q", r"b\Q\E.*"], r"/)|(?:b\Qx")
+def test_an_alternation_keeps_quotes_apart(listed: list[str], value: str) -> None:
+    assume(all(valid(each) for each in listed))
+    assert bool(re2.fullmatch(alternation(listed), value)) is any(re2.fullmatch(each, value) for each in listed)
+
+
+def valid(pattern: str) -> bool:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        re2.compile(pattern, options)
+    except re2.error:
+        return False
+    return True
 
 
 _CHARS = "ab/.-"
