@@ -34,6 +34,7 @@ class ConfigFile(TypedDict, total=False):
     connections_per_client: int
     engines: tuple[str, ...]
     unknown_containers: str
+    host_routing: bool
     envoy_drain: int
     envoy_cgroup: str
     kubernetes: KubernetesSettings
@@ -103,6 +104,10 @@ def read_config(path: Path | None) -> ConfigFile:
                 raise InputError(
                     f"--config {path}: envoy_cgroup: write the path of a control group, as in / or /system.slice"
                 )
+            continue
+        if key == "host_routing":
+            if not isinstance(number, bool):
+                raise InputError(f"--config {path}: host_routing: write true or false")
             continue
         if key == "kubernetes":
             value[key] = _kubernetes(path, number)

@@ -107,6 +107,8 @@ class NodeAgent:
             stack.push_async_callback(xds.stop)
             datapath = await asyncio.to_thread(Datapath.open, claim.datapath, settings.http_port)
             stack.callback(datapath.close)
+            if settings.host_routing:
+                log.warning("host routing: the node's firewall and captures do not see all that pods send each other")
             addresses = datapath.services()
             stack.callback(addresses.close)
             services = ServiceSide(addresses)

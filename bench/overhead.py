@@ -1,4 +1,4 @@
-"""What enforcement costs: direct, L4-policed, L7-policed, by nft TPROXY and a classic sidecar pair, in one run.
+"""What enforcement costs: direct, L4- and L7-policed, by nft TPROXY and a classic sidecar pair, in one run.
 
 Started by the script `bench/overhead`, which installs what is missing. Exit status: 0 measured (whether or not an aim
 is reached), 1 a mode could not be measured, 130 interrupted.
@@ -21,7 +21,7 @@ from .figures import Aim, Figures, Metric, outcomes
 from .machine import machine
 from .mode import Ground, Mode
 from .options import Amount, Options
-from .policed import PolicedL4, PolicedL7
+from .policed import HostRouted, PolicedL4, PolicedL7
 from .report import Report
 from .rounds import rounds
 from .run_report import RunReport
@@ -30,10 +30,11 @@ from .standing import standing
 from .tproxy import Tproxy
 from .workplace import compiled_origin, positives, prefix, workplace
 
-MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, PolicedL7, Tproxy, SidecarPair)
+MODES: tuple[type[Mode], ...] = (Direct, PolicedL4, HostRouted, PolicedL7, Tproxy, SidecarPair)
 BASE = SidecarPair.key
 AIMS = (
     Aim(PolicedL4.key, Direct.key, Metric.RPS, 0.95, at_least=True),
+    Aim(HostRouted.key, Direct.key, Metric.RPS, 0.95, at_least=True),
     Aim(PolicedL7.key, SidecarPair.key, Metric.RPS, 2.5, at_least=True),
     Aim(PolicedL7.key, SidecarPair.key, Metric.CPU, 0.45, at_least=False),
 )

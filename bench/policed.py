@@ -52,6 +52,7 @@ class Policed(Mode):
     """`lockgate agent run` in the node's namespace, exactly as a user starts it."""
 
     policy: ClassVar[str]
+    config: ClassVar[str] = ""  # of the agent's --config
     command: ClassVar[tuple[str, ...]] = (str(Path(sys.executable).with_name("lockgate")),)
 
     @property
@@ -73,6 +74,10 @@ class Policed(Mode):
         command: list[str | Path] = [*self.command, "agent", "run"]
         command += ["--policies", settings.policies, "--workloads", settings.workloads]
         command += ["--run-dir", settings.run_dir, "--state-dir", settings.state_dir]
+        if self.config:
+            config = self.directory / "config.yaml"
+            config.write_text(self.config)
+            command += ["--config", config]
         with self.log_of(_AGENT).open("wb") as log:
             self._agent = spawn(playground.node, command, stdout=log, stderr=subprocess.STDOUT)
 
@@ -101,6 +106,14 @@ class PolicedL4(Policed):
     intruder_gets = "dropped"
     proxied = False
     policy = policy_for("server")
+
+
+class HostRouted(PolicedL4):
+    """The same, and packets go from one pod to the other past the node's stack."""
+
+    key = "hostrouting"
+    title = "L4-policed, host routing"
+    config = "host_routing: true\n"
 
 
 class PolicedL7(Policed):

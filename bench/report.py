@@ -28,7 +28,7 @@ _METHOD = """\
   less what processes outside of the measured mode's namespaces used. It contains the load generator, the origin and
   all softirq work.
 * L4-policed, L7-policed: `lockgate agent run` in the node's namespace, with one CiliumNetworkPolicy for the
-  server's pod. The L7 one allows `GET /api/v1/users`.
+  server's pod. The L7 one allows `GET /api/v1/users`. With host routing: `host_routing: true` in its --config.
 * Sidecar pair: one Envoy in the client's pod catching its outbound connections, one in the server's pod catching
   inbound ones (nft REDIRECT, original_dst, connection manager, router, ORIGINAL_DST cluster with keep-alive pools);
   the server's has an RBAC filter with the same rule. Connection manager settings are those of the shared Envoy,

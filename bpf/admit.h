@@ -1,6 +1,7 @@
 /* A packet on its way in is judged, remembered, and marked for its way: to its end, or to a proxy. */
 #pragma once
 #include "host.h"
+#include "host_routing.h"
 
 /* Judges the connection of `p` and fills `next`, what is to be remembered. Returns 0 or the reason to drop. */
 static __always_inline int judge_again(const struct packet *p, const struct track *t, const struct owner *src,
@@ -11,7 +12,7 @@ static __always_inline int judge_again(const struct packet *p, const struct trac
     next->initiator = known ? known->initiator : t->side;
     next->service = known ? known->service : p->service;
     next->proxied = known ? known->proxied : 0;
-    next->proxy_port = known ? known->proxy_port : 0;
+    next->proxy_port = next->proxied ? known->proxy_port : 0;
     next->altered = known ? known->altered : 0;
     next->ended = ended_by(p, t, known ? known->ended : 0);
     next->seen = t->now;
@@ -105,6 +106,8 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
         next->proxied = 1;
         next->proxy_port = v.proxy_port;
     }
+    if (!next->proxied)
+        keep_way(p, t, next);
     /* A connection that a proxy carries stays with it when the L7 rule goes. */
     connections.update(&t->key, next);
     if (next->proxied)

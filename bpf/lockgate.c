@@ -34,6 +34,7 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
     struct connection next = {.revision = current_revision()};
     struct owner *src, *dst, node = {.identity = HOST};
     struct track t;
+    int reason;
 
     if (p->error == FROM_PATH)
         return DROP_SPOOFED; /* a pod is an end, never a router */
@@ -47,7 +48,9 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
         touch(p, &t);
         if (t.known->proxied)
             return to_proxy(skb, p, t.known, t.side);
-        return pass_judged(skb, ifindex_at(t.known, !t.side));
+        pass_judged(skb, ifindex_at(t.known, !t.side));
+        choose_way(skb, p, t.known, t.side);
+        return ALLOWED;
     }
     if (!is_synced(skb->ifindex))
         return DROP_UNSYNCED;
@@ -57,7 +60,10 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
     dst = find_owner(&p->dst);
     if (!dst || !dst->identity)
         return DROP_ADDRESS;
-    return admit(skb, p, &t, src, is_everybodys(&p->dst) ? &node : dst, &next);
+    reason = admit(skb, p, &t, src, is_everybodys(&p->dst) ? &node : dst, &next);
+    if (reason == ALLOWED)
+        choose_way(skb, p, &next, t.side);
+    return reason;
 }
 
 /* True for an answer to a proxy's own question that comes from elsewhere: no to_pod saw the question leave, or it has the
@@ -212,7 +218,7 @@ static __always_inline int decide_from_loopback(struct __sk_buff *skb, const str
 /* tc ingress of the node's side: what the pod sends. */
 int from_pod(struct __sk_buff *skb)
 {
-    struct packet *p = new_packet();
+    struct packet *p = new_packet(0);
     int reason;
 
     if (!p)
@@ -228,7 +234,7 @@ int from_pod(struct __sk_buff *skb)
     reason = done(skb, p, reason ? reason : decide_from_pod(skb, p), FROM_POD);
     if (reason == TC_ACT_OK && (skb->mark & MARK_MASK) == MARK_PROXY && take_up(skb))
         return TC_ACT_SHOT;
-    return reason;
+    return onward(skb, p, reason);
 }
 
 /* The verifier wants fields at constant distances from the context: clang must not keep the address of one. */
@@ -246,7 +252,7 @@ int from_uplink(struct __sk_buff *skb)
 
     if (came_through(skb)) /* from_pod, or another uplink */
         return TC_ACT_UNSPEC;
-    p = new_packet();
+    p = new_packet(0);
     if (!p)
         return TC_ACT_SHOT;
     reason = parse_received(skb, p);
@@ -267,7 +273,7 @@ int to_uplink(struct __sk_buff *skb)
 
     if (!is_host_policed())
         return TC_ACT_UNSPEC;
-    p = new_packet();
+    p = new_packet(0);
     if (!p)
         return TC_ACT_SHOT;
     reason = parse(skb, p);
@@ -289,7 +295,7 @@ int from_bridge(struct __sk_buff *skb)
 
     if (came_through(skb))
         return TC_ACT_UNSPEC;
-    p = new_packet();
+    p = new_packet(0);
     if (!p)
         return TC_ACT_SHOT;
     reason = parse(skb, p);
@@ -301,7 +307,7 @@ int from_bridge(struct __sk_buff *skb)
 /* tc egress of an engine's bridge: what goes down to its ports. */
 int to_bridge(struct __sk_buff *skb)
 {
-    struct packet *p = new_packet();
+    struct packet *p = new_packet(0);
     struct owner *dst;
 
     if (!p)
@@ -315,17 +321,23 @@ int to_bridge(struct __sk_buff *skb)
 /* tc egress of the node's side: what the pod is about to receive. */
 int to_pod(struct __sk_buff *skb)
 {
+    __u32 judged = judged_mark(skb->ifindex);
+    int reason, looked_at = is_looked_at(skb, judged);
     struct packet *p;
-    int reason;
 
-    if (skb->mark == judged_mark(skb->ifindex)) {
+    if (skb->mark == judged) {
         count(ALLOWED, TO_POD);
         return TC_ACT_OK;
     }
-    p = new_packet();
+    p = new_packet(looked_at);
     if (!p)
         return TC_ACT_SHOT;
     reason = parse(skb, p);
+    if (looked_at) {
+        if (!reason)
+            look(skb, p);
+        return done(skb, p, ALLOWED, TO_POD);
+    }
     if (reason == PASS_LINK)
         return skb->ingress_ifindex && feigns(skb, p) ? done(skb, p, DROP_SPOOFED, TO_POD) : TC_ACT_OK;
     if (!reason)
@@ -345,7 +357,7 @@ int from_loopback(struct __sk_buff *skb)
 
     if ((skb->mark & MARK_MASK) != MARK_TURNED)
         return TC_ACT_UNSPEC;
-    p = new_packet();
+    p = new_packet(0);
     if (!p)
         return TC_ACT_SHOT;
     reason = parse(skb, p);

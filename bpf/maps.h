@@ -62,7 +62,10 @@ struct connection {
     __u32 ifindex[2]; /* local endpoint at that end, or 0 */
     __u32 identity[2]; /* who was at that end when it was made; 0: not known */
     __be16 service;   /* what was judged */
-    __be16 proxy_port;
+    union {
+        __be16 proxy_port;
+        __u8 straight; /* of one without a proxy: which ends' packets come out of the stack as sent (host_routing.h) */
+    };
     __u8 initiator; /* end that opened it: 0 or 1 */
     __u8 proxied;   /* both legs, client to proxy and proxy to server, belong to the proxy's sockets */
     __u8 ended;     /* 1, 2: which end has sent its last; 3: nothing will follow */
@@ -110,12 +113,13 @@ static __always_inline __u32 current_revision(void)
 
 /* The packet at hand, all zero. It is kept in a map because the verifier assumes nothing of a map's content: from here on
  * it follows one packet, and not one for each way through parse(). */
-BPF_PERCPU_ARRAY(at_hand, struct packet, 1);
+BPF_PERCPU_ARRAY(at_hand, struct packet, 2);
 
-static __always_inline struct packet *new_packet(void)
+/* `beside`: what was at hand stays so. */
+static __always_inline struct packet *new_packet(int beside)
 {
-    __u32 zero = 0;
-    struct packet *p = at_hand.lookup(&zero);
+    __u32 index = beside;
+    struct packet *p = at_hand.lookup(&index);
     if (p)
         __builtin_memset(p, 0, sizeof(*p));
     return p;

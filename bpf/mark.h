@@ -7,6 +7,7 @@
 #define MARK_TURNED 0x800 /* to_pod turned it back: from_loopback delivers it, and nobody else */
 #define AS_NAMED (1 << 16) /* with MARK_TURNED: nobody has translated where it is to go */
 #define MARK_ENVOY 0xa00  /* SO_MARK of the proxies' upstream sockets */
+#define MARK_LOOK 0x1000  /* beside MARK_JUDGED: to_pod is to say whether it is as from_pod has seen it (host_routing.h) */
 #define MARK_MASK 0xf00   /* pods cannot set marks: the kernel clears them on the way out of a namespace */
 
 /* True for what another of our programs, below this one, has let through. Only this node writes marks. */

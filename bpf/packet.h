@@ -40,6 +40,9 @@ struct packet {
     __u8 ends;  /* TCP: FIN ends one direction, RST both */
     __u8 reset; /* TCP RST */
     __u8 error; /* an ICMP error: addresses, ports and protocol are those of a packet it could answer */
+#ifdef HOST_ROUTING
+    __u32 straight_to; /* the interface of the pod that it may be handed to, or 0 */
+#endif
 };
 
 /* Of a message without a question. Not 0: type 0 of ICMPv6, which nobody has assigned, would be its own answer. */

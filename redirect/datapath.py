@@ -24,6 +24,7 @@ from ..policies.workload import Endpoint, IPAddress
 from . import layout, routing
 from .connections import Concern, ConnectionMap
 from .errors import RedirectError
+from .far_ends import FarEnds
 from .ipcache_map import IpcacheMap
 from .kernel import bpffs, pinned_link, tcx
 from .kernel.maps import CounterMap, PinnedMap
@@ -86,6 +87,7 @@ class Datapath:
         self._counters = CounterMap(maps, layout.COUNTERS_NAME)
         self._connections = ConnectionMap(maps)
         self._newcomers: Newcomers | None = None
+        self._far_ends: FarEnds | None = None
         self._current: DatapathPlan | None = None  # what the maps hold; None: read them first
         self._unfinished = True  # a revision may be owed for changes of an earlier agent or a failed apply
 
@@ -103,6 +105,9 @@ class Datapath:
         lock, programs = begun.take()
         try:
             datapath = cls(begun.pin_dir, begun.cache_dir, lock, programs, reset_port)
+            if begun.host_routing:
+                datapath._far_ends = FarEnds(begun.pin_dir / "maps")
+                routing.tolerate_gaps()
             datapath._attach(_LOOPBACK, LOOPBACK_HOOKS)  # before a program may turn anything back
             datapath._take_over_links()
             routing.install()
@@ -128,6 +133,9 @@ class Datapath:
         try:
             # An unknown pod's interface may have been taken for an uplink, whose program would come first.
             self.detach_uplink(ifindex)
+            if self._far_ends is not None:
+                routing.tolerate_gaps()  # there may be a firewall meanwhile
+                self._far_ends.learn(ifindex)
             self._attach(ifindex, POD_HOOKS)
             routing.trust_sources(ifindex)
         except RedirectError:
@@ -137,6 +145,8 @@ class Datapath:
     def detach(self, ifindex: int) -> None:
         """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
         routing.check_sources(ifindex)
+        if self._far_ends is not None:
+            self._far_ends.forget(ifindex)
         self._detach(ifindex, POD_HOOKS)
 
     def attached(self) -> frozenset[int]:
@@ -191,6 +201,10 @@ class Datapath:
     def newcomers_dropped(self) -> int | None:
         """Frames from and to newcomers since an agent took them up; None when they are let be."""
         return self._newcomers.dropped() if self._newcomers is not None else None
+
+    def far_ends(self) -> frozenset[int] | None:
+        """Interfaces whose pods may get packets straight from other pods; None without host routing."""
+        return self._far_ends.known() if self._far_ends is not None else None
 
     def uplinks(self) -> frozenset[int]:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
@@ -332,6 +346,8 @@ class Datapath:
             opened.close()
         self._counters.close()
         self._connections.close()
+        if self._far_ends is not None:
+            self._far_ends.close()
         if self._newcomers is not None:
             self._newcomers.close()
         for fd in (*self._programs.values(), self._lock):
@@ -365,6 +381,8 @@ class Datapath:
     def _take_over_links(self) -> None:
         for path in (self._pin_dir / "links").iterdir():
             hook = _hook_of(path)
+            if self._far_ends is not None and hook is Hook.TO_POD:
+                self._far_ends.learn(tcx.interface_of(path))
             ifindex = tcx.swap(path, self._programs[hook])
             if not ifindex:
                 path.unlink(missing_ok=True)

@@ -249,6 +249,7 @@ PUBLISHED_NODE = Codec[int, int](  # the one key is 0
 ENGINE_BRIDGES = Codec[int, int]("engine_bridges", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
 ENGINE_NAMES = Codec[int, int]("engine_names", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
 POLICED_PORTS = Codec[int, int]("policed_ports", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
+FAR_ENDS = Codec[int, int]("far_ends", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
 COUNTERS_NAME = "counters"
 COUNTERS = 2 * len(Reason)
 CONNECTIONS_NAME = "connections"
@@ -270,7 +271,7 @@ SIZES = {  # (key, value) in bytes, of every map
     SERVICE_FLOWS_NAME: (32, _BACKEND.size),
     **{
         codec.name: (codec.key_size, codec.value_size)
-        for codec in (PUBLISHED_NODE, ENGINE_BRIDGES, ENGINE_NAMES, POLICED_PORTS)
+        for codec in (PUBLISHED_NODE, ENGINE_BRIDGES, ENGINE_NAMES, POLICED_PORTS, FAR_ENDS)
     },
 }
 # Nobody writes these but programs.

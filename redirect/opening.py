@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import PinConflictError
 from .kernel import bpffs
+from .kernel.compiler import HOST_ROUTING
 from .kernel.kept_programs import DEFAULT_CACHE_DIR
 from .kernel.program import Loading
 from .kernel.tcx import Hook
@@ -22,14 +23,19 @@ _FOLDERS = ("maps", "links", "programs")
 class Opening:
     """The claim on `pin_dir`; ended by `take` or `give_up`. The compiler's work is kept below `cache_dir`, for all.
 
+    `host_routing`: pods' packets go straight to each other (bpf/host_routing.h).
+
     Raises:
         BpfUnsupportedError: the kernel or the caller's rights are not enough.
         PinConflictError: another agent holds `pin_dir`, or its maps have another layout.
     """
 
-    def __init__(self, pin_dir: Path = DEFAULT_PIN_DIR, cache_dir: Path = DEFAULT_CACHE_DIR) -> None:
+    def __init__(
+        self, pin_dir: Path = DEFAULT_PIN_DIR, cache_dir: Path = DEFAULT_CACHE_DIR, *, host_routing: bool = False
+    ) -> None:
         self.pin_dir = pin_dir
         self.cache_dir = cache_dir
+        self.host_routing = host_routing
         self._new = not pin_dir.exists()
         bpffs.ensure_folder(pin_dir)
         self._lock = bpffs.lock(pin_dir)
@@ -38,7 +44,8 @@ class Opening:
             for name in _FOLDERS:
                 bpffs.ensure_folder(pin_dir / name)
             _check_layout(pin_dir / "maps")
-            self._programs = Loading(pin_dir / "maps", pin_dir / "programs", Hook, cache_dir)
+            source = HOST_ROUTING if host_routing else ""
+            self._programs = Loading(pin_dir / "maps", pin_dir / "programs", Hook, cache_dir, source)
         except BaseException:
             self.give_up()
             raise

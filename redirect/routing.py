@@ -29,6 +29,7 @@ _ANY = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 _LOOPBACK = 1
 _SCOPE_HOST = 254
 _HOST_SYSCTLS = Path("/host/proc/sys/net")
+_LIBERAL = "netfilter/nf_conntrack_tcp_be_liberal"
 _SYSCTLS = {
     "ipv4/ip_forward": "1",
     "ipv6/conf/all/forwarding": "1",
@@ -64,6 +65,16 @@ def install() -> None:
 def install_interface(interface: str) -> None:
     """The reverse path filter of one interface: the stricter of its own and the node's counts."""
     _write_sysctl(f"ipv4/conf/{interface}/rp_filter", "0")
+
+
+def tolerate_gaps() -> None:
+    """Has the node's connection tracking, if there is any, make nothing of sequence numbers that it has not followed.
+
+    With host routing it sees how a connection begins and ends, and little between: the end would be invalid to it, and
+    firewalls drop that (https://docs.kernel.org/networking/nf_conntrack-sysctl.html). Raises RoutingFailedError.
+    """
+    if Path("/proc/sys/net", _LIBERAL).exists():
+        _write_sysctl(_LIBERAL, "1")
 
 
 def trust_sources(ifindex: int) -> None:

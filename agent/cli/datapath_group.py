@@ -37,6 +37,7 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
             ("uplinks", "\n".join(answer["uplinks"]) or "none"),
             ("bridges of engines", "\n".join(answer["bridges"]) or "none"),
             ("new ports of theirs", _newcomers(answer["newcomers"])),
+            ("host routing", "\n".join(answer["host_routing"]["interfaces"]) or _STATES[answer["host_routing"]["on"]]),
             *((f"map {name}", f"{entries} entries") for name, entries in answer["maps"].items()),
         ]
     )
@@ -45,6 +46,9 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
         ("DIRECTION", "REASON", "PACKETS", "MEANING"),
         ((row["direction"], row["reason"], row["packets"], row["meaning"]) for row in rows),
     )
+
+
+_STATES = {False: "off", True: "on, and to no interface"}
 
 
 def _newcomers(told: dict[str, Any]) -> str:

@@ -80,6 +80,7 @@ class Kernel:
     uplinks: frozenset[int] = frozenset()
     bridges: frozenset[int] = frozenset()  # of container engines, that lead to endpoints only
     newcomers: int | None = None  # frames from and to ports of these that nothing polices; None: they are let be
+    far_ends: frozenset[int] | None = None  # that may get packets past the node's stack; None: no host routing
 
 
 class Applier:
@@ -264,7 +265,8 @@ class Applier:
         def look() -> Kernel:
             path, held = self._datapath, self._datapath.held()
             dropped = path.newcomers_dropped()
-            return Kernel(held.pods, path.sizes(), path.counters(), held.uplinks, held.bridges, dropped)
+            sizes, counters, far_ends = path.sizes(), path.counters(), path.far_ends()
+            return Kernel(held.pods, sizes, counters, held.uplinks, held.bridges, dropped, far_ends)
 
         async with self._turn:
             return await self._in_thread(look)

@@ -257,6 +257,10 @@ class NodeView:
             "uplinks": sorted(map(_interface, kernel.uplinks)),
             "bridges": sorted(map(_interface, kernel.bridges)),
             "newcomers": {"mute": kernel.newcomers is not None, "dropped": kernel.newcomers or 0},
+            "host_routing": {
+                "on": kernel.far_ends is not None,
+                "interfaces": sorted(map(_interface, kernel.far_ends or ())),
+            },
             "maps": dict(kernel.sizes),
             "counters": [
                 {

@@ -40,7 +40,7 @@ def claim(settings: Settings) -> Iterator[Claim]:
     make_own_dir(settings.state_dir, "--state-dir")
     with AgentLock(settings.run_dir):
         require_port(settings)
-        opening = Opening(settings.pin_dir, settings.cache_dir)
+        opening = Opening(settings.pin_dir, settings.cache_dir, host_routing=settings.host_routing)
         try:
             yield Claim(binary, module, opening)
         finally:

@@ -47,6 +47,7 @@ FEATURES = (
     _Feature("socket assignment", "5.7", "bpf_sk_assign", "handing connections to Envoy"),
     _Feature("batched map access", "5.6", "generic_map_lookup_batch", "reading and writing thousands of entries"),
     _Feature("cgroup programs on connect", "4.17", "__cgroup_bpf_run_filter_sock_addr", "service addresses"),
+    _Feature("redirection to a peer", "5.10", "bpf_redirect_peer", "host routing"),
     _Feature("BPF links on tc (TCX)", "6.6", "tcx_link_attach", "programs that outlive the agent"),
 )
 

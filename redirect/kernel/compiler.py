@@ -30,12 +30,14 @@ from .program_hook import ProgramHook
 from .source import read_source
 from .tcx import Hook
 
+HOST_ROUTING = "host_routing.c"  # in place of lockgate.c, where the node is told so
 # The hooks of each source, in the order of their programs.
-SOURCES: Mapping[type[ProgramHook], str] = {
-    Hook: "lockgate.c",
-    SocketHook: "services.c",
-    PublishedHook: "published.c",
-    NewcomerHook: "newcomers.c",
+SOURCES: Mapping[str, type[ProgramHook]] = {
+    "lockgate.c": Hook,
+    HOST_ROUTING: Hook,
+    "services.c": SocketHook,
+    "published.c": PublishedHook,
+    "newcomers.c": NewcomerHook,
 }
 _ANY = -1  # bcc's word for a program that is verified without it
 
@@ -73,8 +75,7 @@ def main(source: str, map_folder: Path, cache_dir: Path, pins: Sequence[Path]) -
         except Exception as error:  # bcc raises nothing narrower
             print(error, file=sys.stderr)
             return Exit.RIGHTS if os.geteuid() != 0 else Exit.COMPILE
-        kind = next(kind for kind, name in SOURCES.items() if name == source)
-        hooks = tuple(kind)
+        hooks = tuple(SOURCES[source])
         for hook, pin in zip(hooks, pins, strict=True):
             try:
                 attach_type = hook.verified_for or _ANY

@@ -17,7 +17,6 @@ from . import bpffs
 from .compiler import SOURCES
 from .kept_programs import DEFAULT_CACHE_DIR, KeptPrograms
 from .program import Loading
-from .program_hook import ProgramHook
 
 _PINS = Path("/sys/fs/bpf")
 _NAME = "lockgate-precompile-"  # and our pid
@@ -25,7 +24,7 @@ _NAME = "lockgate-precompile-"  # and our pid
 
 def precompile(cache_dir: Path) -> None:
     """Raises RedirectError, OSError."""
-    lacking = [hooks for hooks, source in SOURCES.items() if KeptPrograms(cache_dir, source).read() is None]
+    lacking = [source for source in SOURCES if KeptPrograms(cache_dir, source).read() is None]
     if not lacking:
         return
     for left in _PINS.glob(f"{_NAME}*"):  # by one that was killed
@@ -33,17 +32,17 @@ def precompile(cache_dir: Path) -> None:
             bpffs.remove_folder(left)
     folder = _PINS / f"{_NAME}{os.getpid()}"
     try:
-        for hooks in lacking:
-            _compile(hooks, folder, cache_dir)
+        for source in lacking:
+            _compile(source, folder, cache_dir)
     finally:
         bpffs.remove_folder(folder)
 
 
-def _compile(hooks: type[ProgramHook], folder: Path, cache_dir: Path) -> None:
-    maps, programs = folder / "maps", folder / hooks.__name__
+def _compile(source: str, folder: Path, cache_dir: Path) -> None:
+    maps, programs = folder / "maps", folder / Path(source).stem
     for each in (maps, programs):
         bpffs.ensure_folder(each)
-    for fd in Loading(maps, programs, hooks, cache_dir).finish().values():
+    for fd in Loading(maps, programs, SOURCES[source], cache_dir, source).finish().values():
         os.close(fd)
 
 

@@ -38,11 +38,14 @@ class Loading(Generic[H]):
     The first two folders lie in a BPF file system; nothing else may be in `program_folder`. Maps pinned in `map_folder`
     are used, missing ones are made there. Compiling takes some seconds, in a process of its own; the pins are named by
     what they were made from, so that an agent that starts again need not do anything, and one that starts after the
-    machine need not compile.
+    machine need not compile. `source` says which, of those that have programs for these hooks; else it is the first.
     """
 
-    def __init__(self, map_folder: Path, program_folder: Path, hooks: type[H], cache_dir: Path) -> None:
-        self._source, self._map_folder, self._program_folder = SOURCES[hooks], map_folder, program_folder
+    def __init__(
+        self, map_folder: Path, program_folder: Path, hooks: type[H], cache_dir: Path, source: str = ""
+    ) -> None:
+        self._source = source or next(name for name, kind in SOURCES.items() if kind is hooks)
+        self._map_folder, self._program_folder = map_folder, program_folder
         self._cache_dir = cache_dir
         digest = _digest(self._source)
         self._pins: Mapping[H, Path] = {hook: program_folder / f"{hook.program}-{digest}" for hook in hooks}

@@ -130,8 +130,10 @@ class Server:
 class Node:
     """A playground with a client, a server and a stranger, a data path in it, and an Envoy that can come and go."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host_routing: bool = False) -> None:
         self.folder = folder
+        self.host_routing = host_routing
+        self.placed: dict[str, str] = {}  # interfaces of pods that are given by them
         self.pin_dir = Path(f"/sys/fs/bpf/lg-e2e-datapath-{os.getpid()}")
         self.ground = Playground(f"datapath{os.getpid()}")
         self.client, self.server, self.stranger = (self.ground.pod(name) for name in ("client", "server", "stranger"))
@@ -139,15 +141,19 @@ class Node:
         self.web = Server(self.server, L7, L4, SHUT)
         self.envoy: subprocess.Popen[Any] | None = None
         self.inside(lambda: Datapath.remove_pinned(self.pin_dir))
-        self.datapath = self.inside(lambda: Datapath.open(Opening(self.pin_dir)))
+        self.datapath = self.opened()
         for pod in self.pods:
             self.inside(partial(self.datapath.attach, self.endpoint(pod)))
 
     def inside(self, function: Callable[[], T]) -> T:
         return netns.run_in(self.ground.node.path, function)
 
+    def opened(self) -> Datapath:
+        return self.inside(lambda: Datapath.open(Opening(self.pin_dir, host_routing=self.host_routing)))
+
     def endpoint(self, pod: Pod) -> Endpoint:
-        workload = Workload(pod.name, "default", (), netns=pod.netns)
+        interface = self.placed.get(pod.name)
+        workload = Workload(pod.name, "default", (), netns=None if interface else pod.netns, interface=interface)
         device = self.inside(lambda: find_device(workload))
         return Endpoint(workload, IDENTITIES[pod.name], device.ips, device.ifindex, device.interface)
 
@@ -159,7 +165,7 @@ class Node:
 
     def reopen(self) -> None:
         self.datapath.close()
-        self.datapath = self.inside(lambda: Datapath.open(Opening(self.pin_dir)))
+        self.datapath = self.opened()
 
     def dropped(self, reason: Reason) -> int:
         return sum(each.packets for each in self.datapath.counters() if each.reason is reason)

@@ -1,4 +1,7 @@
-"""The data path on a node of namespaces with a real Envoy: what is allowed, redirected and dropped, and restarts."""
+"""The data path on a node of namespaces with a real Envoy: what is allowed, redirected and dropped, and restarts.
+
+All of it with and without host routing.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,8 @@ from collections.abc import Iterator
 
 import pytest
 from lockgate.agent.playground import Namespace
-from lockgate.policies.endpoint_policy import (
-    DirectionPolicy,
-    EndpointPolicy,
-)
-from lockgate.redirect.datapath import Datapath
+from lockgate.policies.endpoint_policy import DirectionPolicy, EndpointPolicy
 from lockgate.redirect.kernel import netns
-from lockgate.redirect.opening import Opening
 from lockgate.redirect.reason import Reason
 from lockgate.tests.e2e.datapath_node import (
     GLANCE,
@@ -43,9 +41,9 @@ from lockgate.tests.e2e.datapath_node import (
 )
 
 
-@pytest.fixture(scope="module")
-def module_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    node = Node(tmp_path_factory.mktemp("datapath"))
+@pytest.fixture(scope="module", params=[False, True], ids=["stack", "straight"])
+def module_node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    node = Node(tmp_path_factory.mktemp("datapath"), host_routing=request.param)
     try:
         yield node
     finally:
@@ -276,7 +274,7 @@ def test_enforcement_outlives_a_killed_agent_and_the_next_one_takes_over_without
         fetch(node.stranger, node.server.ipv4, L4, GLANCE)
     for program in (node.pin_dir / "programs").iterdir():
         program.unlink()  # as if the next agent were a new version: it loads its own and swaps them in
-    node.datapath = node.inside(lambda: Datapath.open(Opening(node.pin_dir)))
+    node.datapath = node.opened()
     assert node.datapath.attached() >= {pod.ifindex for pod in node.pods}
     node.enforce(server=USUAL)
     for each in traffic:

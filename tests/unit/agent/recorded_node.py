@@ -127,6 +127,9 @@ class Recorded:
     def newcomers_dropped(self) -> None:
         return None
 
+    def far_ends(self) -> None:
+        return None
+
     def counters(self) -> tuple[()]:
         return ()
 

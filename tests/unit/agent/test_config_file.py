@@ -52,6 +52,7 @@ def test_remote_nodes(tmp_path: Path) -> None:
         ("node_labels: {role: edge, a/b: ''}", {"node_labels": (("a/b", ""), ("role", "edge"))}),
         ("engines: [unix:///run/a.sock, unix:///run/a.sock]", {"engines": ("unix:///run/a.sock",)}),
         ("unknown_containers: allow", {"unknown_containers": "allow"}),
+        ("host_routing: true", {"host_routing": True}),
     ],
 )
 def test_settings(tmp_path: Path, text: str, settings: dict[str, object]) -> None:
@@ -129,6 +130,7 @@ def test_no_file_is_an_empty_one() -> None:
         ("uplinks: [1]", "uplinks: write a list of interfaces, as in 'uplinks: [eth0]'"),
         ("engines: unix:///run/docker.sock", "engines: write a list of sockets, as in 'engines: [unix:///var/run/"),
         ("engines: [/run/docker.sock]", "engines: write a list of sockets"),
+        ("host_routing: 1", "host_routing: write true or false"),
         ("unknown_containers: true", "unknown_containers: write drop or allow"),
         ("engines: ['tcp://127.0.0.1:2375']", "engines: write a list of sockets"),
         ("- http_port", "write keys and values"),

@@ -11,22 +11,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import pytest
 from lockgate.redirect.errors import ProgramRejectedError
 from lockgate.redirect.kernel import bpffs, program, syscall
-from lockgate.redirect.kernel.cgroup import PublishedHook, SocketHook
+from lockgate.redirect.kernel.cgroup import PublishedHook
 from lockgate.redirect.kernel.compiled import Compiled, ProgramSpec
 from lockgate.redirect.kernel.compiler import SOURCES
 from lockgate.redirect.kernel.kept_programs import KeptPrograms
 from lockgate.redirect.kernel.precompile import precompile
 from lockgate.redirect.kernel.program import Loading
+from lockgate.redirect.kernel.program_hook import ProgramHook
 from lockgate.redirect.kernel.syscall import Command
-from lockgate.redirect.kernel.tcx import Hook
 
-AnyHook: TypeAlias = Hook | SocketHook | PublishedHook
-KINDS = list(SOURCES)
+PUBLISHED, SERVICES = "published.c", "services.c"
 _MAP_GET_FD_BY_ID = 14
 
 
@@ -38,11 +36,11 @@ class Pins:
         self.cache_dir = cache_dir
         bpffs.ensure_folder(self.folder / "maps")
 
-    def load(self, kind: Any) -> dict[AnyHook, int]:
+    def load(self, source: str) -> dict[ProgramHook, int]:
         """As an agent does: what is pinned, else what is kept, else with the compiler."""
-        programs = self.folder / kind.__name__
+        programs = self.folder / Path(source).stem
         bpffs.ensure_folder(programs)
-        return dict(Loading(self.folder / "maps", programs, kind, self.cache_dir).finish())
+        return dict(Loading(self.folder / "maps", programs, SOURCES[source], self.cache_dir, source).finish())
 
     @property
     def maps(self) -> dict[str, bytes]:
@@ -97,8 +95,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pins]:
     """By bcc, as nothing is kept yet; then it is."""
     made = Pins("compiled", tmp_path_factory.mktemp("cache"))
     try:
-        for kind in KINDS:
-            release(made.load(kind))
+        for source in SOURCES:
+            release(made.load(source))
         yield made
     finally:
         bpffs.remove_folder(made.folder)
@@ -123,21 +121,21 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "_compiler", compile_nothing)
 
 
-def release(programs: Mapping[AnyHook, int]) -> None:
+def release(programs: Mapping[ProgramHook, int]) -> None:
     for fd in programs.values():
         os.close(fd)
 
 
 @pytest.mark.usefixtures("no_compiler")
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_kernel_has_the_same_from_the_file_as_from_bcc(compiled: Pins, pins: Pins, kind: type[AnyHook]) -> None:
-    by_bcc, from_file = compiled.load(kind), pins.load(kind)
-    for hook in kind:
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_kernel_has_the_same_from_the_file_as_from_bcc(compiled: Pins, pins: Pins, source: str) -> None:
+    by_bcc, from_file = compiled.load(source), pins.load(source)
+    for hook in SOURCES[source]:
         assert in_kernel(from_file[hook]) == in_kernel(by_bcc[hook])
     made = pins.maps
     assert made
     assert made == {name: compiled.maps[name] for name in made}
-    assert {*made} == {each.name for each in kept(pins, kind).maps if each.pinned}
+    assert {*made} == {each.name for each in kept(pins, source).maps if each.pinned}
     release(by_bcc)
     release(from_file)
 
@@ -146,21 +144,21 @@ def test_the_kernel_has_the_same_from_the_file_as_from_bcc(compiled: Pins, pins:
 def test_maps_that_are_there_are_used_as_they_are(pins: Pins) -> None:
     small = syscall.create_map(1, 8, 4, 7, 1, "service_clients")  # a hash with room for few
     syscall.pin(small, pins.folder / "maps" / "service_clients")
-    release(pins.load(SocketHook))
+    release(pins.load(SERVICES))
     assert pins.maps["service_clients"] == made_with(small)
     os.close(small)
 
 
-def kept(pins: Pins, kind: type[AnyHook]) -> Compiled:
-    found = KeptPrograms(pins.cache_dir, SOURCES[kind]).read()
+def kept(pins: Pins, source: str) -> Compiled:
+    found = KeptPrograms(pins.cache_dir, source).read()
     assert found is not None
     return found
 
 
 def spoil(pins: Pins, change: Callable[[Compiled], Compiled]) -> Compiled:
     """The kept programs of published.c, changed, and whole otherwise."""
-    made = change(kept(pins, PublishedHook))
-    KeptPrograms(pins.cache_dir, SOURCES[PublishedHook]).write(made)
+    made = change(kept(pins, PUBLISHED))
+    KeptPrograms(pins.cache_dir, PUBLISHED).write(made)
     return made
 
 
@@ -198,15 +196,15 @@ def test_what_the_kernel_does_not_take_is_compiled_anew(
     words: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    before = kept(pins, PublishedHook)
+    before = kept(pins, PUBLISHED)
     spoilt = spoil(pins, change)
-    assert kept(pins, PublishedHook) == spoilt != before
-    by_bcc, loaded = compiled.load(PublishedHook), pins.load(PublishedHook)
+    assert kept(pins, PUBLISHED) == spoilt != before
+    by_bcc, loaded = compiled.load(PUBLISHED), pins.load(PUBLISHED)
     (told,) = caplog.messages
     assert words in told
     for hook in PublishedHook:
         assert in_kernel(loaded[hook]) == in_kernel(by_bcc[hook])
-    assert kept(pins, PublishedHook) == before, "the next start has better ones"
+    assert kept(pins, PUBLISHED) == before, "the next start has better ones"
     release(by_bcc)
     release(loaded)
 
@@ -215,8 +213,8 @@ def test_what_the_kernel_does_not_take_is_compiled_anew(
 def test_nothing_is_half_loaded(pins: Pins) -> None:
     spoil(pins, _unreadable)
     with pytest.raises(AssertionError, match="the compiler was asked"):
-        pins.load(PublishedHook)
-    assert not [*(pins.folder / "PublishedHook").iterdir()]
+        pins.load(PUBLISHED)
+    assert not [*(pins.folder / "published").iterdir()]
     assert not pins.maps
 
 
@@ -225,13 +223,13 @@ def test_a_compiler_that_fails_too_is_told_as_ever(pins: Pins, monkeypatch: pyte
     started = subprocess.Popen([sys.executable, "-c", "raise SystemExit(5)"], stderr=subprocess.PIPE, text=True)
     monkeypatch.setattr(program, "_compiler", lambda *_: started)
     with pytest.raises(ProgramRejectedError, match="clang refused"):
-        pins.load(PublishedHook)
+        pins.load(PUBLISHED)
 
 
 def test_a_folder_that_takes_no_files_is_told_and_nothing_more(pins: Pins, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(pins.cache_dir)
     pins.cache_dir.write_text("a file where the folder should be")
-    release(pins.load(PublishedHook))
+    release(pins.load(PUBLISHED))
     (told,) = [each for each in caplog.messages if "kept" in each]
     assert f"{pins.cache_dir}" in told
     assert "--cache-dir" in told
@@ -245,11 +243,11 @@ def test_nothing_is_compiled_ahead_that_is_kept(pins: Pins) -> None:
 
 
 def test_what_is_lacking_is_compiled_ahead_and_no_pin_stays(pins: Pins) -> None:
-    before = kept(pins, PublishedHook)
-    KeptPrograms(pins.cache_dir, SOURCES[PublishedHook]).path.unlink()
+    before = kept(pins, PUBLISHED)
+    KeptPrograms(pins.cache_dir, PUBLISHED).path.unlink()
     left = Path("/sys/fs/bpf/lockgate-precompile-0")  # no process has this number
     bpffs.ensure_folder(left / "maps")
     precompile(pins.cache_dir)
-    assert kept(pins, PublishedHook) == before
+    assert kept(pins, PUBLISHED) == before
     assert not left.exists()
     assert not Path(f"/sys/fs/bpf/lockgate-precompile-{os.getpid()}").exists()
