@@ -29,7 +29,7 @@ NETWORKS = (
     *("::ffff:10.200.0.0/112", "::ffff:192.0.2.77/128"),  # no packet has such an address
 )
 NAMES = ("api.example.com", "www.example.com", "a.b.example.org")
-NAME_PATTERNS = ("*.example.com", "*", "**.example.org", "a*.example.com")
+NAME_PATTERNS = ("*.example.com", "*", "**.example.org", "a*.example.com", "**", "***.example.com", "a.**.org")
 NAMED_ADDRESSES = ("198.51.100.7", "198.51.100.8", "2001:db8:1::5", "192.0.2.130", "10.200.0.3", "::ffff:10.200.0.4")
 SERVICES = ("front", "back")
 
@@ -63,5 +63,6 @@ SERVER_NAMES = {
     "*.com": (("example.com",), ("api.example.com", "com")),
     "example_1.org": (("example_1.org",), ("example-1.org",)),
     "*": (("example.com", "localhost"), ()),
-    "**": (("localhost",), ("example.com",)),
+    "**": (("localhost", "a.b.example.com"), ()),
+    "a.**.example.org": (("a.b.example.org", "a.b.c.example.org"), ("a.example.org", "b.c.example.org")),
 }
