@@ -13,7 +13,7 @@ import yaml
 from lockgate.policies import Flow, World, endpoint_of, parse_policies, parse_workloads
 from lockgate.policies.secret import header_values
 from lockgate.policies.tls_secret import TlsSecrets
-from lockgate.tests.agreement.exchange import Wire
+from lockgate.tests.agreement.exchange import Wire, cookie_of
 from lockgate.tests.agreement.tls import secrets as tls_secrets
 
 _PATH_OF_HTTP1 = re.compile(r"[!-~]*")
@@ -40,14 +40,13 @@ def parsed(flow: Document) -> tuple[Flow, Wire]:
     if wire is Wire.HTTP1 and not _PATH_OF_HTTP1.fullmatch(request.get("path", "")):
         raise InvalidCase("a path of HTTP/1 ends at a blank")
     if wire is Wire.HTTP2 and "headers" in asked.get("http", {}):
-        # Fields of the name cookie are parts of one: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.3
         headers, crumbs = {}, list[str]()
         for name, value in asked["http"]["headers"].items():
             if name.lower() == "cookie":
                 crumbs += value if isinstance(value, list) else [value]
             else:
                 headers[name] = value
-        asked["http"] = {**asked["http"], "headers": headers | ({"cookie": "; ".join(crumbs)} if crumbs else {})}
+        asked["http"] = {**asked["http"], "headers": headers | cookie_of(crumbs)}
     return Flow.from_json(asked), wire
 
 

@@ -39,6 +39,15 @@ class Wire(StrEnum):
 H1, H2 = "http/1.1", "h2"  # https://www.iana.org/assignments/tls-extensiontype-values/
 
 
+def cookie_of(crumbs: Sequence[str]) -> dict[str, str]:
+    """HTTP/2's fields of the name cookie are parts of one: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.3. Envoy
+    leaves empty ones at the front out, and has none where nothing is left."""
+    joined = ""
+    for crumb in crumbs:
+        joined = f"{joined}; {crumb}" if joined else crumb
+    return {"cookie": joined} if joined else {}
+
+
 class Arrived(NamedTuple):
     """A request as a server gets it: H1 or H2, the scheme (of HTTP/2 alone), "METHOD PATH", and the headers with the
     host among them."""

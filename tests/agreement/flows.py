@@ -276,7 +276,11 @@ def _with_request(random: Random, flow: dict[str, Any], wish: Wish, wire: Wire) 
             if name in (":authority", "host") and _PLAIN_HOST.fullmatch(wanted):
                 request["host"] = wanted
     if headers:
-        request["headers"] = {name: value for name, value in headers.items() if not _has_no_route(name, value)}
+        request["headers"] = {
+            name: value
+            for name, value in headers.items()
+            if not _has_no_route(name, value) and not (wire is Wire.EITHER and _crumbled(name, value))
+        }
     return {**flow, "http": request}
 
 
@@ -306,6 +310,11 @@ def _add_header(
 def _has_no_route(name: str, value: str | list[str]) -> bool:
     """Envoy answers 404 to a request with an empty X-Forwarded-Proto, before any policy is asked."""
     return name.lower() == "x-forwarded-proto" and not "".join(value)
+
+
+def _crumbled(name: str, value: str | list[str]) -> bool:
+    """A cookie that HTTP/1.1 and HTTP/2 have differently."""
+    return name.lower() == "cookie" and (not value or isinstance(value, list))
 
 
 def _twisted(random: Random, path: str, twists: Sequence[str]) -> str:

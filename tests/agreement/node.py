@@ -21,7 +21,7 @@ from lockgate.policies.workload import IPAddress
 from lockgate.redirect.reason import Reason
 from lockgate.tests.agreement.case import HOSTS, Setting, parsed
 from lockgate.tests.agreement.envoy import Envoy, running_envoy
-from lockgate.tests.agreement.exchange import CLOSED, Answer, Arrived, Sent, Wire
+from lockgate.tests.agreement.exchange import CLOSED, Answer, Arrived, Sent, Wire, cookie_of
 from lockgate.tests.agreement.expectation import ACCEPTED, DENIED, Expectation
 from lockgate.tests.agreement.ground import ENVOY_MARK, ENVOY_PORT, TLS_PORT, ground
 from lockgate.tests.agreement.kernel import TURNED_MARK, UPLINK, Kernel, Outcome, source_ports
@@ -280,8 +280,8 @@ def _changed(expected: Expectation, arrived: Arrived) -> list[str]:
     wanted = expected.arriving
     first = (expected.arriving_protocol, expected.arriving_scheme, f"{wanted.method} {wanted.path}")
     found = [] if arrived[:3] == first else [f"Envoy: {first} arrived as {arrived[:3]}"]
-    crumbs = "; " if expected.wire is Wire.HTTP2 and not expected.read else ","
-    headers, seen = {"host": wanted.host, **wanted.headers}, _joined(arrived.fields, crumbs)
+    crumbled = expected.wire is Wire.HTTP2 and not expected.read
+    headers, seen = {"host": wanted.host, **wanted.headers}, _joined(arrived.fields, crumbled=crumbled)
     if seen.get("content-length") == "0":
         headers.setdefault("content-length", "0")  # Envoy says so on behalf of a POST that has no body
     if headers != seen:
@@ -289,13 +289,14 @@ def _changed(expected: Expectation, arrived: Arrived) -> list[str]:
     return found
 
 
-def _joined(fields: Iterable[tuple[str, str]], crumbs: str) -> dict[str, str]:
-    """Repeated fields mean their values joined, https://www.rfc-editor.org/rfc/rfc9110#section-5.3; those of cookies by
-    `crumbs`."""
+def _joined(fields: Iterable[tuple[str, str]], *, crumbled: bool) -> dict[str, str]:
+    """Repeated fields mean their values joined, https://www.rfc-editor.org/rfc/rfc9110#section-5.3; a cookie may have
+    come in crumbs."""
     found: dict[str, list[str]] = {}
     for name, value in fields:
         found.setdefault(name.lower(), []).append(value)
-    return {name: (crumbs if name == "cookie" else ",").join(values) for name, values in found.items()}
+    cookie = cookie_of(found.pop("cookie", [])) if crumbled else {}
+    return {name: ",".join(values) for name, values in found.items()} | cookie
 
 
 def _differ(what: str, seen: Outcome, expected: Outcome) -> list[str]:
