@@ -23,7 +23,7 @@ from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from . import layout, routing
 from .connections import Concern, ConnectionMap
-from .errors import RedirectError
+from .errors import PinConflictError, RedirectError
 from .far_ends import FarEnds
 from .ipcache_map import IpcacheMap
 from .kernel import bpffs, pinned_link, tcx
@@ -101,6 +101,7 @@ class Datapath:
             BpfUnsupportedError: the kernel or the caller's rights are not enough.
             ProgramRejectedError: the programs did not compile or load.
             RoutingFailedError: rules, routes or sysctls could not be set.
+            PinConflictError: another version has put programs where this one knows none.
         """
         lock, programs = begun.take()
         try:
@@ -379,8 +380,8 @@ class Datapath:
         routing.remove()
 
     def _take_over_links(self) -> None:
-        for path in (self._pin_dir / "links").iterdir():
-            hook = _hook_of(path)
+        links = {path: _hook_of(path) for path in (self._pin_dir / "links").iterdir()}  # before any is touched
+        for path, hook in links.items():
             if self._far_ends is not None and hook is Hook.TO_POD:
                 self._far_ends.learn(tcx.interface_of(path))
             ifindex = tcx.swap(path, self._programs[hook])
@@ -407,4 +408,10 @@ class Datapath:
 
 
 def _hook_of(link: Path) -> Hook:
-    return next(hook for hook in Hook if link.name.endswith(f"-{hook.program}"))
+    for hook in Hook:
+        if link.name.endswith(f"-{hook.program}"):
+            return hook
+    raise PinConflictError(
+        f"{link} was put there by another version of Lockgate; start that one, or take away what it left by its "
+        "'lockgate agent clean', which ends enforcement"
+    )

@@ -219,6 +219,21 @@ def test_maps_of_another_version_are_refused_and_left_alone(node: Node) -> None:
     node.inside(lambda: Datapath.remove_pinned(node.pin_dir))
 
 
+def test_a_program_that_only_another_version_knows_is_left_where_it_is(node: Node) -> None:
+    """An older agent after a newer one: what it does not know it could not keep in step."""
+    datapath = node.open()
+    node.inside(lambda: datapath.attach(node.endpoint()))
+    datapath.close()
+    links = node.pin_dir / "links"
+    known, strange = links / f"{node.pod.ifindex}-to_pod", links / f"{node.pod.ifindex}-to_moon"
+    known.rename(strange)
+    with pytest.raises(PinConflictError, match=r"to_moon was put there by another version of Lockgate; start that one"):
+        node.open()
+    assert strange.exists()
+    strange.rename(known)
+    node.open().close()
+
+
 @pytest.mark.parametrize("name", ["connections", "counters", "drops"])
 def test_what_another_version_remembers_is_forgotten(node: Node, name: str) -> None:
     node.open().close()
