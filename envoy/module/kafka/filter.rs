@@ -10,7 +10,8 @@ use crate::network_hooks::{NetworkConfig, NetworkFilter, Step};
 use super::denial_log;
 use super::policy::{End, Ends, Policy};
 use super::published::Published;
-use super::session::{Denial, Glance, Out, Piece, Session, Tables};
+use super::schema::Tables;
+use super::session::{Denial, Glance, Out, Piece, Session};
 
 static PUBLISHED: Published = Published::new();
 

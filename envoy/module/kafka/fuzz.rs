@@ -3,10 +3,11 @@
 //! LOCKGATE_FUZZ_RUNS connections are tried from LOCKGATE_FUZZ_SEED on. A connection is a few requests made from the
 //! table, some of them damaged, cut into pieces at random; responses come back likewise.
 
+use super::ground::{at_a_glance, passed, published};
 use super::policy::{End, Ends};
 use super::published::Published;
-use super::session::{Out, Piece, Session, Tables, OWN_CORRELATION};
-use super::session_tests::{at_a_glance, passed, published};
+use super::schema::Tables;
+use super::session::{Out, Piece, Session, OWN_CORRELATION};
 use super::wire::{put_length, put_string};
 
 const NAMES: [&str; 4] = ["orders", "secret", "bills", "x"];

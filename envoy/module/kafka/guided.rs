@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::fuzz::{damage, frames, passes_alone, session, setting, Random};
+use super::ground::{at_a_glance, passed, published};
 use super::published::Published;
-use super::session::{Out, Tables};
-use super::session_tests::{at_a_glance, passed, published};
+use super::schema::Tables;
+use super::session::Out;
 
 static FIRST: AtomicUsize = AtomicUsize::new(0);
 static LAST: AtomicUsize = AtomicUsize::new(0);

@@ -1,7 +1,7 @@
 //! The Produce that was judged last: one that differs from it only in its records is allowed too, and need not be read again.
 //!
 //! A producer sends the same request over and over: only length, correlation id and records change. What is compared is
-//! all that the walk (`schema_walk.rs`) has looked at, so the answer is the walk's own, for the same policy.
+//! all that the walk (`schema/walk.rs`) has looked at, so the answer is the walk's own, for the same policy.
 
 use super::frame::{self, Frame};
 use super::schema::Asked;
@@ -92,7 +92,7 @@ impl LastProduce {
 #[cfg(test)]
 mod tests {
     use super::super::frame::{look, Seen};
-    use super::super::session::{Tables, PRODUCE};
+    use super::super::schema::{Tables, PRODUCE};
     use super::*;
 
     /// Produce version 9 of "app" to partition 3 of "orders".

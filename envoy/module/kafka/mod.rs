@@ -1,7 +1,8 @@
 //! The Kafka filter: requests are judged by their API, version, client and topics before the server sees them.
 //!
-//! `session` is one connection, `queue` its responses on their way back; `policy` says who may do what, `apis` and `schema`
-//! what the protocol looks like, `rewrite` which messages pass in another form. `filter` is the part that knows Envoy.
+//! `session` is one connection, `queue` its responses on their way back, `last_produce` what it need not read again;
+//! `policy` says who may do what, `apis` and `schema` what the protocol looks like, `rewrite` which messages pass in another
+//! form. `filter` is the part that knows Envoy.
 
 mod apis;
 mod denial_log;
@@ -10,6 +11,8 @@ mod filter;
 mod frame;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod ground;
 #[cfg(test)]
 mod guided;
 mod last_produce;
@@ -20,8 +23,6 @@ mod rewrite;
 mod rules;
 mod schema;
 mod session;
-#[cfg(test)]
-mod session_tests;
 #[cfg(test)]
 mod storm;
 mod wire;

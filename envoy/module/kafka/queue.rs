@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use super::published::Hold;
 use super::rewrite::{metadata_response, names, versions, MetadataPlan};
-use super::session::{Out, Piece, Tables};
+use super::schema::Tables;
+use super::session::{Out, Piece};
 use super::wire::{Reader, Trouble};
 
 const MOST_WAITING: usize = 1000; // requests without an answer; more are not read

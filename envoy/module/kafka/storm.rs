@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::frame::{look, Seen};
 use super::fuzz::{damage, feed, frames, passes_alone, sample, session, setting, Random};
-use super::session::Tables;
-use super::session_tests::{policy, published};
+use super::ground::{policy, published};
+use super::schema::Tables;
 
 const RUNS: u64 = 3000;
 const RULES: [&str; 4] = [

@@ -23,9 +23,9 @@ mod queue;
 mod rewrite;
 #[path = "../../../envoy/module/kafka/rules.rs"]
 mod rules;
-#[path = "../../../envoy/module/kafka/schema.rs"]
+#[path = "../../../envoy/module/kafka/schema/mod.rs"]
 mod schema;
-#[path = "../../../envoy/module/kafka/session.rs"]
+#[path = "../../../envoy/module/kafka/session/mod.rs"]
 mod session;
 #[path = "../../../envoy/module/kafka/wire.rs"]
 mod wire;
@@ -34,7 +34,8 @@ use std::io::{stdin, stdout, Read, Write};
 
 use policy::{End, Ends, Policy};
 use published::Published;
-use session::{Out, Piece, Session, Tables};
+use schema::Tables;
+use session::{Out, Piece, Session};
 
 static PUBLISHED: Published = Published::new();
 

@@ -7,9 +7,9 @@ use super::super::frame::{look, Seen};
 use super::super::last_produce::LastProduce;
 use super::super::queue::Waits;
 use super::super::rules::Request;
-use super::super::schema::Asked;
+use super::super::schema::{Asked, API_VERSIONS, FETCH, METADATA, PRODUCE};
 use super::super::wire::Trouble;
-use super::{Body, Session, API_VERSIONS, FETCH, METADATA, NO_SESSION, PRODUCE};
+use super::{Body, Session, NO_SESSION};
 
 /// What can be said of a buffer without taking it apart.
 #[derive(Debug)]

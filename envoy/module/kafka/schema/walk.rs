@@ -1,7 +1,8 @@
 //! Walking through a request: the fields that the table gives an API, made ready once for each version.
 
 use super::super::wire::{Reader, Trouble};
-use super::{Asked, Blob, Field, Item, Kind, Many, Topic};
+use super::asked::{Asked, Blob, Item, Topic};
+use super::{Field, Kind, Many};
 
 /// How to walk through the requests of one version.
 #[derive(Debug)]

@@ -3,115 +3,38 @@
 //! Bytes go in as they come and come out as `Piece`s; nothing is passed on that was not judged, and whatever is held back
 //! is bounded. What is not the Kafka protocol ends the connection.
 
-#[path = "session_glance.rs"]
 mod glance;
+#[cfg(test)]
+mod glance_tests;
+mod judge;
+mod metadata;
+#[cfg(test)]
+mod metadata_tests;
+mod out;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 pub use self::glance::Glance;
-use super::few::Few;
+use self::judge::{allows, denial};
+pub use self::out::{Denial, Out, Piece};
 use super::frame::{look, Frame, Seen};
 use super::last_produce::LastProduce;
 use super::policy::{Ends, Policy, Say};
 use super::published::{Hold, Published};
 use super::queue::{Queue, Waits};
-use super::rewrite::{metadata_request, names_request, version_unknown, MetadataPlan};
+use super::rewrite::version_unknown;
 use super::rules::{Part, Request};
-use super::schema::{read_table, Api, Asked, Topic};
+use super::schema::{Api, Asked, Tables, Topic, API_VERSIONS, FETCH, METADATA, PRODUCE};
 use super::wire::Trouble;
-
-pub const PRODUCE: i16 = 0;
-pub const FETCH: i16 = 1;
-pub const METADATA: i16 = 3;
-pub const API_VERSIONS: i16 = 18;
 
 const LONGEST_HELD: usize = 16 << 20; // of one request that has to be seen whole
 const MOST_NAMES: usize = 4096; // topic ids that a connection remembers
-const MOST_IDS: usize = 1024; // that are asked for at once
 pub const OWN_CORRELATION: i32 = 0x4c47_0001;
 const NO_SESSION: i32 = -1; // as a Fetch's epoch: do not begin one
 const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
-
-/// The table of `apis.rs`, read.
-pub struct Tables {
-    pub apis: Vec<Api>,
-    pub metadata_response: Api,
-}
-
-static TABLES: Mutex<Option<&'static Tables>> = Mutex::new(None);
-
-impl Tables {
-    /// Read once, and the same for all connections.
-    pub fn shared() -> Result<&'static Tables, String> {
-        let mut shared = TABLES.lock().map_err(|_| "the table of APIs cannot be read")?;
-        match *shared {
-            Some(tables) => Ok(tables),
-            None => Ok(shared.insert(Box::leak(Box::new(Tables::read()?)))),
-        }
-    }
-
-    fn read() -> Result<Tables, String> {
-        let mut other = read_table(super::apis::METADATA_RESPONSE)?;
-        Ok(Tables {
-            apis: read_table(super::apis::APIS)?,
-            metadata_response: other.pop().ok_or("no Metadata response")?,
-        })
-    }
-
-    pub fn api(&self, key: i16) -> Option<&Api> {
-        self.apis.iter().find(|api| api.key == key)
-    }
-}
-
-/// What becomes of the bytes that came in, in their order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
-    Same(usize),
-    Gone(usize),
-    New(Vec<u8>),
-}
-
-impl Default for Piece {
-    fn default() -> Piece {
-        Piece::Same(0)
-    }
-}
-
-/// A request that was refused, for the log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Denial {
-    pub key: i16,
-    pub version: i16,
-    pub client: Vec<u8>,
-    pub topics: Vec<Vec<u8>>,
-    pub name: String,
-    /// What was done about it.
-    pub code: i16,
-}
-
-/// What one step comes to.
-#[derive(Debug, Default)]
-pub struct Out {
-    pub pieces: Few<Piece, 2>,
-    /// For the client, now.
-    pub answer: Vec<u8>,
-    /// End the connection, and why.
-    pub close: Option<String>,
-    pub denials: Vec<Denial>,
-}
-
-impl Out {
-    /// Pass or drop `count` bytes.
-    fn run(&mut self, count: usize, pass: bool) {
-        match (self.pieces.last_mut(), pass) {
-            _ if count == 0 => {}
-            (Some(Piece::Same(before)), true) | (Some(Piece::Gone(before)), false) => *before += count,
-            (_, true) => self.pieces.push(Piece::Same(count)),
-            (_, false) => self.pieces.push(Piece::Gone(count)),
-        }
-    }
-}
 
 #[derive(Clone, Copy)]
 enum Body {
@@ -343,44 +266,6 @@ impl Session {
         Ok(())
     }
 
-    /// The name of what denies the whole connection.
-    fn closed(&self) -> Option<String> {
-        self.sides.iter().find_map(|side| match side {
-            Say::Deny(name) => Some(name.clone()),
-            _ => None,
-        })
-    }
-
-    fn allows(&self, request: Request, part: Part) -> Result<(), &str> {
-        allows(self.policy.as_deref(), &self.sides, request, part)
-    }
-
-    fn topic_part<'s>(&'s self, topic: &'s Topic) -> Part<'s> {
-        let name = match topic.id {
-            Some(id) if topic.name.is_none() => self.names.get(&id).map(Vec::as_slice),
-            _ => topic.name,
-        };
-        name.map_or(Part::Everything, Part::Topic)
-    }
-
-    fn judge(&self, request: Request, asked: &Asked) -> Result<(), String> {
-        let judged = |part| self.allows(request, part).map_err(str::to_string);
-        let mut nothing = true;
-        for topic in asked.topics.iter() {
-            judged(self.topic_part(topic))?;
-            nothing = false;
-        }
-        for name in asked.items.iter().filter_map(|item| item.topic()) {
-            judged(Part::Topic(name))?;
-            nothing = false;
-        }
-        match asked.everything {
-            true => judged(Part::Everything),
-            false if nothing => judged(Part::NoTopic),
-            false => Ok(()),
-        }
-    }
-
     /// A request of an API or version that we cannot look into.
     fn unknown(&mut self, data: &[u8], frame: &Frame, request: Request, api: Option<&Api>, out: &mut Out) -> Step {
         if let (API_VERSIONS, Some(api)) = (frame.key, api) {
@@ -408,33 +293,6 @@ impl Session {
         let answer = api.failure(frame.version, frame.correlation, FETCH_SESSION_ID_NOT_FOUND);
         self.answer(answer, out);
         self.gone(data, frame, out)
-    }
-
-    /// Ask the server for the names of topics that a request has by id only. None: all are known that can be.
-    fn find_names(&mut self, frame: &Frame, request: Request, asked: &Asked, out: &mut Out) -> Option<Step> {
-        let by_id = asked.topics.iter().any(|topic| topic.name.is_none());
-        if frame.key == METADATA || !by_id || self.asked_names || self.allows(request, Part::Everything).is_ok() {
-            return None;
-        }
-        let unknown: Vec<[u8; 16]> = asked
-            .topics
-            .iter()
-            .filter(|topic| topic.name.is_none())
-            .filter_map(|topic| topic.id)
-            .filter(|id| !self.names.contains_key(id))
-            .collect();
-        if unknown.is_empty() {
-            return None;
-        }
-        if unknown.len() > MOST_IDS {
-            return Some(Step::Close(
-                "a request with more topic ids than can be asked for".to_string(),
-            ));
-        }
-        out.pieces.push(Piece::New(names_request(OWN_CORRELATION, &unknown)));
-        self.queue.push(OWN_CORRELATION, Waits::Names);
-        self.asked_names = true;
-        Some(Step::Wait)
     }
 
     fn forward(&mut self, data: &[u8], frame: &Frame, asked: &Asked, out: &mut Out) -> Step {
@@ -472,84 +330,6 @@ impl Session {
             self.answer(answer, out);
         }
         self.gone(data, frame, out)
-    }
-
-    /// The names of the topics that are not allowed.
-    fn refused(&self, request: Request, asked: &Asked) -> Vec<Vec<u8>> {
-        let named = asked.topics.iter().map(|topic| match self.topic_part(topic) {
-            Part::Topic(name) => name.to_vec(),
-            _ => hex(topic.id.unwrap_or_default()),
-        });
-        let items = asked.items.iter().filter_map(|item| item.topic()).map(<[u8]>::to_vec);
-        named
-            .chain(items)
-            .filter(|name| self.allows(request, Part::Topic(name)).is_err())
-            .collect()
-    }
-
-    /// Metadata is answered topic by topic: what is not allowed never reaches the server and comes back refused.
-    fn metadata(
-        &mut self,
-        data: &[u8],
-        frame: &Frame,
-        api: &Api,
-        request: Request,
-        asked: &Asked,
-        out: &mut Out,
-    ) -> Step {
-        // The first version's empty list is every topic.
-        let all = asked.everything || (frame.version == 0 && asked.topics.is_empty());
-        let open = self.allows(request, Part::Everything).is_ok();
-        let pass: Vec<bool> = asked
-            .topics
-            .iter()
-            .map(|topic| {
-                open || topic
-                    .name
-                    .map_or(true, |name| self.allows(request, Part::Topic(name)).is_ok())
-            })
-            .collect();
-        let by_id = asked.topics.iter().any(|topic| topic.name.is_none());
-        let plan = MetadataPlan {
-            version: frame.version,
-            refused: asked
-                .topics
-                .iter()
-                .zip(&pass)
-                .filter(|(_, pass)| !**pass)
-                .filter_map(|(topic, _)| topic.name.map(<[u8]>::to_vec))
-                .collect(),
-            sift: !open && (all || by_id),
-            only_refused: frame.version == 0 && !all && !pass.contains(&true),
-            by_id,
-        };
-        if plan.refused.is_empty() && !plan.sift {
-            self.queue.push(frame.correlation, Waits::Plain);
-            return self.pass(data, frame, out);
-        }
-        if !plan.refused.is_empty() {
-            let name = self.judge(request, asked).err().unwrap_or_default();
-            out.denials
-                .push(denial(request, &name, plan.refused.clone(), api.code_of(asked)));
-        }
-        let flexible = api.is_flexible(frame.version);
-        let passing = |at: usize| pass.get(at).copied().unwrap_or(false);
-        // As it came while nothing is taken out: null, which is every topic, has no elements either.
-        let forwarded = if plan.refused.is_empty() {
-            data.get(..frame.total).map(<[u8]>::to_vec)
-        } else {
-            metadata_request(data, frame, flexible, asked, passing)
-        };
-        let forwarded = match forwarded {
-            Some(forwarded) => forwarded,
-            None => return more(frame, data.len()),
-        };
-        let client = frame.client.to_vec();
-        self.queue
-            .push(frame.correlation, Waits::Metadata(Box::new((plan, client))));
-        out.run(frame.total, false);
-        out.pieces.push(Piece::New(forwarded));
-        Step::On(frame.total)
     }
 
     fn answer(&mut self, answer: Vec<u8>, out: &mut Out) {
@@ -597,23 +377,6 @@ impl Session {
     }
 }
 
-/// Ok, or the name of what denies it.
-fn allows<'s>(policy: Option<&Policy>, sides: &'s [Say], request: Request, part: Part) -> Result<(), &'s str> {
-    for side in sides {
-        match side {
-            Say::Allow => {}
-            Say::Deny(name) => return Err(name),
-            Say::Rules(set, name) => {
-                let set = policy.and_then(|policy| policy.sets.get(*set));
-                if !set.map_or(false, |set| set.allows(request, part)) {
-                    return Err(name);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Wait for more of a request, with twice as much of it as there is, or all of it.
 fn more(frame: &Frame, have: usize) -> Step {
     if frame.total > LONGEST_HELD && have >= LONGEST_HELD {
@@ -623,22 +386,4 @@ fn more(frame: &Frame, have: usize) -> Step {
         return Step::Close("a request contradicts its length".to_string());
     }
     Step::More(frame.total.min(have.saturating_mul(2)).min(LONGEST_HELD.max(have + 1)))
-}
-
-fn denial(request: Request, name: &str, topics: Vec<Vec<u8>>, code: i16) -> Denial {
-    Denial {
-        key: request.key,
-        version: request.version,
-        client: request.client.to_vec(),
-        topics,
-        name: name.to_string(),
-        code,
-    }
-}
-
-fn hex(id: [u8; 16]) -> Vec<u8> {
-    id.iter()
-        .map(|byte| format!("{:02x}", byte))
-        .collect::<String>()
-        .into_bytes()
 }
