@@ -158,16 +158,20 @@ async def test_a_refusal_of_the_kernel_reaches_the_caller(node: Recorded, applie
         await applier.apply(world(L4))
 
 
-async def test_looks_into_the_kernel_wait_for_their_turn(node: Recorded, applier: Applier) -> None:
+def held_up(node: Recorded) -> tuple[threading.Event, threading.Event]:
+    """The first is set when a change comes to the kernel's maps, which it writes when the second is."""
     entered, go_on = threading.Event(), threading.Event()
-    apply = node.apply
 
-    def slow(plan: DatapathPlan) -> None:
+    def wait() -> None:
         entered.set()
         assert go_on.wait(10)
-        apply(plan)
 
-    cast(Any, node).apply = slow
+    node.before_maps = wait
+    return entered, go_on
+
+
+async def test_looks_into_the_kernel_wait_for_their_turn(node: Recorded, applier: Applier) -> None:
+    entered, go_on = held_up(node)
     applying = asyncio.create_task(applier.apply(world(L4)))
     await asyncio.to_thread(entered.wait, 10)
     look = asyncio.create_task(applier.kernel())
@@ -180,15 +184,7 @@ async def test_looks_into_the_kernel_wait_for_their_turn(node: Recorded, applier
 
 async def test_an_agent_that_ends_waits_for_the_kernel(node: Recorded, applier: Applier) -> None:
     """Nothing is closed under a thread that still writes."""
-    entered, go_on = threading.Event(), threading.Event()
-    apply = node.apply
-
-    def slow(plan: DatapathPlan) -> None:
-        entered.set()
-        assert go_on.wait(10)
-        apply(plan)
-
-    cast(Any, node).apply = slow
+    entered, go_on = held_up(node)
     applying = asyncio.create_task(applier.apply(world(L4)))
     await asyncio.to_thread(entered.wait, 10)
     applying.cancel()
