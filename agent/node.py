@@ -191,7 +191,7 @@ class NodeAgent:
                 asyncio.create_task(self._follow_store(reconciler, bridges), name="store"),
                 asyncio.create_task(bridges.run(), name="bridges"),
                 asyncio.create_task(_follow_links(reconciler), name="links"),
-                asyncio.create_task(self._follow_envoy(envoy), name="envoy"),
+                asyncio.create_task(self._follow_envoy(envoy, datapath), name="envoy"),
                 asyncio.create_task(reconciler.run(listed, reading), name="reconcile"),
                 asyncio.create_task(services.run(), name="services"),
                 asyncio.create_task(remote.run(), name="remote nodes"),
@@ -217,7 +217,7 @@ class NodeAgent:
             bridges.want(content.networks)
             reconciler.store_says(content)
 
-    async def _follow_envoy(self, envoy: EnvoyProcess) -> None:
+    async def _follow_envoy(self, envoy: EnvoyProcess, datapath: Datapath) -> None:
         """The supervisor restarts Envoy; this restarts the supervisor, and keeps the log of denials bounded."""
         while True:
             await asyncio.sleep(_ENVOY_CHECK_SECONDS)
@@ -225,6 +225,8 @@ class NodeAgent:
             with suppress(EnvoyError):
                 self._state.envoy = await envoy.ensure()
             _tell_envoy(before, self._state.envoy)
+            if self._state.envoy is not None and self._state.envoy.serves_as_wanted:
+                datapath.envoy_asks_makers()
             with suppress(EnvoyError, OSError):
                 await self._rotate_log()
 

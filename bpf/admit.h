@@ -24,7 +24,7 @@ static __always_inline int judge_again(const struct packet *p, const struct trac
     return judge(dst, src, p->protocol, next->service, v);
 }
 
-/* The mark names the endpoint that was asked, 0 for nobody here: should routing lead elsewhere, to_pod there judges for
+/* The mark names the endpoint that was asked, or else who asks: should routing lead elsewhere, to_pod there judges for
  * itself. */
 static __always_inline __u32 judged_mark(__u32 ifindex)
 {
@@ -33,7 +33,10 @@ static __always_inline __u32 judged_mark(__u32 ifindex)
 
 static __always_inline int pass_judged(struct __sk_buff *skb, __u32 ifindex)
 {
-    skb->mark = judged_mark(ifindex);
+    if (ifindex)
+        skb->mark = judged_mark(ifindex);
+    else
+        mark_sender(skb, MARK_SENT);
     return ALLOWED;
 }
 
@@ -88,7 +91,7 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
     if (is_translated(t) && dst->ifindex) {
         if (reason && p->syn)
             return reason;
-        skb->mark = MARK_LEFT; /* what is over to_pod resets */
+        mark_sender(skb, MARK_LEFT); /* what is over to_pod resets */
         return ALLOWED;
     }
     /* An answer to a proxy's question that was forgotten. The host has sockets of its own. */
@@ -112,6 +115,7 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
     connections.update(&t->key, next);
     if (next->proxied)
         return to_proxy(skb, p, next, t->side);
-    /* What comes to the node over a bridge passes an uplink yet. */
-    return pass_judged(skb, dst->identity == HOST && is_host_policed() ? HOST_ENDPOINT : dst->ifindex);
+    if (!dst->ifindex)
+        keep_sender(src->ifindex, src->identity);
+    return pass_judged(skb, dst->ifindex);
 }

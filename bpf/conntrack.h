@@ -42,6 +42,11 @@ static __always_inline __u32 ifindex_at(const struct connection *c, __u8 side)
     return side ? c->ifindex[1] : c->ifindex[0];
 }
 
+static __always_inline __u32 identity_at(const struct connection *c, __u8 side)
+{
+    return side ? c->identity[1] : c->identity[0];
+}
+
 /* True for a packet of the client's with the ends of a connection that was translated on its way to the server. Whoever asks
  * the server by its own address may have the same, and conntrack, which must tell the two apart, gives it another port:
  * only in to_pod, behind that, is it known whose the packet is. */

@@ -111,10 +111,21 @@ static __always_inline int decide_from_uplink(struct __sk_buff *skb, struct pack
     return admit(skb, p, &t, src, dst, &next);
 }
 
-/* True for a packet with the address of the endpoint at `ifindex` that neither it nor a proxy has sent. */
+/* True for a packet of the endpoint at `ifindex`, by its address, that neither it nor a proxy has sent. */
 static __always_inline int is_spoofed(struct __sk_buff *skb, __u32 ifindex)
 {
-    return ifindex && skb->ingress_ifindex && skb->ingress_ifindex != ifindex;
+    return ifindex && skb->ingress_ifindex && skb->ingress_ifindex != ifindex && sent_by(skb) != ifindex;
+}
+
+/* The endpoint that was given the node's address on its way (masquerade), by the mark; no identity: it is not known. */
+static __always_inline struct owner masked(struct __sk_buff *skb)
+{
+    struct owner sender = {.ifindex = sent_by(skb)};
+    __u32 *identity = senders.lookup(&sender.ifindex);
+
+    if (identity)
+        sender.identity = *identity;
+    return sender;
 }
 
 /* True for a client's packet that came past the proxy which is to have it: its address was translated on the way. What
@@ -129,7 +140,7 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
 {
     struct connection next = {.revision = current_revision()};
     int envoy = (skb->mark & MARK_MASK) == MARK_ENVOY;
-    struct owner *src, *dst;
+    struct owner *src, *dst, sender = {};
     struct verdict v = {};
     struct track t;
     int reason;
@@ -160,9 +171,26 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
     dst = find_owner(&p->dst);
     if (!src || !src->identity || !dst || dst->ifindex != skb->ifindex)
         return DROP_ADDRESS;
-    if (is_spoofed(skb, src->ifindex) || (src->identity == HOST && skb->ingress_ifindex))
-        return DROP_SPOOFED; /* claims to be this node, but was not sent by it */
+    if (src->identity == HOST && skb->ingress_ifindex) {
+        sender = masked(skb);
+        if (!sender.identity)
+            return DROP_SPOOFED; /* claims to be this node, but was not sent by it */
+        src = &sender;
+    }
+    if (is_spoofed(skb, src->ifindex))
+        return DROP_SPOOFED;
     reason = judge_again(p, &t, src, dst, &next, &v);
+    if (sender.ifindex) {
+        /* The address is not its alone, and another connection with the same ends may have been somebody else's. */
+        if (p->syn)
+            next.identity[0] = t.side ? dst->identity : sender.identity;
+        if (p->syn)
+            next.identity[1] = t.side ? sender.identity : dst->identity;
+        if (next.proxied && next.initiator == t.side && identity_at(&next, t.side) != sender.identity)
+            return DROP_POLICY;
+        if (!reason && v.verdict == REDIRECT && !asks_makers())
+            return DROP_NO_PROXY; /* one of an earlier version would take it for the node */
+    }
     if (!envoy && is_direct(p, &t) && may_turn_back(skb, p) && (reason == DROP_POLICY || v.verdict == REDIRECT))
         return p->reset ? ALLOWED : REVOKED;
     if (reason)

@@ -6,7 +6,8 @@
 struct config {
     __u32 revision;    /* raised after every change; what was judged under another one is judged again */
     __be16 reset_port; /* of a listener on loopback, which resets what is given to it */
-    __be16 zero;
+    __u8 asks_makers;  /* Envoy asks the connections below who came with the node's address */
+    __u8 zero;
 };
 PINNED("array", __u32, struct config, config, 1, 0);
 
@@ -73,6 +74,18 @@ struct connection {
 };
 PINNED("lru_hash", struct connection_key, struct connection, connections, 131072, 0);
 
+/* The identities of endpoints that send to where none is, by interface: what was translated on its way may lead back to
+ * one, and have the node's address by then. */
+PINNED("lru_hash", __u32, __u32, senders, 4096, 0);
+
+static __always_inline void keep_sender(__u32 ifindex, __u32 identity)
+{
+    __u32 *kept = senders.lookup(&ifindex);
+
+    if (!kept || *kept != identity)
+        senders.update(&ifindex, &identity);
+}
+
 /* By reason, then direction: 2 * reason + (0 from the pod, 1 to the pod). */
 PINNED("percpu_array", __u32, __u64, counters, 2 * REASONS, 0);
 
@@ -102,6 +115,13 @@ static __always_inline __be16 reset_port(void)
     __u32 zero = 0;
     struct config *found = config.lookup(&zero);
     return found ? found->reset_port : 0;
+}
+
+static __always_inline int asks_makers(void)
+{
+    __u32 zero = 0;
+    struct config *found = config.lookup(&zero);
+    return found && found->asks_makers;
 }
 
 static __always_inline __u32 current_revision(void)

@@ -13,6 +13,7 @@ the maps stay as they are until the first `apply` says what has changed.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +90,7 @@ class Datapath:
         self._newcomers: Newcomers | None = None
         self._far_ends: FarEnds | None = None
         self._current: DatapathPlan | None = None  # what the maps hold; None: read them first
+        self._writing_config = threading.Lock()
         self._unfinished = True  # a revision may be owed for changes of an earlier agent or a failed apply
 
     @classmethod
@@ -285,10 +287,20 @@ class Datapath:
             self._current, self._unfinished = None, True
             self._write(changes)
             revision = revision % 0xFFFFFFFF + 1
-            self._config.put({_CONFIG_KEY: Config(revision, self._reset_port)})
+            with self._writing_config:
+                asks_makers = self._config.read()[_CONFIG_KEY].asks_makers
+                self._config.put({_CONFIG_KEY: Config(revision, self._reset_port, asks_makers)})
         self._current, self._unfinished = wanted, False
         parts = (changes.policy, changes.endpoints, changes.ipcache)
         return Applied(sum(len(part.put) for part in parts), sum(len(part.gone) for part in parts), revision)
+
+    def envoy_asks_makers(self) -> None:
+        """The Envoy that runs is of this version, and the one before accepts nothing any more: it may have clients that
+        were given the node's address. An earlier version would take them for the node. From any thread."""
+        with self._writing_config:
+            config = self._config.read()[_CONFIG_KEY]
+            if not config.asks_makers:
+                self._config.put({_CONFIG_KEY: config._replace(asks_makers=True)})
 
     def services(self) -> ServiceAddresses:
         """Those of this pin folder, to be closed before the data path."""

@@ -26,7 +26,7 @@ _POLICY_VALUE = struct.Struct(">BBH")
 _PREFIX = struct.Struct("=I16s")
 _TWO_WORDS = struct.Struct("=II")
 _WORD = struct.Struct("=I")
-_CONFIG = struct.Struct("=I2s2x")
+_CONFIG = struct.Struct("=I2s?x")
 _FRONTEND = struct.Struct(">16sHBx")
 _BACKEND = struct.Struct(">16sH2x")
 _LONG = struct.Struct("=Q")
@@ -34,10 +34,12 @@ _PROTOCOLS = {number: protocol for protocol, number in PROTOCOL_NUMBERS.items()}
 
 
 class Config(NamedTuple):
-    """`revision` counts changes; `reset_port` is a listener's on loopback, 0 for none."""
+    """`revision` counts changes; `reset_port` is a listener's on loopback, 0 for none. `asks_makers`: Envoy
+    can tell who comes with the node's address, by who made the connection."""
 
     revision: int
     reset_port: int
+    asks_makers: bool = False
 
 
 class Table(NamedTuple):
@@ -110,8 +112,8 @@ def _decode_prefix(data: bytes) -> IPNetwork:
 
 
 def _decode_config(data: bytes) -> Config:
-    revision, port = _CONFIG.unpack(data)
-    return Config(revision, int.from_bytes(port, "big"))
+    revision, port, asks_makers = _CONFIG.unpack(data)
+    return Config(revision, int.from_bytes(port, "big"), asks_makers)
 
 
 def packed(address: IPAddress) -> bytes:
@@ -196,7 +198,7 @@ CONFIG = Codec[int, Config](  # the one key is 0
     _CONFIG.size,
     _WORD.pack,
     _word,
-    lambda config: _CONFIG.pack(config.revision, config.reset_port.to_bytes(2, "big")),
+    lambda config: _CONFIG.pack(config.revision, config.reset_port.to_bytes(2, "big"), config.asks_makers),
     _decode_config,
 )
 GENERATION_NAME = "ipcache_generation"
@@ -253,6 +255,7 @@ FAR_ENDS = Codec[int, int]("far_ends", _WORD.size, _WORD.size, _WORD.pack, _word
 COUNTERS_NAME = "counters"
 COUNTERS = 2 * len(Reason)
 CONNECTIONS_NAME = "connections"
+SENDERS_NAME = "senders"
 DROPS_NAME, DROPS_KEPT = "drops", 128  # records for each CPU
 DROP_CURSOR_NAME = "drop_cursor"
 DROP = struct.Struct("=Q16s16s4sIBBB5x")  # at, src, dst, ports, ifindex, protocol, reason, hook
@@ -262,6 +265,7 @@ SIZES = {  # (key, value) in bytes, of every map
     GENERATION_NAME: (4, 8),
     COUNTERS_NAME: (4, 8),
     CONNECTIONS_NAME: (40, 32),
+    SENDERS_NAME: (4, 4),
     DROPS_NAME: (4, DROP.size),
     DROP_CURSOR_NAME: (4, 4),
     **{
@@ -275,4 +279,4 @@ SIZES = {  # (key, value) in bytes, of every map
     },
 }
 # Nobody writes these but programs.
-REMEMBERING = frozenset({CONNECTIONS_NAME, COUNTERS_NAME, DROPS_NAME, DROP_CURSOR_NAME})
+REMEMBERING = frozenset({CONNECTIONS_NAME, SENDERS_NAME, COUNTERS_NAME, DROPS_NAME, DROP_CURSOR_NAME})

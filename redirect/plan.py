@@ -38,7 +38,7 @@ DEFAULT_HTTP_PORT = 15001
 DEFAULT_DNS_PORT = 15053
 DEFAULT_TLS_PORT = 15002
 DEFAULT_KAFKA_PORT = 15003
-_HOST = 1
+HOST = 1
 HOST_ENDPOINT = 1  # in the map of endpoints, the node itself: bpf/maps.h
 
 
@@ -162,6 +162,10 @@ class DatapathPlan:
         """What the kernel does with a new connection between two addresses: `judge` in bpf/verdict.h."""
         return self.judge_owners(self.owner(source), self.owner(destination), protocol, port)
 
+    def owner_at(self, interface: int) -> Owner | None:
+        """The endpoint at an interface. As slow as there are addresses."""
+        return next((owner for owner in self.ipcache.values() if owner.ifindex == interface), None)
+
     def judge_owners(self, client: Owner | None, server: Owner | None, protocol: Protocol, port: int) -> Effect:
         """`judge` for those whose addresses are looked up already."""
         if client is None or server is None or not client.identity or not server.identity:
@@ -171,13 +175,13 @@ class DatapathPlan:
             effect = effect.combine(self.lookup(subject, Direction.EGRESS, server.identity, protocol, port))
         if subject := self._subject(server):
             effect = effect.combine(self.lookup(subject, Direction.INGRESS, client.identity, protocol, port))
-            if client.identity == _HOST and effect.verdict is Verdict.REDIRECT:
+            if client.identity == HOST and effect.verdict is Verdict.REDIRECT:
                 return ALLOW
         return effect
 
     def _subject(self, owner: Owner) -> int:
         """Whose policy is asked; 0 is nobody's."""
-        if owner.identity == _HOST:
+        if owner.identity == HOST:
             return HOST_ENDPOINT if HOST_ENDPOINT in self.endpoints else 0
         return owner.ifindex
 
@@ -227,7 +231,7 @@ class Planner:
         owners = {
             network: Owner(identity)
             for network, identity in ipcache.items()
-            if can_own(network) and (identity == _HOST or not lies_in(network, closed))
+            if can_own(network) and (identity == HOST or not lies_in(network, closed))
         }
         owners |= {network: Owner(0) for network in closed}
         local = [(endpoint, policy) for endpoint, policy in endpoints if endpoint.local]

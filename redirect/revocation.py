@@ -18,7 +18,7 @@ from functools import cache
 from ..policies.endpoint_policy import Protocol
 from ..policies.workload import IPAddress
 from .connections import LiveConnection
-from .plan import DatapathPlan, Owner, Verdict
+from .plan import HOST, DatapathPlan, Owner, Verdict
 
 _MARK_JUDGED = 0x400  # bpf/mark.h
 _SYN, _ACK = 0x02, 0x10
@@ -35,11 +35,14 @@ def revoked(live: Iterable[LiveConnection], plan: DatapathPlan) -> tuple[LiveCon
     owner: Callable[[IPAddress], Owner | None] = cache(plan.owner)
 
     @cache
-    def verdict(client: IPAddress, server: IPAddress, service: int) -> Verdict:
-        return plan.judge_owners(owner(client), owner(server), Protocol.TCP, service).verdict
+    def verdict(client: IPAddress, interface: int, server: IPAddress, service: int) -> Verdict:
+        asks = owner(client)
+        if interface and asks is not None and asks.identity == HOST:
+            asks = plan.owner_at(interface)  # it was given the node's address on its way
+        return plan.judge_owners(asks, owner(server), Protocol.TCP, service).verdict
 
     def is_revoked(each: LiveConnection) -> bool:
-        found = verdict(each.client, each.server, each.service)
+        found = verdict(each.client, each.client_interface, each.server, each.service)
         return found is Verdict.DENY or (found is Verdict.REDIRECT and not each.proxied)
 
     return tuple(each for each in live if is_revoked(each))

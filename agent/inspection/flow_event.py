@@ -15,6 +15,7 @@ from typing import Any
 
 from ...envoy.config.access_log import NO_ROUTES, LoggedRequest, SocketEnd
 from ...policies import Direction, Verdict
+from ...policies.identity import Reserved
 from ...redirect.drop_log import DroppedPacket
 from ...redirect.port_prefix import PROTOCOL_NUMBERS
 from ...redirect.reason import Reason
@@ -106,14 +107,26 @@ class Directory:
     def __init__(
         self, endpoints: Iterable[Mapping[str, Any]] = (), identities: Iterable[Mapping[str, Any]] = ()
     ) -> None:
-        self._endpoints = {ip: entry for entry in endpoints for ip in entry["ips"]}
+        entries = list(endpoints)
+        self._endpoints = {ip: entry for entry in entries for ip in entry["ips"]}
+        self._by_identity: dict[int, list[Mapping[str, Any]]] = {}
+        for entry in entries:
+            self._by_identity.setdefault(entry["identity"], []).append(entry)
         self._prefixes: dict[IPv4Network | IPv6Network, Mapping[str, Any]] = {
             ip_network(prefix): identity for identity in identities for prefix in identity["prefixes"]
         }
         self._lengths = sorted({(network.version, network.prefixlen) for network in self._prefixes}, reverse=True)
 
-    def end(self, address: SocketEnd) -> FlowEnd:
-        """The end with its name and identity, as far as they are known."""
+    def end(self, address: SocketEnd, identity: int = 0) -> FlowEnd:
+        """The end with its name and identity, as far as they are known. Who came with the node's address was given it
+        by the node, and is known by `identity`, which Envoy has gone by."""
+        found = self._at(address)
+        if found.identity != Reserved.HOST or not (same := self._by_identity.get(identity)):
+            return found
+        name = same[0]["endpoint"] if len(same) == 1 else ""
+        return FlowEnd(found.ip, found.port, name, identity, tuple(same[0]["labels"]))
+
+    def _at(self, address: SocketEnd) -> FlowEnd:
         ip = str(address.ip)
         endpoint = self._endpoints.get(ip)
         if endpoint is not None:
@@ -169,7 +182,7 @@ class FlowFilter:
 
 def flow_event(request: LoggedRequest, directory: Directory) -> FlowEvent:
     """One line of Envoy's access log in the terms of policies."""
-    source, destination = directory.end(request.source), directory.end(request.destination)
+    source, destination = directory.end(request.source, request.source_identity), directory.end(request.destination)
     policy, rule, considered, why = _decided(request.rule, source, destination)
     mismatches = tuple((name, header) for name, _, header in (each.rpartition(" ") for each in request.mismatches))
     denied = bool(request.rule) or not mismatches

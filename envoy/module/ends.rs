@@ -8,10 +8,13 @@ use crate::end::{self, End};
 use crate::ipcache::Ipcache;
 use crate::kept::{Kept, While};
 
+const NODE: u32 = 1; // HOST of bpf/verdict.h
+
 /// All ends there are. Threads may share them.
 pub struct Ends {
     ipcache: Ipcache,
     shards: NonZeroU32,
+    node: End,
 }
 
 /// Why there is no end at an address.
@@ -28,7 +31,18 @@ thread_local! {
 
 impl Ends {
     pub fn new(ipcache: Ipcache, shards: NonZeroU32) -> Ends {
-        Ends { ipcache, shards }
+        let node = end::written(NODE, false, shards);
+        Ends { ipcache, shards, node }
+    }
+
+    /// True for the end of the node itself.
+    pub fn is_nodes(&self, end: &End) -> bool {
+        end.as_bytes() == self.node.as_bytes()
+    }
+
+    /// The end of an endpoint of this node that has this identity.
+    pub fn of(&self, identity: u32) -> End {
+        end::written(identity, true, self.shards)
     }
 
     /// The end at an address as Envoy prints it, as the map has it now.

@@ -4,6 +4,8 @@
 //!
 //! It leaves one text for each end (see `end`), for the policy filters and the access log. An end that the map does not
 //! know, or that nobody may talk to, closes the connection: the kernel would have dropped it, so the map has changed since.
+//! The node's own processes never come here: who comes with the node's address was given it on the way, and is who made the
+//! connection (see `made_by`).
 //!
 //! Configuration: `PATH ID GENERATION SHARDS`, the pin of the ipcache, the id of the map that must be behind it, that of
 //! the map with its generation, and into how many shards the policies of each direction are divided. Each text that is
@@ -17,22 +19,29 @@ use crate::end::{End, DESTINATION, SOURCE};
 use crate::ends::{Ends, NoEnd};
 use crate::ipcache::Ipcache;
 use crate::listener_hooks::{ListenerConfig, Socket};
+use crate::made_by;
 use crate::text::AddressText;
 
 /// The filter. Without a map it only checks configurations, and closes every connection.
 pub struct Identity {
     ends: Option<Ends>,
+    connections: PathBuf,
 }
 
 impl Identity {
     pub fn new(config: &[u8]) -> Result<Identity, String> {
         let (path, [id, generation], shards) = parse(config)?;
+        let connections = path.with_file_name(made_by::CONNECTIONS);
         if unsafe { envoy_dynamic_module_callback_is_validation_mode() } {
-            return Ok(Identity { ends: None });
+            return Ok(Identity {
+                ends: None,
+                connections,
+            });
         }
         let ipcache = Ipcache::open(&path, id, generation)?;
         Ok(Identity {
             ends: Some(Ends::new(ipcache, shards)),
+            connections,
         })
     }
 
@@ -40,8 +49,21 @@ impl Identity {
     fn leave(&self, socket: &Socket, key: &str, which: &str, address: Option<&[u8]>) -> Result<(), String> {
         let ends = self.ends.as_ref().ok_or("the configuration is only checked")?;
         match address.map(|address| ends.at(address)) {
+            Some(Ok(end)) if key == SOURCE && ends.is_nodes(&end) => self.leave_masked(socket, ends),
             Some(Ok(end)) if socket.set_filter_state(key, end.as_bytes()) => Ok(()),
             found => Err(refused(key, which, address, found)),
+        }
+    }
+
+    /// Leave the source of a connection that comes with the node's address.
+    #[cold]
+    fn leave_masked(&self, socket: &Socket, ends: &Ends) -> Result<(), String> {
+        let peer = socket.peer_address().ok_or("the socket has no peer")?;
+        let own = socket.own_address().ok_or("the socket has no address")?;
+        let source = ends.of(made_by::client(&self.connections, peer, own)?);
+        match socket.set_filter_state(SOURCE, source.as_bytes()) {
+            true => Ok(()),
+            false => Err(format!("Envoy does not take the filter state {SOURCE}")),
         }
     }
 }

@@ -1,41 +1,21 @@
 //! The kernel's own map of who owns which address, read through its pin: `struct prefix` to `struct owner` of bpf/maps.h.
 //!
-//! Opening a pin takes the file's rights and looking up takes the descriptor: no capability, so Envoy keeps none for it.
 //! How long what was looked up holds is told by the map beside it (see `generation`).
 
 use std::convert::TryInto;
-use std::ffi::CString;
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::raw::{c_int, c_long, c_uint};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::io::OwnedFd;
 use std::path::Path;
 
 use crate::generation::Generation;
-
-#[cfg(target_arch = "x86_64")]
-const SYS_BPF: c_long = 321;
-#[cfg(target_arch = "aarch64")]
-const SYS_BPF: c_long = 280;
-
-// linux/bpf.h
-const BPF_MAP_LOOKUP_ELEM: c_int = 1;
-const BPF_OBJ_GET: c_int = 7;
-const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
-const BPF_F_RDONLY: u32 = 1 << 3;
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
-const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
+use crate::pinned_map::{self, BPF_F_RDONLY, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_LPM_TRIE};
 
 const GENERATION: &str = "ipcache_generation"; // the pin beside the map's
 
 const WHOLE_ADDRESS: u32 = 128;
 const KEY_SIZE: u32 = 20;
 const VALUE_SIZE: u32 = 8;
-
-extern "C" {
-    fn syscall(number: c_long, command: c_int, attributes: *mut u8, size: c_uint) -> c_long;
-}
 
 /// Whose an address is. Identity 0 is nobody's; `ifindex` is 0 unless it is an endpoint of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +58,7 @@ impl Ipcache {
     pub fn find(&self, address: &[u8]) -> Result<Owner, Error> {
         let key = key(parsed(address)?);
         let mut value = [0u8; VALUE_SIZE as usize];
-        let mut attributes = [0u8; 32];
-        attributes[..4].copy_from_slice(&self.map.as_raw_fd().to_ne_bytes());
-        attributes[8..16].copy_from_slice(&(key.as_ptr() as u64).to_ne_bytes());
-        attributes[16..24].copy_from_slice(&(value.as_mut_ptr() as u64).to_ne_bytes());
-        bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes)?;
+        pinned_map::look_up(&self.map, &key, &mut value)?;
         Ok(Owner {
             identity: u32::from_ne_bytes(value[..4].try_into().unwrap()),
             ifindex: u32::from_ne_bytes(value[4..].try_into().unwrap()),
@@ -97,32 +73,10 @@ fn parsed(address: &[u8]) -> Result<IpAddr, Error> {
 
 /// A descriptor of the pin at `path`. The map must have this id, and this type, key and value size.
 fn open(path: &Path, id: u32, layout: [u32; 3], flags: u32) -> Result<OwnedFd, String> {
-    let named = CString::new(path.as_os_str().as_bytes()).map_err(|_| "the path holds a zero byte".to_string())?;
-    let mut attributes = [0u8; 16];
-    attributes[..8].copy_from_slice(&(named.as_ptr() as u64).to_ne_bytes());
-    attributes[12..].copy_from_slice(&flags.to_ne_bytes());
-    let fd = bpf(BPF_OBJ_GET, &mut attributes).map_err(|error| format!("{}: {error}", path.display()))?;
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as c_int) };
-    let [kind, number, key, value] = info(&fd).map_err(|error| format!("{}: {error}", path.display()))?;
-    if [kind, key, value] != layout {
-        return Err(format!("{} is not an ipcache of this version", path.display()));
+    match pinned_map::open(path, layout, flags)? {
+        (map, number) if number == id => Ok(map),
+        (_, number) => Err(format!("{} is map {number}, not {id}", path.display())),
     }
-    if number != id {
-        return Err(format!("{} is map {number}, not {id}", path.display()));
-    }
-    Ok(fd)
-}
-
-/// type, id, key size and value size
-fn info(map: &OwnedFd) -> Result<[u32; 4], Error> {
-    let mut info = [0u8; 16];
-    let mut attributes = [0u8; 16];
-    attributes[..4].copy_from_slice(&map.as_raw_fd().to_ne_bytes());
-    attributes[4..8].copy_from_slice(&(info.len() as u32).to_ne_bytes());
-    attributes[8..].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    let word = |at: usize| u32::from_ne_bytes(info[4 * at..4 * at + 4].try_into().unwrap());
-    Ok([word(0), word(1), word(2), word(3)])
 }
 
 /// `struct prefix` for one whole address; an IPv4 address stands below ::ffff:0:0/96.
@@ -135,15 +89,6 @@ fn key(address: IpAddr) -> [u8; KEY_SIZE as usize] {
     key[..4].copy_from_slice(&WHOLE_ADDRESS.to_ne_bytes());
     key[4..].copy_from_slice(&whole.octets());
     key
-}
-
-/// bpf(2). Whatever `attributes` points to must be alive.
-fn bpf(command: c_int, attributes: &mut [u8]) -> Result<c_long, Error> {
-    let result = unsafe { syscall(SYS_BPF, command, attributes.as_mut_ptr(), attributes.len() as c_uint) };
-    if result < 0 {
-        return Err(Error::last_os_error());
-    }
-    Ok(result)
 }
 
 #[cfg(test)]

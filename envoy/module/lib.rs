@@ -19,8 +19,10 @@ mod kept;
 #[allow(dead_code)]
 mod listener_hooks;
 mod log;
+mod made_by;
 #[allow(dead_code)]
 mod network_hooks;
+mod pinned_map;
 mod text;
 
 use std::os::raw::c_char;

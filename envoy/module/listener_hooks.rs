@@ -34,15 +34,23 @@ impl Socket {
         }
     }
 
+    /// The client's address and port as the kernel has them. None when it has none.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.kernels()?.peer_addr().ok()
+    }
+
     /// Where the client wanted to go: the address that the kernel gave the socket. None when it has none.
     ///
     /// Envoy's filter `original_dst` asks conntrack first, which knows where the client wanted to go before the address
     /// was translated: of a published port that is the node, and not the container that the kernel has judged.
     pub fn own_address(&self) -> Option<SocketAddr> {
+        self.kernels()?.local_addr().ok()
+    }
+
+    fn kernels(&self) -> Option<ManuallyDrop<TcpStream>> {
         let fd = unsafe { envoy_dynamic_module_callback_listener_filter_get_socket_fd(self.envoy) };
         let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-        let socket = ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(fd) }); // it is Envoy's to close
-        socket.local_addr().ok()
+        Some(ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(fd) })) // it is Envoy's to close
     }
 
     /// Have the connection be one to this address, whose IP address as text is `ip`, as `original_dst` does. False when

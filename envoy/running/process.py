@@ -59,6 +59,11 @@ class EnvoyStatus:
     hot_failure: str = ""  # why the last hot restart failed
 
     @property
+    def serves_as_wanted(self) -> bool:
+        """True when what this agent wants serves, and none before it accepts connections any more."""
+        return self.phase is Phase.RUNNING and self.current and self.starting_pid is None
+
+    @property
     def sentence(self) -> str:
         """One line for `lockgate status`."""
         if self.phase is Phase.RUNNING:

@@ -29,7 +29,7 @@ from lockgate.tests.agreement.packets import Packet
 from lockgate.tests.agreement.tls import SERVER
 from lockgate.xds import policed_by, tls_policed_by
 
-_JUDGED = 0x400  # the mark of what from_pod has allowed; the server's interface, if it is here, is in the upper half
+_JUDGED, _SENT = 0x400, 0xC00  # marks of what from_pod has allowed: to a server here, and to anybody else
 
 
 @dataclass
@@ -121,7 +121,9 @@ class Node:
             return _differ(what, seen, Outcome(False, Reason.POLICY))
         if expected.redirected:
             return _differ(what, seen, _handed_over(expected)) + self._handed_over_for_real(client, expected)
-        found = _differ(what, seen, Outcome(True, Reason.ALLOWED, _judged_mark(server)))
+        found = _differ(
+            what, seen, Outcome(True, Reason.ALLOWED, _judged_mark(server) if server else client << 16 | _SENT)
+        )
         if server:
             passed = self._kernel.arrive(server, packet, mark=seen.mark, came_from=client)
             found += _differ("its arrival at the server", passed, Outcome(True, Reason.ALLOWED, seen.mark))
@@ -188,8 +190,8 @@ class Node:
     def _envoy_decides(self, world: World, expected: Expectation) -> bool:
         """True when Envoy's answer is the verdict: where the kernel sends the connection to it, and also where every
         direction that does not allow is one that Envoy polices, for its policy must be right on its own."""
-        if expected.from_host and expected.proxies - {ENVOY_PORT}:
-            return False  # the node's own goes past every proxy, and only that for HTTP says so itself
+        if expected.from_host:
+            return False  # the node's own goes past every proxy: who comes to Envoy with its address is somebody else
         if expected.redirected:
             return expected.listener in (ENVOY_PORT, TLS_PORT)
         here = [(end, world.policy_of(end)) for end in (expected.client, expected.server) if end is not None]

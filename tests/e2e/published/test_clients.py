@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import pytest
@@ -10,8 +12,8 @@ from lockgate.agent.playground import Namespace, Outside
 from lockgate.redirect.kernel import netns
 from lockgate.redirect.routing import MARK_UPSTREAM
 from lockgate.tests.e2e.container_ground import Ground
-from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, fetch
-from lockgate.tests.e2e.published.ground import ASKS, HTTP, NODE, PLAIN, PODS, publish, say
+from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, GLANCE, OK, Line, fetch
+from lockgate.tests.e2e.published.ground import ASKS, CLOSED_TO_IT, HTTP, NODE, PLAIN, PODS, publish, say
 
 IP_TRANSPARENT = 19
 
@@ -80,18 +82,68 @@ def test_a_pod_with_a_rule_by_request_about_the_node(ground: Ground) -> None:
         node.list_pods()
 
 
-def test_from_another_network_of_the_engine(ground: Ground) -> None:
-    """Docker lets nothing pass; Podman gives who asks the node's address, and nobody knows who it is."""
+@pytest.fixture(params=["with the node's address", "with its own"])
+def beyond(ground: Ground, request: pytest.FixtureRequest) -> Iterator[tuple[Namespace, Namespace]]:
+    """Two containers on another network, one that may ask and one that may not. Docker's own rules separate its
+    networks, unless somebody lets them meet; both engines give who asks another network the node's address."""
     engine = ground.engine
+    own = request.param == "with its own"
+    options = ["-o", "com.docker.network.bridge.enable_ip_masquerade=false"] if own else []
+    met = ["DOCKER-USER", "-j", "ACCEPT"]
+    if own and engine.kind == "podman":
+        met = ["POSTROUTING", "-t", "nat", "-s", "10.79.0.0/24", "-j", "ACCEPT"]
     publish(ground)
-    engine.docker("network", "create", "beyond")
+    engine.docker("network", "create", "--subnet", "10.79.0.0/24", *options, "beyond")
     try:
-        there = cast(Namespace, engine.container("beyond", "--network", "beyond", "--label", "app=asks"))
-        ground.known("default/beyond")
-        say(ground, PODS)
-        ground.webs[0].seen.clear()
-        assert [fetch(there, NODE, HTTP, path, patience=GLANCE) for path in ("/open", "/shut")] == [DROPPED, DROPPED]
-        assert ground.seen() == []
+        made = [
+            engine.container(f"b-{name}", "--network", "beyond", "--label", f"app={name}") for name in ("asks", "not")
+        ]
+        for name in ("asks", "not"):
+            ground.known(f"default/b-{name}")
+        if engine.kind == "docker" or own:
+            if engine.kind == "docker":
+                assert fetch(cast(Namespace, made[0]), NODE, PLAIN, patience=GLANCE) == DROPPED
+            engine.run(["iptables", "-I", *met])
+        yield cast(Namespace, made[0]), cast(Namespace, made[1])
+        if engine.kind == "docker" or own:
+            engine.run(["iptables", "-D", *met])
     finally:
-        engine.docker("rm", "-f", "beyond")
+        engine.docker("rm", "-f", "b-asks", "b-not")
         engine.docker("network", "rm", "beyond")
+
+
+def test_from_another_network_of_the_engine(ground: Ground, beyond: tuple[Namespace, Namespace]) -> None:
+    """It is judged as who it is, also where the node's address stands in its packets."""
+    node = ground.node
+    asks, stranger = beyond
+    say(ground, PODS)
+    node.becomes(OK, lambda: fetch(asks, NODE, HTTP, "/open", patience=GLANCE))
+    ground.webs[0].seen.clear()
+    assert [fetch(asks, NODE, HTTP, path, patience=3 * GLANCE) for path in ("/open", "/shut")] == [OK, DENIED]
+    assert fetch(asks, NODE, PLAIN, "/any", patience=3 * GLANCE) == OK
+    for port in (HTTP, PLAIN):
+        assert fetch(stranger, NODE, port, "/open", patience=GLANCE) == DROPPED
+    assert {path for _, path in ground.seen()} == {"/open", "/any"}
+    denied = partial(node.lockgate, "flows", "--verdict", "denied", "-o", "json")
+    node.until("it is told", lambda: '"default/b-asks"' in denied().out)
+    with Line(asks, NODE, HTTP) as through, Line(asks, NODE, PLAIN) as past:
+        assert [str(line.ask("/open")) for line in (through, past, through, past)] == [OK] * 4
+        say(ground, CLOSED_TO_IT)
+        assert [str(line.ask("/open", patience=3 * GLANCE)) for line in (through, past)] == [CLOSED, CLOSED]
+
+
+def test_from_the_same_network(ground: Ground) -> None:
+    """Who asks itself that way is a client like any other."""
+    node = ground.node
+    container = publish(ground)
+    asks = cast(Namespace, ground.engine.container("asks", "--label", "app=asks"))
+    ground.known("default/asks")
+    say(ground, PODS)
+    node.becomes(OK, lambda: fetch(asks, NODE, HTTP, "/open", patience=GLANCE))
+    assert [fetch(asks, NODE, HTTP, path, patience=3 * GLANCE) for path in ("/open", "/shut")] == [OK, DENIED]
+    assert fetch(asks, NODE, PLAIN, "/any", patience=3 * GLANCE) == OK
+    for port in (HTTP, PLAIN):
+        assert fetch(cast(Namespace, container), NODE, port, "/open", patience=GLANCE) == DROPPED
+    say(ground, PODS.replace("app: asks", "app: published"))
+    node.becomes(OK, lambda: fetch(cast(Namespace, container), NODE, HTTP, "/open", patience=GLANCE))
+    assert fetch(cast(Namespace, container), NODE, HTTP, "/shut", patience=3 * GLANCE) == DENIED

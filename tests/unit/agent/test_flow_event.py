@@ -12,6 +12,7 @@ from lockgate.agent.inspection.flow_event import (
     NOBODY,
     Directory,
     DropEvent,
+    FlowEnd,
     FlowEvent,
     FlowFilter,
     FlowVerdict,
@@ -44,6 +45,7 @@ DIRECTORY = Directory(
     ],
     [
         {"identity": 9, "labels": ["reserved:world"], "prefixes": ["0.0.0.0/0"]},
+        {"identity": 1, "labels": ["reserved:host"], "prefixes": ["10.0.0.1/32"]},
         {"identity": 500, "labels": ["cidr:192.0.2.0/24"], "prefixes": ["192.0.2.0/24"]},
     ],
 )
@@ -90,6 +92,12 @@ def test_a_denial_names_the_ends_and_the_rules() -> None:
         "protocol": "HTTP/1.1",
         "code": 403,
     }
+
+
+def test_who_comes_with_the_nodes_address_is_who_envoy_took_it_for() -> None:
+    came: dict[str, Any] = {"source": "10.0.0.1:40000", "source_identity": "44:300:in"}
+    assert event(**came).source == FlowEnd("10.0.0.1", 40000, "default/frontend", 300, ("k8s:app=frontend",))
+    assert event(**came | {"source_identity": None}).source.labels == ("reserved:host",)
 
 
 @pytest.mark.parametrize(

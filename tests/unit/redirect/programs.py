@@ -43,10 +43,10 @@ UNSPEC = 0xFFFFFFFF  # TC_ACT_UNSPEC: on to whoever else has a program there
 FIN, SYN, ACK, RST = 0x01, 0x02, 0x10, 0x04
 ENVOY_MARK = 0xA00
 PROXY_MARK = 0x200
-LEFT_MARK = 0x600
+LEFT_MARK, SENT_MARK = 0x600, 0xC00  # and in the upper half where it came in, if that is of any use
 TURNED_MARK = 0x800
 AS_NAMED = 1 << 16 | TURNED_MARK  # what is turned back goes where it was sent
-JUDGED = 0x400  # and in the upper half the endpoint that was asked, if there is one
+JUDGED = 0x400  # and in the upper half the endpoint that was asked
 DNS = DnsRules((DnsRule(match_pattern="*"),))
 CLIENT, SERVER = 70001, 70002
 OPEN = EndpointPolicy()

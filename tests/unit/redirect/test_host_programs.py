@@ -14,6 +14,7 @@ from lockgate.tests.unit.redirect.programs import (
     HOST,
     HOST_LINK,
     RST,
+    SENT_MARK,
     SYN,
     UNSPEC,
     WORLD,
@@ -29,7 +30,6 @@ from lockgate.tests.unit.redirect.programs import (
 )
 
 WORLD_IDENTITY = 9
-JUDGED = 0x400
 
 
 def arrive(kernel: Kernel, source: IPAddress, protocol: int, payload: bytes, mark: int = 0, **more: int) -> str:
@@ -85,7 +85,7 @@ def test_who_claims_to_be_a_pod_or_the_node(kernel: Kernel) -> None:
         assert arrive(kernel, source, 6, tcp(next(fresh), 80)) == Reason.SPOOFED.name
     # Over a bridge it comes with the mark that from_pod has left.
     sent = kernel.send(frame(ip(kernel.client.ipv4, HOST, 6, tcp(port := next(fresh), 80))))
-    assert (sent.reason, sent.mark) == (Reason.ALLOWED, 1 << 16 | JUDGED)
+    assert (sent.reason, sent.mark) == (Reason.ALLOWED, kernel.client.ifindex << 16 | SENT_MARK)
     assert arrive(kernel, kernel.client.ipv4, 6, tcp(port, 80), sent.mark) == "passes"
     assert kernel.send(frame(ip(kernel.client.ipv4, HOST, 6, tcp(next(fresh), 81)))).reason is Reason.POLICY
 

@@ -29,9 +29,9 @@ from lockgate.tests.unit.redirect.programs import (
     CLIENT,
     ENVOY_MARK,
     HOST,
-    JUDGED,
     OK,
     ORIGIN,
+    SENT_MARK,
     SERVER,
     SHOT,
     TURNED_MARK,
@@ -141,7 +141,7 @@ def test_the_mark_names_the_endpoint_that_was_asked(kernel: Kernel) -> None:
     assert kernel.run(Hook.TO_POD, client.ifindex, data, 0, client.ifindex).reason is Reason.ADDRESS
     for there in (HOST, WORLD):
         sent = kernel.send(frame(ip(client.ipv4, there, 6, tcp(next(fresh), 80))))
-        assert sent == Outcome(OK, JUDGED, Reason.ALLOWED)
+        assert sent == Outcome(OK, kernel.client.ifindex << 16 | SENT_MARK, Reason.ALLOWED)
 
 
 def test_what_reaches_a_pod_from_elsewhere(kernel: Kernel) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
 from lockgate.policies.workload import IPAddress
+from lockgate.redirect.connections import ConnectionMap
 from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.reason import Reason
 from lockgate.tests.unit.redirect.programs import (
     ACK,
     AS_NAMED,
     CLIENT,
+    HOST,
+    JUDGED,
     LEFT_MARK,
     OK,
     PROXY_MARK,
     RST,
+    SENT_MARK,
+    SERVER,
     SHOT,
     SYN,
     TURNED_BACK,
@@ -121,18 +127,19 @@ def test_who_has_the_same_ends_and_was_not_translated_is_left_to_the_endpoint(
     kernel.enforce(server=POLICED)
     client = Client(kernel, version, port)
     turned = port == 443
-    passed = Outcome(TURNED_BACK, AS_NAMED, Reason.REDIRECTED) if turned else Outcome(OK, LEFT_MARK, Reason.ALLOWED)
+    left = kernel.client.ifindex << 16 | LEFT_MARK
+    passed = Outcome(TURNED_BACK, AS_NAMED, Reason.REDIRECTED) if turned else Outcome(OK, left, Reason.ALLOWED)
 
     def comes_in(flags: int) -> Outcome:
         return kernel.run(Hook.FROM_UPLINK, kernel.client.ifindex, client.packet(flags), 0, kernel.client.ifindex)
 
     assert client.arrives().reason is (Reason.REDIRECTED if turned else Reason.ALLOWED)
     for flags in (SYN, ACK, RST | ACK):
-        assert comes_in(flags) == Outcome(UNSPEC, LEFT_MARK, None)
-    assert client.arrives(SYN, LEFT_MARK) == passed
+        assert comes_in(flags) == Outcome(UNSPEC, left, None)
+    assert client.arrives(SYN, left) == passed
     kernel.enforce(server=ingress(rule(9, 22), rule(10, 22)))
     assert comes_in(SYN).reason is Reason.POLICY
-    assert comes_in(ACK) == Outcome(UNSPEC, LEFT_MARK, None), "whose it is, and whether it is over, is not known yet"
+    assert comes_in(ACK) == Outcome(UNSPEC, left, None), "whose it is, and whether it is over, is not known yet"
 
 
 def test_a_pod_with_the_same_ends(kernel: Kernel) -> None:
@@ -141,6 +148,59 @@ def test_a_pod_with_the_same_ends(kernel: Kernel) -> None:
         own = next(fresh)
         packet = frame(ip(kernel.client.ipv4, kernel.server.ipv4, 6, tcp(own, port)))
         kernel.run(Hook.TO_POD, kernel.server.ifindex, packet, 0, kernel.client.ifindex)
-        assert kernel.send(packet) == Outcome(OK, LEFT_MARK, Reason.ALLOWED)
+        assert kernel.send(packet) == Outcome(OK, kernel.client.ifindex << 16 | LEFT_MARK, Reason.ALLOWED)
         other = frame(ip(kernel.server.ipv4, kernel.client.ipv4, 6, tcp(port, own, SYN | ACK)))
-        assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, other).mark != LEFT_MARK, "an answer has its entry"
+        assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, other).mark & 0xF00 != LEFT_MARK, (
+            "an answer has its entry"
+        )
+
+
+class Masked:
+    """The client's endpoint with the node's address, as a masquerade gives it, behind a bridge (interface 7)."""
+
+    def __init__(self, kernel: Kernel, port: int) -> None:
+        self.kernel, self.own, self.port = kernel, next(fresh), port
+        self.mark = kernel.client.ifindex << 16 | SENT_MARK
+
+    def asks_the_node(self) -> Outcome:
+        return self.kernel.send(frame(ip(self.kernel.client.ipv4, HOST, 6, tcp(next(fresh), 18080))))
+
+    def arrives(self, flags: int = SYN, mark: int | None = None) -> Outcome:
+        packet = frame(ip(HOST, self.kernel.server.ipv4, 6, tcp(self.own, self.port, flags)))
+        mark = self.mark if mark is None else mark
+        return self.kernel.run(Hook.TO_POD, self.kernel.server.ifindex, packet, mark, 7)
+
+
+def test_who_was_given_the_nodes_address_is_judged_as_who_it_is(kernel: Kernel) -> None:
+    kernel.enforce(server=ingress(rule(CLIENT, 443, http=True), rule(CLIENT, 80), rule(9, 22)))
+    plain = Masked(kernel, 80)
+    assert plain.asks_the_node() == Outcome(OK, plain.mark, Reason.ALLOWED)
+    assert [plain.arrives(flags) for flags in (SYN, ACK)] == [Outcome(OK, plain.mark, Reason.ALLOWED)] * 2
+    assert Masked(kernel, 443).arrives().reason is Reason.NO_PROXY, "an Envoy of before would take it for the node"
+    kernel.datapath.envoy_asks_makers()
+    assert [Masked(kernel, 443).arrives(SYN), Masked(kernel, 22).arrives(SYN).reason] == [TURNED, Reason.POLICY]
+    for mark in (0, 7 << 16 | SENT_MARK, SENT_MARK, JUDGED):
+        assert Masked(kernel, 80).arrives(SYN, mark).reason is Reason.SPOOFED, "nobody knows who it is"
+        assert plain.arrives(ACK, mark).reason is Reason.SPOOFED, "nor whether the connection is its own"
+    kernel.enforce(server=ingress(rule(9, 22)))
+    assert plain.arrives(ACK) == Outcome(TURNED_BACK, TURNED_MARK, None), "it is reset at lo"
+
+
+def test_the_same_ends_may_be_anothers_later(kernel: Kernel) -> None:
+    """Envoy goes by who made a connection, and the node's address is nobody's alone."""
+    policy = ingress(rule(CLIENT, 443, http=True), rule(SERVER, 443, http=True))
+    kernel.enforce(server=policy)
+    one = Masked(kernel, 443)
+    one.asks_the_node()
+    kernel.datapath.envoy_asks_makers()
+    kernel.enforce(server=policy)
+    assert one.arrives() == TURNED
+    itself = frame(ip(kernel.server.ipv4, HOST, 6, tcp(next(fresh), 18080)))
+    another = kernel.run(Hook.FROM_POD, kernel.server.ifindex, itself).mark
+    assert one.arrives(ACK, another).reason is Reason.SPOOFED
+    ends = HOST, one.own, kernel.server.ipv4, 443
+    connections = ConnectionMap(kernel.pin_dir / "maps")
+    with closing(connections):
+        assert connections.made_by(*ends) == (CLIENT, SERVER)
+        assert one.arrives(SYN, another) == TURNED
+        assert connections.made_by(*ends) == (SERVER, SERVER)
