@@ -169,6 +169,14 @@ class Field:
         fields = [Field(node, self.findings, self, key, lines[key]) for key, node in self.node.entries.items()]
         return [field for field in fields if field.is_null]
 
+    def warn_of_nulls(self) -> None:
+        """Where a field narrows what is allowed, an empty one (all of it commented out, say) is seldom meant."""
+        for field in self.null_fields():
+            field.warn(
+                f"there is nothing under '{field.key}', so it counts as absent and narrows nothing",
+                "write what it is to allow, or remove it",
+            )
+
     def items(self) -> list[Field]:
         """The entries of a list; empty, with a problem, when it is none."""
         if not isinstance(self.node, document.Sequence):

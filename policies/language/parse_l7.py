@@ -36,6 +36,7 @@ def parse_l7(field: Field, namespace: str) -> L7 | None:
     fields = field.mapping((*KINDS, "l7proto", "l7"))
     if fields is None:
         return None
+    field.warn_of_nulls()
     for name in ("l7proto", "l7"):
         if name in fields:
             fields[name].unsupported(Feature.PROXYLIB)
@@ -66,6 +67,7 @@ def _http(field: Field, namespace: str) -> HttpCondition | None:
     fields = field.mapping(("path", "method", "host", "headers", "headerMatches"))
     if fields is None:
         return None
+    field.warn_of_nulls()
     headers = [_header(item) for item in fields["headers"].items()] if "headers" in fields else []
     if "headerMatches" in fields:
         headers += [_header_match(item, namespace) for item in fields["headerMatches"].items()]
@@ -212,6 +214,7 @@ def _kafka(field: Field) -> KafkaRule | None:
     fields = field.mapping(("role", "apiKey", "apiVersion", "clientID", "topic"))
     if fields is None:
         return None
+    field.warn_of_nulls()
     if "role" in fields and "apiKey" in fields:
         field.error("role and apiKey exclude each other", "write the role, or the one API key")
     keys: frozenset[int] = frozenset()

@@ -75,6 +75,7 @@ def _entries(fields: dict[str, Field], direction: Direction, namespace: str) -> 
         parts = item.mapping((peer_field, "ports"))
         if parts is None:
             continue
+        item.warn_of_nulls()
         listed = parts[peer_field].items() if peer_field in parts else []
         peers = _peers(listed, namespace) if listed else None
         ports = None

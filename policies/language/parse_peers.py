@@ -82,6 +82,7 @@ def parse_block(field: Field) -> Block | None:
     fields = field.mapping(("cidr", "except", *_OTHER_CIDR_FIELDS))
     if fields is None:
         return None
+    field.warn_of_nulls()
     for name in _OTHER_CIDR_FIELDS:
         if name in fields:
             fields[name].unsupported(Feature.CIDR_GROUPS)

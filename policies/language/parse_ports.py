@@ -79,6 +79,7 @@ def parse_port_rule(field: Field, egress: bool, deny: bool, namespace: str) -> P
     fields = field.mapping(_PORT_FIELDS)
     if fields is None:
         return None
+    field.warn_of_nulls()
     if deny:
         for name in [name for name in fields if name != "ports"]:
             fields.pop(name).error(

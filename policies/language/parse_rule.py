@@ -113,6 +113,7 @@ def _entry(field: Field, direction: Direction, deny: bool, namespace: str) -> En
     fields = field.mapping((*peer_fields, requires, "toPorts", "icmps", "authentication"))
     if fields is None:
         return None
+    field.warn_of_nulls()
     if requires in fields and fields[requires].items():
         fields[requires].error(f"{requires} is no longer supported", "select the peers in one selector")
     if "authentication" in fields:

@@ -12,7 +12,25 @@ from lockgate.tests.unit.policies.refusals import (
     warning_of,
 )
 
+NOTHING = "there is nothing under '{}', so it counts as absent and narrows nothing"
 WARNINGS: list[Row] = [
+    (
+        entry("fromEndpoints:\ntoPorts: [{ports: [{port: '80'}]}]"),
+        2,
+        "spec.ingress[0].fromEndpoints",
+        NOTHING.format("fromEndpoints"),
+        "write",
+    ),
+    (
+        entry("fromCIDRSet: [{cidr: 10.0.0.0/8, except: }]"),
+        2,
+        "spec.ingress[0].fromCIDRSet[0].except",
+        NOTHING.format("except"),
+        "write",
+    ),
+    (entry("fromEntities: [world]\ntoPorts:"), 3, "spec.ingress[0].toPorts", NOTHING.format("toPorts"), "write"),
+    (entry(HTTP + "    # - path: /users"), 5, "spec.ingress[0].toPorts[0].rules.http", NOTHING.format("http"), "write"),
+    (entry(HTTP + "    - path: "), 6, f"{H}.path", NOTHING.format("path"), "write"),
     (
         entry(HTTP + "    - headerMatches: [{name: a, mismatch: DELETE}]"),
         6,
