@@ -122,7 +122,8 @@ class ControlPlane:
         accounts = {"service-account-private-key-file": self.folder / "accounts.key", "root-ca-file": self.authority}
         untouched = {f"conntrack-{each}": 0 for each in ("max-per-core", "tcp-timeout-established")}
         proxy = {"hostname-override": NODE, "proxy-mode": "iptables", "conntrack-tcp-timeout-close-wait": 0}
-        options: tuple[dict[str, object], ...] = (alone | accounts, alone, kubeconfig | proxy | untouched)
+        plugins = {"flex-volume-plugin-dir": self.folder / "plugins"}  # it makes the folder
+        options: tuple[dict[str, object], ...] = (alone | accounts | plugins, alone, kubeconfig | proxy | untouched)
         log.info("%s start", ", ".join(_WHOLE))
         self._others += [self._run(name, each) for name, each in zip(_WHOLE, options, strict=True)]
 
