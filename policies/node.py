@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .identity import Reserved
-from .language.entry_fields import NAME, read_addresses, read_labels
+from .language.entry_fields import NAME, read_labels, read_own_addresses
 from .language.fields import Field, shorten
 from .workload import IPAddress
 
@@ -38,7 +38,7 @@ def read_node(item: Field, fields: dict[str, Field]) -> Node | None:
         return None
     return Node(
         name,
-        read_addresses(fields["ips"]) if "ips" in fields else (),
+        read_own_addresses(fields["ips"]) if "ips" in fields else (),
         read_labels(fields["labels"]) if "labels" in fields else (),
         bool(fields["apiserver"].boolean()) if "apiserver" in fields else False,
         item.findings.source,

@@ -69,6 +69,16 @@ def read_addresses(field: Field) -> tuple[IPAddress, ...]:
     return tuple(found)
 
 
+def read_own_addresses(field: Field) -> tuple[IPAddress, ...]:
+    """Those that a workload or a node has: packets come from them, over a link."""
+    found = read_addresses(field)
+    for address in found:
+        mapped = address.version == 6 and address.ipv4_mapped is not None
+        if address.is_loopback or address.is_multicast or address.is_unspecified or mapped:
+            field.error(f"no packet comes from {address}", "write an address that others see")
+    return found
+
+
 def read_address(field: Field) -> IPAddress | None:
     """One address."""
     text = field.text()

@@ -11,7 +11,7 @@ from ..node import NODE_FIELDS, Node, read_node
 from ..service import Service
 from ..workload import Workload
 from .document import read_documents
-from .entry_fields import PORT_NAME, read_addresses, read_labels, read_names
+from .entry_fields import PORT_NAME, read_labels, read_names, read_own_addresses
 from .fields import Field, Findings, shorten
 from .problem import Problem
 from .service_entry import SERVICE_FIELDS, read_service
@@ -117,7 +117,7 @@ class _Reader:
             namespace,
             read_labels(fields["labels"]) if "labels" in fields else (),
             *_place(item, fields),
-            ips=read_addresses(fields["ips"]) if "ips" in fields else (),
+            ips=read_own_addresses(fields["ips"]) if "ips" in fields else (),
             ports=_ports(fields["ports"]) if "ports" in fields else {},
             source=self.findings.source,
             line=item.line,

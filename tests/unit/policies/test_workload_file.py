@@ -169,6 +169,14 @@ REFUSALS = [
         f"{PLACE}.ips[0]",
         "'10.0.0.0/8' is not an IP address; write the address alone, without prefix or port",
     ),
+    *(
+        (
+            f"workloads: [{{name: a, ips: ['{ip}']}}]",
+            f"{PLACE}.ips",
+            f"no packet comes from {ip}; write an address that others see",
+        )
+        for ip in ("127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "ff02::1", "::ffff:a00:5")
+    ),
     (
         "workloads: [{name: a, ips: ['fe80::1%eth0']}]",
         f"{PLACE}.ips[0]",
