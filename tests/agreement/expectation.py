@@ -126,10 +126,12 @@ class Expectation:
 
     @property
     def awaits_request(self) -> bool:
-        """True when the flow is about TLS alone, and what comes inside decides."""
-        return isinstance(self.flow.request, TlsRequest) and any(
-            side.verdict is Verdict.REDIRECT for side in self.request.values()
-        )
+        """True when the flow is about TLS alone, and what comes inside decides, or is allowed and may be changed."""
+        if not isinstance(self.flow.request, TlsRequest):
+            return False
+        verdicts = {side.verdict for side in self.request.values()}
+        reads = self.interception is not None and self.interception.http
+        return Verdict.REDIRECT in verdicts or (reads and verdicts == {Verdict.ALLOW})
 
     @property
     def refused_path(self) -> bool:
