@@ -1,4 +1,4 @@
-/* The maps of service addresses. redirect/service_maps.py mirrors these structs. */
+/* The maps of service addresses. redirect/layout.py mirrors these structs. */
 #pragma once
 #include "address.h"
 #include "pinned.h"
