@@ -166,8 +166,11 @@ class Field:
         if not isinstance(self.node, document.Mapping):
             return []
         lines = self.node.key_lines
-        fields = [Field(node, self.findings, self, key, lines[key]) for key, node in self.node.entries.items()]
-        return [field for field in fields if field.is_null]
+        return [
+            Field(node, self.findings, self, key, lines[key])
+            for key, node in self.node.entries.items()
+            if isinstance(node, document.Scalar) and node.value is None  # few are, of many
+        ]
 
     def warn_of_nulls(self) -> None:
         """Where a field narrows what is allowed, an empty one (all of it commented out, say) is seldom meant."""
