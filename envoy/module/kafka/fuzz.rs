@@ -3,8 +3,7 @@
 //! LOCKGATE_FUZZ_RUNS connections are tried from LOCKGATE_FUZZ_SEED on. A connection is a few requests made from the
 //! table, some of them damaged, cut into pieces at random; responses come back likewise.
 
-use super::ground::{at_a_glance, passed, published};
-use super::policy::{End, Ends};
+use super::ground::{at_a_glance, passed, published, session};
 use super::published::Published;
 use super::schema::Tables;
 use super::session::{Out, Piece, Session, OWN_CORRELATION};
@@ -30,20 +29,6 @@ pub fn setting(name: &str, otherwise: u64) -> u64 {
         .ok()
         .and_then(|value| value.parse().ok())
         .unwrap_or(otherwise)
-}
-
-pub fn session(tables: &'static Tables, published: &'static Published) -> Session {
-    let end = |address: &str, identity, subject| End {
-        address: address.parse().unwrap(),
-        identity,
-        subject,
-    };
-    let ends = Ends {
-        source: end("10.0.0.1", 2, 0),
-        destination: end("10.0.0.2", 7, 7),
-        port: 9092,
-    };
-    Session::new(tables, published, ends)
 }
 
 pub fn sample(tables: &Tables, random: &mut Random, correlation: i32) -> Vec<u8> {
@@ -159,9 +144,9 @@ pub fn frames(mut stream: &[u8]) -> Vec<&[u8]> {
 
 /// By itself it passes too, at least when it comes in two pieces as it may have come: what stands behind the last topic
 /// of a Produce may be anything. Or it needs the name of a topic first, or is our own question for one.
-pub fn passes_alone(tables: &'static Tables, policy: &'static Published, frame: &[u8]) -> bool {
+pub fn passes_alone(policy: &'static Published, frame: &[u8]) -> bool {
     let passes = |cut: usize| {
-        let mut alone = session(tables, policy);
+        let mut alone = session(policy);
         let (head, tail) = frame.split_at(cut);
         let length = bytes_of(&alone.from_client(head)) + bytes_of(&alone.from_client(tail));
         alone.is_paused() || length == frame.len()
@@ -199,7 +184,7 @@ fn whatever_comes_only_what_is_allowed_passes() {
     for run in seed..seed + runs {
         let random = &mut Random(run.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let policy = policies[random.below(policies.len())];
-        let mut session = session(tables, policy);
+        let mut session = session(policy);
         let mut stream = Vec::new();
         for number in 0..1 + random.below(6) {
             counts[0] += 1;
@@ -237,7 +222,7 @@ fn whatever_comes_only_what_is_allowed_passes() {
         for frame in frames(&stream) {
             counts[3] += 1;
             assert!(
-                passes_alone(&tables, policy, frame),
+                passes_alone(policy, frame),
                 "seed {}: alone it does not pass: {:?}",
                 run,
                 frame
@@ -258,8 +243,8 @@ fn how_it_is_cut_makes_no_difference() {
     for seed in 1..3000 {
         let random = &mut Random(seed << 8 | 1);
         let data = sample(&tables, random, 1);
-        let whole = session(tables, policy).from_client(&data);
-        let (through, answer, ended) = feed(&mut session(tables, policy), &data, random);
+        let whole = session(policy).from_client(&data);
+        let (through, answer, ended) = feed(&mut session(policy), &data, random);
         assert_eq!(
             (through, answer, ended),
             (passed(&data, &whole), whole.answer, whole.close.is_some()),
@@ -307,7 +292,7 @@ fn a_glance_makes_no_difference() {
     for run in seed..seed + runs {
         let random = &mut Random(run.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let policy = policies[random.below(3)];
-        let (mut glancing, mut plain) = (session(tables, policy), session(tables, policy));
+        let (mut glancing, mut plain) = (session(policy), session(policy));
         let (mut asked, mut answers, mut arrived) = (Vec::new(), Vec::new(), Vec::new());
         let mut judged = 0;
         let producer = random.below(2) == 0;
@@ -380,7 +365,7 @@ fn every_request_of_the_table_is_read_to_its_end() {
             for seed in 1..40 {
                 let random = &mut Random(seed << 8 | 1);
                 let data = api.sample(version, 1, &NAMES, &mut |limit| random.below(limit));
-                let out = session(tables, open).from_client(&data);
+                let out = session(open).from_client(&data);
                 assert_eq!(out.close, None, "{} {}", api.name, version);
             }
         }

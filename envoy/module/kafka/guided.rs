@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::fuzz::{damage, frames, passes_alone, session, setting, Random};
-use super::ground::{at_a_glance, passed, published};
+use super::fuzz::{damage, frames, passes_alone, setting, Random};
+use super::ground::{at_a_glance, passed, published, session};
 use super::published::Published;
 use super::schema::Tables;
 use super::session::Out;
@@ -33,9 +33,9 @@ fn counters() -> &'static mut [u8] {
 }
 
 /// An input is pieces for one side or the other: a byte that says which and how long, and the piece.
-fn run(tables: &'static Tables, policies: &[&'static Published], input: &[u8]) {
+fn run(policies: &[&'static Published], input: &[u8]) {
     let policy = policies[usize::from(input.first().copied().unwrap_or(0)) % policies.len()];
-    let mut session = session(tables, policy);
+    let mut session = session(policy);
     let (mut rest, mut stream) = (input.get(1..).unwrap_or(&[]), Vec::new());
     while let Some((&how, behind)) = rest.split_first() {
         let (piece, after) = behind.split_at(usize::from(how >> 1).min(behind.len()));
@@ -66,7 +66,7 @@ fn run(tables: &'static Tables, policies: &[&'static Published], input: &[u8]) {
         }
     }
     for frame in frames(&stream) {
-        assert!(passes_alone(tables, policy, frame), "{:?} lets {:?} pass", input, frame);
+        assert!(passes_alone(policy, frame), "{:?} lets {:?} pass", input, frame);
     }
 }
 
@@ -123,7 +123,7 @@ fn no_way_leads_past_the_rules() {
             input = corpus[count as usize].clone();
         }
         counters().fill(0);
-        run(&tables, &policies, &input);
+        run(&policies, &input);
         let mut new = false;
         for (place, hits) in counters().iter().enumerate().filter(|(_, hits)| **hits > 0) {
             new |= seen.insert((place, 8 - hits.leading_zeros()));

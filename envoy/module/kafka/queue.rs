@@ -140,18 +140,7 @@ impl Queue {
         let held = self.hold.take();
         let mut inner = Out::default();
         let done = self.responses(&held, tables, visible, &mut inner, &mut learned);
-        let mut at = 0;
-        for piece in inner.pieces.into_vec() {
-            match piece {
-                Piece::Same(count) => {
-                    out.pieces
-                        .push(Piece::New(held.get(at..at + count).unwrap_or(&[]).to_vec()));
-                    at += count;
-                }
-                Piece::Gone(count) => at += count,
-                new => out.pieces.push(new),
-            }
-        }
+        out.take_held(inner.pieces, &held);
         out.close = inner.close;
         self.keep(held.get(done..).unwrap_or(&[]), out);
         learned

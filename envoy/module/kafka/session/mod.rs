@@ -132,18 +132,7 @@ impl Session {
         let held = self.hold.take();
         let mut inner = Out::default();
         let done = self.requests(&held, &mut inner);
-        let mut at = 0;
-        for piece in inner.pieces.into_vec() {
-            match piece {
-                Piece::Same(count) => {
-                    out.pieces
-                        .push(Piece::New(held.get(at..at + count).unwrap_or(&[]).to_vec()));
-                    at += count;
-                }
-                Piece::Gone(count) => at += count,
-                new => out.pieces.push(new),
-            }
-        }
+        out.take_held(inner.pieces, &held);
         out.answer = inner.answer;
         out.close = inner.close;
         out.denials = inner.denials;

@@ -49,4 +49,20 @@ impl Out {
             (_, false) => self.pieces.push(Piece::Gone(count)),
         }
     }
+
+    /// What becomes of `held`, bytes that had been kept back: what passes of them is new where it comes out.
+    pub(in super::super) fn take_held(&mut self, pieces: Few<Piece, 2>, held: &[u8]) {
+        let mut at = 0;
+        for piece in pieces.into_vec() {
+            match piece {
+                Piece::Same(count) => {
+                    self.pieces
+                        .push(Piece::New(held.get(at..at + count).unwrap_or(&[]).to_vec()));
+                    at += count;
+                }
+                Piece::Gone(count) => at += count,
+                new => self.pieces.push(new),
+            }
+        }
+    }
 }
