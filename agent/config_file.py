@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -80,49 +80,52 @@ def read_config(path: Path | None) -> ConfigFile:
     if not isinstance(value, dict):
         raise InputError(f"--config {path}: write keys and values, as in 'http_port: 15001'")
     known = ConfigFile.__annotations__
-    for key, number in value.items():
+    for key, given in value.items():
         if key not in known:
             raise InputError(f"--config {path}: unknown key {key}; known are {', '.join(sorted(known))}")
-        if key == "uplinks":
-            if not isinstance(number, list) or not all(isinstance(name, str) for name in number):
-                raise InputError(f"--config {path}: uplinks: write a list of interfaces, as in 'uplinks: [eth0]'")
-            value[key] = tuple(number)
-            continue
-        if key == "engines":
-            if not isinstance(number, list) or not all(isinstance(each, str) and _ENGINE(each) for each in number):
-                raise InputError(
-                    f"--config {path}: engines: write a list of sockets, as in 'engines: [unix:///var/run/docker.sock]'"
-                )
-            value[key] = tuple(dict.fromkeys(number))
-            continue
-        if key == "unknown_containers":
-            if number not in (DROP, ALLOW):
-                raise InputError(f"--config {path}: unknown_containers: write {DROP} or {ALLOW}")
-            continue
-        if key == "envoy_cgroup":
-            if not isinstance(number, str) or not _GROUP(number):
-                raise InputError(
-                    f"--config {path}: envoy_cgroup: write the path of a control group, as in / or /system.slice"
-                )
-            continue
-        if key == "host_routing":
-            if not isinstance(number, bool):
-                raise InputError(f"--config {path}: host_routing: write true or false")
-            continue
-        if key == "kubernetes":
-            value[key] = _kubernetes(path, number)
-            continue
-        if key == "remote":
-            value[key] = _remote(path, number)
-            continue
-        if key == "node_labels":
-            value[key] = _labels(path, number)
-            continue
-        allowed = _LIMITS[key]
-        if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
-            raise InputError(f"--config {path}: {key}: write a number from {allowed.start} to {allowed.stop - 1}")
+        read = _READERS.get(key)
+        value[key] = read(path, given) if read is not None else _number(path, key, given)
     _require_different_ports(path, value)
     return cast(ConfigFile, value)
+
+
+def _number(path: Path, key: str, given: Any) -> int:
+    allowed = _LIMITS[key]
+    if not isinstance(given, int) or isinstance(given, bool) or given not in allowed:
+        raise InputError(f"--config {path}: {key}: write a number from {allowed.start} to {allowed.stop - 1}")
+    return given
+
+
+def _uplinks(path: Path, given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise InputError(f"--config {path}: uplinks: write a list of interfaces, as in 'uplinks: [eth0]'")
+    return tuple(given)
+
+
+def _engines(path: Path, given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(each, str) and _ENGINE(each) for each in given):
+        raise InputError(
+            f"--config {path}: engines: write a list of sockets, as in 'engines: [unix:///var/run/docker.sock]'"
+        )
+    return tuple(dict.fromkeys(given))
+
+
+def _unknown_containers(path: Path, given: Any) -> Any:
+    if given not in (DROP, ALLOW):
+        raise InputError(f"--config {path}: unknown_containers: write {DROP} or {ALLOW}")
+    return given
+
+
+def _envoy_cgroup(path: Path, given: Any) -> str:
+    if not isinstance(given, str) or not _GROUP(given):
+        raise InputError(f"--config {path}: envoy_cgroup: write the path of a control group, as in / or /system.slice")
+    return given
+
+
+def _host_routing(path: Path, given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise InputError(f"--config {path}: host_routing: write true or false")
+    return given
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -233,3 +236,16 @@ def _labels(path: Path, value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
         raise InputError(f"--config {path}: node_labels: write keys and texts, as in 'node_labels: {{role: edge}}'")
     return tuple(sorted(value.items()))
+
+
+# Of all other keys the value is a number.
+_READERS: Mapping[str, Callable[[Path, Any], Any]] = {
+    "uplinks": _uplinks,
+    "engines": _engines,
+    "unknown_containers": _unknown_containers,
+    "envoy_cgroup": _envoy_cgroup,
+    "host_routing": _host_routing,
+    "kubernetes": _kubernetes,
+    "remote": _remote,
+    "node_labels": _labels,
+}

@@ -127,11 +127,9 @@ def judge_l7(l7: L7Rules | None, tls: TlsRules | None, request: Request) -> Outc
             return Outcome(False, why)
         if lacking := next((each.lacks for each in (tls.terminating, tls.originating) if each and each.lacks), ""):
             return Outcome(False, lacking)
-        if awaits_requests(l7, tls, request):
-            return Outcome(False, "its requests are judged by Envoy")
     elif l7 is not None and shown.encrypted and not isinstance(request, TlsRequest):
         return Outcome(False, "the connection is encrypted, and the rule reads requests")
-    elif awaits_requests(l7, tls, request):
+    if awaits_requests(l7, tls, request):
         return Outcome(False, "its requests are judged by Envoy")
     match l7, request:
         case None, _:
