@@ -48,6 +48,7 @@ DENIED_MESSAGE = "Access denied"  # of a gRPC status, PERMISSION_DENIED
 
 _NO_TIMEOUT = timedelta(0)
 _UNLIMITED = 1_000_000
+_NOBODYS_HOPS = (1 << 32) - 1  # more addresses than a header can list
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -193,12 +194,15 @@ def connection_manager(
         http2_protocol_options=http2(),
         max_request_headers_kb=settings.max_request_headers_kb,
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
-        # Not to use the remote address is what leaves X-Forwarded-* alone; that (almost) nobody is internal keeps Envoy
-        # from marking requests whose client wrote a private address there. Policies ask who the connection is from.
+        # Not to use the remote address is what leaves X-Forwarded-* alone. Nobody is internal: Envoy would obey what
+        # that client writes into x-envoy-*, retries and statistics of its own among them. Of no range at all Envoy
+        # makes the private ones, so there is one that no connection comes from; and the connection's address counts,
+        # as nobody is behind so many proxies that one in X-Forwarded-For would. Policies ask who connects.
         use_remote_address=False,
         internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(
             cidr_ranges=[core.CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
         ),
+        xff_num_trusted_hops=_NOBODYS_HOPS,
         early_header_mutation_extensions=[mark_absent_forwarded_proto()],
         skip_xff_append=True,
         generate_request_id=False,

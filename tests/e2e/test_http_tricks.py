@@ -260,6 +260,31 @@ def test_what_headers_may_look_like(ground: Field) -> None:
     assert sorted(check(ground.record)) == [b"GET /host"] + [b"GET /secret"] * 4
 
 
+FORWARDED_FOR = [
+    b"",
+    *(
+        b"X-Forwarded-For: " + each + b"\r\n"
+        for each in (b"10.0.0.1", b"127.0.0.1", b"::1", b"255.255.255.255", b"1.1.1.1, 255.255.255.255")
+    ),
+    b"X-Forwarded-For: " + b",".join([b"255.255.255.255"] * 4000) + b"\r\n",
+    b"X-Forwarded-For: 255.255.255.255" + b"," * 60000 + b"\r\n",
+    b"X-Envoy-Internal: true\r\n",
+]
+
+
+def test_nobody_commands_envoy(ground: Field) -> None:
+    """A client whom Envoy took for one of its own could have it ask again and again, and keep statistics of whatever it
+    names until the memory ends."""
+    orders = b"X-Envoy-Upstream-Alt-Stat-Name: mine%d\r\nX-Envoy-Retry-On: 5xx\r\nX-Envoy-Max-Retries: 9\r\n\r\n"
+    for number, client in enumerate(FORWARDED_FOR):
+        ground.record.forget()
+        head = b"GET /allowed HTTP/1.1\r\n" + HOST + client + orders % number
+        assert ground.say(number % 2, head, 0.5).startswith(b"HTTP/1.1 200"), client
+        assert check(ground.record) == [b"GET /allowed"]
+        assert b"x-envoy" not in ground.record.everything().lower(), client
+    assert ground.node.stat("mine[0-9]") == 0
+
+
 OVERLONG = {
     "path": b"GET /allowed" + b"a" * 200_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
     "path with dots": b"GET " + b"/a/.." * 20_000 + b"/forbidden HTTP/1.1\r\n" + HOST + b"\r\n",
