@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from .endpoint_policy import Direction, DirectionPolicy, HttpRule, HttpRules, Protocol, ResolvedRule
 from .explain import passed_on
+from .identity import Reserved
 from .request import HttpRequest, TlsRequest
 from .verdict import Judgement, Verdict, judge
 from .workload import Endpoint, IPAddress
@@ -30,22 +31,36 @@ class Ongoing:
         self._local: dict[IPAddress, Endpoint] = {
             ip: endpoint for endpoint in world.endpoints if endpoint.local for ip in endpoint.ips
         }
-        self._verdicts: dict[tuple[IPAddress, IPAddress, int, _Running, str], str] = {}
+        self._of_identity: dict[int, Endpoint] = {endpoint.identity: endpoint for endpoint in self._local.values()}
+        self._verdicts: dict[tuple[IPAddress, IPAddress, int, _Running, str, int], str] = {}
         self._halves: dict[int, tuple[DirectionPolicy, DirectionPolicy]] = {}
 
-    def refusal(self, client: IPAddress, server: IPAddress, port: int, request: _Running, chain: str = "") -> str:
+    def refusal(
+        self, client: IPAddress, server: IPAddress, port: int, request: _Running, chain: str = "", made_by: int = 0
+    ) -> str:
         """Why it would be denied now, or, of a connection (TlsRequest), not be carried as it is; empty when it would.
         `chain` is the filter chain that has taken such a connection up (Interception.called), empty for TLS that goes
-        on end to end."""
-        key = (client, server, port, request, chain)
+        on end to end. `made_by` is the client's identity when it connected, 0 when that is not known: it tells who has
+        been given the node's address on the way."""
+        client_is = self._world.identity_at(client)
+        masked = client_is == Reserved.HOST and made_by not in (0, Reserved.HOST)
+        key = (client, server, port, request, chain, made_by if masked else 0)
         if key not in self._verdicts:
-            self._verdicts[key] = self._refusal(*key)
+            subject = self._of_identity.get(made_by) if masked else self._local.get(client)
+            if masked and subject is None:
+                self._verdicts[key] = "who made it is no endpoint of this node any more"
+            else:
+                who = made_by if masked else client_is
+                self._verdicts[key] = self._refusal(subject, who, server, port, request, chain)
         return self._verdicts[key]
 
-    def _refusal(self, client: IPAddress, server: IPAddress, port: int, request: _Running, chain: str) -> str:
+    def _refusal(
+        self, client: Endpoint | None, client_is: int, server: IPAddress, port: int, request: _Running, chain: str
+    ) -> str:
         carried = isinstance(request, TlsRequest)
         taken = ""
-        egress = self._judge(Direction.EGRESS, client, server, port, request)
+        server_is = self._world.identity_at(server)
+        egress = self._judge(Direction.EGRESS, client, server_is, port, request)
         if egress is not None:
             if egress.verdict is Verdict.DENY:
                 return f"egress: {egress.reason}"
@@ -54,7 +69,7 @@ class Ongoing:
             arriving = passed_on(request, egress)
             assert isinstance(arriving, HttpRequest | TlsRequest)
             request = arriving
-        ingress = self._judge(Direction.INGRESS, server, client, port, request, bool(taken))
+        ingress = self._judge(Direction.INGRESS, self._local.get(server), client_is, port, request, bool(taken))
         if ingress is not None:
             if ingress.verdict is Verdict.DENY:
                 return f"ingress: {ingress.reason}"
@@ -69,22 +84,20 @@ class Ongoing:
     def _judge(
         self,
         direction: Direction,
-        subject: IPAddress,
-        peer: IPAddress,
+        endpoint: Endpoint | None,
+        peer: int,
         port: int,
         request: _Running,
         taken_up: bool = False,
     ) -> Judgement | None:
-        """None when the subject is no endpoint of this node."""
-        endpoint = self._local.get(subject)
+        """None without an endpoint of this node."""
         if endpoint is None:
             return None
         half = self._world.policy_of(endpoint).direction(direction)
         if id(half) not in self._halves:
             self._halves[id(half)] = (half, without_headers(half))
         _, judging = self._halves[id(half)]
-        identity = self._world.identity_at(peer)
-        return judge(judging, identity, Protocol.TCP, port, request, taken_up=taken_up, direction=direction)
+        return judge(judging, peer, Protocol.TCP, port, request, taken_up=taken_up, direction=direction)
 
 
 def without_headers(half: DirectionPolicy) -> DirectionPolicy:

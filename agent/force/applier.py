@@ -325,7 +325,7 @@ class Applier:
         held = self._datapath.current
         try:
             if not self._recalled:
-                self._handover.recall(self._datapath.made_by(self._datapath.carried()))
+                self._handover.recall(self._datapath.made_by(self._datapath.carried()), held)
                 self._recalled = True
             if self._handover.settles(held):
                 return ()

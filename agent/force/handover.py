@@ -14,7 +14,7 @@ from ipaddress import ip_network
 
 from ...policies import World
 from ...policies.changed_ends import ChangedEnds, Ends, in_other_hands
-from ...policies.identity import IPNetwork
+from ...policies.identity import IPNetwork, Reserved
 from ...policies.workload import IPAddress
 from ...redirect.plan import DatapathPlan
 from ...redirect.proxy_sockets import Carried
@@ -27,10 +27,14 @@ class Handover:
         self._held: list[DatapathPlan] = []  # several when a change failed half-way: it may have been written in part
         self._made: dict[Carried, frozenset[Ends]] = {}  # the identities with which it may have been made
 
-    def recall(self, made: Mapping[Carried, Ends]) -> None:
-        """With which identities connections were made that an earlier agent has let go on, or had no time to end."""
-        for each, ends in made.items():
-            self._made[each] = self._made.get(each, frozenset()) | {ends}
+    def recall(self, made: Mapping[Carried, Ends], held: DatapathPlan) -> None:
+        """With which identities connections were made that an earlier agent has let go on, or had no time to end.
+        Whoever came with the node's address, as the maps hold it, was given it on the way."""
+        identity = _identities(held)
+        for each, (client, server) in made.items():
+            if identity(each.client) == Reserved.HOST:
+                client = Reserved.HOST
+            self._made[each] = self._made.get(each, frozenset()) | {(client, server)}
 
     def begins(self, held: DatapathPlan) -> None:
         """The maps held this, and are about to change."""

@@ -58,7 +58,7 @@ class StreamWatch:
 
 def _refusal(ongoing: Ongoing, stream: RunningStream) -> str:
     ends = stream.source.ip, stream.destination.ip, stream.destination.port
-    return ongoing.refusal(*ends, stream.request, stream.chain)
+    return ongoing.refusal(*ends, stream.request, stream.chain, stream.made_by)
 
 
 async def _end_nothing(_streams: Sequence[RunningStream]) -> None:

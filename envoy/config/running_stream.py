@@ -20,6 +20,7 @@ from betterproto2 import Message
 
 from ...policies.request import HttpRequest, TlsRequest
 from .access_log import SocketEnd
+from .end import SOURCE, identity_of
 from .messages import (
     access_log_service,
     accesslog,
@@ -45,12 +46,14 @@ _METHOD = ":method"  # request_method is an enumeration, and a method may be any
 @dataclass(frozen=True, slots=True)
 class RunningStream:
     """One request, or one connection of bytes by its greeting, and the ends of the connection. Headers are not known.
-    `chain` is the filter chain that has taken up a connection of bytes, empty for TLS that is carried end to end."""
+    `chain` is the filter chain that has taken up a connection of bytes, empty for TLS that is carried end to end.
+    `made_by` is the client's identity as the identity filter left it, 0 where there is none."""
 
     source: SocketEnd
     destination: SocketEnd
     request: HttpRequest | TlsRequest
     chain: str = ""
+    made_by: int = 0
 
 
 Listener = Callable[[tuple[RunningStream, ...]], Awaitable[None]]
@@ -88,13 +91,13 @@ def set_state(values: list[filter_state.FilterStateValue]) -> listener.Filter:
     )
 
 
-def _reports(objects: Sequence[str] = ()) -> grpc_access_log.CommonGrpcAccessLogConfig:
+def _reports(more: Sequence[str] = ()) -> grpc_access_log.CommonGrpcAccessLogConfig:
     return grpc_access_log.CommonGrpcAccessLogConfig(
         log_name="running",
         grpc_service=core.GrpcService(envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=XDS_CLUSTER)),
         transport_api_version=core.ApiVersion.V3,
         buffer_flush_interval=timedelta(seconds=_FLUSH_SECONDS),
-        filter_state_objects_to_log=list(objects),
+        filter_state_objects_to_log=[SOURCE, *more],
     )
 
 
@@ -148,7 +151,9 @@ def _streams(
             continue
         source, destination = _end(common.downstream_direct_remote_address), _end(common.downstream_local_address)
         if source is not None and destination is not None:
-            yield RunningStream(source, destination, request, _state(common, _CHAIN))
+            made_by = identity_of(_state(common, SOURCE))
+            number = int(made_by) if made_by.isdecimal() else 0
+            yield RunningStream(source, destination, request, _state(common, _CHAIN), number)
 
 
 def _request(entry: stream_log.HttpAccessLogEntry) -> HttpRequest | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -14,6 +13,7 @@ from lockgate.agent.playground import Namespace
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import LiveNode, live_node
+from lockgate.tests.e2e.talk import Talk, ended, stream, talk
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -31,40 +31,7 @@ L7 = ', rules: {http: [{path: "/stream"}]}'
 OPEN, POLICED = POLICY.replace("RULES", ""), POLICY.replace("RULES", L7)
 NOBODY = OPEN[: OPEN.index("  ingress:")] + "  ingress: [{}]\n"
 OTHERS = OPEN.replace("app: frontend", "app: backend").replace("[world]", "[health]")
-UPGRADE = b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 PORT = 7000
-
-
-@dataclass
-class Talk:
-    """Both ends of one connection that says nothing unless a test does."""
-
-    client: socket.socket
-    server: socket.socket
-
-    def lives(self) -> bool:
-        """True when each end hears the other."""
-        with suppress(OSError):
-            for here, there in ((self.client, self.server), (self.server, self.client)):
-                here.sendall(b"hello")
-                if there.recv(5) != b"hello":
-                    return False
-            return True
-        return False
-
-
-def ended(end: socket.socket) -> bool:
-    """True when the kernel has told this end, which only listens. False: it still waits."""
-    end.setblocking(False)
-    try:
-        return end.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    finally:
-        end.settimeout(20)
 
 
 @pytest.fixture(scope="module")
@@ -101,35 +68,17 @@ class Scene:
 
     def talk(self, where: Namespace, ip: IPAddress) -> Talk:
         """A new connection."""
-        client = netns.run_in(where.path, lambda: socket.create_connection((str(ip), PORT), 20))
-        self._stack.enter_context(client)
-        server, _ = self._listener.accept()
-        self._stack.enter_context(server)
-        server.settimeout(20)
-        return Talk(client, server)
+        return self._stack.enter_context(talk(where, str(ip), PORT, self._listener))
 
     def stream(self, where: Namespace, ip: IPAddress, path: str = "/stream") -> Talk:
         """A WebSocket through Envoy."""
-        client = netns.run_in(where.path, lambda: socket.create_connection((str(ip), PORT), 20))
-        self._stack.enter_context(client)
-        client.sendall(UPGRADE.replace(b"/stream", path.encode()))
-        server, _ = self._listener.accept()
-        self._stack.enter_context(server)
-        server.settimeout(20)
-        while not server.recv(4096).endswith(b"\r\n\r\n"):
-            pass
-        server.sendall(SWITCHED)
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            answer += client.recv(4096)
-        assert answer.startswith(b"HTTP/1.1 101")
-        return Talk(client, server)
+        return self._stack.enter_context(stream(where, str(ip), PORT, self._listener, path))
 
     def both_end(self, *talks: Talk) -> None:
         """Waits until every end of every connection has been told, though none says anything."""
-        for talk in talks:
-            self.node.until("the client is told", partial(ended, talk.client))
-            self.node.until("the server is told", partial(ended, talk.server))
+        for each in talks:
+            self.node.until("the client is told", partial(ended, each.client))
+            self.node.until("the server is told", partial(ended, each.server))
 
 
 @pytest.fixture

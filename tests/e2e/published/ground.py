@@ -9,7 +9,7 @@ from lockgate.tests.e2e.engine import Inside
 from lockgate.tests.e2e.live_node import GLANCE, OK, fetch
 
 OTHER = ip_address("192.0.2.77")  # another client outside
-NODE, HTTP, PLAIN = "192.0.2.1", 18080, 18081
+NODE, HTTP, PLAIN, STREAM = "192.0.2.1", 18080, 18081, 18082
 POLICY = """
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -51,7 +51,7 @@ def publish(ground: Ground, *options: object) -> Inside:
 
 
 def published() -> tuple[str, ...]:
-    return "-p", f"{HTTP}:8080", "-p", f"{PLAIN}:8081"
+    return "-p", f"{HTTP}:8080", "-p", f"{PLAIN}:8081", "-p", f"{STREAM}:7000"
 
 
 def ask(ground: Ground, path: str, port: int = HTTP, patience: float = 3 * GLANCE) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
@@ -80,36 +79,6 @@ def test_a_pod_with_a_rule_by_request_about_the_node(ground: Ground) -> None:
         (node.policies / "asks.yaml").unlink(missing_ok=True)
         node.remove(pod)
         node.list_pods()
-
-
-@pytest.fixture(params=["with the node's address", "with its own"])
-def beyond(ground: Ground, request: pytest.FixtureRequest) -> Iterator[tuple[Namespace, Namespace]]:
-    """Two containers on another network, one that may ask and one that may not. Docker's own rules separate its
-    networks, unless somebody lets them meet; both engines give who asks another network the node's address."""
-    engine = ground.engine
-    own = request.param == "with its own"
-    options = ["-o", "com.docker.network.bridge.enable_ip_masquerade=false"] if own else []
-    met = ["DOCKER-USER", "-j", "ACCEPT"]
-    if own and engine.kind == "podman":
-        met = ["POSTROUTING", "-t", "nat", "-s", "10.79.0.0/24", "-j", "ACCEPT"]
-    publish(ground)
-    engine.docker("network", "create", "--subnet", "10.79.0.0/24", *options, "beyond")
-    try:
-        made = [
-            engine.container(f"b-{name}", "--network", "beyond", "--label", f"app={name}") for name in ("asks", "not")
-        ]
-        for name in ("asks", "not"):
-            ground.known(f"default/b-{name}")
-        if engine.kind == "docker" or own:
-            if engine.kind == "docker":
-                assert fetch(cast(Namespace, made[0]), NODE, PLAIN, patience=GLANCE) == DROPPED
-            engine.run(["iptables", "-I", *met])
-        yield cast(Namespace, made[0]), cast(Namespace, made[1])
-        if engine.kind == "docker" or own:
-            engine.run(["iptables", "-D", *met])
-    finally:
-        engine.docker("rm", "-f", "b-asks", "b-not")
-        engine.docker("network", "rm", "beyond")
 
 
 def test_from_another_network_of_the_engine(ground: Ground, beyond: tuple[Namespace, Namespace]) -> None:

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 
 from lockgate.agent.force.handover import Handover
 from lockgate.policies import World, parse_policies
-from lockgate.policies.identity import endpoint_of
+from lockgate.policies.identity import Reserved, endpoint_of
 from lockgate.policies.workload import Workload
 from lockgate.redirect.plan import DatapathPlan, Owner
 from lockgate.redirect.proxy_sockets import Carried
@@ -122,7 +122,7 @@ def test_what_a_later_agent_is_told_counts_as_if_it_had_been_there() -> None:
     assert made[1] == as_wide.ipcache[ip_network(API)].identity
     for told in ({LIVE: made}, {}):
         handover = Handover()
-        handover.recall(told)
+        handover.recall(told, as_wide)
         handover.begins(as_wide)
         assert handover.over(ALL, None, first, as_wide) == (), "the rules about both are the same"
         assert handover.settles(as_wide) is not bool(told)
@@ -136,6 +136,21 @@ def test_what_an_earlier_agent_had_no_time_to_end_is_over() -> None:
     now = plan(after, near=WIDE)
     handover = Handover()
     identities = plan(before, near=NARROW).ipcache
-    handover.recall({LIVE: (identities[ip_network(NARROW)].identity, identities[ip_network(API)].identity)})
+    handover.recall({LIVE: (identities[ip_network(NARROW)].identity, identities[ip_network(API)].identity)}, now)
     handover.begins(now)
     assert handover.over(ALL, None, after, now) == (LIVE,)
+
+
+def test_who_was_given_the_nodes_address_goes_on_under_the_next_agent() -> None:
+    """The kernel knows that a pod has made it; to both agents its address is the node's."""
+    now = world(WIDE)
+    held = plan(now)
+    held = DatapathPlan(ipcache={**held.ipcache, ip_network(NARROW): Owner(Reserved.HOST)})
+    pod, api = (held.ipcache[ip_network(address)].identity for address in ("10.0.0.3", API))
+    handover = Handover()
+    handover.recall({LIVE: (pod, api)}, held)
+    handover.begins(held)
+    assert handover.over(ALL, None, now, held) == ()
+    moved = DatapathPlan(ipcache={**held.ipcache, ip_network(NARROW): Owner(pod)})
+    handover.begins(held)
+    assert handover.over(ALL, now, now, moved) == (LIVE, UPSTREAM)

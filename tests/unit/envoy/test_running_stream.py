@@ -18,15 +18,20 @@ def address(end: SocketEnd) -> core.Address:
 
 
 def entry(
-    tls: stream_log.TlsProperties | None = None, source: SocketEnd | None = CLIENT
+    tls: stream_log.TlsProperties | None = None, source: SocketEnd | None = CLIENT, made_by: str = ""
 ) -> stream_log.HttpAccessLogEntry:
     common = stream_log.AccessLogCommon(
         downstream_direct_remote_address=address(source) if source else None,
         downstream_local_address=address(SERVER),
         tls_properties=tls,
+        filter_state_objects=left({"lockgate.source": made_by}),
     )
     request = stream_log.HttpRequestProperties(authority="shop", path="/ws?x=1", request_headers={":method": "PURGE"})
     return stream_log.HttpAccessLogEntry(common_properties=common, request=request)
+
+
+def left(state: dict[str, str]) -> dict[str, protobuf.Any]:
+    return {key: protobuf.Any.pack(protobuf.StringValue(value=value)) for key, value in state.items() if value}
 
 
 def message(*entries: stream_log.HttpAccessLogEntry) -> bytes:
@@ -42,15 +47,20 @@ def test_what_a_report_says() -> None:
     assert found == tuple(RunningStream(CLIENT, SERVER, request) for request in (plain, inside))
 
 
+@pytest.mark.parametrize(("text", "number"), [("23:70103:in", 70103), ("", 0), ("nobody", 0), ("1:x:in", 0)])
+def test_who_made_the_connection(text: str, number: int) -> None:
+    (found,) = running_streams(message(entry(made_by=text)))
+    assert found.made_by == number
+
+
 @pytest.mark.parametrize("name", ["shop.example", ""])
 @pytest.mark.parametrize(("chain", "transport"), [("", ""), ("egress:tcp:a:b", "tls"), ("egress:tcp:plain:b", "plain")])
 def test_what_a_report_of_a_connection_says(name: str, chain: str, transport: str) -> None:
     said = {"lockgate.greeting": name, "lockgate.chain": chain, "lockgate.transport": transport}
-    kept = {key: protobuf.Any.pack(protobuf.StringValue(value=value)) for key, value in said.items() if value}
     common = stream_log.AccessLogCommon(
         downstream_direct_remote_address=address(CLIENT),
         downstream_local_address=address(SERVER),
-        filter_state_objects=kept,
+        filter_state_objects=left(said),
     )
     logs = access_log_service.StreamAccessLogsMessageTcpAccessLogEntries(
         log_entry=[stream_log.TcpAccessLogEntry(common_properties=common)]

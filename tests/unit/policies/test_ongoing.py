@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -10,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lockgate.policies.explain import explain
 from lockgate.policies.flow import Flow
-from lockgate.policies.identity import endpoint_of
+from lockgate.policies.identity import Reserved, endpoint_of
 from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.language.workload_file import parse_workloads
 from lockgate.policies.ongoing import Ongoing
 from lockgate.policies.request import HttpRequest, TlsRequest
 from lockgate.policies.tls_secret import TlsSecrets
 from lockgate.policies.verdict import Verdict
+from lockgate.policies.workload import IPAddress
 from lockgate.policies.world import World
 
 WORKLOADS = b"""
@@ -36,16 +38,16 @@ spec:
 """
 INGRESS = {"subject": "api", "direction": "ingress", "peers": "fromEndpoints", "peer": "web"}
 EGRESS = {"subject": "web", "direction": "egress", "peers": "toEndpoints", "peer": "api"}
-WEB, API, OUTSIDE = map(ip_address, ("10.0.0.1", "10.0.0.2", "192.0.2.1"))
+WEB, API, OUTSIDE, NODE = map(ip_address, ("10.0.0.1", "10.0.0.2", "192.0.2.1", "10.0.0.254"))
 
 
-def world(*policies: str) -> World:
+def world(*policies: str, hosts: Iterable[IPAddress] = ()) -> World:
     parsed = [parse_policies(policy.encode(), "p.yaml") for policy in policies]
     assert all(file.ok for file in parsed)
     endpoints = [endpoint_of(each) for each in parse_workloads(WORKLOADS, "w.yaml").workloads]
     local = [replace(endpoint, ifindex=number) for number, endpoint in enumerate(endpoints, start=2)]
     secrets = TlsSecrets([secret for file in parsed for secret in file.secrets])
-    return World.of([policy for file in parsed for policy in file.policies], local, tls=secrets)
+    return World.of([policy for file in parsed for policy in file.policies], local, tls=secrets, hosts=hosts)
 
 
 @pytest.mark.parametrize("where", [INGRESS, EGRESS], ids=["ingress", "egress"])
@@ -75,6 +77,26 @@ def test_whom_no_policy_of_this_node_judges() -> None:
     where = Ongoing(world(POLICY.format(rule="{path: /}", **INGRESS)))
     assert where.refusal(OUTSIDE, API, 80, HttpRequest("GET", "/"))
     assert not where.refusal(API, OUTSIDE, 80, HttpRequest("GET", "/"))
+
+
+@pytest.mark.parametrize("where", [INGRESS, EGRESS], ids=["ingress", "egress"])
+@pytest.mark.parametrize(("path", "refused"), [("/stream", False), ("/other", True)])
+def test_who_was_given_the_nodes_address(where: dict[str, str], path: str, refused: bool) -> None:
+    """It is judged as who made the connection; the node itself, and whoever has another address, by that."""
+    made = world(POLICY.format(rule="{path: /stream}", **where), hosts=[NODE])
+    web, api = (made.endpoint(f"default/{name}") for name in ("web", "api"))
+    assert web is not None and api is not None
+    judging, request = Ongoing(made), HttpRequest("GET", path)
+    assert bool(judging.refusal(NODE, API, 80, request, made_by=web.identity)) is refused
+    assert bool(judging.refusal(WEB, API, 80, request, made_by=api.identity)) is refused
+    assert not judging.refusal(NODE, API, 80, request)
+    assert not judging.refusal(NODE, API, 80, request, made_by=Reserved.HOST)
+
+
+def test_who_was_given_the_nodes_address_and_is_gone() -> None:
+    """Nobody is left by whose rules it could be judged."""
+    made = world(POLICY.format(rule="{path: /}", **INGRESS), hosts=[NODE])
+    assert "no endpoint" in Ongoing(made).refusal(NODE, API, 80, HttpRequest("GET", "/"), made_by=70000)
 
 
 _HTTP = "rules: {{http: [{rule}]}}"
