@@ -35,6 +35,18 @@ static __always_inline int decide_link(struct __sk_buff *skb, const struct packe
     return claim(skb, &target);
 }
 
+/* True for neighbour discovery with somebody beyond the link, to whom the node would forward it: it is a message like every
+ * other. Endpoints may share a bridge; who gets it by way of the node drops it for its hops. */
+static __always_inline int goes_beyond(const struct packet *p)
+{
+    struct owner *dst;
+
+    if (!p->v6 || is_multicast(&p->dst) || is_link_local(&p->dst))
+        return 0;
+    dst = find_owner(&p->dst);
+    return !dst || (!dst->ifindex && dst->identity != HOST);
+}
+
 /* True for ARP and neighbour discovery in the name of an endpoint, from a port of a bridge that nothing polices. */
 static __always_inline int feigns(struct __sk_buff *skb, const struct packet *p)
 {

@@ -19,6 +19,7 @@
 #include "admit.h"
 #include "drops.h"
 #include "link.h"
+#include "unfinished.h"
 
 static __always_inline int done(const struct __sk_buff *skb, const struct packet *p, int reason, enum hook hook)
 {
@@ -252,6 +253,10 @@ int from_pod(struct __sk_buff *skb)
     if (!p)
         return TC_ACT_SHOT;
     reason = parse(skb, p);
+    if ((!reason || reason == PASS_LINK) && is_overwritten(skb, p))
+        reason = DROP_MALFORMED;
+    if (reason == PASS_LINK && goes_beyond(p))
+        reason = 0;
     if (reason == PASS_LINK) {
         reason = decide_link(skb, p);
         if (reason)

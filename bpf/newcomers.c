@@ -5,6 +5,7 @@
  * of is dropped. What from_pod has let through has a mark.
  */
 #include <uapi/linux/bpf.h>
+#include "kernel.h"
 #include "mark.h"
 #include "pinned.h"
 
@@ -16,12 +17,6 @@
 PINNED("hash", __u32, __u32, engine_bridges, 4096, 0);  /* by ifindex */
 PINNED("array", __u32, __u32, engine_names, 1, 0);      /* a bridge that is called like these is guarded if nobody said not */
 PINNED("hash", __u32, __u32, policed_ports, 65536, 1);  /* by ifindex; BPF_F_NO_PREALLOC */
-
-/* By its number: bcc would take another helper where it may not read /proc/kallsyms, as in a container. */
-static long (*read_kernel)(void *into, __u32 size, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
-
-/* The kernel's structures are known by the offsets of their fields, which stand before this source. */
-#define READ(into, from, offset) read_kernel(&(into), sizeof(into), (const char *)(from) + (offset))
 
 static __always_inline int is_digit(char each)
 {

@@ -13,6 +13,8 @@
 #define ICMPV6_CHECKSUM 2
 #define TCP_FLAGS 13 /* of the flags byte */
 #define TCP_CHECKSUM 16
+#define UDP_CHECKSUM 6
+#define SCTP_CHECKSUM 8
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -34,6 +36,7 @@ struct packet {
     __be16 sport, dport;   /* of ICMP: see icmp_ports() */
     __be16 service;      /* what a policy calls the port: the destination port, or the ICMP type */
     __u16 tcp;           /* where the TCP header begins */
+    __u16 checksum;      /* where its own checksum is, of a protocol with ports; 0: of none */
     __u8 protocol;
     __u8 v6;
     __u8 syn;   /* TCP SYN without ACK: a new connection, whatever is remembered */
@@ -162,10 +165,15 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
         if (!flags)
             return DROP_MALFORMED;
         p->tcp = offset;
+        p->checksum = offset + TCP_CHECKSUM;
         p->syn = (*flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
         p->reset = !!(*flags & TCP_RST);
         p->ends = !!(*flags & (TCP_FIN | TCP_RST));
-    } else if (p->protocol != IPPROTO_UDP && p->protocol != IPPROTO_SCTP) {
+    } else if (p->protocol == IPPROTO_UDP) {
+        p->checksum = offset + UDP_CHECKSUM;
+    } else if (p->protocol == IPPROTO_SCTP) {
+        p->checksum = offset + SCTP_CHECKSUM;
+    } else {
         return DROP_UNSUPPORTED; /* IPv6 extension headers too */
     }
     ports = header(skb, offset, 2 * sizeof(*ports));

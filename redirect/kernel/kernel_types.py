@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import BpfUnsupportedError
@@ -14,7 +13,7 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("=HBBIIIII")  # magic, version, flags, header, types (offset, length), strings (offset, length)
 _TYPE = struct.Struct("=III")  # name, kind and number of what follows, size or type
-_MEMBER = struct.Struct("=III")  # name, type, offset in bits
+_MEMBER = struct.Struct("=III")  # name, type, offset in bits and above it the width, if that is less than the type's
 _INT, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF, _RESTRICT = 1, 3, 4, 5, 6, 8, 11
 _FUNCTION, _VARIABLE, _SECTION, _TAG, _ENUM64 = 13, 14, 15, 17, 19
 # What follows a type, in bytes: for each kind once, and once for each of the number that it says.
@@ -23,26 +22,39 @@ _FOLLOWS_EACH = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _FUNCTION: 8, _SECTION: 12, 
 
 
 class KernelTypes:
-    """Reads what is asked for only, but for one walk over all types. Raises BpfUnsupportedError when `btf` is none."""
+    """Reads what is asked for only, behind the types before it. Raises BpfUnsupportedError when `btf` is none."""
 
     def __init__(self, btf: bytes) -> None:
         magic, _, _, header, types, types_length, strings, strings_length = _HEADER.unpack_from(btf.ljust(24, b"\0"))
         if magic != _MAGIC:
             raise BpfUnsupportedError(f"{BTF} is no type information of this machine's byte order")
-        self._types = btf[header + types : header + types + types_length]
+        self._types = memoryview(btf)[header + types : header + types + types_length]
         self._strings = btf[header + strings : header + strings + strings_length]
+        self._places: list[int] = []  # where each type begins; the first has the number 1
+        self._walked = 0
 
     def offset(self, structure: str, *path: str) -> int:
         """In bytes, of a field, or of a field of a field. Raises BpfUnsupportedError when there is none."""
+        return self._find(structure, path)[0] // 8
+
+    def mask(self, structure: str, *path: str) -> int:
+        """The bits that are the field's, of the byte at its offset; 0 when it is more than a part of a byte. Raises as
+        `offset`."""
+        bits, width = self._find(structure, path)
+        first = bits % 8 if sys.byteorder == "little" else 8 - bits % 8 - width
+        return ((1 << width) - 1) << first if width and first >= 0 and first + width <= 8 else 0
+
+    def _find(self, structure: str, path: Sequence[str]) -> tuple[int, int]:
+        """The offset in bits, and how many bits it is wide if that is said."""
         for at in self._named(structure):
-            total, here = 0, at
+            total, width, here = 0, 0, at
             for field in path:
                 found = self._field(here, self._name(field))
                 if found is None:
                     break
-                total, here = total + found[0], self._place(found[1])
+                total, width, here = total + found[0], found[1], self._place(found[2])
             else:
-                return total
+                return total, width
         raise BpfUnsupportedError(
             f"this kernel's struct {structure} has no field {'.'.join(path)}, which an eBPF program reads"
         )
@@ -53,43 +65,51 @@ class KernelTypes:
 
     def _named(self, structure: str) -> Iterator[int]:
         name = self._name(structure)
-        for at in self._places if name else ():
+        for at in self._each_place() if name else ():
             found, info, _ = _TYPE.unpack_from(self._types, at)
             if found == name and info >> 24 & 0x1F == _STRUCT:
                 yield at
 
-    def _field(self, at: int, name: int) -> tuple[int, int] | None:
-        """The offset and the type's number of a field, also of a structure without a name that is in this one."""
+    def _field(self, at: int, name: int) -> tuple[int, int, int] | None:
+        """The offset and the width in bits and the type's number of a field, also of a structure without a name that is
+        in this one."""
         _, info, _ = _TYPE.unpack_from(self._types, at)
         if info >> 24 & 0x1F not in (_STRUCT, _UNION) or not name:
             return None
         begin = at + _TYPE.size
         members = self._types[begin : begin + (info & 0xFFFF) * _MEMBER.size]
-        for found, kind, bits in _MEMBER.iter_unpack(members):
-            offset = (bits & 0xFFFFFF) // 8  # the highest byte may be a width in bits
+        for found, kind, place in _MEMBER.iter_unpack(members):
+            bits, width = place & 0xFFFFFF, place >> 24
             if found == name:
-                return offset, kind
+                return bits, width, kind
             if not found:
                 inside = self._field(self._place(kind), name)
                 if inside is not None:
-                    return offset + inside[0], inside[1]
+                    return bits + inside[0], *inside[1:]
         return None
 
     def _place(self, number: int) -> int:
         """Of a type, behind its other names and qualifiers."""
+        while len(self._places) < number:
+            self._walk()
         at = self._places[number - 1]
         _, info, kind = _TYPE.unpack_from(self._types, at)
         if _TYPEDEF <= info >> 24 & 0x1F <= _RESTRICT:
             return self._place(kind)
         return at
 
-    @cached_property
-    def _places(self) -> list[int]:
-        """Where each type begins; the first has the number 1."""
-        places, at, types = [], 0, self._types
-        while at < len(types):
-            places.append(at)
-            info = int.from_bytes(types[at + 4 : at + 8], sys.byteorder)
-            kind = info >> 24 & 0x1F
-            at += _TYPE.size + _FOLLOWS.get(kind, 0) + _FOLLOWS_EACH.get(kind, 0) * (info & 0xFFFF)
-        return places
+    def _each_place(self) -> Iterator[int]:
+        number = 0
+        while number < len(self._places) or self._walked < len(self._types):
+            if number == len(self._places):
+                self._walk()
+            yield self._places[number]
+            number += 1
+
+    def _walk(self) -> None:
+        """One type further."""
+        at = self._walked
+        self._places.append(at)
+        info = int.from_bytes(self._types[at + 4 : at + 8], sys.byteorder)
+        kind = info >> 24 & 0x1F
+        self._walked += _TYPE.size + _FOLLOWS.get(kind, 0) + _FOLLOWS_EACH.get(kind, 0) * (info & 0xFFFF)

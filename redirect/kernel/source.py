@@ -14,7 +14,15 @@ from ..errors import BpfUnsupportedError
 from .kernel_types import BTF, KernelTypes
 
 # What a source reads of the kernel's own structures, which user-space headers do not have.
+_OF_PACKETS = (
+    ("sk_buff", "ip_summed"),
+    ("sk_buff", "csum_start"),
+    ("sk_buff", "csum_offset"),
+    ("sk_buff", "mac_header"),
+)
 _FIELDS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "lockgate.c": _OF_PACKETS,
+    "host_routing.c": _OF_PACKETS,
     "newcomers.c": (
         ("sk_buff", "dev"),
         ("net_device", "adj_list", "upper"),
@@ -22,7 +30,7 @@ _FIELDS: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("net_device", "name"),
         ("netdev_adjacent", "dev"),
         ("netdev_adjacent", "list"),
-    )
+    ),
 }
 _INCLUDE = re.compile(r'^#include "([^"]+)"$')
 
@@ -30,8 +38,8 @@ _INCLUDE = re.compile(r'^#include "([^"]+)"$')
 def read_source(name: str = "lockgate.c") -> str:
     """`bpf/NAME` with every `#include "header"` of ours replaced by the header; clang still names the real lines.
 
-    Before it the offsets of the kernel's fields that it reads, as NET_DEVICE_IFINDEX and the like. Raises
-    BpfUnsupportedError when this kernel does not tell them.
+    Before it the offsets of the kernel's fields that it reads, as NET_DEVICE_IFINDEX and the like, and of parts of a
+    byte their bits in it, as SK_BUFF_IP_SUMMED_MASK. Raises BpfUnsupportedError when this kernel does not tell them.
     """
     return "\n".join([*_offsets(name), *_expand(name, set())]) + "\n"
 
@@ -47,7 +55,13 @@ def _offsets(name: str) -> tuple[str, ...]:
         raise BpfUnsupportedError(
             f"{BTF} cannot be read ({error.strerror}); use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
         ) from error
-    return tuple(f"#define {'_'.join(path).upper()} {types.offset(*path)}" for path in fields)
+    defined = []
+    for path in fields:
+        name = "_".join(path).upper()
+        defined.append(f"#define {name} {types.offset(*path)}")
+        if mask := types.mask(*path):
+            defined.append(f"#define {name}_MASK {mask}")
+    return tuple(defined)
 
 
 def _expand(name: str, seen: set[str]) -> list[str]:

@@ -18,7 +18,10 @@ _SO_RCVBUFFORCE = 33
 _ALL = 3  # ETH_P_ALL
 _OUTGOING = 4  # PACKET_OUTGOING
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15
-_VNET_HDR = struct.Struct("=BBHHHH")  # struct virtio_net_hdr; its third field says how much lies in one piece
+_VNET_HDR = struct.Struct(
+    "=BBHHHH"
+)  # struct virtio_net_hdr; the third field says how much lies in one piece, the last where a checksum goes
+_NEEDS_CHECKSUM = 1  # of its first field, VIRTIO_NET_HDR_F_NEEDS_CSUM
 _ETHERNET = 14
 _KINDS = {4: 0x0800, 6: 0x86DD}
 
@@ -47,6 +50,16 @@ class Wire:
         self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         try:
             self._socket.send(_VNET_HDR.pack(0, 0, _ETHERNET, 0, 0, 0) + frame)
+        finally:
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 0)
+
+    def send_unfinished(self, packet: bytes, start: int, offset: int) -> None:
+        """An IP packet that an interface is to finish as it leaves: the checksum of what is from byte `start` of the
+        packet on, written `offset` bytes behind that."""
+        frame = self.gateway + self.mac + struct.pack("!H", _KINDS[packet[0] >> 4]) + packet
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        try:
+            self._socket.send(_VNET_HDR.pack(_NEEDS_CHECKSUM, 0, 0, 0, _ETHERNET + start, offset) + frame)
         finally:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 0)
 
@@ -89,6 +102,13 @@ def checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+def with_checksum(data: bytes, wanted: int) -> bytes:
+    """`data` with another last word, so that its checksum is this one."""
+    data = data[:-2] + bytes(2)
+    last = (~wanted & 0xFFFF) + checksum(data)
+    return data[:-2] + struct.pack("!H", (last & 0xFFFF) + (last >> 16))
 
 
 def ip(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import pytest
 from lockgate.redirect.errors import BpfUnsupportedError
@@ -42,6 +43,12 @@ def test_fields_in_fields() -> None:
     assert types.offset("outer", "first") == 0
     assert types.offset("outer", "inner") == 12
     assert types.offset("outer", "inner", "deep") == 20
+
+
+def test_the_bits_of_a_field_that_is_less_than_a_byte() -> None:
+    types = KernelTypes(TYPES)
+    assert types.mask("outer", "inner", "deep") == (0b111 if sys.byteorder == "little" else 0b11100000)
+    assert types.mask("outer", "first") == types.mask("outer", "inner") == 0
 
 
 @pytest.mark.parametrize("path", [("outer", "deep"), ("outer", "nothing"), ("inner", "deep"), ("outer", "first", "x")])

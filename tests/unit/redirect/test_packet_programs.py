@@ -110,6 +110,23 @@ def test_the_link_itself_works(kernel: Kernel) -> None:
         assert kernel.send(frame(ip(link_local, router, 58, icmp(kind), hops=255))).action == SHOT
 
 
+def test_neighbour_discovery_beyond_the_link_is_a_message_like_others(kernel: Kernel) -> None:
+    client, server = both(kernel, 6)
+    beyond = IPv6Address("2001:db8::9")
+
+    def ask(there: IPAddress, source: IPAddress = client) -> Outcome:
+        return kernel.send(frame(ip(source, there, 58, icmp(135, rest=beyond.packed), hops=255)))
+
+    kernel.enforce(client=EndpointPolicy(egress=DirectionPolicy(default_deny=True)))
+    assert ask(beyond).reason is Reason.POLICY
+    for link in (server, HOST_LINK, IPv6Address("fe80::7"), IPv6Address("ff02::1:ff00:9")):
+        assert ask(link) == Outcome(OK, JUDGED, None)
+    kernel.enforce()
+    assert ask(beyond).reason is Reason.ALLOWED
+    for other in (server, IPv6Address("fe80::7"), IPv6Address("::")):
+        assert ask(beyond, other).reason is Reason.SPOOFED
+
+
 def test_a_pod_speaks_for_no_other_address_on_the_link(kernel: Kernel) -> None:
     kernel.enforce()
 
