@@ -145,6 +145,7 @@ class NodeAgent:
                 redirecting=datapath.redirecting,
             )
             streams.judge_by(lambda: applier.judging, applier.end_streams)
+            self._state.silence = lambda: applier.silence
             changes = ChangeMaker(applier, last_good)
             watch = EffectWatch(xds, _node_id(), settings.admin_socket, metrics.effect_seen)
 

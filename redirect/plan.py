@@ -10,7 +10,7 @@ new number beside the old one, and an endpoint moves over in one write: no packe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import blake2b
@@ -319,7 +319,7 @@ class _Compiled:
         self._policy = policy  # kept alive, so that its id stays its own
         self._entries = compile_direction(policy, proxies)
         self._numbered: tuple[int, dict[PolicyKey, Effect]] = (0, {})
-        self.digest = _digest(self._entries)
+        self.digest = digest_of(self._entries)
 
     def numbered(self, number: int) -> Mapping[PolicyKey, Effect]:
         """The entries under the policy's number; no policy has 0."""
@@ -334,15 +334,21 @@ def _numbers(digests: Iterable[bytes]) -> dict[bytes, int]:
     numbers: dict[bytes, int] = {}
     taken: set[int] = set()
     for digest in sorted(set(digests)):
-        number = int.from_bytes(digest[:4], "big") or 1
-        while number in taken:
-            number = number % 0xFFFFFFFF + 1
-        taken.add(number)
-        numbers[digest] = number
+        numbers[digest] = number_of(digest, taken)
+        taken.add(numbers[digest])
     return numbers
 
 
-def _digest(entries: Mapping[tuple[int, PortPrefix], Effect]) -> bytes:
+def number_of(digest: bytes, taken: Container[int]) -> int:
+    """One that is not taken."""
+    number = int.from_bytes(digest[:4], "big") or 1
+    while number in taken:
+        number = number % 0xFFFFFFFF + 1
+    return number
+
+
+def digest_of(entries: Mapping[tuple[int, PortPrefix], Effect]) -> bytes:
+    """The same for the same entries."""
     lines = sorted(
         (identity, ports.length, ports.bits, effect.verdict.value, effect.proxy_port)
         for (identity, ports), effect in entries.items()

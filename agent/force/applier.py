@@ -7,6 +7,10 @@ ipcache no longer says it, for by that map Envoy tells who is who. A new address
 business alone: Envoy already knows what to say of it. An address that has changed hands takes no connection along:
 what a proxy carries for it is reset once the kernel knows better (see handover.py). When Envoy refuses a policy nothing
 further happens: the kernel goes on with what it had, and so does Envoy in the resources that it refused.
+
+An Envoy that does not answer holds up only what it has to know of: after a moment the kernel gets all else, with drops
+where Envoy would have to be told first (see redirect/narrowing.py). So what is denied now is denied, also by an Envoy
+that hangs, and an endpoint without rules by request comes and goes.
 """
 
 from __future__ import annotations
@@ -14,28 +18,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
-from itertools import islice
 from types import MappingProxyType
 from typing import TypeVar
 
 from ...envoy.config.running_stream import RunningStream
 from ...policies import PolicyKey, World
-from ...policies.endpoint_policy import RuleOrigin
 from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint, IPAddress
 from ...redirect.datapath import Datapath
 from ...redirect.errors import RedirectError
 from ...redirect.grace_period import expedited
 from ...redirect.map_changes import MapDelta, readdressed
+from ...redirect.narrowing import narrowed
 from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts, lies_in
 from ...redirect.reason import Counter
 from ...redirect.revocation import end_accepted
 from ...store import ContainerNetwork
 from ...xds import Enforced, Outcome, Settled, XdsServer
 from ..refusal.blame import ALL, told_in
+from .applied import Applied
 from .bridge_guard import BridgeGuard, Guarded
 from .envoy_side import EnvoySide, Needs
 from .handover import Handover
@@ -44,30 +48,15 @@ from .tls_side import TlsSide
 from .uplinks import Uplinks
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
+NARROW_SECONDS = 1.0  # and before the kernel gets what Envoy need not know
+FIRST_SECONDS = 5.0  # the same for the first world, which Envoy takes longest over
+_OVERTAKEN_SECONDS = 3.0  # how long it is waited for when something newer is wanted
 _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
-_MOST_TOLD = 3  # one policy may be in the shards of many endpoints
+_SILENT = "Envoy runs, but has not answered to the last change yet: what it has to know for is dropped"
 _CLOSED = 0  # a redirect to this port is a drop
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What came of one attempt. `nacks` are Envoy's texts by resource when it refused: then nothing was changed."""
-
-    nacks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    unconfirmed: bool = False  # Envoy has not answered; to be tried again
-    unexpressed: tuple[tuple[RuleOrigin, str], ...] = ()  # rules that Envoy cannot carry out; they allow nothing
-    problems: tuple[str, ...] = ()
-    unspared: str = ""  # a problem for which nothing has to be tried again
-
-    @property
-    def nack(self) -> str:
-        """Envoy's texts in one line, those about the first resources; empty when it refused nothing."""
-        told = [f"{resource}: {text}" for resource, text in islice(self.nacks.items(), _MOST_TOLD)]
-        more = len(self.nacks) - len(told)
-        return "; ".join([*told, f"and {more} more"] if more else told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +108,10 @@ class Applier:
         self.world: World | None = None  # what the kernel has
         self.closed: tuple[IPNetwork, ...] = ()  # likewise: where nobody may be but endpoints and the node
         self._offered: World | None = None  # what Envoy may have taken up, wholly or in part, and the kernel has not
+        self._unheard: World | None = None  # what Envoy judges by when it has not heard of `world`
+        self._narrowed: DatapathPlan | None = None  # of which the kernel has all that Envoy need not know
+        self._silent = False  # Envoy has not answered to the last change in time
+        self.overtaken: Callable[[], bool] = lambda: False  # whether something newer is wanted than what is applied
 
     async def mute(self, endpoints: Iterable[Endpoint]) -> None:
         """Has those that nothing polices yet drop everything until a world that has them is in force: Envoy may take
@@ -134,7 +127,9 @@ class Applier:
         """
         enforced, wanted, before = self._needs(world)
         leaving = self._leaving(enforced)
-        applied = await self._offer([*enforced, *leaving], world, wanted | before)
+        applied = await self._offer(
+            [*enforced, *leaving], world, wanted | before, lambda: self._narrow(enforced, world, wanted | before)
+        )
         if applied.nacks or (applied.unconfirmed and self._envoy_runs()):
             # It still judges by what it had, so the kernel must not send it anything new.
             return applied
@@ -149,6 +144,7 @@ class Applier:
                 lambda: self._sync_kernel(enforced, self._plan(enforced, world, ports), before_it, world)
             )
             self.world, self._offered, self.closed = world, None, self._bridges.closed
+            self._unheard, self._narrowed, self._silent = None, None, False
         if unconfirmed:
             return Applied(
                 unconfirmed=True, unexpressed=unexpressed, problems=(*problems, "Envoy is down: L7 is dropped")
@@ -157,6 +153,31 @@ class Applier:
         if leaving or wanted | before != wanted:
             await self._xds.publish(self._envoy.told(enforced, world, wanted).snapshot)
         return Applied(unexpressed=unexpressed, problems=problems, unspared=self._envoy.problem)
+
+    async def _narrow(self, enforced: Enforced, world: World, needs: Needs) -> None:
+        """What Envoy need not know of `world`, into the kernel. Raises RedirectError."""
+        async with self._turn:
+            world = world.with_addresses(self._late) or world
+            self._dns_uses(world)
+            before = self.world
+            self._policed, self._silent = needs, True
+
+            def work() -> tuple[str, ...]:
+                plan = self._plan(enforced, world, self._ports)
+                if plan == self._narrowed:
+                    return ()
+                self._narrowed = None
+                envoy = (self._ports.http, self._ports.tls, self._ports.kafka)
+                meanwhile = narrowed(self._datapath.current, plan, envoy)
+                problems = self._sync_kernel(enforced, meanwhile, before, world)
+                self._narrowed = plan if not problems else None
+                _log.warning("Envoy has not answered to a change yet: what it has to know for is dropped until it has")
+                return problems
+
+            for problem in await self._in_thread(work):
+                _log.error("%s", problem)
+            self._unheard = self._unheard or before
+            self.world, self._offered, self.closed = world, None, self._bridges.closed
 
     async def offer(self, world: World) -> Applied:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
@@ -186,7 +207,14 @@ class Applier:
             if endpoint.local and endpoint.identity not in staying
         ]
 
-    async def _offer(self, enforced: Enforced, world: World, needs: Needs) -> Applied:
+    async def _offer(
+        self,
+        enforced: Enforced,
+        world: World,
+        needs: Needs,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> Applied:
+        """`meanwhile` is done once when Envoy lives and takes its time."""
         self._offered = world
         telling = self._envoy.told(enforced, world, needs)
         unexpressed = telling.unexpressed
@@ -194,7 +222,7 @@ class Applier:
         if self.world is None:
             # The first plan takes long, and so does Envoy: the planner will remember it.
             await self._in_thread(lambda: self._plan(enforced, world, self._ports))
-        answer = await self._answer(revision)
+        answer = await self._answer(revision, meanwhile)
         if self._envoy.gives_way(answer):
             answer = await self._answer(await self._xds.publish(self._envoy.told(enforced, world, needs).snapshot))
         if answer.outcome is Outcome.NACKED:
@@ -202,13 +230,17 @@ class Applier:
             return Applied(nacks, unexpressed=unexpressed)
         if answer.acked:
             return Applied(unexpressed=unexpressed)
-        waiting = "Envoy runs, but has not answered to the last change yet"
-        return Applied(unconfirmed=True, unexpressed=unexpressed, problems=(waiting,))
+        return Applied(unconfirmed=True, unexpressed=unexpressed, problems=(_SILENT,))
+
+    @property
+    def silence(self) -> str:
+        """A sentence while the kernel has what Envoy has not heard of."""
+        return _SILENT if self._silent else ""
 
     @property
     def judging(self) -> tuple[World, ...]:
         """The worlds that Envoy may be judging by: the one in force, and one that it was offered."""
-        return tuple(world for world in (self.world, self._offered) if world is not None)
+        return tuple(world for world in (self._unheard, self.world, self._offered) if world is not None)
 
     async def end_streams(self, streams: Iterable[RunningStream]) -> None:
         """Close the connections that they came in. Raises OSError."""
@@ -284,14 +316,22 @@ class Applier:
         finally:
             await asyncio.wait([running])
 
-    async def _answer(self, revision: int) -> Settled:
+    async def _answer(self, revision: int, meanwhile: Callable[[], Awaitable[None]] | None = None) -> Settled:
         """Envoy's answer, or what is known when it is dead or has had its time."""
-        deadline = time.monotonic() + ACK_SECONDS
+        began = time.monotonic()
+        # One that has not answered to the change before is not given time again.
+        patience = 0.0 if self._silent else NARROW_SECONDS if self.world is not None else FIRST_SECONDS
         while True:
-            answer = await self._xds.settled(revision, _LOOK_SECONDS)
+            answer = await self._xds.settled(revision, min(_LOOK_SECONDS, patience) if meanwhile else _LOOK_SECONDS)
             if answer.outcome in (Outcome.ACKED, Outcome.NACKED):
                 return answer
-            if not self._envoy_runs() or time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if not self._envoy_runs() or waited > ACK_SECONDS:
+                return answer
+            if meanwhile is not None and waited >= patience:
+                await meanwhile()
+                meanwhile = None
+            if waited > _OVERTAKEN_SECONDS and self.overtaken():
                 return answer
 
     def _sync_kernel(

@@ -12,7 +12,7 @@ from typing import Protocol
 from ...policies import Policy, PolicyKey, World
 from ..refusal.containment import Containment, Refusal
 from ..refusal.culprits import InterruptedSearchError, Search
-from .applier import Applied
+from .applied import Applied
 
 log = logging.getLogger("lockgate.agent")
 

@@ -22,7 +22,8 @@ from ..remote.nodes import RemoteNodes, Wanted
 from ..supply.endpoints import Discovery, discover
 from ..supply.intake import Intake, admit
 from ..supply.last_good import LastGood, keep
-from .applier import Applied, Applier
+from .applied import Applied
+from .applier import Applier
 from .change import Changed, ChangeMaker
 from .service_side import ServiceSide
 
@@ -61,6 +62,7 @@ class Reconciler:
         self._content = StoreContent((), ())
         self._intake = Intake()
         self._changed = asyncio.Event()
+        applier.overtaken = self._changed.is_set
         self._look_again = True  # the node's interfaces may be others than in `state.discovery`
         self._again = False  # the same world means other maps
         self._wanted: Wanted | None = None  # on remote nodes

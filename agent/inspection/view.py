@@ -19,7 +19,8 @@ from ...policies.flow import Flow
 from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint
 from ...xds import CertificateFiles, ClientStatus, XdsServer
-from ..force.applier import Applied, Kernel
+from ..force.applied import Applied
+from ..force.applier import Kernel
 from ..force.effect import Name
 from ..force.effect_watch import Effect
 from ..refusal.containment import Refusal
@@ -52,6 +53,7 @@ class NodeState:
     closed: Callable[[], tuple[IPNetwork, ...]] = tuple  # where the kernel knows nobody but endpoints and the node
     dns: Callable[[], dict[str, Any]] = dict
     names_problem: Callable[[], str] = str
+    silence: Callable[[], str] = str  # of Envoy, about a change
     services: Callable[[], list[dict[str, Any]]] = list
     service_problems: Callable[[], tuple[str, ...]] = tuple
     started: float = field(default_factory=time.monotonic)
@@ -322,7 +324,7 @@ class NodeView:
         problems += [str(problem) for lacking in state.intake.lacking.values() for problem in lacking]
         problems += state.discovery.problems
         problems += state.applied.problems
-        problems += filter(None, (state.applied.unspared,))
+        problems += {state.silence(), state.applied.unspared} - {"", *state.applied.problems}
         problems += map(str, state.effect.drifts)
         problems += state.uplink_problems
         problems += state.bridge_problems()

@@ -27,7 +27,7 @@ from ...xds import (
     XdsServer,
     address_tables,
 )
-from ..force.applier import Applied
+from ..force.applied import Applied
 from ..refusal.blame import ALL, told_in
 
 _LOOK_SECONDS = 1.0  # how often it is asked whether a node is still there

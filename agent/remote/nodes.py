@@ -21,7 +21,7 @@ from ...envoy.inspection.admin import TlsDoor
 from ...policies import PolicyKey, World
 from ...policies.workload import Workload
 from ...xds import XdsServer
-from ..force.applier import Applied
+from ..force.applied import Applied
 from ..force.change import ChangeMaker
 from ..force.effect_watch import Effect, EffectWatch
 from ..refusal.containment import Refusal

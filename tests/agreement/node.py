@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from lockgate.agent.force.applier import Applied, Applier
+from lockgate.agent.force.applied import Applied
+from lockgate.agent.force.applier import Applier
 from lockgate.agent.force.kafka_side import KafkaSide
 from lockgate.agent.force.tls_side import TlsSide
 from lockgate.envoy.config.identity_filter import Ipcache

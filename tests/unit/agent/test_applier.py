@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 from lockgate.agent.force import applier as module
-from lockgate.agent.force.applier import Applied, Applier
+from lockgate.agent.force.applied import Applied
+from lockgate.agent.force.applier import Applier
 from lockgate.policies import World
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.errors import MapFullError
@@ -92,7 +93,9 @@ async def test_what_a_living_envoy_has_not_confirmed_never_reaches_the_kernel(
     node.answers = [Settled(outcome)]
     applied = await applier.apply(world(L7))
     assert applied.unconfirmed
-    assert applied.problems == ("Envoy runs, but has not answered to the last change yet",)
+    assert applied.problems == (
+        "Envoy runs, but has not answered to the last change yet: what it has to know for is dropped",
+    )
     assert "maps" not in node.events
 
 
@@ -101,6 +104,73 @@ async def test_a_slow_envoy_is_waited_for(node: Recorded, applier: Applier, monk
     node.answers = [Settled(Outcome.NO_CLIENT), Settled(Outcome.TIMEOUT), Settled(Outcome.ACKED)]
     assert await applier.apply(world(L7)) == Applied()
     assert node.events[:5] == ["publish", "wait", "wait", "wait", "maps"]
+
+
+@pytest.fixture
+def impatient(applier: Applier, monkeypatch: pytest.MonkeyPatch) -> Applier:
+    """Its Envoy has no time at all before the kernel is told what Envoy need not know."""
+    for name in ("NARROW_SECONDS", "FIRST_SECONDS", "_OVERTAKEN_SECONDS"):
+        monkeypatch.setattr(module, name, 0.0)
+    monkeypatch.setattr(module, "ACK_SECONDS", 60.0)
+    return applier
+
+
+SILENT = [Settled(Outcome.TIMEOUT), Settled(Outcome.TIMEOUT), Settled(Outcome.ACKED)]
+DROPS, SENDS, PASSES = {0}, {HTTP_PORT}, set[int]()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "meanwhile", "at_last"),
+    [
+        (L4, L7, DROPS, SENDS),
+        ("", L7, DROPS, SENDS),
+        (L7, L4, PASSES, PASSES),
+        (L7, L7.replace("path: /", "path: /other"), SENDS, SENDS),
+    ],
+)
+async def test_what_envoy_need_not_know_does_not_wait_for_it(
+    node: Recorded, impatient: Applier, before: str, after: str, meanwhile: set[int], at_last: set[int]
+) -> None:
+    await impatient.apply(world(before))
+    plans: list[set[int]] = []
+    node.answers, node.events = [*SILENT], []
+    node.before_maps = lambda: plans.append(node.proxy_ports())
+    assert await impatient.apply(world(after)) == Applied()
+    assert node.events[:5] == ["publish", "wait", "maps", "wait", "wait"]
+    assert [plans[1], node.proxy_ports()] == [meanwhile, at_last]
+
+
+async def test_something_newer_does_not_wait_for_an_envoy_that_is_silent(node: Recorded, impatient: Applier) -> None:
+    old, second, third = world(L7), world(L4), world()
+    await impatient.apply(old)
+    node.answers, node.events = [Settled(Outcome.TIMEOUT)], []
+    impatient.overtaken = lambda: True
+    assert (await impatient.apply(second)).unconfirmed
+    assert list(impatient.judging) == [old, second]
+    assert impatient.world is second
+    assert (await impatient.apply(third)).unconfirmed
+    assert list(impatient.judging) == [old, third]
+    assert node.events == ["publish", "wait", "maps", "publish", "wait", "maps"]
+    node.answers = [Settled(Outcome.ACKED)]
+    assert await impatient.apply(third) == Applied()
+    assert list(impatient.judging) == [third]
+
+
+async def test_an_endpoint_that_leaves_does_not_wait_for_envoy(node: Recorded, impatient: Applier) -> None:
+    await impatient.apply(world(L7, local=(7, 8)))
+    node.answers, node.events = [*SILENT], []
+    assert await impatient.apply(world(L7, local=(7,))) == Applied()
+    assert node.events[:5] == ["publish", "wait", "maps", "detach 8", "wait"]
+
+
+async def test_a_kernel_that_refuses_meanwhile_is_tried_again(node: Recorded, impatient: Applier) -> None:
+    await impatient.apply(world(L7))
+    node.answers, node.full = [Settled(Outcome.TIMEOUT)], True
+    with pytest.raises(MapFullError):
+        await impatient.apply(world(L4))
+    node.full, node.answers = False, [*SILENT]
+    assert await impatient.apply(world(L4)) == Applied()
+    assert node.proxy_ports() == PASSES
 
 
 async def test_without_envoy_l4_comes_into_force_and_l7_is_dropped(node: Recorded, applier: Applier) -> None:

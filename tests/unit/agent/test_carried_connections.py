@@ -7,7 +7,8 @@ from ipaddress import ip_address
 from typing import cast
 
 import pytest
-from lockgate.agent.force.applier import Applied, Applier
+from lockgate.agent.force.applied import Applied
+from lockgate.agent.force.applier import Applier
 from lockgate.policies import World, parse_policies
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.proxy_sockets import Carried

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lockgate.agent.force.applier import Applied
+from lockgate.agent.force.applied import Applied
 from lockgate.agent.force.change import ChangeMaker
 from lockgate.agent.refusal.blame import ALL, told_in
 from lockgate.policies import Policy, PolicyKey, World, parse_policies

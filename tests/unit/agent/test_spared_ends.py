@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.agent.force import applier as module
-from lockgate.agent.force.applier import Applied, Applier
+from lockgate.agent.force.applied import Applied
+from lockgate.agent.force.applier import Applier
 from lockgate.envoy.config.http_routes import ROUTES
 from lockgate.policies import World
 from lockgate.policies.endpoint_policy import Direction

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from lockgate.agent.force.applier import Applied, Kernel
+from lockgate.agent.force.applied import Applied
+from lockgate.agent.force.applier import Kernel
 from lockgate.agent.inspection.api import NoSuchPolicyError
 from lockgate.agent.inspection.view import NodeState, NodeView
 from lockgate.agent.settings import Settings
