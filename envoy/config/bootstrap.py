@@ -157,15 +157,18 @@ def runtime(regex_program_size: int = REGEX_PROGRAM_SIZE) -> boot.LayeredRuntime
     )
 
 
-# What happens as the heap fills: first memory is given back, then connections are not kept, then requests that buffer
-# much are reset, and at last neither connections nor requests are taken. Those that run go on. Each by its share of
-# max_heap. https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager
+# What happens as the heap fills: first memory is given back and the HTTP/2 streams that hold most of it are reset, then
+# connections are not kept, and at last neither connections nor requests are taken. Those that run go on. Each by its
+# share of max_heap. https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager
 _AT_HEAP = {
     "envoy.overload_actions.shrink_heap": 0.85,
     "envoy.overload_actions.disable_http_keepalive": 0.9,
     "envoy.overload_actions.stop_accepting_connections": 0.95,
     "envoy.overload_actions.stop_accepting_requests": 0.98,
 }
+# The more, the nearer to the second.
+_RESET_STREAMS, _RESET_FROM, _RESET_MOST = "envoy.overload_actions.reset_high_memory_stream", 0.8, 0.9
+_LEAST_TRACKED = 16  # as a power of two: streams that hold fewer bytes are never reset
 _HEAP = "envoy.resource_monitors.fixed_heap"
 
 
@@ -183,12 +186,24 @@ def _overload(settings: BootstrapSettings) -> overload.OverloadManager:
         refresh_interval=timedelta(milliseconds=250),
         resource_monitors=[*monitors, overload.ResourceMonitor(name=_HEAP, typed_config=protobuf.Any.pack(heap))],
         actions=[
+            *(
+                overload.OverloadAction(
+                    name=action,
+                    triggers=[overload.Trigger(name=_HEAP, threshold=overload.ThresholdTrigger(value=share))],
+                )
+                for action, share in _AT_HEAP.items()
+            ),
             overload.OverloadAction(
-                name=action,
-                triggers=[overload.Trigger(name=_HEAP, threshold=overload.ThresholdTrigger(value=share))],
-            )
-            for action, share in _AT_HEAP.items()
+                name=_RESET_STREAMS,
+                triggers=[
+                    overload.Trigger(
+                        name=_HEAP,
+                        scaled=overload.ScaledTrigger(scaling_threshold=_RESET_FROM, saturation_threshold=_RESET_MOST),
+                    )
+                ],
+            ),
         ],
+        buffer_factory_config=overload.BufferFactoryConfig(minimum_account_to_track_power_of_two=_LEAST_TRACKED),
     )
 
 

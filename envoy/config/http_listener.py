@@ -48,6 +48,9 @@ DENIED_MESSAGE = "Access denied"  # of a gRPC status, PERMISSION_DENIED
 
 _NO_TIMEOUT = timedelta(0)
 _UNLIMITED = 1_000_000
+# What Envoy holds of one stream and of all of a connection while the other end does not take it. Its own 16 and 24 MiB
+# would let a hundred connections have the memory of all.
+_STREAM_WINDOW, _CONNECTION_WINDOW = 1 << 18, 1 << 21
 _NOBODYS_HOPS = (1 << 32) - 1  # more addresses than a header can list
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -159,7 +162,11 @@ def http1() -> core.Http1ProtocolOptions:
 def http2() -> core.Http2ProtocolOptions:
     """HTTP/2 in which a malformed message ends its own stream (https://www.rfc-editor.org/rfc/rfc9113#section-8.1.1).
     Envoy would end all the others on the connection with it."""
-    return core.Http2ProtocolOptions(override_stream_error_on_invalid_http_message=True)
+    return core.Http2ProtocolOptions(
+        override_stream_error_on_invalid_http_message=True,
+        initial_stream_window_size=_STREAM_WINDOW,
+        initial_connection_window_size=_CONNECTION_WINDOW,
+    )
 
 
 def connection_manager(

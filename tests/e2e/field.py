@@ -171,8 +171,8 @@ def pair(sport: int, dport: int) -> bytes:
 
 
 @contextmanager
-def field() -> Iterator[Field]:
-    """A running node with the policy above and nothing else."""
+def field(settings: str = "") -> Iterator[Field]:
+    """A running node with the policy above and nothing else. `settings` are the text of its config file."""
     with live_node(start=False) as node:
         for path in node.policies.iterdir():
             path.unlink()
@@ -180,7 +180,9 @@ def field() -> Iterator[Field]:
         node.write("field", POLICY)
         made = Field(node)
         try:
-            node.start_agent()
+            config = node.folder / "config.yaml"
+            config.write_text(settings)
+            node.start_agent(*(("--config", config) if settings else ()))
             yield made
         finally:
             made.close()

@@ -1,0 +1,120 @@
+"""What one client can hold of the shared Envoy's memory, with a server that takes nothing; others are served."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from lockgate.agent.playground import Namespace
+from lockgate.redirect.kernel import netns
+from lockgate.tests.e2e.field import L7, Field, field
+from lockgate.tests.e2e.test_http2_tricks import PREFACE, SETTINGS, frame, request
+
+MB = 1_000_000
+HEAP = 150 * MB
+ROOM = 8 * MB  # of what does not belong to a stream
+HELD = 3 * MB  # of a connection, at most
+STREAMS = 12
+MANY = 2 * HEAP // HELD
+
+
+class Sink:
+    """A server that answers HTTP/1, and of HTTP/2 takes the head and then nothing."""
+
+    def __init__(self, where: Namespace) -> None:
+        self._held: list[socket.socket] = []
+        self._socket = netns.run_in(
+            where.path, lambda: socket.create_server(("::", L7), family=socket.AF_INET6, dualstack_ipv6=True)
+        )
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self._held.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError):
+            while data := connection.recv(1 << 16):
+                if data.startswith(PREFACE):
+                    connection.sendall(frame(SETTINGS, 0, 0, b""))
+                    return
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        for each in (self._socket, *self._held):
+            each.close()
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Field]:
+    with field(f"envoy_heap_mb: {HEAP // MB}\n") as made:
+        made.record.close()
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def sink(ground: Field) -> Iterator[Sink]:
+    made = Sink(ground.server)
+    yield made
+    made.close()
+
+
+def allocated(ground: Field) -> int:
+    """Bytes that Envoy has now."""
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.connect(str(ground.node.run_dir / "admin.sock"))
+        admin.sendall(b"GET /memory HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: admin.recv(65536), b""))
+    return int(json.loads(answer[answer.index(b"{") : answer.rindex(b"}") + 1])["allocated"])
+
+
+def hold(ground: Field) -> socket.socket:
+    """A connection with as many bytes in its streams as Envoy takes."""
+    speaks = H2Connection(H2Configuration(header_encoding=None))
+    speaks.initiate_connection()
+    connection = ground.connect(0)
+    connection.settimeout(10)
+    connection.sendall(speaks.data_to_send())
+    while speaks.outbound_flow_control_window == 65535:
+        speaks.receive_data(connection.recv(1 << 16))
+    with suppress(OSError):  # Envoy may have had enough
+        for stream in range(1, 2 * STREAMS, 2):
+            speaks.send_headers(stream, request())
+            while window := min(speaks.local_flow_control_window(stream), speaks.max_outbound_frame_size):
+                speaks.send_data(stream, bytes(window))
+                connection.sendall(speaks.data_to_send())
+    return connection
+
+
+def served(ground: Field) -> bool:
+    """Whether a connection that comes now is."""
+    return ground.say(0, b"GET /allowed HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 1.0).startswith(
+        b"HTTP/1.1 200"
+    )
+
+
+def test_a_connection_holds_little(ground: Field) -> None:
+    before = allocated(ground)
+    with ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(hold(ground))
+        assert allocated(ground) - before < ROOM + 4 * HELD
+
+
+def test_who_holds_most_is_reset_before_others_are_refused(ground: Field) -> None:
+    with ExitStack() as held:
+        for _ in range(MANY):
+            held.enter_context(hold(ground))
+            assert served(ground)
+        assert ground.node.stat("^envoy.overload_actions.reset_high_memory_stream.count") > 0
