@@ -53,6 +53,7 @@ from .remote.port import remote_port
 from .settings import Settings
 from .supply.intake import Intake, admit
 from .supply.last_good import LastGood
+from .supply.processes import Processes
 from .supply.second_reader import SecondReader
 from .supply.sources import make_store
 
@@ -84,6 +85,8 @@ class NodeAgent:
             stack.push_async_callback(dns.close)
             last_good = LastGood.open(settings.state_dir)
             stack.callback(last_good.close)
+            processes = Processes.open(settings.state_dir)
+            stack.callback(processes.close)
             name_memory = NameMemory.open(settings.state_dir)
             stack.callback(name_memory.close)
             name_memory.recall(self._names, time.monotonic(), time.time())
@@ -153,7 +156,9 @@ class NodeAgent:
                 metrics.change_made(time.monotonic() - began)
                 watch.changed(began)
 
-            reconciler = Reconciler(self._state, self._names, applier, changes, last_good, services, remote, made)
+            reconciler = Reconciler(
+                self._state, self._names, applier, changes, last_good, processes, services, remote, made
+            )
             reconciler.store_says(content)
             bridges = BridgeWatch(applier.guard, reconciler.apply_again)
             self._state.bridge_problems, self._state.bridge_notes = bridges.problems, bridges.notes

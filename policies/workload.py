@@ -31,6 +31,7 @@ class Workload:
     ports: Mapping[str, int] = field(default_factory=lambda: _NO_PORTS, hash=False)  # named ports
     source: str = ""
     line: int = 0
+    born: int | None = None  # when the process `pid` started, in clock ticks since boot: tells it from a later one
     node: str = ""  # the remote node whose Envoy enforces its policies; empty: none, or this node
 
     @property

@@ -106,6 +106,8 @@ def list_containers(engine: str, containers: Iterable[Container]) -> Listing:
         namespace = _namespace(engine, container, listing.problems)
         name = _unlike(taken, namespace, _plain(container.name), container.id[:_SHORT_ID])
         common: dict[str, Any] = {"namespace": namespace, "labels": _labels(container), "pid": container.pid}
+        if container.born:
+            common["born"] = container.born
         ports = _ports(engine, container, listing.problems)
         if ports:
             common["ports"] = ports

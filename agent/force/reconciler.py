@@ -17,11 +17,13 @@ from ...redirect.errors import RedirectError
 from ...store import StoreContent
 from ..dns.learner import Names
 from ..dns.names import NameCache
+from ..errors import StateError
 from ..inspection.view import NodeState
 from ..remote.nodes import RemoteNodes, Wanted
 from ..supply.endpoints import Discovery, discover
 from ..supply.intake import Intake, admit
 from ..supply.last_good import LastGood, keep
+from ..supply.processes import Processes
 from .applied import Applied
 from .applier import Applier
 from .change import Changed, ChangeMaker
@@ -47,6 +49,7 @@ class Reconciler:
         applier: Applier,
         changes: ChangeMaker,
         last_good: LastGood,
+        processes: Processes,
         services: ServiceSide,
         remote: RemoteNodes,
         made: Callable[[float], None],
@@ -56,6 +59,7 @@ class Reconciler:
         self._applier = applier
         self._changes = changes
         self._last_good = last_good
+        self._processes = processes
         self._services = services
         self._remote = remote
         self._made = made
@@ -113,7 +117,7 @@ class Reconciler:
         selected = False  # a policy is about the node itself
         state, applier, changes = self._state, self._applier, self._changes
         self._look_again = False
-        seen = await _look(listed.workloads)  # while the policies are read
+        seen = await _look(listed.workloads, self._processes)  # while the policies are read
         while True:
             await self._until_changed()
             started = time.monotonic()
@@ -125,7 +129,7 @@ class Reconciler:
             looks = world is None
             if self._look_again or intake.workloads != seen.workloads:
                 looks, self._look_again = True, False
-                seen = await _look(intake.workloads)
+                seen = await _look(intake.workloads, self._processes)
             if looks:
                 _tell_new(seen.discovery.problems, state.discovery.problems)
                 state.discovery = seen.discovery
@@ -222,14 +226,19 @@ class _Seen:
     hosts: tuple[IPAddress, ...]
 
 
-async def _look(workloads: tuple[Workload, ...]) -> _Seen:
+async def _look(workloads: tuple[Workload, ...], processes: Processes) -> _Seen:
     hosts = await asyncio.to_thread(node_addresses)
-    return _Seen(workloads, await asyncio.to_thread(_discover, workloads), hosts)
+    return _Seen(workloads, await asyncio.to_thread(_discover, workloads, processes), hosts)
 
 
-def _discover(workloads: tuple[Workload, ...]) -> Discovery:
+def _discover(workloads: tuple[Workload, ...], processes: Processes) -> Discovery:
     with looking() as find:
-        return discover(workloads, find)
+        found = discover(workloads, lambda workload: processes.device(workload, find))
+    try:
+        processes.keep(workloads)
+    except StateError as error:
+        return replace(found, problems=(*found.problems, str(error)))
+    return found
 
 
 def _tell_problems(before: Intake, now: Intake) -> None:

@@ -19,7 +19,7 @@ from .service_entry import SERVICE_FIELDS, read_service
 _NETNS = re.compile(r"[^/\x00]{1,255}")
 _INTERFACE = re.compile(r"[^/\s:]{1,15}")  # IFNAMSIZ less the final zero
 _NODE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251}[A-Za-z0-9])?")
-_WORKLOAD_FIELDS = ("name", "namespace", "labels", "netns", "pid", "interface", "node", "ips", "ports")
+_WORKLOAD_FIELDS = ("name", "namespace", "labels", "netns", "pid", "born", "interface", "node", "ips", "ports")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,7 @@ class _Reader:
             source=self.findings.source,
             line=item.line,
             node=_node(item, fields),
+            born=_born(item, fields),
         )
         if workload.key in self.workloads:
             first = self.workloads[workload.key].line
@@ -178,6 +179,15 @@ def _place(item: Field, fields: dict[str, Field]) -> tuple[str | None, int | Non
         )
     pid = fields["pid"].integer(1, 1 << 22) if "pid" in fields else None
     return netns, pid, interface
+
+
+def _born(item: Field, fields: dict[str, Field]) -> int | None:
+    """When the process began: the 22nd field of /proc/PID/stat."""
+    if "born" not in fields:
+        return None
+    if "pid" not in fields:
+        fields["born"].error("born says when the process `pid` began, and there is none", "add pid, or remove it")
+    return fields["born"].integer(1, 1 << 63)
 
 
 def _node(item: Field, fields: dict[str, Field]) -> str:

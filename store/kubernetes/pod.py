@@ -117,7 +117,7 @@ def _entry(pod: Object, namespace: Object | None, process: PodProcess | None, ip
         "labels": labels_of(pod, namespace),
     }
     if process is not None:
-        entry["pid"] = process.pid
+        entry |= {"pid": process.pid, "born": process.born}
     if listed := list(dict.fromkeys(ips)):
         entry["ips"] = listed
     if pod["ports"]:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from lockgate.agent.playground import Pod
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, LiveNode, fetch
+from lockgate.tests.reused_pid import another
 
 USERS, ADMIN = "/api/v1/users", "/api/v1/admin"
 
@@ -158,3 +159,25 @@ def test_workloads_by_process_and_by_interface(node: LiveNode) -> None:
     for pod in (by_pid, by_interface):
         node.until("it is enforced", partial(judged_by_request, node, pod))
     node.until("nothing is wrong", node.ok)
+
+
+def test_another_process_with_the_number_of_a_workloads(node: LiveNode) -> None:
+    """Its network is not policed as the workload's, and `status` tells; so does the next agent."""
+    meant, other = (node.ground.pod(name, labels={"app": "api-server"}) for name in ("meant", "other"))
+    for pod in (meant, other):
+        node.serve(pod, 80)
+    process = meant.popen(["sleep", "1000"])
+    listed: dict[str, object] = {"name": "x", "labels": {"app": "api-server"}, "pid": process.pid}
+    list_with(node, listed)
+    node.until("it is enforced", lambda: judged_by_request(node, meant))
+    process.kill()
+    process.wait()
+    told = f"workload default/x: process {process.pid} is not the one"
+    with another(process.pid, lambda: other.popen(["sleep", "1000"])):
+        list_with(node, listed, {"name": "more", "ips": ["10.200.0.99"]})
+        node.until("it is told", lambda: any(each.startswith(told) for each in node.problems()))
+        node.end_agent()
+        node.start_agent(ready=False)
+        node.until("it is told", lambda: any(each.startswith(told) for each in node.problems()))
+        assert fetch(node.intruder, other.ipv4, 80, ADMIN) == OK
+    list_with(node)

@@ -24,7 +24,7 @@ workloads:
   netns: api-server-1
   ips: [10.200.0.3, "fd00:200::3"]
   ports: {HTTP: 80}
-- {name: b, pid: 1234}
+- {name: b, pid: 1234, born: 5678}
 - {name: c, interface: veth-c}
 services:
 - {name: data, labels: {a: b}, selector: {app: api-server}, ips: [192.0.2.1]}
@@ -41,7 +41,7 @@ services:
             source="w.yaml",
             line=2,
         ),
-        Workload("b", "default", (), pid=1234, source="w.yaml", line=8),
+        Workload("b", "default", (), pid=1234, source="w.yaml", line=8, born=5678),
         Workload("c", "default", (), interface="veth-c", source="w.yaml", line=9),
     )
     assert parsed.services == (
@@ -162,6 +162,11 @@ REFUSALS = [
         "workloads: [{name: a, interface: a-name-too-long-for-linux}]",
         f"{PLACE}.interface",
         "'a-name-too-long-for-linux' is not an interface name; write a name as 'ip link' lists it",
+    ),
+    (
+        "workloads: [{name: a, netns: a, born: 1}]",
+        f"{PLACE}.born",
+        "born says when the process `pid` began, and there is none; add pid, or remove it",
     ),
     ("workloads: [{name: a, pid: 0}]", f"{PLACE}.pid", "0 is out of range; write a number from 1 to 4194304"),
     (

@@ -54,6 +54,7 @@ def test_a_running_container() -> None:
             "namespace": "default",
             "labels": {"app": "web"},
             "pid": 42,
+            "born": 7,
             "ips": ["172.17.0.2", "fd00::2"],
         }
     ]
