@@ -148,7 +148,7 @@ def explain(world: World, flow: Flow, closed: Collection[IPNetwork] = ()) -> Exp
     if vip is not None:
         return _explain_service(world, flow, vip, closed)
     source = find_peer(world, flow.source, closed)
-    destination = find_receiver(world, flow.destination, source, closed)
+    destination = find_receiver(world, flow.destination, source, flow.protocol, closed)
     if is_node(source) and is_node(destination):  # by its loopback interface, where nothing is judged
         return Explanation(flow, replace(source, cut_off=""), replace(destination, cut_off=""), None, None)
     if source.cut_off or destination.cut_off:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import MappingProxyType
@@ -31,6 +30,7 @@ REQUEST_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 _FIELDS = ("from", "to", "port", "protocol", *REQUEST_FIELDS)
 _BROADCAST = frozenset({IPv4Address("255.255.255.255"), IPv4Address("0.0.0.0")})
+_PORTLESS = frozenset({Protocol.ICMP, Protocol.ICMPV6})
 _PROTOCOLS = {protocol.value.upper(): protocol for protocol in Protocol}
 
 
@@ -85,15 +85,40 @@ def find_peer(world: World, text: str, closed: Collection[IPNetwork] = ()) -> Pe
     """The workload, address or reserved identity that `text` names. In `closed` networks there is nobody but endpoints
     of this node and the node itself; addresses that no packet may have are nobody's. Raises FlowError when nobody is
     called so."""
-    if text.startswith("reserved:"):
-        name = text.removeprefix("reserved:")
-        if name not in RESERVED_NAMES:
-            raise FlowError(f"unknown reserved identity '{name}'; use one of: {', '.join(RESERVED_NAMES)}")
-        return Peer(text, int(RESERVED_NAMES[name]), world.host if RESERVED_NAMES[name] is Reserved.HOST else None)
+    address = _address(text)
+    return _find_named(world, text, closed) if address is None else _find_address(world, text, address, closed)
+
+
+def find_receiver(
+    world: World, text: str, sender: Peer, protocol: Protocol, closed: Collection[IPNetwork] = ()
+) -> Peer:
+    """Who gets what `sender` sends to `text`: as `find_peer`, but for addresses that stand for everybody on a link
+    (`is_everybodys` in bpf/address.h, `decide_host` in bpf/host.h). What others send there this node takes up, and what
+    it sends there itself goes to the others."""
+    address = _address(text)
+    if address is None:
+        return _find_named(world, text, closed)
+    if sender.identity == Reserved.HOST:
+        if address.is_unspecified:  # its sockets take it for their own loopback address
+            return Peer(text, int(Reserved.HOST), world.host)
+        if address in world.broadcasts:
+            why = _cut_off(text, (address,), closed)
+            return Peer(text, NOBODY, None, why) if why else Peer(text, int(Reserved.WORLD_IPV4))
+    elif address.is_multicast or address in _BROADCAST:
+        beyond = sender.endpoint is None or not sender.endpoint.local
+        # What has no port and comes by an uplink is let be: routers, queries for groups.
+        return Peer(text, int(Reserved.HOST), None if beyond and protocol in _PORTLESS else world.host)
+    return _find_address(world, text, address, closed)
+
+
+def _address(text: str) -> IPAddress | None:
     try:
-        address = ip_address(text)
+        return ip_address(text)
     except ValueError:
-        return _find_workload(world, text, closed)
+        return None
+
+
+def _find_address(world: World, text: str, address: IPAddress, closed: Collection[IPNetwork]) -> Peer:
     if why := _on_no_packet(text, address):
         return Peer(text, NOBODY, None, why)
     number = world.identity_at(address)
@@ -105,24 +130,21 @@ def find_peer(world: World, text: str, closed: Collection[IPNetwork] = ()) -> Pe
     return Peer(text, number, world.host if number == Reserved.HOST else None)
 
 
-def find_receiver(world: World, text: str, sender: Peer, closed: Collection[IPNetwork] = ()) -> Peer:
-    """Who gets what `sender` sends to `text`: as `find_peer`, but what others send to everybody on a link this node
-    takes up (`is_everybodys` in bpf/address.h)."""
-    with suppress(ValueError):
-        address = ip_address(text)
-        if sender.identity != Reserved.HOST and (address.is_multicast or address in _BROADCAST):
-            return Peer(text, int(Reserved.HOST), world.host)
-    return find_peer(world, text, closed)
+def _find_named(world: World, text: str, closed: Collection[IPNetwork]) -> Peer:
+    if not text.startswith("reserved:"):
+        return _find_workload(world, text, closed)
+    name = text.removeprefix("reserved:")
+    if name not in RESERVED_NAMES:
+        raise FlowError(f"unknown reserved identity '{name}'; use one of: {', '.join(RESERVED_NAMES)}")
+    return Peer(text, int(RESERVED_NAMES[name]), world.host if RESERVED_NAMES[name] is Reserved.HOST else None)
 
 
 def is_node(peer: Peer) -> bool:
     """Whether that is this node, as it calls itself or as others do."""
     if peer.identity == Reserved.HOST:
         return True
-    try:
-        return ip_address(peer.name).is_loopback
-    except ValueError:
-        return False
+    address = _address(peer.name)
+    return address is not None and address.is_loopback
 
 
 def _on_no_packet(name: str, address: IPAddress) -> str:

@@ -79,6 +79,7 @@ class World:
     _resolved: dict[tuple[int, NamedPorts], tuple[Sequence[RulePlan], EndpointPolicy]] = field(
         repr=False, default_factory=dict
     )
+    broadcasts: frozenset[IPAddress] = frozenset()
 
     @classmethod
     def of(
@@ -88,6 +89,7 @@ class World:
         *,
         previous: World | None = None,
         hosts: Iterable[IPAddress] = (),
+        broadcasts: Iterable[IPAddress] = (),
         services: Iterable[Service] = (),
         nodes: Iterable[Node] = (),
         names: Mapping[str, frozenset[IPAddress]] | None = None,
@@ -97,9 +99,10 @@ class World:
     ) -> World:
         """The world of these policies and endpoints, whatever their order.
 
-        `previous` makes a small change cheap. `hosts` are the node's own addresses (identity `host`), `services` what
-        toServices may name, `nodes` those of the cluster (identity `remote-node` or `kube-apiserver`), `names` the
-        addresses that DNS answers have shown, `secrets` values for header matches and `tls` those for TLS contexts.
+        `previous` makes a small change cheap. `hosts` are the node's own addresses (identity `host`), `broadcasts`
+        those of them that stand for a whole link when the node sends there. `services` are what toServices may name,
+        `nodes` those of the cluster (identity `remote-node` or `kube-apiserver`), `names` the addresses that DNS
+        answers have shown, `secrets` values for header matches and `tls` those for TLS contexts.
         `node_labels` are the node's, for nodeSelector.
         The endpoints' identities are computed here (see `number_labels`). Raises PolicyError when two policies or two
         endpoints have one key.
@@ -148,6 +151,7 @@ class World:
             cidrs,
             learned,
             previous._resolved if previous is not None else {},
+            broadcasts=frozenset(broadcasts),
         )
 
     def with_addresses(self, changes: Mapping[IPAddress, frozenset[str]]) -> World | None:

@@ -19,7 +19,8 @@ from .kernel import netns
 
 _MAIN_TABLE = 254
 _LOCAL_TABLE = 255
-_TAKEN_UP = (2, 3, 4)  # RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST in include/uapi/linux/rtnetlink.h
+_RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST = 2, 3, 4  # include/uapi/linux/rtnetlink.h
+_TAKEN_UP = (_RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST)
 _OWN = Path("/proc/thread-self/ns/net")
 _LOOKS = 5  # at a list that keeps changing
 _WHOLE_ADDRESS = {socket.AF_INET: 32, socket.AF_INET6: 128}
@@ -74,23 +75,34 @@ def _find(routes: IPRoute, workload: Workload) -> Device:
     )
 
 
-def node_addresses() -> tuple[IPAddress, ...]:
-    """Every address by which the current network namespace is reached, and which so belongs to the host: its own, and
-    what it takes up besides (broadcast, IPv6 anycast, local routes to one address)."""
+@dataclass(frozen=True, slots=True)
+class NodeAddresses:
+    """`ips` are all by which a network namespace is reached, and which so belong to the host: its own, and what it
+    takes up besides (broadcast, IPv6 anycast, local routes to one address). `broadcast` are those of them that stand
+    for a whole link: what the host itself sends there goes to the others."""
+
+    ips: tuple[IPAddress, ...]
+    broadcast: frozenset[IPAddress]
+
+
+def node_addresses() -> NodeAddresses:
+    """Of the current network namespace."""
     with IPRoute() as routes:
         addresses = undisturbed(lambda: list(routes.get_addr()))
         own = [ip for item in addresses if (ip := _own_address(item)) is not None]
-        return tuple(dict.fromkeys((*own, *undisturbed(lambda: list(_taken_up(routes))))))
+        taken_up = undisturbed(lambda: list(_taken_up(routes)))
+    broadcast = frozenset(ip for ip, kind in taken_up if kind == _RTN_BROADCAST)
+    return NodeAddresses(tuple(dict.fromkeys((*own, *(ip for ip, _ in taken_up)))), broadcast)
 
 
-def _taken_up(routes: IPRoute) -> Iterator[IPAddress]:
-    """Loopback's and multicast are nobody's."""
+def _taken_up(routes: IPRoute) -> Iterator[tuple[IPAddress, int]]:
+    """With the kind of route. Loopback's and multicast are nobody's."""
     for family, longest in _WHOLE_ADDRESS.items():
         for route in routes.get_routes(family=family, table=_LOCAL_TABLE):
             if route["type"] in _TAKEN_UP and route["dst_len"] == longest and route.get("dst"):
                 ip = ip_address(route.get("dst"))
                 if not ip.is_loopback and not ip.is_multicast:
-                    yield ip
+                    yield ip, route["type"]
 
 
 def _own_address(item: Any) -> IPAddress | None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ...policies import World
-from ...policies.workload import IPAddress, Workload
-from ...redirect.device import looking, node_addresses
+from ...policies.workload import Workload
+from ...redirect.device import NodeAddresses, looking, node_addresses
 from ...redirect.errors import RedirectError
 from ...store import StoreContent
 from ..dns.learner import Names
@@ -140,7 +140,8 @@ class Reconciler:
                 World.of,
                 endpoints=state.discovery.endpoints,
                 previous=world,
-                hosts=seen.hosts,
+                hosts=seen.own.ips,
+                broadcasts=seen.own.broadcast,
                 services=intake.services,
                 nodes=intake.nodes,
                 names=self._names.by_name(),
@@ -219,16 +220,16 @@ def _node_labels(state: NodeState, intake: Intake) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The node when it was looked at for these workloads, and its own addresses."""
+    """The node when it was looked at for these workloads."""
 
     workloads: tuple[Workload, ...]
     discovery: Discovery
-    hosts: tuple[IPAddress, ...]
+    own: NodeAddresses
 
 
 async def _look(workloads: tuple[Workload, ...], processes: Processes) -> _Seen:
-    hosts = await asyncio.to_thread(node_addresses)
-    return _Seen(workloads, await asyncio.to_thread(_discover, workloads, processes), hosts)
+    own = await asyncio.to_thread(node_addresses)
+    return _Seen(workloads, await asyncio.to_thread(_discover, workloads, processes), own)
 
 
 def _discover(workloads: tuple[Workload, ...], processes: Processes) -> Discovery:

@@ -159,7 +159,7 @@ class Node:
 
     def enforce(self, **policies: EndpointPolicy) -> None:
         ipcache = {ip_network("0.0.0.0/0"): 9, ip_network("::/0"): 10}
-        ipcache |= {ip_network(ip): 1 for ip in self.inside(node_addresses)}
+        ipcache |= {ip_network(ip): 1 for ip in self.inside(node_addresses).ips}
         wanted = plan([(self.endpoint(pod), policies.get(pod.name, OPEN)) for pod in self.pods], ipcache)
         self.inside(lambda: self.datapath.apply(wanted))
 

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from ipaddress import ip_address
+from itertools import product
 
 import pytest
+from lockgate.agent.playground import UPLINK
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import PATIENCE, LiveNode, live_node
@@ -35,6 +37,16 @@ spec:
   egress:
   - toEntities: [world]
   - toEntities: [host]
+    toPorts: [{ports: [{port: "7201", protocol: UDP}]}]
+"""
+EGRESS = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: egress}
+spec:
+  nodeSelector: {}
+  egress:
+  - toEntities: [world]
     toPorts: [{ports: [{port: "7201", protocol: UDP}]}]
 """
 PEER = "10.9.9.2"  # the other end of a point-to-point address
@@ -193,3 +205,52 @@ def test_who_is_at_the_other_end_of_a_link_is_not_the_node(node: LiveNode) -> No
     for name in ("10.9.9.1", "224.0.0.251", "255.255.255.255", "192.0.2.255"):
         explained = node.lockgate("policy", "explain", "--from", "intruder", "--to", name, "--port", "80", "-o", "json")
         assert explained.data["verdict"] == "deny", name
+
+
+def send_from(node: LiveNode, to: str, port: int) -> None:
+    """A datagram of a process of the node, whose data say where it was to go."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM) as made:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if ip_address(to).is_multicast or to == "255.255.255.255":
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, UPLINK.encode())
+            with suppress(PermissionError):  # what is dropped at an uplink is told at once
+                made.sendto(f"{to} {port}.".encode(), (to, port))
+
+    netns.run_in(node.node.path, send)
+
+
+def test_what_the_node_sends_to_everybody(node: LiveNode, heard: Heard) -> None:
+    """It is the world's; what the node calls itself is not judged. `explain` says so too."""
+    outside = node.ground.outside()
+    to_link = ("192.0.2.255", "255.255.255.255", "224.0.0.1", "224.0.0.251", "ff02::1", "ff02::2", "192.0.2.0")
+    to_itself = ("0.0.0.0", "::", "2001:db8::", "10.9.8.7", "192.0.2.1", "127.0.0.1")
+    outside.run(["ip", "address", "add", "192.0.2.0", "dev", "eth0"], check=True)  # the zero address is one like others
+    egress = node.write("egress", EGRESS)
+    try:
+        for to, port in product((*to_link, *to_itself), (OPEN, SHUT)):
+            asked = f"policy explain --from reserved:host --to {to} --port {port}/UDP -o json"
+            expected = "deny" if to in to_link and port == SHUT else "allow"
+            node.until(
+                f"{to} {port} is explained",
+                lambda: node.lockgate(*asked.split()).data["verdict"] == expected,  # noqa: B023
+            )
+        heard.since(SHUT)
+        with Wire(outside, node.node) as wire:
+            for port, to in product((SHUT, OPEN), (*to_itself, *to_link)):
+                send_from(node, to, port)
+            frames: list[bytes] = []
+
+            def arrived(port: int) -> set[str]:
+                frames.extend(wire.received())
+                return {to for to in (*to_itself, *to_link) if any(f"{to} {port}.".encode() in each for each in frames)}
+
+            node.until("what is allowed has arrived", lambda: {*to_link} <= arrived(OPEN))
+            assert arrived(OPEN) == {*to_link}
+            assert arrived(SHUT) == set()
+        assert {f"{to} {SHUT}." for to in to_itself} <= heard.since(SHUT)
+    finally:
+        egress.unlink()
+        outside.run(["ip", "address", "del", "192.0.2.0", "dev", "eth0"], check=True)
+        heard.since(OPEN)

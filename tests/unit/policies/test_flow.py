@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from lockgate.policies.endpoint_policy import Protocol
 from lockgate.policies.errors import FlowError
-from lockgate.policies.flow import Flow, find_peer
+from lockgate.policies.flow import Flow, find_peer, find_receiver
 from lockgate.policies.frontends import NOBODY
 from lockgate.policies.identity import endpoint_of
+from lockgate.policies.language.parse import parse_policies
 from lockgate.policies.request import DnsRequest, HttpRequest, KafkaRequest, Request, TlsRequest
 from lockgate.policies.workload import Workload
 from lockgate.policies.world import World
@@ -170,3 +171,53 @@ def test_unknown_peers(text: str, message: str) -> None:
     with pytest.raises(FlowError) as raised:
         find_peer(WORLD, text)
     assert str(raised.value).startswith(message)
+
+
+EVERY_NODE = b"""
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: node}
+spec: {nodeSelector: {}, ingress: [{}]}
+"""
+EVERYBODY = ["224.0.0.1", "ff02::1", "255.255.255.255", "0.0.0.0"]
+
+
+def receiver(sender: str, text: str, protocol: Protocol = Protocol.UDP) -> tuple[int, bool]:
+    """Of what is sent there: who it is, and whether the node's own policy judges it."""
+    policy = parse_policies(EVERY_NODE, "p.yaml").policies
+    world = World.of(
+        policy,
+        [replace(endpoint_of(Workload("cart", "shop", (), ips=(ip_address("10.0.0.3"),))), ifindex=3)],
+        hosts=map(ip_address, ("192.0.2.1", "192.0.2.255", "10.0.0.15", "2001:db8::")),
+        broadcasts=map(ip_address, ("192.0.2.255", "10.0.0.15")),
+    )
+    found = find_receiver(world, text, find_peer(world, sender), protocol, CLOSED)
+    return found.identity, found.endpoint is not None
+
+
+@pytest.mark.parametrize("text", [*EVERYBODY, "192.0.2.255"])
+@pytest.mark.parametrize("sender", ["shop/cart", "198.51.100.1"])
+def test_what_others_send_to_everybody_the_node_takes_up(sender: str, text: str) -> None:
+    assert receiver(sender, text) == (1, True)
+    lets_be = text in EVERYBODY and sender != "shop/cart"
+    assert receiver(sender, text, Protocol.ICMP) == (1, not lets_be)
+
+
+@pytest.mark.parametrize("sender", ["192.0.2.1", "reserved:host"])
+@pytest.mark.parametrize(
+    ("text", "identity"),
+    [
+        ("192.0.2.255", 9),
+        ("10.0.0.15", NOBODY),  # the network of an engine
+        ("224.0.0.1", 9),
+        ("255.255.255.255", 9),
+        ("ff02::1", 10),
+        ("192.0.2.0", 9),
+        ("0.0.0.0", 1),
+        ("::", 1),
+        ("2001:db8::", 1),
+        ("192.0.2.1", 1),
+    ],
+)
+def test_what_the_node_sends_to_everybody_goes_to_the_others(sender: str, text: str, identity: int) -> None:
+    assert receiver(sender, text) == (identity, identity == 1)

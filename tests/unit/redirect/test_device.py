@@ -117,7 +117,7 @@ def test_a_namespace_without_veth(ground: Playground) -> None:
 
 
 def test_the_nodes_addresses(ground: Playground) -> None:
-    found = inside(ground, node_addresses)
+    found = inside(ground, node_addresses).ips
     assert {NODE_IPV4, NODE_IPV6, ip_address("127.0.0.1"), ip_address("169.254.1.1")} <= set(found)
     assert len(set(found)) == len(found)
 
@@ -131,7 +131,10 @@ def test_what_the_node_takes_up_besides() -> None:
             "route add local 10.9.8.7 dev lo",
         ):
             assert ground.node.run(["ip", *command.split()]).returncode == 0
-        found = {str(ip) for ip in inside(ground, node_addresses)}
+        own = inside(ground, node_addresses)
+    found = {str(ip) for ip in own.ips}
+    assert ip_address("192.0.2.255") in own.broadcast
+    assert own.broadcast < {*own.ips} and all(str(ip).endswith(".255") for ip in own.broadcast)
     assert {"10.9.9.1", "fd00:9::1", "10.9.8.7", "192.0.2.255", "2001:db8::"} <= found
     assert not {"10.9.9.2", "fd00:9::2", "127.255.255.255", "ff00::"} & found, "the other end is not this node"
 
