@@ -13,16 +13,12 @@ const HERE: &str = ":in";
 const ELSEWHERE: &str = ":out";
 
 /// The text of an end: at most 25 bytes.
-pub type End = Text<32>;
+pub type End = Text<31>;
 
 /// The end of an identity, whose policies are in the shard `identity % shards`; `here`: it is an endpoint of this node.
 pub fn written(identity: u32, here: bool, shards: NonZeroU32) -> End {
-    let mut text = End::new();
-    text.put_all(if here { HERE } else { ELSEWHERE }.as_bytes());
-    text.put_number(identity);
-    text.put(b':');
-    text.put_number(identity % shards);
-    text
+    let place = if here { HERE } else { ELSEWHERE };
+    Text::of(format_args!("{}:{identity}{place}", identity % shards)).unwrap() // there is room
 }
 
 /// The identity that a text says, and whether it is an endpoint of this node. None of what is no such text.

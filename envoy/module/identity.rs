@@ -11,16 +11,16 @@
 //! the map with its generation, and into how many shards the policies of each direction are divided. Each text that is
 //! left costs a connection some tenths of a microsecond.
 
+use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use crate::abi::envoy_dynamic_module_callback_is_validation_mode;
-use crate::end::{End, DESTINATION, SOURCE};
+use crate::end::{DESTINATION, SOURCE};
 use crate::ends::{Ends, NoEnd};
 use crate::ipcache::Ipcache;
-use crate::listener_hooks::{ListenerConfig, Socket};
+use crate::listener_hooks::Socket;
 use crate::made_by;
-use crate::text::AddressText;
 
 /// The filter. Without a map it only checks configurations, and closes every connection.
 pub struct Identity {
@@ -45,50 +45,75 @@ impl Identity {
         })
     }
 
-    /// Leave the end at this address, as Envoy prints it, under `key`; `which` of both it is.
-    fn leave(&self, socket: &Socket, key: &str, which: &str, address: Option<&[u8]>) -> Result<(), String> {
-        let ends = self.ends.as_ref().ok_or("the configuration is only checked")?;
-        match address.map(|address| ends.at(address)) {
-            Some(Ok(end)) if key == SOURCE && ends.is_nodes(&end) => self.leave_masked(socket, ends),
-            Some(Ok(end)) if socket.set_filter_state(key, end.as_bytes()) => Ok(()),
-            found => Err(refused(key, which, address, found)),
-        }
+    /// Judge a socket that was just accepted. An error closes it; the text goes to the log and to its access log.
+    #[inline(always)]
+    pub fn accept(&self, socket: &Socket) -> Result<(), String> {
+        let own = socket.own_address().ok_or_else(no_address)?;
+        let ends = self.ends.as_ref().ok_or_else(only_checked)?;
+        Ends::with(|looked| {
+            let ip = own.ip();
+            let destination = match ends.own(looked, &ip) {
+                Ok(place) => place,
+                Err(none) => return Err(refused("destination", ip.to_string().as_bytes(), none)),
+            };
+            if !socket.be_at(destination.address.printed(), own) {
+                return Err(not_taken(own));
+            }
+            if !socket.set_filter_state(DESTINATION, destination.end.as_bytes()) {
+                return Err(not_taken(DESTINATION));
+            }
+            let address = socket.remote_address().ok_or_else(no_client)?;
+            match ends.client(looked, address) {
+                Ok(source) if ends.is_nodes(&source.end) => self.leave_masked(socket, ends),
+                Ok(source) if socket.set_filter_state(SOURCE, source.end.as_bytes()) => Ok(()),
+                Ok(_) => Err(not_taken(SOURCE)),
+                Err(none) => Err(refused("source", address, none)),
+            }
+        })
     }
 
     /// Leave the source of a connection that comes with the node's address.
     #[cold]
     fn leave_masked(&self, socket: &Socket, ends: &Ends) -> Result<(), String> {
         let peer = socket.peer_address().ok_or("the socket has no peer")?;
-        let own = socket.own_address().ok_or("the socket has no address")?;
+        let own = socket.own_address().ok_or_else(no_address)?;
         let source = ends.of(made_by::client(&self.connections, peer, own)?);
         match socket.set_filter_state(SOURCE, source.as_bytes()) {
             true => Ok(()),
-            false => Err(format!("Envoy does not take the filter state {SOURCE}")),
+            false => Err(not_taken(SOURCE)),
         }
     }
 }
 
-impl ListenerConfig for Identity {
-    fn accept(&self, socket: &Socket) -> Result<(), String> {
-        let own = socket.own_address().ok_or("the socket has no address")?;
-        let ip = AddressText::of(own.ip());
-        if !socket.be_at(ip.as_bytes(), own) {
-            return Err(format!("Envoy does not take {own} for the connection's own address"));
-        }
-        self.leave(socket, SOURCE, "source", socket.remote_address())?;
-        self.leave(socket, DESTINATION, "destination", Some(ip.as_bytes()))
-    }
-}
+// Why a connection is closed. Cold, so that what is hot lies close together.
 
-/// Why an end that was looked up like this was not left.
 #[cold]
-fn refused(key: &str, which: &str, address: Option<&[u8]>, found: Option<Result<End, NoEnd>>) -> String {
-    let address = String::from_utf8_lossy(address.unwrap_or_default());
-    match found {
-        None => format!("the {which} has no IP address"),
-        Some(Ok(_)) => format!("Envoy does not take the filter state {key}"),
-        Some(Err(NoEnd::Nobodys)) => format!("nobody may talk to or from the {which} {address}"),
-        Some(Err(NoEnd::Unknown(error))) => format!("the ipcache does not know the {which} {address}: {error}"),
+fn no_address() -> String {
+    "the socket has no address".to_string()
+}
+
+#[cold]
+fn no_client() -> String {
+    "the source has no IP address".to_string()
+}
+
+#[cold]
+fn only_checked() -> String {
+    "the configuration is only checked".to_string()
+}
+
+#[cold]
+fn not_taken(what: impl Display) -> String {
+    format!("Envoy does not take {what}")
+}
+
+/// `which` of both ends it is, and its address.
+#[cold]
+fn refused(which: &str, address: &[u8], none: NoEnd) -> String {
+    let address = String::from_utf8_lossy(address);
+    match none {
+        NoEnd::Nobodys => format!("nobody may talk to or from the {which} {address}"),
+        NoEnd::Unknown(error) => format!("the ipcache does not know the {which} {address}: {error}"),
     }
 }
 

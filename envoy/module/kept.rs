@@ -1,15 +1,13 @@
-//! The ends that a thread has looked up, by the address as Envoy prints it: no parsing, no writing, no allocation, two lines
-//! of memory an address.
+//! The ends that a thread has looked up, by their addresses: no parsing, no writing, no allocation, and as few lines of
+//! memory as can be: between two connections a node idles or does something else, and finds its caches cold.
 //!
 //! An address has one place, which it shares with others: who comes later takes it. So whoever connects from as many
 //! addresses as they like costs the others a look-up, and no memory.
 
-use std::convert::TryInto;
-
+use crate::address::Address;
 use crate::end::End;
 
 const PLACES: usize = 4096;
-const LONGEST: usize = 43; // of a text; longer than any IPv6 address that is written by the rules
 
 /// What an end holds for: as long as one map is of one generation, and policies are divided into so many shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,90 +17,68 @@ pub struct While {
     pub shards: u32,
 }
 
-pub struct Kept {
-    places: Vec<Place>,
-}
-
-#[derive(Clone)]
-#[repr(C, align(128))]
-struct Place {
-    holds: While,
-    length: u8,
-    address: [u8; LONGEST],
-    end: End,
-}
-
-impl Place {
-    fn empty() -> Place {
-        Place {
-            holds: NEVER,
-            length: 0,
-            address: [0; LONGEST],
-            end: End::new(),
-        }
-    }
-}
-
-const NEVER: While = While {
+/// Of an end that is not to be kept.
+pub const NEVER: While = While {
     generation: 1, // odd: nothing is kept of such
     map: 0,
     shards: 0,
 };
 
-impl Kept {
-    /// Takes no memory before something is put in.
-    pub const fn new() -> Kept {
-        Kept { places: Vec::new() }
+pub struct Kept<A> {
+    places: Vec<Place<A>>,
+}
+
+/// Of an IPv4 address one line of memory is read, of the socket's own a second one.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Place<A> {
+    holds: While,
+    pub end: End,
+    pub address: A,
+}
+
+impl<A: Address> Place<A> {
+    const EMPTY: Place<A> = Place {
+        holds: NEVER,
+        end: End::EMPTY,
+        address: A::NONE,
+    };
+
+    /// True where it has the end at this address, and that holds.
+    pub fn has(&self, asked: &A::Asked, now: While) -> bool {
+        self.holds == now && self.address.is(asked)
     }
 
-    /// The end at the address that is written like this, if it was put in and holds.
-    pub fn get(&self, address: &[u8], now: While) -> Option<&End> {
-        let place = self.places.get(place_of(address))?;
-        if place.holds == now && place.address.get(..place.length.into())? == address {
-            Some(&place.end)
-        } else {
-            None
-        }
-    }
-
-    /// Keep it, instead of what had its place.
-    pub fn put(&mut self, address: &[u8], now: While, end: End) {
-        if address.len() > LONGEST {
-            return;
-        }
-        if self.places.is_empty() {
-            self.places.resize(PLACES, Place::empty());
-        }
-        let place = &mut self.places[place_of(address)];
-        place.address[..address.len()].copy_from_slice(address);
-        place.length = address.len() as u8;
-        (place.holds, place.end) = (now, end);
+    /// Have it, instead of what was there.
+    pub fn put(&mut self, asked: &A::Asked, holds: While, end: End) {
+        let address = A::kept(asked);
+        *self = Place { holds, end, address };
     }
 }
 
-/// Where an address belongs. Pods may choose addresses that belong together: that is what costs no more than a look-up.
-fn place_of(address: &[u8]) -> usize {
-    let mut hash = address.len() as u64;
-    let mut mix = |word: u64| {
-        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 29;
-    };
-    let mut words = address.chunks_exact(8);
-    for word in &mut words {
-        mix(u64::from_le_bytes(word.try_into().unwrap()));
+impl<A: Address> Kept<A> {
+    /// Takes no memory before a place is asked for.
+    pub const fn new() -> Kept<A> {
+        Kept { places: Vec::new() }
     }
-    mix(words
-        .remainder()
-        .iter()
-        .fold(0, |word, byte| word << 8 | u64::from(*byte)));
-    hash as usize % PLACES
+
+    /// Where an address belongs.
+    pub fn place(&mut self, asked: &A::Asked) -> &mut Place<A> {
+        if self.places.is_empty() {
+            self.places.resize(PLACES, Place::EMPTY);
+        }
+        &mut self.places[A::number(asked) as usize % PLACES]
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::mem::{offset_of, size_of};
+    use std::net::IpAddr;
     use std::num::NonZeroU32;
 
     use super::*;
+    use crate::address::{Own, Printed};
     use crate::end;
 
     const NOW: While = While {
@@ -115,12 +91,17 @@ mod tests {
         end::written(identity, true, NonZeroU32::new(64).unwrap())
     }
 
+    fn get<A: Address>(kept: &mut Kept<A>, asked: &A::Asked, now: While) -> Option<End> {
+        let place = kept.place(asked);
+        place.has(asked, now).then_some(place.end)
+    }
+
     #[test]
     fn nothing_is_kept_beyond_what_it_holds_for() {
-        let mut kept = Kept::new();
-        assert_eq!(kept.get(b"10.0.0.1", NOW), None);
-        kept.put(b"10.0.0.1", NOW, end(7));
-        assert_eq!(kept.get(b"10.0.0.1", NOW), Some(&end(7)));
+        let mut kept = Kept::<Printed>::new();
+        assert_eq!(get(&mut kept, b"10.0.0.1", NOW), None);
+        kept.place(b"10.0.0.1").put(b"10.0.0.1", NOW, end(7));
+        assert_eq!(get(&mut kept, b"10.0.0.1", NOW), Some(end(7)));
         let later = While { generation: 4, ..NOW };
         for (address, now) in [
             (&b"10.0.0.1"[..], While { map: 2, ..NOW }),
@@ -131,36 +112,35 @@ mod tests {
             (b"10.0.0.", NOW),
             (b"", While { generation: 0, ..NEVER }),
         ] {
-            assert_eq!(kept.get(address, now), None, "{address:?} {now:?}");
+            assert_eq!(get(&mut kept, address, now), None, "{address:?} {now:?}");
         }
-        kept.put(b"10.0.0.1", later, end(8));
-        assert_eq!(kept.get(b"10.0.0.1", NOW), None);
-        assert_eq!(kept.get(b"10.0.0.1", later), Some(&end(8)));
+        kept.place(b"10.0.0.1").put(b"10.0.0.1", later, end(8));
+        assert_eq!(get(&mut kept, b"10.0.0.1", NOW), None);
+        assert_eq!(get(&mut kept, b"10.0.0.1", later), Some(end(8)));
+        kept.place(b"10.0.0.1").put(b"10.0.0.1", NEVER, end(9));
+        assert_eq!(get(&mut kept, b"10.0.0.1", later), None);
     }
 
     #[test]
     fn who_shares_a_place_takes_it() {
-        let texts: Vec<String> = (0..=PLACES).map(|number| format!("fd00::{number:x}")).collect();
-        let mut kept = Kept::new();
-        for text in &texts {
-            kept.put(text.as_bytes(), NOW, end(7));
-            assert_eq!(kept.get(text.as_bytes(), NOW), Some(&end(7)));
+        let all: Vec<IpAddr> = (0..=PLACES as u32)
+            .map(|n| IpAddr::from((n + (10 << 24)).to_be_bytes()))
+            .collect();
+        let mut kept = Kept::<Own>::new();
+        for ip in &all {
+            kept.place(ip).put(ip, NOW, end(7));
+            assert_eq!(get(&mut kept, ip, NOW), Some(end(7)));
         }
-        let found = texts.iter().filter(|text| kept.get(text.as_bytes(), NOW).is_some());
+        let found = all.iter().filter(|ip| get(&mut kept, ip, NOW).is_some());
         assert!((PLACES / 2..PLACES).contains(&found.count()));
         assert_eq!(kept.places.len(), PLACES, "it does not grow");
     }
 
     #[test]
-    fn every_address_fits_and_what_is_none_does_no_harm() {
-        let mut kept = Kept::new();
-        let whole = "fd00:1111:2222:3333:4444:5555:6666:7777";
-        for text in [whole, "::ffff:255.255.255.255", "1.1.1.1", "::"] {
-            kept.put(text.as_bytes(), NOW, end(8));
-            assert_eq!(kept.get(text.as_bytes(), NOW), Some(&end(8)));
-        }
-        let long = [b'f'; LONGEST + 1];
-        kept.put(&long, NOW, end(8));
-        assert_eq!(kept.get(&long, NOW), None);
+    fn a_place_is_one_line_for_an_ipv4_address_and_two_at_most() {
+        assert_eq!((size_of::<Place<Printed>>(), size_of::<Place<Own>>()), (128, 128));
+        let longest = 1 + "255.255.255.255".len();
+        assert!(offset_of!(Place<Printed>, address) + longest <= 64);
+        assert!(offset_of!(Place<Own>, address) + 16 <= 64);
     }
 }

@@ -8,13 +8,9 @@ use std::ptr::null;
 
 use crate::abi::*;
 use crate::guard::guarded;
+use crate::identity::Identity;
 use crate::log::log;
-
-/// What a listener filter's configuration gives. It is shared by all worker threads.
-pub trait ListenerConfig: Send + Sync {
-    /// Judge a socket that was just accepted. An error closes it; the text goes to the log and to its access log.
-    fn accept(&self, socket: &Socket) -> Result<(), String>;
-}
+use crate::socket_name::socket_name;
 
 /// A socket that was accepted and is no connection yet.
 pub struct Socket {
@@ -36,7 +32,8 @@ impl Socket {
 
     /// The client's address and port as the kernel has them. None when it has none.
     pub fn peer_address(&self) -> Option<SocketAddr> {
-        self.kernels()?.peer_addr().ok()
+        let socket = unsafe { TcpStream::from_raw_fd(self.descriptor()?) };
+        ManuallyDrop::new(socket).peer_addr().ok() // it is Envoy's to close
     }
 
     /// Where the client wanted to go: the address that the kernel gave the socket. None when it has none.
@@ -44,13 +41,12 @@ impl Socket {
     /// Envoy's filter `original_dst` asks conntrack first, which knows where the client wanted to go before the address
     /// was translated: of a published port that is the node, and not the container that the kernel has judged.
     pub fn own_address(&self) -> Option<SocketAddr> {
-        self.kernels()?.local_addr().ok()
+        socket_name(self.descriptor()?)
     }
 
-    fn kernels(&self) -> Option<ManuallyDrop<TcpStream>> {
+    fn descriptor(&self) -> Option<RawFd> {
         let fd = unsafe { envoy_dynamic_module_callback_listener_filter_get_socket_fd(self.envoy) };
-        let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-        Some(ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(fd) })) // it is Envoy's to close
+        RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)
     }
 
     /// Have the connection be one to this address, whose IP address as text is `ip`, as `original_dst` does. False when
@@ -108,7 +104,7 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_listener_filter_config_new(
 /// As above.
 #[no_mangle]
 pub unsafe extern "C" fn envoy_dynamic_module_on_listener_filter_config_destroy(config: ListenerConfigModule) {
-    guarded((), || drop(Box::from_raw(config as *mut Box<dyn ListenerConfig>)))
+    guarded((), || drop(Box::from_raw(config as *mut Identity)))
 }
 
 /// The filter of one socket has no state of its own: it *is* the configuration.
@@ -131,20 +127,23 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_listener_filter_on_accept(
     filter: ListenerFilterModule,
 ) -> FilterStatus {
     let socket = Socket { envoy: filter_envoy };
-    let config = &*(filter as *const Box<dyn ListenerConfig>);
+    let config = &*(filter as *const Identity);
     match guarded(None, || Some(config.accept(&socket))) {
         Some(Ok(())) => CONTINUE,
         refused => {
-            guarded((), || {
-                let reason = refused
-                    .and_then(Result::err)
-                    .unwrap_or_else(|| "it panicked".to_string());
-                log(LOG_WARN, &format!("lockgate: connection closed: {reason}"));
-                socket.close(&format!("lockgate: {reason}"));
-            });
+            guarded((), || refuse(&socket, refused));
             STOP_ITERATION
         }
     }
+}
+
+#[cold]
+fn refuse(socket: &Socket, refused: Option<Result<(), String>>) {
+    let reason = refused
+        .and_then(Result::err)
+        .unwrap_or_else(|| "it panicked".to_string());
+    log(LOG_WARN, &format!("lockgate: connection closed: {reason}"));
+    socket.close(&format!("lockgate: {reason}"));
 }
 
 /// # Safety

@@ -4,9 +4,10 @@
 //! which remembers it with the connection. That is rare, so the map is opened for each.
 
 use std::convert::TryInto;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::address::octets;
 use crate::pinned_map::{self, BPF_F_RDONLY, BPF_MAP_TYPE_LRU_HASH};
 
 /// The pin, beside the ipcache's.
@@ -40,7 +41,7 @@ fn key(client: SocketAddr, server: SocketAddr) -> ([u8; KEY_SIZE], usize) {
     let ends = if side == 1 { [server, client] } else { [client, server] };
     let mut key = [0u8; KEY_SIZE];
     for (at, end) in ends.iter().enumerate() {
-        key[16 * at..16 * at + 16].copy_from_slice(&mapped(*end));
+        key[16 * at..16 * at + 16].copy_from_slice(&octets(&end.ip()));
         key[32 + 2 * at..34 + 2 * at].copy_from_slice(&end.port().to_be_bytes());
     }
     key[36] = TCP;
@@ -48,16 +49,9 @@ fn key(client: SocketAddr, server: SocketAddr) -> ([u8; KEY_SIZE], usize) {
 }
 
 fn place(end: SocketAddr) -> ([u32; 4], u16) {
-    let bytes = mapped(end);
+    let bytes = octets(&end.ip());
     let word = |at: usize| u32::from_ne_bytes(bytes[4 * at..4 * at + 4].try_into().unwrap());
     ([word(0), word(1), word(2), word(3)], end.port().to_be())
-}
-
-fn mapped(end: SocketAddr) -> [u8; 16] {
-    match end.ip() {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
 }
 
 #[cfg(test)]
@@ -77,7 +71,7 @@ mod tests {
             assert_eq!(there.1, 1 - back.1);
             let at = |end: SocketAddr, side: usize| {
                 (
-                    there.0[16 * side..16 * side + 16] == mapped(end),
+                    there.0[16 * side..16 * side + 16] == octets(&end.ip()),
                     there.0[32 + 2 * side..34 + 2 * side] == end.port().to_be_bytes(),
                 )
             };

@@ -1,74 +1,41 @@
-//! A short text without an allocation: written from its end on, so that numbers need no turning round.
+//! A short text without an allocation.
 
-use std::io::Write;
-use std::net::IpAddr;
+use std::fmt::{Arguments, Error, Result, Write};
 
-/// The text, and room before it: ROOM in all, a power of two, so that no index need be checked.
+/// At most ROOM bytes, of which there may be 255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<const ROOM: usize> {
+    length: u8,
     room: [u8; ROOM],
-    start: u8,
-}
-
-/// An address as Envoy prints it: at most 45 bytes.
-pub type AddressText = Text<64>;
-
-impl AddressText {
-    pub fn of(address: IpAddr) -> AddressText {
-        let mut written = AddressText::new();
-        match address {
-            IpAddr::V4(v4) => {
-                let [first, rest @ ..] = v4.octets();
-                for octet in rest.into_iter().rev() {
-                    written.put_number(octet.into());
-                    written.put(b'.');
-                }
-                written.put_number(first.into());
-            }
-            IpAddr::V6(v6) => {
-                let mut forward = [0; 64];
-                let mut rest = &mut forward[..];
-                let _ = write!(rest, "{v6}"); // there is room
-                let unused = rest.len();
-                written.put_all(&forward[..forward.len() - unused]);
-            }
-        }
-        written
-    }
 }
 
 impl<const ROOM: usize> Text<ROOM> {
-    pub fn new() -> Self {
-        Text {
-            room: [0; ROOM],
-            start: ROOM as u8,
-        }
+    pub const EMPTY: Self = Text {
+        length: 0,
+        room: [0; ROOM],
+    };
+
+    /// What is formatted; None where there is no room for it.
+    pub fn of(text: Arguments) -> Option<Self> {
+        let mut written = Self::EMPTY;
+        written.write_fmt(text).ok().map(|()| written)
     }
 
     pub fn as_bytes(&self) -> &[u8] {
-        &self.room[usize::from(self.start) % ROOM..]
+        &self.room[..usize::from(self.length)]
     }
+}
 
-    /// These before what is there.
-    pub fn put_all(&mut self, letters: &[u8]) {
-        for letter in letters.iter().rev() {
-            self.put(*letter);
-        }
-    }
-
-    pub fn put(&mut self, letter: u8) {
-        self.start -= 1;
-        self.room[usize::from(self.start) % ROOM] = letter;
-    }
-
-    pub fn put_number(&mut self, mut number: u32) {
-        loop {
-            self.put(b'0' + (number % 10) as u8);
-            number /= 10;
-            if number == 0 {
-                return;
-            }
-        }
+impl<const ROOM: usize> Write for Text<ROOM> {
+    fn write_str(&mut self, more: &str) -> Result {
+        let start = usize::from(self.length);
+        let end = start + more.len();
+        self.room
+            .get_mut(start..end)
+            .ok_or(Error)?
+            .copy_from_slice(more.as_bytes());
+        self.length = end.try_into().map_err(|_| Error)?;
+        Ok(())
     }
 }
 
@@ -77,32 +44,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_written_as_the_standard_library_does() {
-        for address in [
-            "0.0.0.0",
-            "10.1.2.3",
-            "127.0.0.1",
-            "100.200.99.9",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "fd00::7",
-            "::ffff:255.255.255.255",
-            "fd00:0:0:1::",
-            "fd00:1111:2222:3333:4444:5555:6666:7777",
-        ] {
-            let parsed: IpAddr = address.parse().unwrap();
-            assert_eq!(AddressText::of(parsed).as_bytes(), address.as_bytes());
-            assert_eq!(parsed.to_string(), address);
-        }
+    fn a_text_is_what_was_written() {
+        let text = Text::<8>::of(format_args!("{}:{}", 70_103, "x")).unwrap();
+        assert_eq!(text.as_bytes(), b"70103:x");
+        assert_eq!(Text::<8>::EMPTY.as_bytes(), b"");
     }
 
     #[test]
-    fn a_number_is_written_in_digits() {
-        for number in [0, 9, 10, 99, 100, 70_103, u32::MAX] {
-            let mut text = Text::<16>::new();
-            text.put_number(number);
-            assert_eq!(text.as_bytes(), number.to_string().as_bytes());
-        }
+    fn what_has_no_room_is_none() {
+        assert_eq!(Text::<2>::of(format_args!("{}", 12)).unwrap().as_bytes(), b"12");
+        assert_eq!(Text::<2>::of(format_args!("{}", 123)), None);
+        assert_eq!(
+            Text::<300>::of(format_args!("{:255}", 1)).unwrap().as_bytes().len(),
+            255
+        );
+        assert_eq!(Text::<300>::of(format_args!("{:256}", 1)), None);
     }
 }
