@@ -47,6 +47,7 @@ from .inspection.policy_status import PolicyStatus
 from .inspection.view import NodeState, NodeView
 from .machine.claim import Claim
 from .machine.stop_signal import stop_signal
+from .machine.thread_pool import have_threads
 from .remote.admin import remote_doors
 from .remote.nodes import RemoteNodes
 from .remote.port import remote_port
@@ -79,6 +80,7 @@ class NodeAgent:
             HostError, StateError, StoreError, EnvoyError, RedirectError: it cannot start.
         """
         settings = self._settings
+        have_threads()
         async with AsyncExitStack() as stack:
             dns = DnsProxy(settings.dns_port, lambda *learned: learner.learn(*learned))
             await dns.open()
@@ -228,8 +230,15 @@ class NodeAgent:
         while True:
             await asyncio.sleep(_ENVOY_CHECK_SECONDS)
             before = self._state.envoy
-            with suppress(EnvoyError):
-                self._state.envoy = await envoy.ensure()
+            try:
+                self._state.envoy, problem = await envoy.ensure(), ""
+            except EnvoyError as error:
+                problem = f"Envoy: {error}"
+                with suppress(OSError):
+                    self._state.envoy = await envoy.status()
+            if problem and problem != self._state.envoy_problem:
+                log.error("%s", problem)
+            self._state.envoy_problem = problem
             _tell_envoy(before, self._state.envoy)
             if self._state.envoy is not None and self._state.envoy.serves_as_wanted:
                 datapath.envoy_asks_makers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from ..policies.workload import IPAddress, Workload
-from .errors import EndpointUnreachableError, NamespaceGoneError
+from .errors import EndpointUnreachableError, NamespaceGoneError, NotSeenError
 from .kernel import netns
 
 _MAIN_TABLE = 254
@@ -23,6 +24,7 @@ _RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST = 2, 3, 4  # include/uapi/linux/rtnetli
 _TAKEN_UP = (_RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST)
 _OWN = Path("/proc/thread-self/ns/net")
 _LOOKS = 5  # at a list that keeps changing
+_VANISHED = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.EINVAL)
 _WHOLE_ADDRESS = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ def find_device(workload: Workload) -> Device:
 
     Raises:
         NamespaceGoneError: its namespace, process or interface does not exist.
+        NotSeenError: whether it does cannot be told.
         EndpointUnreachableError: it exists, but no veth of it leads here.
     """
     with looking() as find:
@@ -51,16 +54,32 @@ def find_device(workload: Workload) -> Device:
 @contextmanager
 def looking() -> Iterator[Callable[[Workload], Device]]:
     """`find_device` for many workloads, which asks the kernel for them by one socket. For one thread."""
-    with IPRoute() as routes:
+    with asking() as routes:
         yield lambda workload: _look_up(routes, workload)
+
+
+@contextmanager
+def asking() -> Iterator[IPRoute]:
+    """The kernel's list of interfaces, addresses and routes, here. Raises NotSeenError."""
+    try:
+        with IPRoute() as routes:
+            yield routes
+    except (OSError, NetlinkError) as error:
+        raise NotSeenError(
+            f"the node's interfaces cannot be looked at ({error}); what is known of them holds meanwhile"
+        ) from error
 
 
 def _look_up(routes: IPRoute, workload: Workload) -> Device:
     try:
         return undisturbed(lambda: _find(routes, workload))
     except (OSError, NetlinkError) as error:
-        # It comes or goes in this moment: its files and links vanish between two looks.
-        raise NamespaceGoneError(f"it cannot be looked at ({error}); start the workload again if it is gone") from error
+        code = error.code if isinstance(error, NetlinkError) else error.errno
+        if code in _VANISHED:  # it comes or goes in this moment: its files and links vanish between two looks
+            raise NamespaceGoneError(
+                f"it cannot be looked at ({error}); start the workload again if it is gone"
+            ) from error
+        raise NotSeenError(f"it cannot be looked at ({error}); what is known of it holds meanwhile") from error
 
 
 def _find(routes: IPRoute, workload: Workload) -> Device:
@@ -86,8 +105,8 @@ class NodeAddresses:
 
 
 def node_addresses() -> NodeAddresses:
-    """Of the current network namespace."""
-    with IPRoute() as routes:
+    """Of the current network namespace. Raises NotSeenError."""
+    with asking() as routes:
         addresses = undisturbed(lambda: list(routes.get_addr()))
         own = [ip for item in addresses if (ip := _own_address(item)) is not None]
         taken_up = undisturbed(lambda: list(_taken_up(routes)))
@@ -194,7 +213,9 @@ def _routed_to(routes: IPRoute, ifindex: int) -> Iterator[IPAddress]:
 def _link(routes: IPRoute, ifindex: int) -> Any | None:
     try:
         return routes.get_links(ifindex)[0]
-    except NetlinkError:
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
         return None
 
 

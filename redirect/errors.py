@@ -2,13 +2,15 @@
 
 RedirectError
 ├── NamespaceGoneError        a workload's network namespace, process or interface is not there (any more)
+├── NotSeenError              whether it is there cannot be told: this process has no descriptor, thread or memory left
 ├── EndpointUnreachableError  the namespace exists, but its veth does not lead into this node
 ├── BpfUnsupportedError       this kernel or this user cannot do what the data path needs
 ├── ProgramRejectedError      the BPF sources did not compile, or the verifier refused them
 ├── PinConflictError          something else owns the pin directory, or pins of another layout lie there
 ├── NotLoadedError            no data path of ours is pinned there
 ├── MapFullError              a map has no room for what the policies need
-└── RoutingFailedError        an ip rule, route or sysctl could not be set
+├── RoutingFailedError        an ip rule, route or sysctl could not be set
+└── SystemRefusedError        the kernel refused what it usually grants: no descriptor, no memory, a mount is gone
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ class RedirectError(Exception):
 
 class NamespaceGoneError(RedirectError):
     """The network namespace (or process, or interface) of a workload does not exist."""
+
+
+class NotSeenError(RedirectError):
+    """Nothing can be said of the workload: what was known of it holds."""
 
 
 class EndpointUnreachableError(RedirectError):
@@ -52,3 +58,7 @@ class MapFullError(RedirectError):
 
 class RoutingFailedError(RedirectError):
     """The node's rules, routes or sysctls could not be changed."""
+
+
+class SystemRefusedError(RedirectError):
+    """This machine has not enough of something at the moment; to be tried again."""

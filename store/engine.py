@@ -148,7 +148,7 @@ class EngineStore:
     def _away(self, error: Exception) -> None:
         reason = str(error) or type(error).__name__
         self._absent = f"{self._engine}: the engine does not answer ({reason}); containers that run stay enforced"
-        self._take({number: each for number, each in self._containers.items() if each.born in (0, born(each.pid))})
+        self._take({number: each for number, each in self._containers.items() if _may_live(each)})
 
     def _content(self) -> StoreContent:
         listing = list_containers(self._engine, self._containers.values())
@@ -183,6 +183,14 @@ class EngineStore:
             networks = tuple(map(container_network.from_json, known["networks"]))
             self._containers = {each.id: each for each in containers}
             self._networks = networks if self._closed else ()
+
+
+def _may_live(container: Container) -> bool:
+    """False when its process has surely ended."""
+    try:
+        return container.born in (0, born(container.pid))
+    except OSError:
+        return True
 
 
 class _Lines:

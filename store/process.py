@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def born(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when there is none."""
+    """When a process started, in clock ticks since boot; None when there is none. Raises OSError when that cannot be
+    told, as without a descriptor."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return int(fields[19]) if fields[0] not in "ZX" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -12,6 +13,9 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from .plain_params import plain_params
+
+# The machine has no room: what is in force stays, and whoever starts the command may start it again.
+_LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 # Module and attribute: a Typer of several commands, or the function of one. In the order of --help.
 _COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -89,7 +93,8 @@ def run() -> None:
 
 
 def _exit_status(error: Exception) -> int | None:
-    """None for an error that is ours to mend. Imported only now: most commands need none of these packages."""
+    """None for an error that is ours to mend; what the machine lacks is not. Imported only now: most commands need none
+    of these packages."""
     from ...envoy.errors import AdminUnreachableError, EnvoyError
     from ...policies.errors import PolicyError
     from ...redirect.errors import RedirectError
@@ -101,4 +106,6 @@ def _exit_status(error: Exception) -> int | None:
         return error.exit_status
     if isinstance(error, AdminUnreachableError):
         return 3
+    if isinstance(error, OSError) and error.errno in _LACKING:
+        return 1
     return 1 if isinstance(error, EnvoyError | PolicyError | RedirectError | StoreError | XdsError) else None

@@ -29,7 +29,7 @@ from ...policies import PolicyKey, World
 from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint, IPAddress
 from ...redirect.datapath import Datapath
-from ...redirect.errors import RedirectError
+from ...redirect.errors import RedirectError, SystemRefusedError
 from ...redirect.grace_period import expedited
 from ...redirect.map_changes import MapDelta, readdressed
 from ...redirect.narrowing import narrowed
@@ -243,7 +243,7 @@ class Applier:
         return tuple(world for world in (self._unheard, self.world, self._offered) if world is not None)
 
     async def end_streams(self, streams: Iterable[RunningStream]) -> None:
-        """Close the connections that they came in. Raises OSError."""
+        """Close the connections that they came in. Raises RedirectError."""
         ends = [(each.source.ip, each.source.port, each.destination.ip, each.destination.port) for each in streams]
         async with self._turn:
             await self._in_thread(lambda: end_accepted(ends))
@@ -309,10 +309,15 @@ class Applier:
             return await self._in_thread(lambda: self._uplinks.sync(named, self.world))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it."""
+        """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it.
+        Raises RedirectError, whatever it was that failed."""
         running = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(running)
+        except OSError as error:
+            raise SystemRefusedError(
+                f"the kernel was not asked or changed to the end ({error}): it is tried again, what is in force stays"
+            ) from error
         finally:
             await asyncio.wait([running])
 

@@ -6,12 +6,12 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ...policies import World
-from ...policies.workload import Workload
+from ...policies.workload import Endpoint, Workload
 from ...redirect.device import NodeAddresses, looking, node_addresses
 from ...redirect.errors import RedirectError
 from ...store import StoreContent
@@ -123,13 +123,19 @@ class Reconciler:
             started = time.monotonic()
             waiting, self._rounds = self._rounds, []
             before = self._intake if world is not None else await reading
-            intake = await asyncio.to_thread(admit, before, self._content, self._last_good)
+            try:
+                intake = await asyncio.to_thread(admit, before, self._content, self._last_good)
+            except StateError as error:  # what a broken file held before cannot be told: nothing is changed
+                _tell_new((str(error),), (state.memory_problem,))
+                state.memory_problem = str(error)
+                self._rounds += waiting
+                continue
             _tell_problems(self._intake, intake)
             muting: Awaitable[None] | None = None
             looks = world is None
             if self._look_again or intake.workloads != seen.workloads:
                 looks, self._look_again = True, False
-                seen = await _look(intake.workloads, self._processes)
+                seen = await self._look(intake.workloads, seen)
             if looks:
                 _tell_new(seen.discovery.problems, state.discovery.problems)
                 state.discovery = seen.discovery
@@ -185,6 +191,14 @@ class Reconciler:
                     self._last_good, intake, state.refusals.values(), state.memory_problem
                 )
 
+    async def _look(self, workloads: tuple[Workload, ...], before: _Seen) -> _Seen:
+        """What cannot be looked at stays as it was `before`, and is looked at again."""
+        try:
+            return await _look(workloads, self._processes, before.discovery.endpoints)
+        except RedirectError as error:
+            self._look_again = True
+            return replace(before, discovery=replace(before.discovery, problems=(str(error),)))
+
     async def _follow_uplinks(self) -> None:
         state = self._state
         try:
@@ -198,12 +212,13 @@ class Reconciler:
         """Waits for news, or until what went wrong is worth another try."""
         state = self._state
         looks = state.discovery.problems or state.uplink_problems
-        patience = _RETRY_SECONDS if state.applied.problems else _LOOK_SECONDS if looks else None
+        failed = state.applied.problems or self._look_again
+        patience = _RETRY_SECONDS if failed else _LOOK_SECONDS if looks or state.memory_problem else None
         try:
             async with asyncio.timeout(patience):
                 await self._changed.wait()
         except TimeoutError:
-            self._look_again = True
+            self._look_again = self._look_again or bool(looks or state.applied.problems)
         else:
             if self._look_again or self._rounds:
                 await asyncio.sleep(_SETTLE_SECONDS)
@@ -227,14 +242,15 @@ class _Seen:
     own: NodeAddresses
 
 
-async def _look(workloads: tuple[Workload, ...], processes: Processes) -> _Seen:
+async def _look(workloads: tuple[Workload, ...], processes: Processes, before: Sequence[Endpoint] = ()) -> _Seen:
+    """Raises RedirectError."""
     own = await asyncio.to_thread(node_addresses)
-    return _Seen(workloads, await asyncio.to_thread(_discover, workloads, processes), own)
+    return _Seen(workloads, await asyncio.to_thread(_discover, workloads, processes, before), own)
 
 
-def _discover(workloads: tuple[Workload, ...], processes: Processes) -> Discovery:
+def _discover(workloads: tuple[Workload, ...], processes: Processes, before: Sequence[Endpoint]) -> Discovery:
     with looking() as find:
-        found = discover(workloads, lambda workload: processes.device(workload, find))
+        found = discover(workloads, lambda workload: processes.device(workload, find), before)
     try:
         processes.keep(workloads)
     except StateError as error:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ...envoy.config.running_stream import RunningStream
 from ...policies import World
 from ...policies.ongoing import Ongoing
+from ...redirect.errors import RedirectError
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class StreamWatch:
             return
         try:
             await self._end(tuple(over))
-        except OSError as error:
+        except RedirectError as error:
             _log.warning("%d streams that are no longer allowed go on: %s", len(over), error)
             return
         self.ended += len(over)

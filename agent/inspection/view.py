@@ -46,6 +46,7 @@ class NodeState:
     applied: Applied = field(default_factory=Applied)
     revision: int = 0
     envoy: EnvoyStatus | None = None
+    envoy_problem: str = ""
     memory_problem: str = ""
     uplink_problems: tuple[str, ...] = ()
     bridge_problems: Callable[[], tuple[str, ...]] = tuple
@@ -326,6 +327,7 @@ class NodeView:
         problems += state.applied.problems
         problems += {state.silence(), state.applied.unspared} - {"", *state.applied.problems}
         problems += map(str, state.effect.drifts)
+        problems += filter(None, (state.envoy_problem,))
         problems += state.uplink_problems
         problems += state.bridge_problems()
         problems += state.service_problems()

@@ -54,6 +54,7 @@ def _empty(run_dir: Path) -> tuple[str, ...]:
         try:
             run_dir.rmdir()
         except OSError as error:
-            if error.errno != errno.EBUSY:  # a volume of a container: it stays, empty
+            # A volume of a container: it stays, empty. Or an agent that starts has made its lock.
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
                 raise
     return strangers

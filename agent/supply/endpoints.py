@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ...policies import workload_identity
 from ...policies.workload import Endpoint, IPAddress, Workload
 from ...redirect.device import Device
-from ...redirect.errors import RedirectError
+from ...redirect.errors import NotSeenError, RedirectError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +19,19 @@ class Discovery:
     problems: tuple[str, ...] = ()
 
 
-def discover(workloads: Iterable[Workload], find: Callable[[Workload], Device]) -> Discovery:
+def discover(
+    workloads: Iterable[Workload], find: Callable[[Workload], Device], before: Sequence[Endpoint] = ()
+) -> Discovery:
     """Looks every workload up with `find` (which raises RedirectError for one that is not there).
 
     A workload that is gone stays known by the addresses the user wrote, so that peers' rules about it keep their
-    meaning, but nothing can be enforced for it. An address belongs to the workload that claims it first.
+    meaning, but nothing can be enforced for it. One of which nothing can be told stays where it was `before`. An
+    address belongs to the workload that claims it first.
     """
+    known = {endpoint.key: endpoint for endpoint in before}
     endpoints: list[Endpoint] = []
     problems: list[str] = []
+    device: Device | None
     owners: dict[IPAddress, str] = {}
     interfaces: dict[int, str] = {}
     for workload in workloads:
@@ -37,8 +42,9 @@ def discover(workloads: Iterable[Workload], find: Callable[[Workload], Device]) 
                 device = find(workload)
             except RedirectError as error:
                 problems.append(f"workload {workload.key}: {error}")
-                missing = True
-            else:
+                device = _last_seen(workload, known.get(workload.key)) if isinstance(error, NotSeenError) else None
+                missing = device is None
+            if device is not None:
                 if device.ifindex in interfaces:
                     problems.append(
                         f"workload {workload.key} has the same interface {device.interface} as "
@@ -61,3 +67,14 @@ def discover(workloads: Iterable[Workload], find: Callable[[Workload], Device]) 
         owners.update((ip, workload.key) for ip in endpoint.ips)
         endpoints.append(endpoint)
     return Discovery(tuple(endpoints), tuple(problems))
+
+
+def _last_seen(workload: Workload, before: Endpoint | None) -> Device | None:
+    """Where it was, if it is to be looked for at the same place."""
+    if before is None or not before.local or _place(workload) != _place(before.workload):
+        return None
+    return Device(before.ifindex, before.interface, before.ips)
+
+
+def _place(workload: Workload) -> tuple[object, ...]:
+    return workload.netns, workload.pid, workload.born, workload.interface

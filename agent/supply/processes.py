@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from ...policies.workload import Workload
 from ...redirect.device import Device
-from ...redirect.errors import NamespaceGoneError
+from ...redirect.errors import NamespaceGoneError, NotSeenError
 from ...store.process import born
 from ..state_database import open_state, told
 
@@ -62,11 +62,11 @@ class Processes:
         if pid is None:
             return find(workload)
         place = (workload.key, pid)
-        meant = workload.born or self._meant.get(place) or born(pid)
+        meant = workload.born or self._meant.get(place) or _born(pid)
         if meant is not None and workload.born is None:
             self._meant[place] = meant
         device = find(workload)
-        if born(pid) != meant:  # it has lived all the while, so what was found is its
+        if _born(pid) != meant:  # it has lived all the while, so what was found is its
             raise NamespaceGoneError(
                 f"process {pid} is not the one that the workload was listed with: that has ended, and another has its "
                 "number; write the pid of the workload's own process, or take the workload off the list"
@@ -90,3 +90,12 @@ class Processes:
         """Closes the database."""
         with self._turn:
             self._database.close()
+
+
+def _born(pid: int) -> int | None:
+    try:
+        return born(pid)
+    except OSError as error:
+        raise NotSeenError(
+            f"process {pid} cannot be looked at ({error}); what is known of it holds meanwhile"
+        ) from error

@@ -24,7 +24,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class EnvoyChild:
-    """A running Envoy. `pidfd` is readable when it has ended, `output` (until `ended`) when it said something."""
+    """A running Envoy. `pidfd` is readable when it has ended, `output` (until `ended`) when it said something.
+
+    Raises OSError when the machine has no room for it.
+    """
 
     def __init__(
         self, launch: Launch, arguments: Sequence[str], hear: Callable[[bytes], None], files: FileSystem
@@ -34,15 +37,24 @@ class EnvoyChild:
         self._words = LastWords()
         self.at_end = False  # it has closed its output
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            _become_envoy(launch, arguments, writer, files)
-        os.close(writer)
-        os.set_blocking(reader, False)
-        self.output = reader
-        self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
-        self.ticks = start_ticks(pid) or 0
+        pid = 0
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become_envoy(launch, arguments, writer, files)
+            os.set_blocking(reader, False)
+            self.output = reader
+            self.pid = pid
+            self.ticks = start_ticks(pid) or 0
+            self.pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.close(reader)
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            raise
+        finally:
+            os.close(writer)
 
     def read(self) -> bool:
         """Take what it wrote; False when there is no more for now, or ever."""

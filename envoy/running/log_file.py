@@ -19,12 +19,13 @@ class LogFile:
         self._size = os.fstat(self.descriptor).st_size
 
     def write(self, data: bytes) -> None:
-        """Append `data`. A full disk loses the lines, but not the supervisor."""
-        if self._size and self._size + len(data) > self._limit:
-            os.close(self.descriptor)
-            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            self._open()
+        """Append `data`. A disk that is full or broken loses the lines, but not the supervisor."""
         try:
+            if self._size and self._size + len(data) > self._limit:
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+                before = self.descriptor
+                self._open()
+                os.close(before)
             self._size += os.write(self.descriptor, data)
         except OSError:
             return

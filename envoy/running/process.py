@@ -57,6 +57,7 @@ class EnvoyStatus:
     starting_pid: int | None = None  # its successor, which has not taken over yet
     leaving_pid: int | None = None  # its predecessor, which serves what it still has
     hot_failure: str = ""  # why the last hot restart failed
+    untold: bool = False  # it has ended, and its supervisor has not told what came then
 
     @property
     def serves_as_wanted(self) -> bool:
@@ -77,6 +78,8 @@ class EnvoyStatus:
             if self.hot_failure:
                 parts.append(f"its replacement failed and is tried again: {self.hot_failure}")
             return ", ".join(parts)
+        if self.untold:
+            return f"pid {self.envoy_pid} has ended, and its supervisor has not told what came then; is the disk full?"
         if self.phase is Phase.WAITING:
             return f"down, starting again in {self.retry_in or 0:.1f} s; {self.last_exit}"
         return str(self.phase)
@@ -145,20 +148,29 @@ class EnvoyProcess:
         a supervisor cannot be started. An Envoy that ends at once is no error here: see `EnvoyStatus.last_exit`.
         """
         async with self._turn:
-            status = self._status()
-            if status.supervisor_pid is not None:
-                if (status.current or status.coming) and status.phase in (Phase.RUNNING, Phase.WAITING):
-                    return status
-                if status.hot and status.phase in (Phase.RUNNING, Phase.WAITING):
-                    self._write()
-                    await self._replace(status.supervisor_pid)
-                    return self._status()
-                await self._stop()
-            await self._start()
-            return self._status()
+            try:
+                return await self._ensure()
+            except (OSError, RuntimeError) as error:  # no descriptor, no process, no thread
+                raise SupervisorError(f"the supervisor of Envoy cannot be asked or started: {error}") from error
+
+    async def _ensure(self) -> EnvoyStatus:
+        status = self._status()
+        if status.supervisor_pid is not None:
+            if (status.current or status.coming) and status.phase in (Phase.RUNNING, Phase.WAITING):
+                return status
+            self._write()  # before anything ends: there may be no room for it
+            if status.hot and status.phase in (Phase.RUNNING, Phase.WAITING):
+                await self._replace(status.supervisor_pid)
+                return self._status()
+            await self._stop()
+        await self._start()
+        return self._status()
 
     async def status(self) -> EnvoyStatus:
-        """What the supervisor says; phase STOPPED when there is none, whatever its last state file claims."""
+        """What the supervisor says; phase STOPPED when there is none, whatever its last state file claims.
+
+        Raises OSError when nothing can be read.
+        """
         return self._status()
 
     async def stop(self) -> None:
@@ -183,6 +195,9 @@ class EnvoyProcess:
             )
         now = time.monotonic()
         phase = Phase(state.phase)
+        untold = phase is Phase.RUNNING and run_files.start_ticks(state.envoy_pid) != state.envoy_ticks
+        if untold:
+            phase = Phase.WAITING
         return EnvoyStatus(
             phase=phase,
             supervisor_pid=holder,
@@ -190,6 +205,7 @@ class EnvoyProcess:
             uptime=now - state.since if phase is Phase.RUNNING else None,
             restarts=state.restarts,
             last_exit=state.last_exit,
+            untold=untold,
             retry_in=None if state.next_try is None else max(0.0, state.next_try - now),
             version=state.version,
             current=state.digest == self._launch.digest,

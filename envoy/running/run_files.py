@@ -12,10 +12,13 @@ Imported by the supervisor, which should stay small: nothing heavier than json h
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import json
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +33,11 @@ RUNNING = "running"  # Envoy has been started (whether it is ready, its admin in
 WAITING = "waiting"  # Envoy went away; the next try is at `next_try`
 STOPPING = "stopping"  # Envoy was asked to end
 STOPPED = "stopped"
+
+_BLOCK = 4096  # bytes
+_HERE = -100  # AT_FDCWD
+_EXCHANGE = 2  # RENAME_EXCHANGE
+_libc = ctypes.CDLL(None)
 
 # struct flock of fcntl(2) on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid and the compiler's padding.
 _FLOCK = "hhxxxxqqixxxx"
@@ -108,28 +116,51 @@ def read_launch(directory: Path) -> Launch:
 
 
 def write_state(directory: Path, state: SupervisorState) -> None:
-    """Replace the state file, never leaving half a one."""
-    write_atomically(directory / STATE, json.dumps(state._asdict()).encode())
+    """Replace the state file, never leaving half a one. From the third time on that takes no room on the disk: the file
+    and a spare one of whole blocks change places. Raises OSError."""
+    data = json.dumps(state._asdict()).encode()
+    data += b" " * (-len(data) % _BLOCK)
+    spare, path = directory / f"{STATE}.spare", directory / STATE
+    descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.truncate()
+    if _libc.renameat2(_HERE, os.fsencode(spare), _HERE, os.fsencode(path), _EXCHANGE) != 0:
+        spare.replace(path)  # the first one, or a file system that cannot
 
 
 def read_state(directory: Path) -> SupervisorState | None:
-    """The last state that was written; None when there is none that can be read."""
+    """The last state that was written; None when there is none that can be read. Raises OSError when there is no
+    descriptor left to read it by."""
     try:
         with (directory / STATE).open("rb") as file:
             record = json.load(file)
         pairs = {name: tuple(record[name]) for name in ("starting", "leaving") if record.get(name)}
         return SupervisorState(**{**record, **pairs, "command": tuple(record["command"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that only root may read, and put it into place with one rename."""
+    """Write a file that only root may read, and put it into place with one rename. One that says so already is left
+    alone: there may be no room. Raises OSError."""
+    with suppress(OSError):
+        if path.read_bytes() == data:
+            return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    temporary.replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def take_lock(directory: Path) -> bool:
@@ -145,7 +176,8 @@ def take_lock(directory: Path) -> bool:
 
 
 def lock_holder(directory: Path) -> int | None:
-    """The pid of the supervisor of `directory`, None when there is none. Asks the kernel, so it is never stale."""
+    """The pid of the supervisor of `directory`, None when there is none. Asks the kernel, so it is never stale.
+    Raises OSError when it cannot be asked."""
     try:
         descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):

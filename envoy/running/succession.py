@@ -112,6 +112,12 @@ class Succession:
         else:
             self.serving, self.ready = child, False
 
+    def not_started(self, start: Start, now: float) -> None:
+        """`Start` led to nothing: the machine has no room for another process."""
+        if start.hot:
+            self.tries_failed += 1
+        self.next_try = now + (self._hot_backoff if start.hot else self._backoff).exited(0.0)
+
     def accepts(self) -> None:
         """The one that serves accepts connections."""
         self.ready = True

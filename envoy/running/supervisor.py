@@ -41,6 +41,7 @@ from .run_files import (
 )
 from .succession import Action, Kill, Mend, Start, Succession, Terminate
 
+_TELL_SECONDS = 1.0  # between two tries to write the state
 _LOOK_SECONDS = 0.05  # how often an Envoy is looked at until it accepts connections
 
 
@@ -76,6 +77,7 @@ class Supervisor:
         self._last_exit = ""
         self._hot_failure = ""
         self._replaced = False  # something else was asked for before the one that runs was ready
+        self._untold = False  # there was no room for the state
 
     def _on_signal(self, number: int, *_: object) -> None:
         self._received.add(number)
@@ -99,7 +101,7 @@ class Supervisor:
                 else:
                     self._attend(descriptor)
             self._look()
-            self._do(succession.due(time.monotonic()))
+            self._do(succession.due(time.monotonic()))  # tells
         if self._base_id is not None:
             hot_restart.forget(self._directory, self._base_id)
         self._tell()
@@ -161,6 +163,9 @@ class Supervisor:
         if unready or self._succession.starting is not None:
             look = time.monotonic() + _LOOK_SECONDS
             due = look if due is None else min(due, look)
+        if self._untold:
+            again = time.monotonic() + _TELL_SECONDS
+            due = again if due is None else min(due, again)
         return None if due is None else max(0, int((due - time.monotonic()) * 1000) + 1)
 
     def _do(self, actions: Iterable[Action]) -> None:
@@ -185,7 +190,17 @@ class Supervisor:
         arguments = ["--disable-hot-restart"]
         if self._base_id is not None:
             arguments = hot_restart.arguments(self._directory, self._base_id, start.epoch, launch.drain)
-        child = EnvoyChild(launch, arguments, self._log.write, self._files[launch.digest])
+        try:
+            child = EnvoyChild(launch, arguments, self._log.write, self._files[launch.digest])
+        except OSError as error:
+            how = f"could not be started: {error.strerror}"
+            if start.hot:
+                self._hot_failure = how
+            else:
+                self._last_exit = how
+            self._log.write(f"lockgate: {'its successor' if start.hot else 'Envoy'} {how}\n".encode())
+            self._succession.not_started(start, time.monotonic())
+            return
         self._children[child.pid] = child
         self._poll.register(child.output, select.POLLIN)
         self._poll.register(child.pidfd, select.POLLIN)
@@ -224,7 +239,8 @@ class Supervisor:
         if phase != self._phase or serving is None:
             self._phase, self._since = phase, time.monotonic()
         launch = self._wanted if serving is None else self._children[serving.pid].launch
-        with suppress(OSError):  # the disk is full, or the run dir was taken away: Envoy goes on
+        self._untold = True  # if the disk is full, or the run dir was taken away: Envoy goes on
+        with suppress(OSError):
             write_state(
                 self._directory,
                 SupervisorState(
@@ -247,6 +263,7 @@ class Supervisor:
                     leaving=self._process(succession.leaving.pid) if succession.leaving else None,
                 ),
             )
+            self._untold = False
 
     def _process(self, pid: int) -> tuple[int, int]:
         return pid, self._children[pid].ticks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 NETNS_DIR = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
+_GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR)  # all else says nothing of the namespace
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -29,13 +31,14 @@ def of_process(pid: int) -> Path:
 
 
 def cookie(path: Path) -> tuple[int, int]:
-    """(device, inode) of a namespace file: equal for two files exactly when they are the same namespace."""
+    """(device, inode) of a namespace file: equal for two files exactly when they are the same namespace.
+
+    Raises NamespaceGoneError when it is not there, OSError when that cannot be told.
+    """
     try:
         status = path.stat()
     except OSError as error:
-        raise NamespaceGoneError(
-            f"network namespace {path} is gone ({error.strerror}); start its workload again"
-        ) from error
+        raise _gone(path, error) from error
     return status.st_dev, status.st_ino
 
 
@@ -43,7 +46,8 @@ def run_in(path: Path, function: Callable[[], T]) -> T:
     """Run `function` inside the namespace at `path` and return what it returns.
 
     A thread of its own enters the namespace and ends with the call, so no other code of this process ever moves.
-    Sockets that `function` opens stay in that namespace. Raises NamespaceGoneError when `path` is no namespace.
+    Sockets that `function` opens stay in that namespace. Raises NamespaceGoneError when `path` is no namespace, OSError
+    when that cannot be told.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -56,7 +60,10 @@ def run_in(path: Path, function: Callable[[], T]) -> T:
             failure.append(error)
 
     thread = threading.Thread(target=enter, name=f"in {path.name}", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"no new thread for network namespace {path}") from error
     thread.join()
     if failure:
         raise failure[0]
@@ -67,16 +74,22 @@ def _enter(path: Path) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise NamespaceGoneError(
-            f"network namespace {path} is gone ({error.strerror}); start its workload again"
-        ) from error
+        raise _gone(path, error) from error
     try:
         if _libc.setns(fd, _CLONE_NEWNET) != 0:
             code = ctypes.get_errno()
-            if code == 1:
+            if code == errno.EPERM:
                 raise PermissionError(code, f"entering network namespace {path} needs root; run as root")
+            if code != errno.EINVAL:
+                raise OSError(code, os.strerror(code), str(path))
             raise NamespaceGoneError(
                 f"{path} is not a network namespace ({os.strerror(code)}); check the workload's netns"
             )
     finally:
         os.close(fd)
+
+
+def _gone(path: Path, error: OSError) -> Exception:
+    if error.errno not in _GONE:
+        return error
+    return NamespaceGoneError(f"network namespace {path} is gone ({error.strerror}); start its workload again")

@@ -58,7 +58,7 @@ def _listed(endpoint: Endpoint) -> Path | None:
 def _cookie_in(path: Path) -> int:
     try:
         return netns.run_in(path, own_cookie)
-    except (OSError, NamespaceGoneError):  # it went in this moment
+    except NamespaceGoneError:  # it went in this moment
         return 0
 
 
@@ -93,7 +93,7 @@ def _namespaces() -> Iterator[Path]:
     for path in (*netns.NETNS_DIR.glob("*"), *_PROC.glob("[0-9]*/ns/net")):
         try:
             cookie = netns.cookie(path)
-        except NamespaceGoneError:
+        except (OSError, NamespaceGoneError):
             continue
         if cookie not in seen:
             seen.add(cookie)

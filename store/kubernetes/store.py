@@ -182,10 +182,11 @@ class KubernetesStore:
         return self._here() - self._processes.keys()
 
     def _look_for_processes(self) -> bool:
-        """True when it is not the same processes as before."""
+        """True when it is not the same processes as before, as they are when they cannot be looked at."""
         here, before = self._here(), self._processes
-        kept = {uid: each for uid, each in before.items() if uid in here and each.lives}
-        self._processes = kept | find(here - kept.keys())
+        with suppress(OSError):
+            kept = {uid: each for uid, each in before.items() if uid in here and each.lives}
+            self._processes = kept | find(here - kept.keys())
         return self._processes != before
 
     # What it all comes to.

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from lockgate.agent.supply.endpoints import Discovery, discover
 from lockgate.policies.workload import Workload
 from lockgate.redirect.device import Device
-from lockgate.redirect.errors import NamespaceGoneError
+from lockgate.redirect.errors import NamespaceGoneError, NotSeenError
 
 ONE, TWO, THREE = (ip_address(text) for text in ("10.0.0.1", "10.0.0.2", "fd00::3"))
 DEVICES = {"a": Device(7, "veth-a", (ONE, THREE)), "b": Device(8, "veth-b", (TWO,)), "bare": Device(9, "veth-c", ())}
@@ -18,6 +18,10 @@ def find(workload: Workload) -> Device:
     if workload.netns not in DEVICES:
         raise NamespaceGoneError(f"network namespace {workload.netns} is gone")
     return DEVICES[workload.netns]
+
+
+def find_none(workload: Workload) -> Device:
+    raise NotSeenError("it cannot be looked at (Too many open files)")
 
 
 def workload(name: str, *ips: object, netns: str | None = None) -> Workload:
@@ -86,3 +90,14 @@ def test_an_address_belongs_to_the_first_that_claims_it() -> None:
     }
     assert discovery.problems[0].startswith("workload default/y claims 10.0.0.1, which belongs to default/x; ")
     assert discovery.problems[1].startswith("workload default/z claims 10.0.0.1, which belongs to default/x; ")
+
+
+def test_who_cannot_be_looked_at_stays_where_it_was() -> None:
+    listed = [workload("x", netns="a"), workload("y", TWO, netns="b")]
+    before = discover(listed, find)
+    now = discover(listed, find_none, before.endpoints)
+    assert described(now) == described(before)
+    assert now.problems[0] == "workload default/x: it cannot be looked at (Too many open files)"
+    moved = discover([workload("x", netns="b")], find_none, before.endpoints)
+    assert described(moved) == {"default/x": (0, "", ())}, "what hung elsewhere says nothing of it"
+    assert described(discover(listed, find_none)) == {"default/x": (0, "", ()), "default/y": (0, "", ("10.0.0.2",))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -109,3 +110,24 @@ def test_a_start_that_fails_leaves_a_file_that_is_in_nobodys_way(tmp_path: Path)
             pass
         process.kill()
     assert [each.name for each in tmp_path.iterdir()] == ["agent.lock"]
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_lock_that_is_cleaned_away_while_it_is_taken(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was locked is no longer what the next one finds."""
+    run_dir, flock = folder(tmp_path, "run"), fcntl.flock
+
+    def clean_first(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (run_dir / "agent.lock").unlink()
+        if what == "folder":
+            run_dir.rmdir()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", clean_first)
+    with AgentLock(run_dir):
+        assert (run_dir / "agent.lock").read_text() == f"{os.getpid()}\n"
+        with pytest.raises(AlreadyRunningError), AgentLock(run_dir):
+            pass

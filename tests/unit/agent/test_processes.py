@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,9 +13,10 @@ from lockgate.agent.errors import StateError
 from lockgate.agent.supply.processes import Processes
 from lockgate.policies.workload import Workload
 from lockgate.redirect.device import Device
-from lockgate.redirect.errors import NamespaceGoneError
+from lockgate.redirect.errors import NamespaceGoneError, NotSeenError
 from lockgate.store.process import born
 from lockgate.tests.reused_pid import another
+from lockgate.tests.scarcity import descriptors
 
 DEVICE = Device(7, "veth", ())
 
@@ -69,6 +71,14 @@ def test_another_one_with_its_number(tmp_path: Path, processes: Processes, proce
                 assert f"process {process.pid} is not the one" in refusal(memory, each)
         later.keep([workload(None)])
         assert later.device(listed, lambda _: DEVICE) is DEVICE
+
+
+def test_one_that_cannot_be_looked_at_has_not_ended(processes: Processes, process: subprocess.Popen[bytes]) -> None:
+    listed = workload(process.pid)
+    processes.device(listed, lambda _: DEVICE)
+    with descriptors(os.getpid(), 0), pytest.raises(NotSeenError):
+        processes.device(listed, lambda _: DEVICE)
+    assert processes.device(listed, lambda _: DEVICE) is DEVICE
 
 
 def test_what_was_seen_before_the_machine_was_started_anew(tmp_path: Path, process: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,7 @@ from lockgate.envoy.config.access_log import SocketEnd
 from lockgate.envoy.config.running_stream import RunningStream
 from lockgate.policies import World
 from lockgate.policies.request import HttpRequest
+from lockgate.redirect.errors import RedirectError, SystemRefusedError
 from lockgate.tests.unit.policies.test_ongoing import INGRESS, POLICY, world
 
 STREAM = RunningStream(
@@ -21,7 +22,7 @@ ALLOWING = world(POLICY.format(rule="{path: /stream}", **INGRESS))
 REFUSING = world(POLICY.format(rule="{path: /other}", **INGRESS))
 
 
-async def ended(*worlds: World, fault: OSError | None = None) -> tuple[list[RunningStream], int]:
+async def ended(*worlds: World, fault: RedirectError | None = None) -> tuple[list[RunningStream], int]:
     over: list[RunningStream] = []
 
     async def end(streams: Sequence[RunningStream]) -> None:
@@ -52,4 +53,4 @@ async def test_without_a_world_nothing_is_ended() -> None:
 
 
 async def test_what_cannot_be_ended_is_not_counted() -> None:
-    assert await ended(REFUSING, fault=PermissionError()) == ([], 0)
+    assert await ended(REFUSING, fault=SystemRefusedError()) == ([], 0)

@@ -21,6 +21,7 @@ from lockgate.envoy.running.run_files import (
     write_launch,
     write_state,
 )
+from lockgate.tests.scarcity import disk, full
 
 STATE = SupervisorState(
     phase=run_files.WAITING,
@@ -35,6 +36,7 @@ STATE = SupervisorState(
     digest="d",
     command=("envoy", "-c", "x"),
 )
+LAUNCH = Launch(command=("envoy", "-c", "x"), version="1.40.0", digest="d")
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -126,3 +128,27 @@ def test_start_ticks_tell_processes_apart() -> None:
     assert start_ticks(process.pid) is None  # dead, and not yet reaped
     process.wait()
     assert start_ticks(process.pid) is None
+
+
+def test_the_state_takes_no_room_once_it_has_been_told(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with disk(run_dir, 64):
+        for restarts in range(2):
+            write_state(run_dir, STATE._replace(restarts=restarts))
+        with full(run_dir):
+            for restarts in range(2, 9):
+                state = STATE._replace(restarts=restarts, last_exit="x" * 300 * (restarts % 2))
+                write_state(run_dir, state)
+                assert read_state(run_dir) == state
+            with pytest.raises(OSError, match="No space left"):
+                write_launch(run_dir, LAUNCH)
+            assert sorted(path.name for path in run_dir.iterdir()) == ["envoy.json", "envoy.json.spare", "filler"]
+
+
+def test_a_launch_that_is_there_already_takes_no_room(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with disk(run_dir, 64):
+        write_launch(run_dir, LAUNCH)
+        with full(run_dir):
+            write_launch(run_dir, LAUNCH)
+        assert read_launch(run_dir) == LAUNCH

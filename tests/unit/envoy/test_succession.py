@@ -253,3 +253,22 @@ def test_whatever_happens_somebody_serves_or_has_a_time(events: list[object], st
             play.do(machine.exited(child.pid, True, play.now))
         play.wait(1000)
         assert machine.over and play.pids == started
+
+
+def test_a_start_for_which_the_machine_has_no_room_is_tried_again() -> None:
+    play = Play()
+    dies(1)(play)
+    play.now += 1
+    (start,) = play.machine.due(play.now)
+    assert start == Start(0)
+    play.machine.not_started(start, play.now)
+    play.wait(1.9)
+    assert play.roles() == (0, 0, 0), "the back-off goes on"
+    play.wait(0.2)
+    assert play.roles() == (2, 0, 0)
+    (start,) = play.machine.restart(play.now)
+    assert start == Start(1)
+    play.machine.not_started(start, play.now)
+    assert (play.roles(), play.machine.tries_failed) == ((2, 0, 0), 1)
+    play.wait(2)
+    assert play.roles() == (2, 3, 0)

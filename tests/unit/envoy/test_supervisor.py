@@ -73,6 +73,19 @@ def test_the_log_is_bounded_and_loses_nothing_recent(tmp_path: Path) -> None:
     os.close(log.descriptor)
 
 
+def test_a_log_that_cannot_be_followed_by_another_costs_lines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "envoy.log"
+    log = LogFile(path, limit=10)
+    log.write(b"line 1\n")
+    (tmp_path / "envoy.log.1").mkdir()  # as on a disk that is broken
+    log.write(b"line 2\n")
+    (tmp_path / "envoy.log.1").rmdir()
+    log.write(b"line 3\n")
+    assert path.read_bytes() == b"line 3\n"
+    assert (tmp_path / "envoy.log.1").read_bytes() == b"line 1\n"
+    os.close(log.descriptor)
+
+
 def test_an_old_log_is_continued(tmp_path: Path) -> None:
     (tmp_path / "envoy.log").write_bytes(b"before\n")
     log = LogFile(tmp_path / "envoy.log", limit=100)

@@ -17,6 +17,23 @@ from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 T = TypeVar("T")
 
+LOOK_WITH_FEW_DESCRIPTORS = """
+import os, sys
+from lockgate.policies.workload import Workload
+from lockgate.redirect.device import find_device
+from lockgate.redirect.errors import RedirectError
+from lockgate.tests.scarcity import descriptors
+by, place = sys.argv[1:]
+workload = Workload("one", "default", (), **{by: int(place) if by == "pid" else place})
+for more in range(12):
+    try:
+        with descriptors(os.getpid(), more):
+            found = find_device(workload)
+    except RedirectError as error:
+        found = error
+    print(type(found).__name__)
+"""
+
 
 @pytest.fixture(scope="module")
 def ground() -> Iterator[Playground]:
@@ -93,6 +110,17 @@ def test_a_namespace_that_goes_while_it_is_looked_at(ground: Playground, monkeyp
     monkeypatch.setattr(device, "_look_around", look_and_go)
     with pytest.raises(NamespaceGoneError, match="it cannot be looked at"):
         inside(ground, lambda: find_device(Workload("goes", "default", (), netns=pod.netns)))
+
+
+@pytest.mark.parametrize("by", ["netns", "pid", "interface"])
+def test_who_cannot_be_looked_at_is_not_gone(ground: Playground, by: str) -> None:
+    pod = ground.pods[0]
+    place = {"netns": pod.netns, "pid": pod.popen(["sleep", "60"]).pid, "interface": pod.interface}
+    ended = ground.node.run([sys.executable, "-P", "-c", LOOK_WITH_FEW_DESCRIPTORS, by, str(place[by])])
+    *without, last = ended.stdout.split()
+    assert last == "Device", ended.stderr
+    assert set(without) <= {"NotSeenError", "Device"}
+    assert without[0] == "NotSeenError"
 
 
 def test_a_list_that_changes_while_it_is_read_is_read_again() -> None:

@@ -1,0 +1,62 @@
+"""What a machine can run out of, brought about for one process or one folder."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+
+@contextmanager
+def descriptors(pid: int, more: int) -> Iterator[None]:
+    """The process may open so many more than it has: the limit is of their numbers, the lowest free ones are taken."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    limit = next(each for each in count() if sum(number not in taken for number in range(each)) == more)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+@contextmanager
+def disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    """The folder is a file system of its own of that size."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=700,size={kilobytes}k", "none", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[None]:
+    """There is no room left in that file system."""
+    filler = folder / "filler"
+    with filler.open("ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody can write there. Who has a file open goes on."""
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
