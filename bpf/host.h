@@ -52,6 +52,20 @@ static __always_inline int opened_here(struct __sk_buff *skb, const struct packe
     return socket_state(skb, &received) != STATE_LISTEN;
 }
 
+/* A connection of a pod's with the node's address, which the node's connection tracking may have forgotten before us: then
+ * this is for the node's own socket, should there be one. TCP begins anew with a SYN; of SCTP sockets nothing is known. */
+static __always_inline int may_be_ours(struct __sk_buff *skb, const struct packet *p)
+{
+    struct bpf_sock *sk;
+
+    if (p->protocol != IPPROTO_UDP || p->error)
+        return p->protocol == IPPROTO_SCTP;
+    sk = find_udp(skb, p);
+    if (sk)
+        bpf_sk_release(sk);
+    return !!sk;
+}
+
 /* What leaves the node with its address, or comes to it. */
 static __always_inline int decide_host(struct __sk_buff *skb, struct packet *p, int leaving)
 {
@@ -67,6 +81,8 @@ static __always_inline int decide_host(struct __sk_buff *skb, struct packet *p, 
         forget_quoted(p);
         track(p, &t);
     }
+    if (t.known && !leaving && ifindex_at(t.known, !t.side) && may_be_ours(skb, p))
+        t.known = 0;
     if (t.known && !p->syn && (t.known->revision == next.revision || ifindex_at(t.known, leaving ? t.side : !t.side))) {
         touch(p, &t);
         return ALLOWED;

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import socket
 import struct
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from lockgate.agent.playground import Namespace
@@ -214,15 +216,55 @@ def dropped(node: LiveNode) -> int:
 def test_pods_behind_the_nodes_address(policed: LiveNode) -> None:
     """What the node forwards with its own address (masquerade) was judged as the pod's."""
     outside = policed.ground.outside()
-    rules = "table ip lg { chain post { type nat hook postrouting priority 100; ip saddr 10.200.0.0/16 masquerade; }; }"
-    policed.node.run(["nft", rules], check=True)
-    try:
+    with masquerading(policed):
         policed.webs[f"outside {SHUT_OUT}"].seen.clear()
         assert fetch(policed.frontend, outside.ips[0], SHUT_OUT) == OK
         assert policed.webs[f"outside {SHUT_OUT}"].clients() == {uplink(0)}
         assert get(policed.node, outside.ips[0], SHUT_OUT) == DROPPED
+
+
+@contextmanager
+def masquerading(node: LiveNode) -> Iterator[None]:
+    rules = "table ip lg { chain post { type nat hook postrouting priority 100; ip saddr 10.200.0.0/16 masquerade; }; }"
+    node.node.run(["nft", rules], check=True)
+    try:
+        yield
     finally:
-        policed.node.run(["nft", "delete table ip lg"], check=True)
+        node.node.run(["nft", "delete table ip lg"], check=True)
+
+
+def test_a_pod_opens_no_port_of_the_node_behind_its_address(policed: LiveNode) -> None:
+    """By a datagram from that port: when the node's connection tracking has forgotten it, whoever got it would ask the
+    node's own server and be taken for the answer."""
+    outside = policed.ground.outside()
+
+    def forget_soon() -> None:
+        for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
+            Path("/proc/sys/net/netfilter", name).write_text("1")
+
+    with masquerading(policed), ExitStack() as sockets:
+        netns.run_in(policed.node.path, forget_soon)
+
+        def bound(where: Namespace, port: int) -> socket.socket:
+            made = netns.run_in(where.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sockets.enter_context(closing(made)).bind(("0.0.0.0", port))
+            made.settimeout(PATIENCE)
+            return made
+
+        accomplice = bound(outside, 7402)
+        for port, answer in ((7203, b"an answer"), (7202, b"")):
+            pod = bound(policed.intruder, port)
+            pod.sendto(b"a question", (str(outside.ips[0]), 7402))
+            data, sender = accomplice.recvfrom(100)
+            assert (data, sender) == (b"a question", (uplink(0), port))
+            if answer:
+                accomplice.sendto(answer, sender)
+                assert pod.recv(100) == answer
+        time.sleep(2)
+        accomplice.settimeout(GLANCE)
+        accomplice.sendto(b"a question to the node", (uplink(0), 7202))
+        with pytest.raises(TimeoutError):
+            accomplice.recv(100)
 
 
 def test_it_outlives_the_agent(policed: LiveNode) -> None:
