@@ -69,14 +69,25 @@ static __always_inline int is_direct(const struct packet *p, const struct track 
     return t->known && !p->syn && !p->error && !t->known->proxied && p->protocol == IPPROTO_TCP;
 }
 
+/* A connection that is no longer allowed: one reset may go on to its other end, more could carry what they like. */
+static __always_inline int pass_last(const struct track *t)
+{
+    if (t->known->ended == 3)
+        return DROP_POLICY;
+    t->known->ended = 3;
+    return ALLOWED;
+}
+
 /* A live connection is no longer allowed, or not past the proxy. A listener, which knows nothing of it, resets who sent
  * this; a reset goes on to the other end. */
-static __always_inline int revoke(struct __sk_buff *skb, const struct packet *p, __u32 ifindex)
+static __always_inline int revoke(struct __sk_buff *skb, const struct packet *p, const struct track *t, __u32 ifindex)
 {
     int reason;
 
-    if (p->reset)
-        return pass_judged(skb, ifindex);
+    if (p->reset) {
+        reason = pass_last(t);
+        return reason ? reason : pass_judged(skb, ifindex);
+    }
     reason = to_listening(skb, p, reset_port());
     return reason == REDIRECTED ? REVOKED : reason;
 }
@@ -98,14 +109,14 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
     if (v.verdict != REDIRECT && !t->known && dst->identity != HOST && awaited(skb, p))
         return to_asking(skb, p);
     if (reason == DROP_POLICY && is_direct(p, t))
-        return revoke(skb, p, dst->ifindex);
+        return revoke(skb, p, t, dst->ifindex);
     if (reason)
         return reason;
     if (v.verdict == REDIRECT) {
         if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
             return DROP_NOT_TCP;
         if (is_direct(p, t))
-            return revoke(skb, p, dst->ifindex);
+            return revoke(skb, p, t, dst->ifindex);
         next->proxied = 1;
         next->proxy_port = v.proxy_port;
     }

@@ -193,7 +193,7 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
             return DROP_NO_PROXY; /* one of an earlier version would take it for the node */
     }
     if (!envoy && is_direct(p, &t) && may_turn_back(skb, p) && (reason == DROP_POLICY || v.verdict == REDIRECT))
-        return p->reset ? ALLOWED : REVOKED;
+        return p->reset ? pass_last(&t) : REVOKED;
     if (reason)
         return reason;
     if (envoy) {

@@ -3,17 +3,20 @@ loosened ends none."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 
 import pytest
+from lockgate.agent.inspection.client import ask
 from lockgate.agent.playground import Namespace
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import LiveNode, live_node
 from lockgate.tests.e2e.talk import Talk, ended, stream, talk
+from lockgate.tests.e2e.wire import ACK, RST, TCP, Wire, ip, tcp
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -89,6 +92,11 @@ def scene(live: LiveNode) -> Iterator[Scene]:
         made.say(OPEN)
 
 
+def dropped(node: LiveNode) -> int:
+    counters = ask(node.run_dir, "/v1/datapath")["counters"]
+    return sum(each["packets"] for each in counters if each["reason"] == "policy")
+
+
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 class TestTightening:
     def test_ends_silent_connections_at_both_ends(self, scene: Scene, family: int) -> None:
@@ -105,6 +113,22 @@ class TestTightening:
         talk = scene.talk(node.frontend, api)
         node.write("policy", OTHERS)
         node.until("it ends", lambda: not talk.lives())
+
+    def test_resets_carry_nothing_any_further(self, scene: Scene, family: int) -> None:
+        """The one that ends it goes on to the other end, and no other: they could have data in them for ever."""
+        api, node = scene.node.api.ips[family], scene.node
+        with Wire(node.frontend, node.node) as sender, Wire(node.api, node.node) as capture:
+            talk = scene.talk(node.frontend, api)
+            ends = node.frontend.ips[family], api, talk.client.getsockname()[1], PORT
+            scene.say(NOBODY)
+            scene.both_end(talk)
+            capture.received()
+            mark = os.urandom(16)
+            before = dropped(node)
+            for _ in range(10):
+                sender.send(ip(*ends[:2], TCP, tcp(*ends, RST | ACK, data=mark)))
+            node.until("they are dropped", lambda: dropped(node) >= before + 9)
+            assert len([frame for frame in capture.received() if mark in frame]) <= 1
 
     def test_a_rule_by_request_ends_what_goes_past_envoy(self, scene: Scene, family: int) -> None:
         """The client comes back, and comes through Envoy."""

@@ -122,9 +122,8 @@ def test_a_connection_that_is_no_longer_allowed_is_reset(kernel: Kernel) -> None
     """Envoy's listener gets the packet, and answers what it knows nothing of with a reset. A test run can find a
     listener and not give it anything, which counts as NO_PROXY; what is merely denied counts as POLICY."""
     usual = ingress(rule(CLIENT, 80), rule(CLIENT, 53, protocol=Protocol.UDP), rule(9, 80))
-    kernel.enforce(server=usual)
     client, server = kernel.client, kernel.server
-    port = next(fresh)
+    port = 0
 
     def packets(flags: int) -> list[tuple[Hook, int, bytes]]:
         there, back = tcp(port, 80, flags), tcp(80, port, flags | ACK)
@@ -135,16 +134,19 @@ def test_a_connection_that_is_no_longer_allowed_is_reset(kernel: Kernel) -> None
             (Hook.FROM_POD, server.ifindex, frame(ip(server.ipv4, WORLD, 6, back))),
         ]
 
-    datagram = frame(ip(client.ipv4, server.ipv4, 17, udp(port, 53)))
-    for flags in (SYN, ACK):
-        assert {kernel.run(*each).reason for each in packets(flags)} <= {Reason.ALLOWED, None}
-    assert kernel.send(datagram).reason is Reason.ALLOWED
     for tightened in (ingress(), ingress(rule(CLIENT, 80, http=True), rule(9, 80, http=True))):
+        kernel.enforce(server=usual)
+        port = next(fresh)
+        datagram = frame(ip(client.ipv4, server.ipv4, 17, udp(port, 53)))
+        for flags in (SYN, ACK):
+            assert {kernel.run(*each).reason for each in packets(flags)} <= {Reason.ALLOWED, None}
+        assert kernel.send(datagram).reason is Reason.ALLOWED
         kernel.enforce(server=tightened)
         for each in packets(ACK):
             assert kernel.run(*each) == Outcome(SHOT, 0, Reason.NO_PROXY)
-        for hook, ifindex, packet in packets(RST | ACK):
-            assert kernel.run(hook, ifindex, packet).action == (UNSPEC if hook is Hook.FROM_UPLINK else OK)
+        # One reset for each of the two connections; after it there is nothing to be reset.
+        assert [kernel.run(*each).action for each in packets(RST | ACK)] == [OK, SHOT, UNSPEC, SHOT]
+        assert [kernel.run(*each).reason for each in packets(RST | ACK)] == 4 * [Reason.POLICY]
         assert kernel.send(datagram).reason is Reason.POLICY
         # What never was a connection is none that is reset.
         stranger = frame(ip(client.ipv4, server.ipv4, 6, tcp(next(fresh), 80, ACK)))
