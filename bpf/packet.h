@@ -20,8 +20,6 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-#define LONGEST_HEADERS (ETH_HLEN + 60 + TCP_FLAGS + 1) /* IPv4 with all options, TCP as far as its flags */
-
 #define VLAN_VID 0xfff /* of a tag, the number */
 
 #define ARP_SENDER 14 /* offset of the sender's IPv4 address */
@@ -146,11 +144,18 @@ static __always_inline void forget_quoted(struct packet *p)
     p->error = NO_ERROR;
 }
 
-/* `size` bytes of what the headers may be, or null where the packet is shorter; see pull_headers(). */
-static __always_inline const void *header(const struct __sk_buff *skb, __u32 offset, __u32 size)
+/* `size` bytes of a header, or null where the packet is shorter. They are read where they lie, and gathered only where a
+ * packet in fragments of memory has them elsewhere, and no more than these: what TCP sends shares its memory with the queue
+ * of the sender, and to gather of its data, too, the kernel would copy it. What was found before must not be used any more. */
+static __always_inline const void *header(struct __sk_buff *skb, __u32 offset, __u32 size)
 {
     const void *found = (const void *)(long)skb->data + offset;
 
+    if (found + size <= (const void *)(long)skb->data_end)
+        return found;
+    if (bpf_skb_pull_data(skb, offset + size) < 0)
+        return 0;
+    found = (const void *)(long)skb->data + offset;
     return found + size <= (const void *)(long)skb->data_end ? found : 0;
 }
 
@@ -185,16 +190,6 @@ static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, 
     return 0;
 }
 
-/* Headers are read where they lie. A packet in fragments of memory may have them elsewhere: then they are gathered, and
- * where that fails they are missing. */
-static __always_inline void pull_headers(struct __sk_buff *skb)
-{
-    __u32 wanted = skb->len < LONGEST_HEADERS ? skb->len : LONGEST_HEADERS;
-
-    if ((long)skb->data + wanted > (long)skb->data_end)
-        bpf_skb_pull_data(skb, wanted);
-}
-
 /* VLAN 0 is none: the tag says a priority, and the node takes the frame up as if it had none (IEEE 802.1Q, 6.9). */
 static __always_inline int has_priority_only(const struct __sk_buff *skb)
 {
@@ -209,7 +204,6 @@ static __always_inline int is_tagged_again(const struct __sk_buff *skb)
 
 static __always_inline int parse_untagged(struct __sk_buff *skb, struct packet *p)
 {
-    pull_headers(skb);
     if (skb->protocol == BE16(ETH_P_IP)) {
         const struct iphdr *ip = header(skb, ETH_HLEN, sizeof(*ip));
         if (!ip || ip->version != 4 || ip->ihl < 5)
