@@ -23,6 +23,7 @@ from ..envoy.errors import EnvoyError
 from ..envoy.inspection.admin import Admin
 from ..envoy.running.process import EnvoyProcess, EnvoyStatus, Phase
 from ..redirect.datapath import Datapath
+from ..redirect.errors import RedirectError
 from ..redirect.kernel.links import Links
 from ..store import Store
 from ..xds import XdsServer
@@ -60,6 +61,7 @@ from .supply.sources import make_store
 
 log = logging.getLogger("lockgate.agent")
 
+_HOLD_CHECK_SECONDS = 2.0
 _ENVOY_CHECK_SECONDS = 1.0  # how often a missing supervisor is noticed
 
 
@@ -199,6 +201,7 @@ class NodeAgent:
                 asyncio.create_task(self._follow_store(reconciler, bridges), name="store"),
                 asyncio.create_task(bridges.run(), name="bridges"),
                 asyncio.create_task(_follow_links(reconciler), name="links"),
+                asyncio.create_task(self._keep_hold(applier, reconciler), name="pins"),
                 asyncio.create_task(self._follow_envoy(envoy, datapath), name="envoy"),
                 asyncio.create_task(reconciler.run(listed, reading), name="reconcile"),
                 asyncio.create_task(services.run(), name="services"),
@@ -244,6 +247,22 @@ class NodeAgent:
                 datapath.envoy_asks_makers()
             with suppress(EnvoyError, OSError):
                 await self._rotate_log()
+
+    async def _keep_hold(self, applier: Applier, reconciler: Reconciler) -> None:
+        """Others of root's may unmount, unpin and detach."""
+        while True:
+            await asyncio.sleep(_HOLD_CHECK_SECONDS)
+            try:
+                lost, problem = await applier.keep_hold(), ""
+            except RedirectError as error:
+                lost, problem = False, str(error)
+            if problem and problem != self._state.hold_problem:
+                log.error("%s", problem)
+            self._state.hold_problem = problem
+            if lost:
+                log.warning("an endpoint's interface has lost its programs: attached again")
+                reconciler.look_again()
+                reconciler.apply_again()
 
     async def _rotate_log(self) -> None:
         if Rotation().rotate(self._settings.run_dir / ACCESS_LOG):

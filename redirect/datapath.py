@@ -247,6 +247,15 @@ class Datapath:
             frozenset(found[Hook.TO_BRIDGE] & found[Hook.FROM_BRIDGE]),
         )
 
+    def keep_pins(self) -> bool:
+        """Pin everything anew where the pin folder is gone, as when somebody has unmounted the BPF file system: without
+        that all would end with this process. True when it was."""
+        if bpffs.is_where_it_was(self._pin_dir, self._lock):
+            return False
+        before, self._lock = self._lock, bpffs.carry_over(self._lock, self._pin_dir)
+        os.close(before)
+        return True
+
     @property
     def redirecting(self) -> bool:
         """False when no endpoint has a policy in the maps, as before the first plan: nothing is redirected then."""

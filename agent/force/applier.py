@@ -303,6 +303,20 @@ class Applier:
         async with self._turn:
             return await self._in_thread(look)
 
+    async def keep_hold(self) -> bool:
+        """What somebody has taken away from under the data path is put back. True when a program at an interface in
+        force is gone: a round puts it back. Raises RedirectError."""
+
+        def look() -> bool:
+            if self._datapath.keep_pins():
+                _log.error("the pins of the data path were gone, as is the file system that they were in: pinned anew")
+            world = self.world
+            local = {each.ifindex for each in world.endpoints if each.local} if world is not None else set()
+            return bool(local - self._datapath.attached())
+
+        async with self._turn:
+            return await self._in_thread(look)
+
     async def uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
         """Follows the node's interfaces; `named` are those the user chose. A sentence for each that failed."""
         async with self._turn:
@@ -316,7 +330,7 @@ class Applier:
             return await asyncio.shield(running)
         except OSError as error:
             raise SystemRefusedError(
-                f"the kernel was not asked or changed to the end ({error}): it is tried again, what is in force stays"
+                f"the kernel was not asked or changed to the end ({error}): nothing is opened, and it is tried again"
             ) from error
         finally:
             await asyncio.wait([running])

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from ...policies.explain import explain
 from ...policies.flow import Flow
 from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint
+from ...redirect.errors import RedirectError
 from ...xds import CertificateFiles, ClientStatus, XdsServer
 from ..force.applied import Applied
 from ..force.applier import Kernel
@@ -47,6 +49,7 @@ class NodeState:
     revision: int = 0
     envoy: EnvoyStatus | None = None
     envoy_problem: str = ""
+    hold_problem: str = ""  # with what the data path hangs on
     memory_problem: str = ""
     uplink_problems: tuple[str, ...] = ()
     bridge_problems: Callable[[], tuple[str, ...]] = tuple
@@ -92,7 +95,8 @@ class NodeView:
 
     def __init__(self, state: NodeState, kernel: Callable[[], Awaitable[Kernel]], xds: XdsServer) -> None:
         self._state = state
-        self._kernel = kernel
+        self._ask_kernel = kernel
+        self._seen = Kernel(frozenset(), {}, ())
         self._xds = xds
 
     async def status(self) -> dict[str, Any]:
@@ -138,13 +142,19 @@ class NodeView:
             "datapath": {
                 "attached": len(kernel.attached),
                 "uplinks": len(kernel.uplinks),
-                "policy_entries": kernel.sizes["policy"],
+                "policy_entries": kernel.sizes.get("policy", 0),
                 "dropped": sum(counter.packets for counter in kernel.counters if counter.dropped),
             },
             "services": _services(state.services()),
             "problems": problems,
             "notes": list(state.bridge_notes()),
         }
+
+    async def _kernel(self) -> Kernel:
+        """As it was seen last, when it cannot be looked at: `hold_problem` says so."""
+        with suppress(RedirectError):
+            self._seen = await self._ask_kernel()
+        return self._seen
 
     async def services(self) -> list[dict[str, Any]]:
         """Every address of a service with its backends."""
@@ -327,7 +337,7 @@ class NodeView:
         problems += state.applied.problems
         problems += {state.silence(), state.applied.unspared} - {"", *state.applied.problems}
         problems += map(str, state.effect.drifts)
-        problems += filter(None, (state.envoy_problem,))
+        problems += filter(None, (state.envoy_problem, state.hold_problem))
         problems += state.uplink_problems
         problems += state.bridge_problems()
         problems += state.service_problems()

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ..errors import BpfUnsupportedError, PinConflictError
+from . import syscall
 
 _MAGIC = 0xCAFE4A11
 _MOUNT_POINT = Path("/sys/fs/bpf")
@@ -50,6 +51,45 @@ def lock(folder: Path) -> int:
             f"another agent uses the pin folder {folder}; stop it, or give this one another run directory"
         ) from error
     return fd
+
+
+def is_where_it_was(folder: Path, lock: int) -> bool:
+    """False when another file system, or none, is seen where `lock` was taken."""
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(lock))
+    except FileNotFoundError:
+        return False
+
+
+def carry_over(claimed: int, folder: Path) -> int:
+    """Pin everything that is below the folder of the lock `claimed` at `folder` as well, which is claimed for that. Its
+    file system may be mounted nowhere any more, and ends with the lock.
+
+    Returns the new lock. Raises BpfUnsupportedError, PinConflictError, OSError.
+    """
+    ensure_folder(folder)
+    fd = lock(folder)
+    try:
+        held = Path(f"/proc/self/fd/{claimed}")
+        for place, folders, names in os.walk(held):
+            new = folder / Path(place).relative_to(held)
+            for name in folders:
+                (new / name).mkdir(mode=0o700, exist_ok=True)
+            for name in names:
+                _pin_again(Path(place, name), new / name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _pin_again(path: Path, new: Path) -> None:
+    new.unlink(missing_ok=True)
+    fd = syscall.get(path)
+    try:
+        syscall.pin(fd, new)
+    finally:
+        os.close(fd)
 
 
 def empty_folder(folder: Path) -> None:
