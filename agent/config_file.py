@@ -118,7 +118,7 @@ def _unknown_containers(path: Path, given: Any) -> Any:
 
 def _envoy_cgroup(path: Path, given: Any) -> str:
     if not isinstance(given, str) or not _GROUP(given):
-        raise InputError(f"--config {path}: envoy_cgroup: write the path of a control group, as in / or /system.slice")
+        raise InputError(f"--config {path}: envoy_cgroup: write the path of a control group, as in / or /lockgate")
     return given
 
 

@@ -47,10 +47,23 @@ def join(group: str) -> None:
     _see_all()
     for top in hierarchies((_PROC / "self/mountinfo").read_text()):
         place = top / group.lstrip("/")
-        (place if place.is_dir() else top).joinpath("cgroup.procs").write_text("0")
+        _move(place if place.is_dir() else top, group)
     left = elsewhere((_PROC / "self/cgroup").read_text(), group)
     if left:
         raise OSError(errno.EBUSY, f"it stays in the control group {left[0]}: nothing is mounted here to move it by")
+
+
+def _move(place: Path, group: str) -> None:
+    try:
+        (place / "cgroup.procs").write_text("0")
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise OSError(
+            errno.EBUSY,
+            "in cgroup v2 a group that gives controllers to its children (cgroup.subtree_control) takes no process, "
+            f"and {group} does; write 'envoy_cgroup: /', or a group without children",
+        ) from None
 
 
 def _see_all() -> None:

@@ -10,7 +10,7 @@ from . import pinned_link, syscall
 from .program_hook import ProgramHook
 
 _SOCK_ADDR = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
-_MOUNTS = Path("/proc/self/mountinfo")
+_PROC = Path("/proc")
 
 
 class _AddressHook(ProgramHook):
@@ -45,23 +45,45 @@ class PublishedHook(_AddressHook):
     CONNECT6 = ("published_connect6", 11)
 
 
-def root(mounts: Path = _MOUNTS) -> Path:
-    """Where the root of the cgroups (v2) is mounted. Raises BpfUnsupportedError when it is nowhere."""
-    found: Path | None = None
-    for line in mounts.read_text().splitlines():
+def root(proc: Path = _PROC) -> Path:
+    """Where the root of the cgroups (v2) is mounted.
+
+    In a container with a view of its own (a cgroup namespace) its own group looks like the root, and programs there
+    would see nobody else. The real one has no `cgroup.events`
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files). Where nobody sees it, as the first
+    process has this view too, the outermost group that is seen is all there is.
+
+    Raises BpfUnsupportedError when it is nowhere.
+    """
+    found: list[tuple[Path, str]] = []
+    for line in (proc / "self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split()
         if after.split()[:1] == ["cgroup2"]:
-            path = Path(fields[4].encode().decode("unicode_escape"))
-            if fields[3] == "/":
-                return path
-            found = found or path
-    if found is None:
+            found.append((Path(fields[4].encode().decode("unicode_escape")), fields[3]))
+    if not found:
         raise BpfUnsupportedError(
             "no cgroup2 file system is mounted, which service addresses and published ports need; "
             "mount one with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"
         )
-    return found
+    for path, _ in found:
+        if path.is_dir() and not (path / "cgroup.events").exists():
+            return path
+    if _view(proc / "self") != _view(proc / "1"):
+        raise BpfUnsupportedError(
+            f"{found[0][0]} shows this container's control group and not the machine's, whose root service addresses "
+            "and published ports need; bind the host's /sys/fs/cgroup into the container"
+        )
+    return next((path for path, shown in found if shown == "/"), found[0][0])
+
+
+def _view(process: Path) -> tuple[int, int] | None:
+    """The cgroup namespace; None where it may not be asked."""
+    try:
+        told = (process / "ns/cgroup").stat()
+    except OSError:
+        return None
+    return told.st_dev, told.st_ino
 
 
 def create_pinned(hook: SocketHook | PublishedHook, group: Path, program_fd: int, path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lockgate.envoy.errors import SupervisorError
 from lockgate.envoy.running import run_files
 from lockgate.envoy.running.child import EnvoyChild
 from lockgate.envoy.running.control_group import elsewhere
@@ -36,6 +38,29 @@ async def test_envoy_is_in_another_control_group(run_dir: Path) -> None:
     finally:
         await envoy.stop()
         group.rmdir()
+
+
+@pytest.fixture
+def parent() -> Iterator[Path]:
+    """A group of cgroup v2 that gives its children what version 1 has left of controllers."""
+    root = cgroup_root()
+    group = root / f"lg-parent-{os.getpid()}"
+    before = (root / "cgroup.subtree_control").read_text().split()
+    left = (root / "cgroup.controllers").read_text().split()
+    group.mkdir()
+    for place in (root, group):
+        (place / "cgroup.subtree_control").write_text(" ".join(f"+{each}" for each in left))
+    yield group
+    group.rmdir()
+    (root / "cgroup.subtree_control").write_text(" ".join(f"-{each}" for each in left if each not in before))
+
+
+async def test_a_group_that_takes_no_process(run_dir: Path, parent: Path) -> None:
+    """As systemd's slices are in cgroup v2."""
+    assert (parent / "cgroup.subtree_control").read_text().split(), "version 1 has all controllers of this machine"
+    envoy = process(run_dir, control_group=f"/{parent.name}")
+    with pytest.raises(SupervisorError, match=f"takes no process, and /{parent.name} does; write 'envoy_cgroup: /'"):
+        await envoy.ensure()
 
 
 def text_of(pid: int, file: str) -> str:

@@ -100,7 +100,7 @@ def test_no_file_is_an_empty_one() -> None:
         ("http_port: 65536", "http_port: write a number from 1 to 65535"),
         ("http_port: '15001'", "http_port: write a number from 1 to 65535"),
         ("http_port: true", "http_port: write a number from 1 to 65535"),
-        ("envoy_cgroup: a/b", "envoy_cgroup: write the path of a control group, as in / or /system.slice"),
+        ("envoy_cgroup: a/b", "envoy_cgroup: write the path of a control group, as in / or /lockgate"),
         ("envoy_cgroup: /a/../b", "envoy_cgroup: write the path of a control group"),
         ("envoy_cgroup: /a/", "envoy_cgroup: write the path of a control group"),
         ("envoy_cgroup: 7", "envoy_cgroup: write the path of a control group"),
