@@ -11,7 +11,7 @@ from os import kill
 
 import pytest
 from lockgate.tests.cluster.daemonset_node import LOCKGATE, DaemonSetNode, condition
-from lockgate.tests.cluster.load import ALLOWED, Load
+from lockgate.tests.cluster.load import ALLOWED, ClusterLoad
 from lockgate.tests.e2e.live_node import DENIED, DROPPED
 from lockgate.tests.e2e.test_agent_kubernetes import POLICY, WIDER
 from lockgate.tests.kubernetes_roles import MANIFEST
@@ -22,7 +22,7 @@ OTHER = "other:local"
 @contextmanager
 def under_load(node: DaemonSetNode) -> Iterator[None]:
     """No request is lost that is allowed, and none let through that is not."""
-    with Load(node.inside("frontend"), node.inside("intruder"), node.ip("api-server")) as load:
+    with ClusterLoad(node.inside("frontend"), node.inside("intruder"), node.ip("api-server")) as load:
         node.live.until("each kind was answered", lambda: load.seen == load.expected)
         yield
     assert load.seen == load.expected, load
@@ -74,7 +74,7 @@ def test_envoy_dies_when_the_pod_that_it_came_with_is_gone(policed: DaemonSetNod
     before, envoy = policed.ready(), policed.live.envoy_pid()
     policed.kubectl("-n", "lockgate", "delete", "pods", "--all", "--wait=false")
     policed.becomes_ready(before)
-    with Load(policed.inside("frontend"), policed.inside("intruder"), policed.ip("api-server")) as load:
+    with ClusterLoad(policed.inside("frontend"), policed.inside("intruder"), policed.ip("api-server")) as load:
         policed.live.until("each kind was answered", lambda: load.seen == load.expected)
         kill(envoy, signal.SIGKILL)
         policed.live.until("another serves", lambda: policed.live.envoy_pid() not in (0, envoy))
