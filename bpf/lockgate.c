@@ -174,8 +174,9 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
         return DROP_ADDRESS;
     if (src->identity == HOST && skb->ingress_ifindex) {
         sender = masked(skb);
-        if (!sender.identity)
-            return DROP_SPOOFED; /* claims to be this node, but was not sent by it */
+        /* It claims to be this node, but was not sent by it. */
+        if (!sender.identity && (sender.ifindex || !lets_in_anybody(skb->ifindex)))
+            return DROP_SPOOFED;
         src = &sender;
     }
     if (is_spoofed(skb, src->ifindex))

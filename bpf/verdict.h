@@ -4,6 +4,7 @@
 
 #define WHOLE_KEY (8 * (sizeof(struct policy_key) - sizeof(__u32)))
 #define HOST 1 /* identity of the node itself */
+#define OPEN_POLICY 1 /* the number of the policy that lets in anybody at everything */
 #define WORLD_IPV4 9
 #define WORLD_IPV6 10
 
@@ -40,6 +41,12 @@ static __always_inline void ask(struct verdict *v, __u32 policy_number, __u32 id
     if (answer.verdict == NOTHING)
         answer.verdict = DENY;
     combine(v, answer.verdict, answer.proxy_port);
+}
+
+static __always_inline int lets_in_anybody(__u32 ifindex)
+{
+    struct endpoint *endpoint = endpoints.lookup(&ifindex);
+    return endpoint && endpoint->ingress == OPEN_POLICY;
 }
 
 /* Whose policy is asked for this end; 0: nobody's. */

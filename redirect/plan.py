@@ -65,6 +65,7 @@ class Effect:
 
 
 ALLOW = Effect(Verdict.ALLOW)
+OPEN_POLICY = 1  # the number of the policy that lets in anybody at everything (bpf/verdict.h)
 DENY = Effect(Verdict.DENY)
 
 
@@ -341,9 +342,11 @@ def _numbers(digests: Iterable[bytes]) -> dict[bytes, int]:
 
 def number_of(digest: bytes, taken: Container[int]) -> int:
     """One that is not taken."""
-    number = int.from_bytes(digest[:4], "big") or 1
-    while number in taken:
-        number = number % 0xFFFFFFFF + 1
+    if digest == _OPEN:
+        return OPEN_POLICY
+    number = int.from_bytes(digest[:4], "big")
+    while number in taken or number <= OPEN_POLICY:
+        number = (number + 1) % 2**32
     return number
 
 
@@ -356,6 +359,7 @@ def digest_of(entries: Mapping[tuple[int, PortPrefix], Effect]) -> bytes:
     return blake2b(repr(lines).encode(), digest_size=16).digest()
 
 
+_OPEN = digest_of({(ANYONE, EVERYTHING): ALLOW})
 _EVERY_PORT = tuple(PortSpan(protocol, 0, LAST_PORT) for protocol in Protocol)
 
 

@@ -10,12 +10,13 @@ from functools import partial
 import pytest
 from lockgate.agent.playground import Namespace, Outside
 from lockgate.redirect.kernel import netns
-from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, LiveNode, Web, fetch, live_node
+from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, Web, fetch, live_node
 from lockgate.tests.e2e.published.ground import HTTP, OTHER, PLAIN
 from lockgate.tests.e2e.udp_echo import UdpEcho
 
 NODES = {4: "192.0.2.1", 6: "2001:db8::1"}
 FAR = {4: "198.51.100.7", 6: "2001:db8:7::7"}  # behind a link for shorter packets
+API = 18090
 ECHO, NOBODY = 18053, 18054  # translated to a port of UDP where somebody listens, and where nobody does
 POLICY = """
 apiVersion: cilium.io/v2
@@ -97,6 +98,33 @@ def test_who_is_given_the_nodes_address_is_dropped(node: LiveNode, outside: Outs
     finally:
         translate(node)
     assert large(outside, 4, port, "/open") == OK
+
+
+@pytest.fixture
+def led_to_api(node: LiveNode) -> Iterator[None]:
+    """Whoever asks the node at this port comes to the API server with the node's address, as kube-proxy has it."""
+    lines = ["table inet api {", "chain before {", "type nat hook prerouting priority dstnat"]
+    lines += [f"ip daddr {NODES[4]} tcp dport {API} dnat ip to {node.api.ipv4}:80", "}"]
+    lines += ["chain behind {", "type nat hook postrouting priority srcnat"]
+    lines += [f"oifname {node.api.interface} masquerade", "}", "}"]
+    assert node.node.run(["nft", "-f", "-"], input="\n".join(lines) + "\n").returncode == 0
+    yield
+    assert node.node.run(["nft", "delete", "table", "inet", "api"]).returncode == 0
+
+
+def test_who_is_given_the_nodes_address_comes_to_who_lets_in_anybody(
+    node: LiveNode, outside: Outside, led_to_api: None
+) -> None:
+    """Whoever it is. Once that is of importance it is not let in, also on the connection that it has."""
+    with Line(outside, NODES[4], API) as line:
+        assert str(line.ask("/any")) == OK
+        policy = node.write(
+            "api", POLICY.replace("by-hand", "api").replace("backend", "api-server").replace("8081", "80")
+        )
+        node.becomes(DROPPED, lambda: fetch(outside, NODES[4], API, patience=GLANCE))
+        assert str(line.ask("/any", patience=GLANCE)) == DROPPED
+    policy.unlink()
+    node.becomes(OK, lambda: fetch(outside, NODES[4], API, patience=GLANCE))
 
 
 @pytest.fixture(name="far", scope="module")

@@ -34,6 +34,7 @@ from lockgate.redirect.plan import (
     ALLOW,
     ANYONE,
     DENY,
+    OPEN_POLICY,
     DatapathPlan,
     Effect,
     Owner,
@@ -41,6 +42,8 @@ from lockgate.redirect.plan import (
     ProxyPorts,
     Verdict,
     compile_direction,
+    digest_of,
+    number_of,
     plan,
 )
 from lockgate.redirect.port_prefix import EVERYTHING, PortPrefix, exact
@@ -290,3 +293,12 @@ def test_a_planner_that_goes_on_says_what_a_new_one_says(steps: list[dict[int, E
         read = DatapathPlan(made.policy, made.endpoints, made.ipcache)  # as from the kernel
         assert diff(before, made) == diff(before, fresh) == diff(before, read)
         before = made
+
+
+def test_the_policy_that_lets_in_anybody_has_a_number_of_its_own() -> None:
+    """By which the programs know it, on every node and at all times."""
+    everybody = digest_of({(ANYONE, EVERYTHING): ALLOW})
+    assert number_of(everybody, ()) == number_of(everybody, {OPEN_POLICY}) == OPEN_POLICY
+    for first in (0, OPEN_POLICY, 2**32 - 1):
+        digest = first.to_bytes(4, "big") + bytes(12)
+        assert number_of(digest, {2**32 - 1}) > OPEN_POLICY

@@ -186,6 +186,20 @@ def test_who_was_given_the_nodes_address_is_judged_as_who_it_is(kernel: Kernel) 
     assert plain.arrives(ACK) == Outcome(TURNED_BACK, TURNED_MARK, None), "it is reset at lo"
 
 
+def test_who_is_not_known_comes_to_whoever_lets_in_anybody(kernel: Kernel) -> None:
+    """Somebody outside who was given the node's address, as by kube-proxy on its way to a node port."""
+    kernel.enforce()
+    stranger = Masked(kernel, 80)
+    assert [stranger.arrives(flags, 0) for flags in (SYN, ACK)] == [Outcome(OK, 0, Reason.ALLOWED)] * 2
+    assert Masked(kernel, 80).arrives(SYN, 9 << 16 | SENT_MARK).reason is Reason.SPOOFED, (
+        "an endpoint that is not known"
+    )
+    for policy in (ingress(rule(9, 80)), ingress(rule(9, 22))):
+        kernel.enforce(server=policy)
+        assert Masked(kernel, 80).arrives(SYN, 0).reason is Reason.SPOOFED, "whom it may be is of importance"
+        assert stranger.arrives(ACK, 0).reason is Reason.SPOOFED, "also to one that was let in"
+
+
 def test_the_same_ends_may_be_anothers_later(kernel: Kernel) -> None:
     """Envoy goes by who made a connection, and the node's address is nobody's alone."""
     policy = ingress(rule(CLIENT, 443, http=True), rule(SERVER, 443, http=True))
