@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Any
+
+import re2
 
 from .endpoint_policy import DnsRule
 
 _CHARACTERS = "[-a-z0-9_]"
 _LABELS = f"{_CHARACTERS}+(?:\\.{_CHARACTERS}+)*"  # whole labels, one or more
 _LABELS_BEFORE = re.compile(r"\A\*{2,}\.")
+# Patterns and names come from others, and what Python's own expressions need grows with the stars beyond all bounds:
+# ten of them and a label of sixty characters take days.
+_OPTIONS = re2.Options()
+_OPTIONS.log_errors = False
+_OPTIONS.max_mem = 1 << 18
 
 
 def canonical_pattern(pattern: str) -> str:
@@ -24,7 +32,7 @@ def canonical_pattern(pattern: str) -> str:
 
 
 def pattern_regex(pattern: str) -> str:
-    """The canonical pattern as a regular expression over the whole name, which RE2 and Python read alike."""
+    """The canonical pattern as a regular expression over the whole name."""
     parts = []
     rest = pattern
     if rest.startswith("**."):
@@ -37,8 +45,8 @@ def pattern_regex(pattern: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern_regex(pattern))
+def _compiled(pattern: str) -> Any:  # google-re2 has no type hints
+    return re2.compile(pattern_regex(pattern), _OPTIONS)
 
 
 def pattern_matches(pattern: str, name: str) -> bool:
@@ -59,8 +67,8 @@ def server_name_regex(pattern: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _compiled_server_name(pattern: str) -> re.Pattern[str]:
-    return re.compile(server_name_regex(pattern))
+def _compiled_server_name(pattern: str) -> Any:
+    return re2.compile(server_name_regex(pattern), _OPTIONS)
 
 
 def server_name_matches(pattern: str, name: str) -> bool:

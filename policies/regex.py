@@ -11,9 +11,19 @@ import re2
 _LITERAL = re.compile(r"[A-Za-z0-9/_\-:@~,;%&=!#'\" <>]*")
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
+_OPTIONS.max_mem = (
+    1 << 20
+)  # an eighth of RE2's own: some 50,000 instructions, and a refusal takes an eighth of the time
+
+# As many of RE2's instructions as one policy may have in all of its patterns: to compile them takes about a second.
+# Ordinary patterns have 20 to 100, `.{1000}` has 8000, and a few bytes can ask for any number.
+MOST_INSTRUCTIONS = 1_000_000
+_OF_ONE_REFUSED = 50_000  # what was done before RE2 refused it
+_LARGE = 2000
+LONGEST = 8192  # characters; what RE2 and the compiler do to some patterns grows with the square
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _compiled(pattern: str) -> Any:  # google-re2 has no type hints
     return re2.compile(pattern, _OPTIONS)
 
@@ -25,14 +35,24 @@ def is_literal(pattern: str) -> bool:
 
 def regex_error(pattern: str) -> str | None:
     """What RE2 says against the pattern; None when it accepts it."""
-    if is_literal(pattern):
-        return None
+    return measured(pattern)[0]
+
+
+def measured(pattern: str) -> tuple[str | None, int]:
+    """The same, and how many instructions it has been compiled to."""
+    return (None, 0) if is_literal(pattern) else _measured(pattern)
+
+
+@lru_cache(maxsize=4096)
+def _measured(pattern: str) -> tuple[str | None, int]:
     try:
-        _compiled(pattern)
+        size: int = re2.compile(pattern, _OPTIONS).programsize
     except re2.error as error:
         text = error.args[0] if error.args else "refused"
-        return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-    return None
+        return text.decode(errors="replace") if isinstance(text, bytes) else str(text), _OF_ONE_REFUSED
+    if size > _LARGE:
+        re2.purge()  # which keeps the last 128 otherwise
+    return None, size
 
 
 def matches(pattern: str, value: str) -> bool:

@@ -29,7 +29,8 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 class Findings:
     """The problems of one file, in the order found, and what its reader must know: what to refuse because nothing
-    enforces it, and which gRPC services there are (None: any)."""
+    enforces it, which gRPC services there are (None: any), and how many instructions the patterns of the policy that is
+    being read have come to."""
 
     def __init__(self, source: str, refuse: Mapping[Feature, str], grpc: GrpcServices | None = None) -> None:
         self.source = source
@@ -37,6 +38,7 @@ class Findings:
         self.grpc = grpc
         self.problems: list[Problem] = []
         self.errors = 0
+        self.instructions = 0
 
     def sorted(self) -> tuple[Problem, ...]:
         """All of them, from the first line to the last."""

@@ -133,6 +133,7 @@ def _objects(field: Field) -> Iterator[Field]:
 
 def _policy(field: Field) -> tuple[PolicyKey, Policy | None] | None:
     """The policy with its key; None when it cannot even be told which policy it is."""
+    field.findings.instructions = 0
     fields = field.mapping(("apiVersion", "kind", "metadata", "spec", "specs", "status"), _IN_THE_SPEC)
     if fields is None:
         return None

@@ -10,7 +10,7 @@ from ..endpoint_policy import DnsRule, DnsRules, GrpcRule, KafkaRule, KafkaRules
 from ..header_action import UNCHANGEABLE
 from ..kafka_api import API_KEYS, ROLE_KEYS, Role
 from ..model import L7, HeaderCondition, HttpCondition, HttpConditions, SecretRef
-from ..regex import regex_error
+from ..regex import LONGEST, MOST_INSTRUCTIONS, measured
 from ..secret import value_fault
 from .fields import Field, shorten, suggest
 from .pattern_lint import host_warning, path_warning
@@ -80,7 +80,20 @@ def _regex(fields: dict[str, Field], name: str) -> str | None:
     text = fields[name].text() if name in fields else None
     if not text:
         return None
-    if (reason := regex_error(text)) is not None:
+    findings = fields[name].findings
+    if findings.instructions > MOST_INSTRUCTIONS:
+        return text  # it has been told, and nothing more is tried
+    if len(text) > LONGEST:
+        fields[name].error(f"a regular expression of more than {LONGEST} characters", "write several rules")
+        return text
+    reason, instructions = measured(text)
+    findings.instructions += instructions
+    if findings.instructions > MOST_INSTRUCTIONS:
+        fields[name].error(
+            f"up to here the regular expressions of the policy come to more than {MOST_INSTRUCTIONS} instructions",
+            "write smaller repetitions and fewer classes of letters, or several policies",
+        )
+    elif reason is not None:
         fields[name].error(
             f"'{shorten(text)}' is not a regular expression that Envoy accepts: {shorten(reason)}",
             "use RE2 syntax (no look-ahead, look-behind or back-references)",

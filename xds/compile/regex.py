@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 MOST_STRINGS = 64  # an expression that spells out more literals than this stays a regex
+DEEPEST = 16  # and so does one with more groups in each other; RE2 takes a thousand, more than Python can follow
 
 _META = frozenset("\\.+*?()|[]{}^$")
 _PLAIN = re.compile(r"[^\\.+*?()|\[\]{}^$]*")
@@ -171,6 +172,8 @@ class _Branch:
 
     def read_whole(self) -> frozenset[_Word]:
         """The words that the branch stands for; _Beyond when it is more than a few words."""
+        if self._depth > DEEPEST:
+            raise _Beyond
         end = len(self._source)
         if self._depth == 0 and self._source.startswith("^"):
             self._at = 1

@@ -158,3 +158,11 @@ def test_means_the_same_to_re2(source: str, values: list[str]) -> None:
         for head, residual in reduced.regexes:
             if re2.compile(residual).fullmatch(value) is not None:
                 assert value.startswith(head)
+
+
+@pytest.mark.parametrize("open_group", ["(", "(?:", "(a|", "(b?"])
+def test_groups_in_groups_are_left_to_re2(open_group: str) -> None:
+    """RE2 takes a thousand of them, and Python's stack ends before."""
+    source = "/" + open_group * 900 + "a" + ")" * 900
+    assert re2.fullmatch(source, "/a")
+    assert reduce(source).regexes

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
-import re2
 from envoy_data_plane.xds.type.matcher.v3 import Matcher
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,4 +87,4 @@ def test_of_two_rules_for_one_exact_name_the_first_is_told() -> None:
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pattern_means_the_same_to_envoy_and_to_the_verdict_function(pattern: str, name: str) -> None:
-    assert (re2.fullmatch(server_name_regex(pattern), name) is not None) == server_name_matches(pattern, name)
+    assert (re.fullmatch(server_name_regex(pattern), name) is not None) == server_name_matches(pattern, name)
