@@ -19,6 +19,7 @@
 #include "admit.h"
 #include "drops.h"
 #include "link.h"
+#include "tunnel.h"
 #include "unfinished.h"
 
 static __always_inline int done(const struct __sk_buff *skb, const struct packet *p, int reason, enum hook hook)
@@ -61,7 +62,11 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
     dst = find_owner(&p->dst);
     if (!dst || !dst->identity)
         return DROP_ADDRESS;
-    reason = admit(skb, p, &t, src, is_everybodys(&p->dst) ? &node : dst, &next);
+    if (is_everybodys(&p->dst))
+        dst = &node;
+    if (is_for_tunnel(skb, p, dst->identity))
+        return DROP_UNSUPPORTED;
+    reason = admit(skb, p, &t, src, dst, &next);
     if (reason == ALLOWED)
         choose_way(skb, p, &next, t.side);
     return reason;

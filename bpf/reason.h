@@ -12,7 +12,7 @@ enum reason {
     DROP_UNSYNCED = 7,    /* the endpoint has no policy yet, or the container is not known */
     DROP_ADDRESS = 8,     /* nobody may talk to this address: loopback, another endpoint's, a service's own */
     DROP_FRAGMENT = 9,
-    DROP_UNSUPPORTED = 10, /* a protocol that no policy can name, an IPv6 extension header, a VLAN tag */
+    DROP_UNSUPPORTED = 10, /* a protocol that no policy can name, an IPv6 extension header, a VLAN tag, a tunnel of the node's */
     DROP_MALFORMED = 11,
     REVOKED = 12, /* of a live connection that is no longer allowed, or not past the proxy: its sender is reset */
     REASONS = 13,

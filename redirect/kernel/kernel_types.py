@@ -13,12 +13,14 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("=HBBIIIII")  # magic, version, flags, header, types (offset, length), strings (offset, length)
 _TYPE = struct.Struct("=III")  # name, kind and number of what follows, size or type
+_INFO = struct.Struct("=I")  # of a type, its second word
 _MEMBER = struct.Struct("=III")  # name, type, offset in bits and above it the width, if that is less than the type's
 _INT, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF, _RESTRICT = 1, 3, 4, 5, 6, 8, 11
 _FUNCTION, _VARIABLE, _SECTION, _TAG, _ENUM64 = 13, 14, 15, 17, 19
 # What follows a type, in bytes: for each kind once, and once for each of the number that it says.
 _FOLLOWS = {_INT: 4, _ARRAY: 12, _VARIABLE: 4, _TAG: 4}
 _FOLLOWS_EACH = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _FUNCTION: 8, _SECTION: 12, _ENUM64: 12}
+_AT_ONCE = 1000  # types to be walked over
 
 
 class KernelTypes:
@@ -90,7 +92,7 @@ class KernelTypes:
 
     def _place(self, number: int) -> int:
         """Of a type, behind its other names and qualifiers."""
-        while len(self._places) < number:
+        while len(self._places) < number and self._walked < len(self._types):
             self._walk()
         at = self._places[number - 1]
         _, info, kind = _TYPE.unpack_from(self._types, at)
@@ -107,9 +109,15 @@ class KernelTypes:
             number += 1
 
     def _walk(self) -> None:
-        """One type further."""
-        at = self._walked
-        self._places.append(at)
-        info = int.from_bytes(self._types[at + 4 : at + 8], sys.byteorder)
-        kind = info >> 24 & 0x1F
-        self._walked += _TYPE.size + _FOLLOWS.get(kind, 0) + _FOLLOWS_EACH.get(kind, 0) * (info & 0xFFFF)
+        """Some types further."""
+        types, at = self._types, self._walked
+        for _ in range(_AT_ONCE):
+            if at >= len(types):
+                break
+            self._places.append(at)
+            (info,) = _INFO.unpack_from(types, at + 4)
+            kind = info >> 24 & 0x1F
+            at += _TYPE.size + _FOLLOWS.get(kind, 0)
+            if kind in _FOLLOWS_EACH:
+                at += _FOLLOWS_EACH[kind] * (info & 0xFFFF)
+        self._walked = at

@@ -14,15 +14,17 @@ from ..errors import BpfUnsupportedError
 from .kernel_types import BTF, KernelTypes
 
 # What a source reads of the kernel's own structures, which user-space headers do not have.
-_OF_PACKETS = (
+_OF_PACKETS_AND_SOCKETS = (
     ("sk_buff", "ip_summed"),
     ("sk_buff", "csum_start"),
     ("sk_buff", "csum_offset"),
     ("sk_buff", "mac_header"),
+    ("udp_sock", "encap_type"),
+    ("udp_sock", "gro_receive"),
 )
 _FIELDS: Mapping[str, Sequence[tuple[str, ...]]] = {
-    "lockgate.c": _OF_PACKETS,
-    "host_routing.c": _OF_PACKETS,
+    "lockgate.c": _OF_PACKETS_AND_SOCKETS,
+    "host_routing.c": _OF_PACKETS_AND_SOCKETS,
     "newcomers.c": (
         ("sk_buff", "dev"),
         ("net_device", "adj_list", "upper"),
