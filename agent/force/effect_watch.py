@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...envoy.errors import AdminError
 from ...envoy.inspection.admin import Admin, TlsDoor
+from ...envoy.inspection.certificates import serial_of, serials_in_use
 from ...envoy.inspection.in_force import InForce, named_query, read_versions, versions_query
-from ...xds import LISTENER, XdsServer
+from ...xds import LISTENER, SECRET, XdsServer
 from .effect import Drift, Name, confirmed, drifted
 
 log = logging.getLogger("lockgate.agent")
@@ -20,6 +21,7 @@ log = logging.getLogger("lockgate.agent")
 INTERVAL = 10.0  # seconds between two looks at everything, which costs Envoy 20 ms with ten thousand rules
 _PATIENCE = 0.05  # seconds until the first look is repeated after a change: Envoy's workers take it over after its ACK
 _LONGEST_PATIENCE = 1.0
+_UNUSED = "it uses none of its certificates, as when it has refused them; make others"
 
 
 @dataclass(slots=True)
@@ -101,6 +103,9 @@ class EffectWatch:
             found = await self._versions(admin, type_url.rpartition(".")[2], names, everything=everything)
             if found is not None and type_url == LISTENER:
                 found = {name: _there(each, before.get(Name(type_url, name))) for name, each in found.items()}
+            if found is not None and type_url == SECRET and not self._name:
+                unused = await self._unused(admin, before)
+                found |= {name: InForce(None, _UNUSED) for name in unused}
             if found is not None:
                 actual |= {Name(type_url, name): version for name, version in found.items()}
                 asked.append(type_url)
@@ -138,6 +143,19 @@ class EffectWatch:
         if kind == "TypedExtensionConfig" and (missing := names - found.keys()):
             found |= read_versions(await admin.config_dump(name=named_query(missing), mask=query[0]))
         return found
+
+    async def _unused(self, admin: Admin, confirmed: Mapping[Name, str]) -> list[str]:
+        """The secrets of which Envoy shows no certificate. A remote Envoy's admin interface is not asked so much."""
+        offered = self._xds.offered(SECRET)
+        serials = {
+            name: serial
+            for name, each in offered.items()
+            if confirmed.get(Name(SECRET, name)) == each.version and (serial := serial_of(each.body)) is not None
+        }
+        if not serials:
+            return []
+        in_use = serials_in_use(await admin.certs())
+        return [name for name, serial in serials.items() if serial not in in_use]
 
     def _conclude(self, drifts: tuple[Drift, ...]) -> None:
         effect = self.effect

@@ -17,10 +17,12 @@ from threading import Thread
 
 import grpc
 import pytest
+from lockgate.agent.force.effect_watch import EffectWatch
+from lockgate.envoy.inspection.admin import Admin
 from lockgate.tests.e2e.dynamic_envoy import dynamic_envoy, eds_cluster, endpoints, http_listener, routes, tls_listener
 from lockgate.tests.e2e.loopback_envoy import LoopbackEnvoy
 from lockgate.tests.e2e.tls_pods import Authority as CertificateAuthority
-from lockgate.xds import LISTENER, Outcome, Resource, Snapshot, XdsServer
+from lockgate.xds import LISTENER, SECRET, Outcome, Resource, Snapshot, XdsServer
 from lockgate.xds.compile.tls_resources import certificate
 from lockgate.xds.serve.certificate_files import Credentials
 from lockgate.xds.serve.certificates import Authority, Identity
@@ -187,6 +189,32 @@ async def test_a_refused_secret_is_refused_by_the_client_of_a_restarted_server(t
             await enforce(server, good, *rest)
             shown = await asyncio.to_thread(ssl.get_server_certificate, envoy.listen[0])
             assert shown.split() == chain.decode().split()
+            await server.stop()
+
+
+async def test_a_secret_that_is_confirmed_unseen_is_told(tmp_path: Path) -> None:
+    """Nothing was before it, so nothing is sent again after its refusal: the next server takes it for one in force,
+    and Envoy's list of secrets does so too."""
+    authority = CertificateAuthority("test")
+    (chain, key), (_, other_key) = authority.issue("a"), authority.issue("b")
+    good, bad = certificate("shown", chain, key), certificate("shown", chain, other_key)
+    with dynamic_envoy({"pipe": {"path": str(tmp_path / "xds.sock")}}, "DELTA_GRPC") as envoy:
+        rest = [tls_listener("web", "shown", envoy.listen[0][1])]
+        for outcome in (Outcome.NACKED, Outcome.ACKED):
+            server = XdsServer(tmp_path / "xds.sock")
+            await server.start()
+            settled = await server.settled(await server.publish(Snapshot.of([bad, *rest])), WAIT)
+            assert settled.outcome is outcome
+            watch = EffectWatch(server, "dynamic", envoy.folder / "admin.sock")
+            async with Admin(envoy.folder / "admin.sock") as admin:
+                drifts = await watch.look(admin)
+                if outcome is Outcome.ACKED:
+                    (drift,) = drifts
+                    assert drift.resource == (SECRET, "shown")
+                    assert "has none in force (it uses none of its certificates" in str(drift)
+                    await enforce(server, good, *rest)
+                    await asyncio.to_thread(envoy.wait_until_listening)
+                    assert await watch.look(admin) == ()
             await server.stop()
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import grpc
 import grpc.aio
 
 from ..errors import IdentityError, LimitError, SilentClientError, SocketError, UnknownRevision, WireError, XdsError
-from ..snapshot import Snapshot
+from ..snapshot import Resource, Snapshot
 from .client import Client
 from .conversation import Conversation
 from .delta import DeltaStream
@@ -169,6 +169,10 @@ class XdsServer:
             self._latest(None).revision,
             tuple(client.status(self._latest(client.remote).snapshot) for client in self._clients.values()),
         )
+
+    def offered(self, type_url: str) -> Mapping[str, Resource]:
+        """What is published of a type for this machine's Envoys, by name."""
+        return self._latest(None).snapshot.of_type(type_url)
 
     def build_of(self, node: str) -> str:
         """Of the client of a remote node that came last (see discovery.Node); empty while none is there."""
