@@ -84,6 +84,11 @@ class Datapath:
         self._policy = PinnedMap(maps, layout.POLICY)
         self._endpoints = PinnedMap(maps, layout.ENDPOINTS)
         self._ipcache = IpcacheMap(maps)
+        self._maps: Mapping[Table, PinnedMap[Any, Any]] = {
+            Table.POLICY: self._policy,
+            Table.ENDPOINTS: self._endpoints,
+            Table.IPCACHE: self._ipcache,
+        }
         self._config = PinnedMap(maps, layout.CONFIG)
         self._counters = CounterMap(maps, layout.COUNTERS_NAME)
         self._connections = ConnectionMap(maps)
@@ -290,7 +295,9 @@ class Datapath:
         return self._change(MapChanges(NO_CHANGE, NO_CHANGE, owners), replace(current, ipcache=ipcache))
 
     def _change(self, changes: MapChanges, wanted: DatapathPlan) -> Applied:
-        """Write `changes`, which lead to `wanted`."""
+        """Write `changes`, which lead to `wanted`: nothing of what the maps have no room for."""
+        for table, entries in changes.most(self.current).items():
+            self._maps[table].require(entries)
         revision = self._config.read()[_CONFIG_KEY].revision
         if len(changes) or self._unfinished:
             self._current, self._unfinished = None, True
@@ -415,14 +422,9 @@ class Datapath:
         return DatapathPlan(self._policy.read(), self._endpoints.read(), self._ipcache.read())
 
     def _write(self, changes: MapChanges) -> None:
-        maps: dict[Table, PinnedMap[Any, Any]] = {
-            Table.POLICY: self._policy,
-            Table.ENDPOINTS: self._endpoints,
-            Table.IPCACHE: self._ipcache,
-        }
         for write in changes.writes():
-            maps[write.table].put(write.delta.put)
-            maps[write.table].remove(write.delta.gone)
+            self._maps[write.table].put(write.delta.put)
+            self._maps[write.table].remove(write.delta.gone)
 
     def _link(self, ifindex: int, hook: Hook) -> Path:
         return self._pin_dir / "links" / f"{ifindex}-{hook.program}"

@@ -34,12 +34,14 @@ NO_CHANGE: MapDelta[Any, Any] = MapDelta(MappingProxyType({}), frozenset())
 @dataclass(frozen=True, slots=True)
 class MapChanges:
     """The way from what the maps hold to a plan. `meanwhile` are entries for the time in which the ipcache is changed
-    already and the endpoints are not."""
+    already and the endpoints are not. `strays` are those that go of policies that no endpoint has: a change that failed
+    half-way left them."""
 
     policy: MapDelta[PolicyKey, Effect]
     endpoints: MapDelta[int, EndpointPolicies]
     ipcache: MapDelta[IPNetwork, Owner]
     meanwhile: Mapping[PolicyKey, Effect] = field(default_factory=dict)
+    strays: frozenset[PolicyKey] = frozenset()
 
     def __len__(self) -> int:
         return len(self.policy) + len(self.endpoints) + len(self.ipcache)
@@ -47,11 +49,25 @@ class MapChanges:
     def writes(self) -> Iterator[Write]:
         """The order that makes every moment safe: no packet meets half a policy, an identity that the policy before it
         does not know, or an endpoint that speaks already while those it speaks to do not know it."""
+        if self.strays:  # they may take the room that the others need
+            yield Write(Table.POLICY, MapDelta(MappingProxyType({}), self.strays))
         # New policies are not referred to before the endpoints move over; old ones go when nobody refers to them.
         yield Write(Table.POLICY, MapDelta({**self.policy.put, **self.meanwhile}, frozenset()))
         yield Write(Table.IPCACHE, self.ipcache)
         yield Write(Table.ENDPOINTS, self.endpoints)
-        yield Write(Table.POLICY, MapDelta(MappingProxyType({}), self.policy.gone | self.meanwhile.keys()))
+        yield Write(
+            Table.POLICY, MapDelta(MappingProxyType({}), (self.policy.gone - self.strays) | self.meanwhile.keys())
+        )
+
+    def most(self, current: DatapathPlan) -> Mapping[Table, int]:
+        """How many entries each map has at most on the way, where the maps hold `current`: what is new comes before
+        what goes."""
+        policy = (self.policy.put.keys() | self.meanwhile.keys()) - current.policy.keys()
+        return {
+            Table.POLICY: len(current.policy) - len(self.strays) + len(policy),
+            Table.IPCACHE: len(current.ipcache) + len(self.ipcache.put.keys() - current.ipcache.keys()),
+            Table.ENDPOINTS: len(current.endpoints) + len(self.endpoints.put.keys() - current.endpoints.keys()),
+        }
 
 
 class Table(Enum):
@@ -78,14 +94,17 @@ def diff(current: DatapathPlan, wanted: DatapathPlan) -> MapChanges:
         after = _joined(other_values(wanted.numbered, current.numbered))
     endpoints = _delta(current.endpoints, wanted.endpoints)
     ipcache = _delta(current.ipcache, wanted.ipcache)
+    policy = _delta(before, after)
+    used = {number for each in current.endpoints.values() for number in (each.ingress, each.egress)}
     return MapChanges(
-        policy=_delta(before, after),
+        policy=policy,
         # Those that are new come last.
         endpoints=replace(
             endpoints, put=dict(sorted(endpoints.put.items(), key=lambda it: it[0] not in current.endpoints))
         ),
         ipcache=ipcache,
         meanwhile=meanwhile(current, wanted, ipcache.put, ipcache.gone),
+        strays=frozenset(key for key in policy.gone if key.policy not in used),
     )
 
 

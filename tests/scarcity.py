@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
+
+from lockgate.redirect.kernel import syscall
+from lockgate.redirect.layout import Codec
+
+_LPM_TRIE = 11  # enum bpf_map_type
+_NO_PREALLOC = 1
 
 
 @contextmanager
@@ -60,3 +68,11 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def pin_small(folder: Path, codec: Codec[Any, Any], entries: int) -> None:
+    """The data path's map of that name, for prefixes, before there is another: it is taken as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = syscall.create_map(_LPM_TRIE, codec.key_size, codec.value_size, entries, _NO_PREALLOC, codec.name)
+    syscall.pin(fd, folder / codec.name)
+    os.close(fd)

@@ -34,6 +34,19 @@ class PinnedMap(Generic[K, V]):
         """The kernel's number of the map."""
         return syscall.map_info(self._fd).id
 
+    @property
+    def room(self) -> int:
+        """How many entries it can hold."""
+        return syscall.map_info(self._fd).max_entries
+
+    def require(self, entries: int) -> None:
+        """Raises MapFullError when it cannot hold so many."""
+        if entries > self.room:
+            raise MapFullError(
+                f"the policies of this node need {entries} entries of the BPF map {self._codec.name} (those in force "
+                f"included, until they go), which holds {self.room}: nothing is changed; use fewer peers or port ranges"
+            )
+
     def close(self) -> None:
         """Forget the descriptor."""
         os.close(self._fd)
@@ -59,10 +72,10 @@ class PinnedMap(Generic[K, V]):
                 self._update_batch(encoded[start : start + _BATCH])
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.E2BIG, errno.ENOMEM):
-                room = syscall.map_info(self._fd).max_entries
                 raise MapFullError(
-                    f"BPF map {codec.name} has no room for {len(encoded)} more entries (it holds {room}); "
-                    "use fewer peers or port ranges in the policies of this node"
+                    f"BPF map {codec.name} has no room for {len(encoded)} more entries (it holds {self.room}), or the "
+                    f"machine no memory for them ({error.strerror}); use fewer peers or port ranges in the policies of "
+                    "this node"
                 ) from error
             raise
 

@@ -22,11 +22,12 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect import layout
 from lockgate.redirect.datapath import Datapath
-from lockgate.redirect.errors import EndpointUnreachableError, PinConflictError
+from lockgate.redirect.errors import EndpointUnreachableError, MapFullError, PinConflictError
 from lockgate.redirect.kernel import netns
 from lockgate.redirect.kernel.maps import PinnedMap, open_map
 from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, plan
+from lockgate.tests.scarcity import pin_small
 
 T = TypeVar("T")
 
@@ -136,6 +137,31 @@ def test_an_apply_that_failed_half_way_converges(node: Node, monkeypatch: pytest
     assert datapath.apply(node.plan(8080)).revision == before + 1
     assert same(node.held(), node.plan(8080))
     datapath.close()
+
+
+def test_a_change_without_room_changes_nothing_and_leaves_none_behind(node: Node) -> None:
+    """What an earlier failure left takes no room from the next change."""
+    maps, kept = node.pin_dir / "maps", node.pin_dir / "kept"
+    first, second, large = node.plan(80), node.plan(8080), node.plan(*range(1, 40, 2))
+    (maps / "policy").rename(kept)
+    try:
+        room = len(first.policy.keys() | second.policy.keys())
+        pin_small(maps, layout.POLICY, room)
+        datapath = node.open()
+        revision = datapath.apply(first).revision
+        with pytest.raises(MapFullError, match=r"entries of the BPF map policy .*: nothing is changed"):
+            datapath.apply(large)
+        assert same(node.held(), first)
+        datapath.close()
+        policy = PinnedMap(maps, layout.POLICY)
+        policy.put({key._replace(policy=77): first.policy[key] for key in [*first.policy][: room - len(first.policy)]})
+        policy.close()
+        datapath = node.open()
+        assert datapath.apply(second).revision == revision + 1
+        assert same(node.held(), second)
+        datapath.close()
+    finally:
+        kept.rename(maps / "policy")
 
 
 def test_attaching_is_idempotent_and_survives_the_agent(node: Node) -> None:

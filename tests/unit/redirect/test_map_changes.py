@@ -32,9 +32,13 @@ def moments(current: DatapathPlan, wanted: DatapathPlan) -> Iterator[DatapathPla
     }
 
     def state() -> DatapathPlan:
+        for table, entries in most.items():
+            assert len(held[table]) <= entries
         return DatapathPlan(*(dict(held[table]) for table in (Table.POLICY, Table.ENDPOINTS, Table.IPCACHE)))
 
-    for write in diff(current, wanted).writes():
+    changes = diff(current, wanted)
+    most = {table: max(entries, len(held[table])) for table, entries in changes.most(current).items()}
+    for write in changes.writes():
         for key, value in write.delta.put.items():
             held[write.table][key] = value
             yield state()
@@ -97,6 +101,22 @@ def test_no_moment_lets_in_whom_no_world_would(before: DatapathPlan, after: Data
             }
             found = entering(moment, address)
             assert found.verdict is Verdict.DENY or found in allowed
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), worlds(), worlds())
+def test_what_a_failed_change_left_takes_no_room_from_the_next(
+    before: DatapathPlan, failed: DatapathPlan, after: DatapathPlan
+) -> None:
+    for left in (before, *moments(before, failed)):
+        used = {number for each in left.endpoints.values() for number in (each.ingress, each.egress)}
+        for _ in moments(left, after):
+            pass
+        changes = diff(left, after)
+        assert {key for key in left.policy if key.policy not in used} - after.policy.keys() == changes.strays
+        assert changes.most(left)[Table.POLICY] <= len(
+            {key for key in left.policy if key.policy in used} | after.policy.keys() | changes.meanwhile.keys()
+        )
 
 
 @settings(max_examples=60, deadline=None)
