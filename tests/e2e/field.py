@@ -103,9 +103,10 @@ class Field:
         return (pod or self.frontend).ips[family], self.server.ips[family]
 
     def arrives(
-        self, pod: Pod, packets: Sequence[bytes], marks: Sequence[bytes], *, in_pieces: bool = False
+        self, pod: Pod, packets: Sequence[bytes], marks: Sequence[bytes], *, first_piece: int | None = None
     ) -> list[bytes]:
-        """Sends the packets from the pod, `in_pieces` of memory; those frames at the server that have one of the marks.
+        """Sends the packets from the pod; those frames at the server that have one of the marks. `first_piece`: so many
+        bytes of each packet lie in the first piece of memory, the others elsewhere; None: they lie as they come.
 
         Nothing is waited for but a datagram that is allowed and sent last.
         """
@@ -113,7 +114,7 @@ class Field:
         capture.received()
         wire = self.wire(pod)
         for packet in packets:
-            wire.send_in_pieces(packet) if in_pieces else wire.send(packet)
+            wire.send(packet) if first_piece is None else wire.send_in_pieces(packet, first_piece)
         return [frame for frame in self._until_control(capture) if any(mark in frame for mark in marks)]
 
     def _until_control(self, capture: Wire) -> Iterator[bytes]:

@@ -44,12 +44,13 @@ class Wire:
         """Any frame."""
         self._socket.send(frame)
 
-    def send_in_pieces(self, packet: bytes) -> None:
-        """An IP packet of more than a page, of which only the Ethernet header lies in the first piece of memory."""
+    def send_in_pieces(self, packet: bytes, first: int) -> None:
+        """An IP packet of more than a page, of which the Ethernet header and `first` bytes lie in the first piece of
+        memory."""
         frame = self.gateway + self.mac + struct.pack("!H", _KINDS[packet[0] >> 4]) + packet
         self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         try:
-            self._socket.send(_VNET_HDR.pack(0, 0, _ETHERNET, 0, 0, 0) + frame)
+            self._socket.send(_VNET_HDR.pack(0, 0, _ETHERNET + first, 0, 0, 0) + frame)
         finally:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 0)
 
