@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockgate.policies import parse_workloads
 from lockgate.store.container import Container, Listing, Network, list_containers, read_container
@@ -172,6 +172,7 @@ def test_an_expected_one_on_the_host_is_not_told() -> None:
 texts = st.text(max_size=20)
 
 
+@settings(deadline=None)
 @given(
     name=texts,
     mode=texts,
