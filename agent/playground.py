@@ -38,7 +38,8 @@ NODE_IPV6 = IPv6Address("fd00:200::1")
 OUTSIDE_IPV4 = IPv4Address("192.0.2.9")
 OUTSIDE_IPV6 = IPv6Address("2001:db8::9")
 UPLINK = "uplink"
-_UPLINK_IPV4, _UPLINK_IPV6 = "192.0.2.1", "2001:db8::1"
+UPLINK_IPV4 = IPv4Address("192.0.2.1")  # the node's
+_UPLINK_IPV6 = "2001:db8::1"
 _PODS_IPV4, _PODS_IPV6 = "10.200.0.0/16", "fd00:200::/64"
 _HOP_IPV4 = "169.254.1.1"
 _HOP_IPV6 = "fe80::1"
@@ -285,7 +286,7 @@ def _add_uplink(outside: Outside) -> None:
     with IPRoute() as routes, outside.path.open("rb") as namespace:
         routes.link("add", ifname=UPLINK, kind="veth", peer={"ifname": "eth0", "net_ns_fd": namespace.fileno()})
         index: int = routes.link_lookup(ifname=UPLINK)[0]
-        routes.addr("add", index=index, address=_UPLINK_IPV4, prefixlen=24)
+        routes.addr("add", index=index, address=str(UPLINK_IPV4), prefixlen=24)
         routes.addr("add", index=index, address=_UPLINK_IPV6, prefixlen=64, flags=_IFA_F_NODAD)
         # With it a router asks for the neighbour of what it forwards.
         routes.addr("add", index=index, address=_HOP_IPV6, prefixlen=64, flags=_IFA_F_NODAD)
@@ -298,7 +299,7 @@ def _configure_outside() -> None:
         routes.link("set", index=index, state="up")
         routes.addr("add", index=index, address=str(OUTSIDE_IPV4), prefixlen=24)
         routes.addr("add", index=index, address=str(OUTSIDE_IPV6), prefixlen=64, flags=_IFA_F_NODAD)
-        routes.route("add", dst=_PODS_IPV4, gateway=_UPLINK_IPV4, oif=index)
+        routes.route("add", dst=_PODS_IPV4, gateway=str(UPLINK_IPV4), oif=index)
         routes.route("add", dst=_PODS_IPV6, gateway=_UPLINK_IPV6, oif=index, family=10)
 
 

@@ -22,7 +22,6 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from lockgate.agent.playground import Namespace
-from lockgate.tests.e2e.cluster_node import NODE
 from lockgate.tests.e2e.engine import environment
 from lockgate.tests.kubernetes_certificates import certificates
 
@@ -31,7 +30,8 @@ ADMIN = "a-token-of-the-administrator"
 PORT, ETCD_PORT, ETCD_PEERS = 6443, 2379, 2380
 HOST = "10.200.0.1"  # of the node
 _SERVICE = "10.96.0.1"  # default/kubernetes, the first address of services
-_WHOLE = ("kube-controller-manager", "kube-scheduler", "kube-proxy")
+_WHOLE = ("kube-controller-manager", "kube-scheduler")
+PODS = "10.244.0.0/16"  # each node has a part of it
 log = logging.getLogger(__name__)
 _PATIENCE = 120.0  # seconds
 # Who is asked about: tests count what the agent asks for.
@@ -43,16 +43,16 @@ _AUDIT = {
 
 
 class ControlPlane:
-    """Runs at once. `whole`: with kube-controller-manager, kube-scheduler and the node's kube-proxy, so that a pod
-    finds the API by the address of its service."""
+    """Runs at once. `whole`: with kube-controller-manager and kube-scheduler, and for other nodes too, at `host`."""
 
-    def __init__(self, folder: Path, where: Namespace, *, whole: bool = False) -> None:
+    def __init__(self, folder: Path, where: Namespace, *, whole: bool = False, host: str = HOST) -> None:
         if not (BINARIES / "kube-apiserver").exists():
             raise RuntimeError(f"{BINARIES} has no kube-apiserver: run scripts/cluster, which builds it")
         self.folder = folder
         self.where = where
         self._whole = whole
-        self.authority, self._certificate = certificates(folder, HOST, _SERVICE)
+        self.host = host
+        self.authority, self._certificate = certificates(folder, host, _SERVICE)
         self.audit = folder / "audit.log"
         self.kubeconfig = self._files()
         self._etcd: subprocess.Popen[bytes] | None = None
@@ -94,7 +94,7 @@ class ControlPlane:
                 "etcd-servers": f"http://127.0.0.1:{ETCD_PORT}",
                 "etcd-compaction-interval": 0,
                 "bind-address": "0.0.0.0" if self._whole else "127.0.0.1",
-                "advertise-address": HOST,
+                "advertise-address": self.host,
                 "secure-port": PORT,
                 "cert-dir": self.folder / "certificates",
                 "tls-cert-file": self._certificate,
@@ -120,10 +120,9 @@ class ControlPlane:
         kubeconfig = {"kubeconfig": self.kubeconfig}
         alone = {**kubeconfig, "leader-elect": "false", "bind-address": "127.0.0.1", "port": 0}
         accounts = {"service-account-private-key-file": self.folder / "accounts.key", "root-ca-file": self.authority}
-        untouched = {f"conntrack-{each}": 0 for each in ("max-per-core", "tcp-timeout-established")}
-        proxy = {"hostname-override": NODE, "proxy-mode": "iptables", "conntrack-tcp-timeout-close-wait": 0}
         plugins = {"flex-volume-plugin-dir": self.folder / "plugins"}  # it makes the folder
-        options: tuple[dict[str, object], ...] = (alone | accounts | plugins, alone, kubeconfig | proxy | untouched)
+        prefixes = {"allocate-node-cidrs": "true", "cluster-cidr": PODS}
+        options: tuple[dict[str, object], ...] = (alone | accounts | plugins | prefixes, alone)
         log.info("%s start", ", ".join(_WHOLE))
         self._others += [self._run(name, each) for name, each in zip(_WHOLE, options, strict=True)]
 
@@ -183,8 +182,12 @@ class ControlPlane:
         (self.folder / "accounts.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
         (self.folder / "tokens.csv").write_text(f"{ADMIN},admin,admin,system:masters\n")
         (self.folder / "audit.yaml").write_text(yaml.safe_dump(_AUDIT))
-        path = self.folder / "admin.kubeconfig"
-        path.write_text(yaml.safe_dump(kubeconfig(self.authority, {"token": ADMIN})))
+        return self.admin("127.0.0.1")
+
+    def admin(self, host: str) -> Path:
+        """A file for somebody who asks it at that address, as the cluster's administrator."""
+        path = self.folder / f"admin-{host}.kubeconfig"
+        path.write_text(yaml.safe_dump(kubeconfig(self.authority, {"token": ADMIN}, host)))
         return path
 
     def _run(self, name: str, options: Mapping[str, object]) -> subprocess.Popen[bytes]:
@@ -206,9 +209,9 @@ class ControlPlane:
             time.sleep(0.1)
 
 
-def kubeconfig(authority: Path, user: dict[str, str]) -> dict[str, Any]:
+def kubeconfig(authority: Path, user: dict[str, str], host: str = "127.0.0.1") -> dict[str, Any]:
     """For one user."""
-    cluster = {"server": f"https://127.0.0.1:{PORT}", "certificate-authority": str(authority)}
+    cluster = {"server": f"https://{host}:{PORT}", "certificate-authority": str(authority)}
     return {
         "apiVersion": "v1",
         "kind": "Config",

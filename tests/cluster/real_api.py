@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from lockgate.agent.playground import Namespace
 from lockgate.redirect.kernel import netns
-from lockgate.tests.cluster.control_plane import ADMIN, PORT, ControlPlane, kubeconfig
+from lockgate.tests.cluster.control_plane import ADMIN, HOST, PORT, ControlPlane, kubeconfig
 from lockgate.tests.kubernetes_objects import BUILT_IN, CRDS, custom_kinds
 from lockgate.tests.kubernetes_roles import MANIFEST
 
@@ -42,8 +42,8 @@ class Refused(Exception):  # noqa: N818 - what the server said, not a fault of o
 class RealApi:
     """The manifests of compose/kubernetes are there. What is asked is asked as the cluster's administrator."""
 
-    def __init__(self, folder: Path, where: Namespace, *, whole: bool = False) -> None:
-        self.plane = ControlPlane(folder, where, whole=whole)
+    def __init__(self, folder: Path, where: Namespace, *, whole: bool = False, host: str = HOST) -> None:
+        self.plane = ControlPlane(folder, where, whole=whole, host=host)
         try:
             self.manifests = [
                 # The release in Debian is older than `appArmorProfile`, which its kubectl then refuses.

@@ -4,10 +4,12 @@ and nothing let through when it goes, comes back, is replaced or killed inside."
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import kill
+from pathlib import Path
 
 import pytest
 from lockgate.tests.cluster.daemonset_node import LOCKGATE, DaemonSetNode, condition
@@ -17,6 +19,8 @@ from lockgate.tests.e2e.test_agent_kubernetes import POLICY, WIDER
 from lockgate.tests.kubernetes_roles import MANIFEST
 
 OTHER = "other:local"
+# NET_ADMIN, NET_RAW, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN (linux/capability.h)
+CAPABILITIES = (12, 13, 18, 19, 21)
 
 
 @contextmanager
@@ -42,10 +46,11 @@ def test_its_pod_has_what_the_manifest_grants_and_no_more(policed: DaemonSetNode
     assert (status["desiredNumberScheduled"], status["numberReady"]) == (1, 1)
     (told,) = policed.own_pods()
     assert told["spec"]["serviceAccountName"] == "lockgate"
-    told = policed.inspected()
-    assert not told["HostConfig"]["Privileged"] and told["HostConfig"]["ReadonlyRootfs"]
-    granted = {name.removeprefix("CAP_") for name in told["HostConfig"]["CapAdd"]}
-    assert granted == {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_CHROOT", "SYS_PTRACE"}
+    agent = policed.own_container().pid
+    (may,) = re.findall(r"^CapBnd:\t(\w+)$", Path(f"/proc/{agent}/status").read_text(), re.MULTILINE)
+    assert int(may, 16) == sum(1 << each for each in CAPABILITIES)
+    (root,) = [line for line in Path(f"/proc/{agent}/mounts").read_text().splitlines() if line.split()[1] == "/"]
+    assert "ro" in root.split()[3].split(",")
     assert policed.api.asked("list", "pods"), "by the account's own token"
 
 
@@ -107,13 +112,8 @@ def test_a_roll_out_of_the_same_image(policed: DaemonSetNode) -> None:
 @pytest.fixture
 def other_image(daemonset: DaemonSetNode) -> Iterator[str]:
     """Its Envoy is another file, of the same content."""
-    engine = daemonset.engine
     binary = json.loads((daemonset.live.run_dir / "envoy.json").read_text())["command"][0]
-    engine.docker("run", "--name", "other", "--network", "none", "--entrypoint", "/bin/touch", LOCKGATE, binary)
-    told = json.loads(engine.docker("image", "inspect", LOCKGATE))[0]["Config"]
-    changes = [("-c", f"{key.upper()} {json.dumps(told[key])}") for key in ("Entrypoint", "Cmd")]
-    engine.docker("commit", *(word for change in changes for word in change), "other", OTHER)
-    engine.docker("rm", "other")
+    daemonset.runtime.another(LOCKGATE, binary, OTHER)
     yield OTHER
 
 

@@ -8,18 +8,16 @@ from lockgate.tests.e2e.live_node import DENIED, DROPPED
 
 def test_a_sandbox_that_the_kubelet_makes_anew(policed: DaemonSetNode) -> None:
     live = policed.live
-    before = set(policed.containers("frontend"))
-    policed.engine.docker("kill", *before)
-    live.until("it runs again", lambda: len(set(policed.containers("frontend")) - before) == 2)
+    before = policed.runtime.containers("frontend")
+    policed.kill(before)
+    live.until("it runs again", lambda: len(set(policed.runtime.containers("frontend")) - set(before)) == 2)
     live.until("all is well", live.ok)
     live.becomes(DENIED, lambda: policed.asks("frontend", "/shut"))
 
 
 def test_a_pod_that_comes_and_goes(policed: DaemonSetNode) -> None:
     live = policed.live
-    policed.api.delete("pods", "intruder")
-    live.until("it is no endpoint", lambda: "default/intruder" not in policed.endpoints())
-    live.until("its containers are gone", lambda: not policed.containers("intruder"))
+    policed.delete("intruder")
     policed.put("intruder", IDLE)
     live.until("it is an endpoint", lambda: "default/intruder" in policed.endpoints())
     live.until("it runs", lambda: bool(policed.ip("intruder")))
