@@ -9,7 +9,7 @@ import pytest
 from lockgate.tests.cluster.daemonset_node import DaemonSetNode
 from lockgate.tests.cluster.load import ALLOWED
 from lockgate.tests.cluster.real_api import RealApi
-from lockgate.tests.cluster.whole_cluster import Kind, whole_cluster
+from lockgate.tests.cluster.whole_cluster import CONTAINERD, DOCKER, whole_cluster
 from lockgate.tests.e2e.cluster_node import ClusterNode, cluster_node
 from lockgate.tests.e2e.live_node import DENIED, OK
 from lockgate.tests.e2e.test_agent_kubernetes import POLICY, ask
@@ -45,7 +45,7 @@ def running(idle: ClusterNode) -> ClusterNode:
     return idle
 
 
-@pytest.fixture(scope="session", params=[Kind("docker"), Kind("bridge")], ids=str)
+@pytest.fixture(scope="session", params=[DOCKER, CONTAINERD], ids=str)
 def daemonset(request: pytest.FixtureRequest) -> Iterator[DaemonSetNode]:
     """A node on which the DaemonSet's pod polices three others."""
     with whole_cluster(request.param) as (made,):

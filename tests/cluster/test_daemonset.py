@@ -7,18 +7,27 @@ import json
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from ipaddress import ip_address
 from os import kill
 from pathlib import Path
 
+import dns.message
+import dns.query
 import pytest
+from lockgate.agent.playground import OUTSIDE_IPV4
+from lockgate.redirect.kernel import netns
 from lockgate.tests.cluster.daemonset_node import LOCKGATE, DaemonSetNode, condition
 from lockgate.tests.cluster.load import ALLOWED, ClusterLoad
-from lockgate.tests.e2e.live_node import DENIED, DROPPED
+from lockgate.tests.cluster.whole_cluster import CONTAINERD
+from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, fetch
+from lockgate.tests.e2e.name_server import NameServer
 from lockgate.tests.e2e.test_agent_kubernetes import POLICY, WIDER
 from lockgate.tests.kubernetes_roles import MANIFEST
 
 OTHER = "other:local"
+# What is the same whatever runs the containers is shown with one runtime.
+on_containerd = pytest.mark.parametrize("daemonset", [CONTAINERD], indirect=True, ids=str)
 # NET_ADMIN, NET_RAW, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN (linux/capability.h)
 CAPABILITIES = (12, 13, 18, 19, 21)
 
@@ -64,6 +73,53 @@ def test_a_policy_applied_by_kubectl_is_enforced(policed: DaemonSetNode) -> None
     follows(policed)
 
 
+NAMES = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: names, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: frontend}}
+  egress:
+  - toEntities: [world]
+    toPorts: [{ports: [{port: "53", protocol: UDP}], rules: {dns: [{matchPattern: "*.example.com"}]}}]
+  - toFQDNs: [{matchName: open.example.com}]
+    toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: /open}]}}]
+"""
+ELSEWHERE = ip_address("198.51.100.10")
+
+
+@pytest.fixture
+def outside(policed: DaemonSetNode) -> Iterator[NameServer]:
+    """What answers for names outside, with a web server at one address there."""
+    where = policed.live.ground.outside()
+    where.add_address(ELSEWHERE)
+    with closing(policed.live.web_at(where, 80)), closing(NameServer(where)) as made:
+        made.zone["open.example.com"] = 3600, (str(ELSEWHERE),)
+        yield made
+    policed.kubectl("delete", "cnp", "names")
+
+
+def test_names_outside(policed: DaemonSetNode, outside: NameServer) -> None:
+    """Whose servers a pod may ask for by their names, and for what. Its address is translated on the way."""
+    frontend = policed.inside("frontend")
+
+    def asks(path: str) -> str:
+        return fetch(frontend, ELSEWHERE, 80, path, patience=2 * GLANCE)
+
+    def resolves(name: str) -> int:
+        answer = netns.run_in(
+            frontend.path, lambda: dns.query.udp(dns.message.make_query(name, "A"), str(OUTSIDE_IPV4), 5)
+        )
+        return len(answer.answer)
+
+    assert asks("/open") == OK
+    policed.kubectl("apply", "-f", "-", input=NAMES)
+    policed.live.becomes(DROPPED, lambda: asks("/open"))
+    assert resolves("shut.example.org") == 0 and outside.names() == []
+    assert resolves("open.example.com") == 1
+    assert (asks("/open"), asks("/shut")) == (OK, DENIED)
+
+
 def test_its_pod_is_deleted_and_replaced(policed: DaemonSetNode) -> None:
     before, envoy = policed.ready(), policed.live.envoy_pid()
     with under_load(policed):
@@ -74,6 +130,7 @@ def test_its_pod_is_deleted_and_replaced(policed: DaemonSetNode) -> None:
     follows(policed)
 
 
+@on_containerd
 def test_envoy_dies_when_the_pod_that_it_came_with_is_gone(policed: DaemonSetNode) -> None:
     """Its supervisor begins it anew, out of a container that nobody else has any more. Nothing is let through."""
     before, envoy = policed.ready(), policed.live.envoy_pid()
@@ -89,6 +146,7 @@ def test_envoy_dies_when_the_pod_that_it_came_with_is_gone(policed: DaemonSetNod
     follows(policed)
 
 
+@on_containerd
 def test_its_pod_is_killed_without_a_word(policed: DaemonSetNode) -> None:
     before = policed.ready()
     with under_load(policed):
@@ -98,6 +156,7 @@ def test_its_pod_is_killed_without_a_word(policed: DaemonSetNode) -> None:
     follows(policed)
 
 
+@on_containerd
 def test_a_roll_out_of_the_same_image(policed: DaemonSetNode) -> None:
     before, envoy = policed.ready(), policed.live.envoy_pid()
     with under_load(policed):
@@ -139,6 +198,7 @@ def shown(node: DaemonSetNode) -> str:
     return condition(pod)
 
 
+@on_containerd
 def test_the_agent_is_killed_inside(policed: DaemonSetNode) -> None:
     before = restarts(policed)
     with under_load(policed):
@@ -149,6 +209,7 @@ def test_the_agent_is_killed_inside(policed: DaemonSetNode) -> None:
     follows(policed)
 
 
+@on_containerd
 def test_an_agent_that_answers_nobody(policed: DaemonSetNode) -> None:
     before = restarts(policed)
     with under_load(policed):
@@ -175,6 +236,7 @@ def as_shipped(policed: DaemonSetNode) -> Iterator[DaemonSetNode]:
 CLEAN = [{"op": "add", "path": "/spec/template/spec/containers/0/args", "value": ["agent", "clean"]}]
 
 
+@on_containerd
 def test_what_is_left_without_it(as_shipped: DaemonSetNode) -> None:
     """Enforcement, until its pods are told to clean."""
     node = as_shipped

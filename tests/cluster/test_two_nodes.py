@@ -272,3 +272,17 @@ def test_ports_of_the_node(nodes: Nodes, number: int) -> None:
         node.live.becomes(DROPPED, partial(from_outside, node, port, "/open"))
     node.kubectl("delete", "service", "published")
     node.delete("published")
+
+
+def test_a_node_port_that_gives_its_clients_the_nodes_address(nodes: Nodes) -> None:
+    """As kube-proxy does by default: they come to a pod that lets in anybody, on whichever node."""
+    near, far = nodes
+    far.put("published", WEB)
+    near.kubectl("apply", "-f", "-", input=NODE_PORT.replace("Local", "Cluster"))
+    for asked in nodes:
+        asked.live.becomes(ALLOWED, partial(from_outside, asked, 30080, "/open"))
+    enforced(nodes, WORLD)
+    for asked in nodes:
+        asked.live.becomes(DROPPED, partial(from_outside, asked, 30080, "/open"))
+    near.kubectl("delete", "service", "published")
+    far.delete("published")

@@ -28,11 +28,14 @@ IMAGE_FILE = BINARIES.parent / "image" / "image.tar"
 class Kind:
     """How a node's pods are run and connected."""
 
-    network: Literal["docker", "bridge", "ptp"]
+    network: Literal["docker", "bridge", "ptp"]  # Docker and its bridge; containerd and one of the plugins
     masquerade: bool = True
 
     def __str__(self) -> str:
         return self.network
+
+
+DOCKER, CONTAINERD = Kind("docker"), Kind("bridge")
 
 
 @contextmanager
