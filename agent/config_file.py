@@ -36,6 +36,7 @@ class ConfigFile(TypedDict, total=False):
     unknown_containers: str
     host_routing: bool
     envoy_drain: int
+    envoy_hang: int
     envoy_cgroup: str
     kubernetes: KubernetesSettings
     remote: RemoteSettings
@@ -56,6 +57,7 @@ _LIMITS = {
     "connections_per_client": range(1 << 20),
     "envoy_drain": range(2, 86401),
 }
+_HANG = range(5, 86401)
 
 
 def read_config(path: Path | None) -> ConfigFile:
@@ -93,6 +95,14 @@ def _number(path: Path, key: str, given: Any) -> int:
     allowed = _LIMITS[key]
     if not isinstance(given, int) or isinstance(given, bool) or given not in allowed:
         raise InputError(f"--config {path}: {key}: write a number from {allowed.start} to {allowed.stop - 1}")
+    return given
+
+
+def _envoy_hang(path: Path, given: Any) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or (given and given not in _HANG):
+        raise InputError(
+            f"--config {path}: envoy_hang: write 0, or a number of seconds from {_HANG.start} to {_HANG.stop - 1}"
+        )
     return given
 
 
@@ -244,6 +254,7 @@ _READERS: Mapping[str, Callable[[Path, Any], Any]] = {
     "engines": _engines,
     "unknown_containers": _unknown_containers,
     "envoy_cgroup": _envoy_cgroup,
+    "envoy_hang": _envoy_hang,
     "host_routing": _host_routing,
     "kubernetes": _kubernetes,
     "remote": _remote,

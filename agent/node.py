@@ -130,6 +130,7 @@ class NodeAgent:
                 concurrency=settings.concurrency or None,
                 drain=settings.envoy_drain,
                 control_group=settings.envoy_cgroup,
+                hang=settings.envoy_hang,
             )
             self._state.envoy = await envoy.ensure()
             applier = Applier(
@@ -313,7 +314,8 @@ def _tell_envoy(before: EnvoyStatus | None, now: EnvoyStatus | None) -> None:
 
 
 def _what_matters(envoy: EnvoyStatus) -> tuple[object, ...]:
-    return envoy.phase, envoy.restarts, envoy.epoch, envoy.hot_failure
+    silent = envoy.silent is not None, envoy.supervisor_idle
+    return envoy.phase, envoy.restarts, envoy.epoch, envoy.hot_failure, silent
 
 
 __all__ = ["NodeAgent"]

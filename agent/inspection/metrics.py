@@ -236,6 +236,7 @@ def families_of(
     yield _gauges("lockgate_xds_resources", "Resources that clients asked for, by state.", "state", states)
     yield _gauge("lockgate_envoy_up", "1 while Envoy runs.", int(status["envoy"]["state"] == "running"))
     yield _counter("lockgate_envoy_restarts", "How often Envoy had to be started again.", status["envoy"]["restarts"])
+    yield _counter("lockgate_envoy_hangs", "How often that was because it hung.", status["envoy"]["hangs"])
     yield _gauge("lockgate_drift", "Resources that Envoy confirmed and has not in force.", counts["drift"])
     yield _counter("lockgate_drift_repaired", "Resources that were sent again because of drift.", counts["repaired"])
     yield _counter("lockgate_effect_looks", "How often Envoy was asked what it has in force.", counts["looks"])

@@ -126,6 +126,7 @@ class NodeView:
                 "pid": envoy.envoy_pid if envoy else None,
                 "restarts": envoy.restarts if envoy else 0,
                 "last_exit": envoy.last_exit if envoy else "",
+                "hangs": envoy.hangs if envoy else 0,
             },
             "xds": xds,
             "policies": {
@@ -336,6 +337,8 @@ class NodeView:
         problems += state.discovery.problems
         problems += state.applied.problems
         problems += {state.silence(), state.applied.unspared} - {"", *state.applied.problems}
+        if state.envoy is not None and (state.envoy.silent is not None or state.envoy.supervisor_idle):
+            problems.append(f"Envoy: {state.envoy.sentence}")
         problems += map(str, state.effect.drifts)
         problems += filter(None, (state.envoy_problem, state.hold_problem))
         problems += state.uplink_problems

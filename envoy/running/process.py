@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import select
 import signal
@@ -24,7 +25,9 @@ from . import run_files
 from .binary import EnvoyBinary
 from .module_file import ModuleFile
 from .run_files import Launch
+from .supervisor_watch import SupervisorWatch
 
+_log = logging.getLogger("lockgate.agent")
 _START_TIMEOUT = 30.0
 _HEARD_LOOKS = 100  # until the supervisor has noticed that it was asked for something
 
@@ -58,6 +61,10 @@ class EnvoyStatus:
     leaving_pid: int | None = None  # its predecessor, which serves what it still has
     hot_failure: str = ""  # why the last hot restart failed
     untold: bool = False  # it has ended, and its supervisor has not told what came then
+    hangs: int = 0  # Envoys that this supervisor has ended for hanging
+    silent: float | None = None  # seconds for which a thread has done nothing, when that is worth telling
+    silent_thread: str = ""
+    supervisor_idle: bool = False  # the supervisor does nothing either, and should
 
     @property
     def serves_as_wanted(self) -> bool:
@@ -67,12 +74,20 @@ class EnvoyStatus:
     @property
     def sentence(self) -> str:
         """One line for `lockgate status`."""
+        if self.supervisor_idle:
+            return f"{self._sentence}; its supervisor (pid {self.supervisor_pid}) hangs"
+        return self._sentence
+
+    @property
+    def _sentence(self) -> str:
         if self.phase is Phase.RUNNING:
             parts = [f"running, Envoy {self.version}, pid {self.envoy_pid}"]
             if self.starting_pid is not None:
                 parts.append(f"pid {self.starting_pid} is about to take over")
             if self.leaving_pid is not None:
                 parts.append(f"pid {self.leaving_pid} ends with its last connections")
+            if self.silent is not None:
+                parts.append(f"its {self.silent_thread} has done nothing for {self.silent:.0f} s")
             if self.restarts:
                 parts.append(f"restarted {self.restarts} times; last: {self.last_exit}")
             if self.hot_failure:
@@ -90,8 +105,9 @@ class EnvoyProcess:
 
     `module` is what the bootstrap's dynamic modules come from. `concurrency` is the number of worker threads, None for
     one per CPU. `drain` is how many seconds a replaced Envoy has to end with its connections; 0 is for none that could
-    be replaced without a gap. `control_group`, if not empty, is where they are to be, so that no container's
-    end is theirs. Two agents must not share a run dir.
+    be replaced without a gap. `hang` is for how many seconds a thread may do nothing before Envoy is ended and started
+    anew; 0 is for any number. `patience` is how many a successor has to take over. `control_group`, if not empty, is
+    where they are to be, so that no container's end is theirs. Two agents must not share a run dir.
     """
 
     def __init__(
@@ -107,12 +123,15 @@ class EnvoyProcess:
         healthy_after: float = 10.0,
         drain: float = 300.0,
         control_group: str = "",
+        hang: float = run_files.HANG,
+        patience: float = 60.0,
     ) -> None:
         self.run_dir = run_dir
         self._binary = binary
         self._bootstrap = bootstrap
         self._module = module
         self._turn = asyncio.Lock()
+        self._asked = 0  # the supervisor that was told to replace Envoy
         # Named by its content: the one that is being replaced may have to be started once more.
         self._file = run_dir / f"{run_files.BOOTSTRAP}.{hashlib.sha256(bootstrap).hexdigest()[:12]}.pb"
         command = [str(binary.path), "-c", str(self._file), "--log-level", log_level]
@@ -131,7 +150,10 @@ class EnvoyProcess:
             drain=drain,
             control_group=control_group,
             paths_of=os.getpid() if control_group else 0,
+            hang=hang,
+            patience=patience,
         )
+        self._supervisor = SupervisorWatch(run_dir, hang)
 
     def _digest(self, command: list[str]) -> str:
         file = self._binary.path.stat()
@@ -149,6 +171,7 @@ class EnvoyProcess:
         """
         async with self._turn:
             try:
+                await self._end_hung_supervisor()
                 return await self._ensure()
             except (OSError, RuntimeError) as error:  # no descriptor, no process, no thread
                 raise SupervisorError(f"the supervisor of Envoy cannot be asked or started: {error}") from error
@@ -157,6 +180,7 @@ class EnvoyProcess:
         status = self._status()
         if status.supervisor_pid is not None:
             if (status.current or status.coming) and status.phase in (Phase.RUNNING, Phase.WAITING):
+                self._tell_limit(status.supervisor_pid)
                 return status
             self._write()  # before anything ends: there may be no room for it
             if status.hot and status.phase in (Phase.RUNNING, Phase.WAITING):
@@ -175,6 +199,7 @@ class EnvoyProcess:
 
     async def stop(self) -> None:
         """End Envoy and its supervisor. Does nothing when none runs."""
+        self._supervisor.close()
         async with self._turn:
             await self._stop()
 
@@ -215,7 +240,32 @@ class EnvoyProcess:
             starting_pid=state.starting[0] if state.starting else None,
             leaving_pid=state.leaving[0] if state.leaving else None,
             hot_failure=state.hot_failure,
+            hangs=state.hangs,
+            silent=None if state.silent_since is None else now - state.silent_since,
+            silent_thread=state.silent_thread,
+            supervisor_idle=state.hang is not None and self._supervisor.idle,
         )
+
+    async def _end_hung_supervisor(self) -> None:
+        state, holder = run_files.read_state(self.run_dir), run_files.lock_holder(self.run_dir)
+        if state is None or state.supervisor_pid != holder:
+            return
+        wanted = self._launch.digest
+        asked = self._asked == holder and wanted not in (state.digest, state.wanted_digest)
+        if self._supervisor.hangs(time.monotonic(), state, asked):
+            _log.error(
+                "Envoy's supervisor (pid %d) hangs: it is ended, and Envoy with it, and both are started anew", holder
+            )
+            self._supervisor.close()
+            await self._stop(signal.SIGKILL)
+
+    def _tell_limit(self, supervisor: int) -> None:
+        """One that knows of `hang` is to go by this one."""
+        state = run_files.read_state(self.run_dir)
+        if state is not None and state.hang is not None and state.hang != self._launch.hang:
+            self._write()
+            with suppress(ProcessLookupError):
+                os.kill(supervisor, signal.SIGUSR1)
 
     def _write(self) -> None:
         """What the supervisor is to run. Older bootstraps stay until it starts anew."""
@@ -223,13 +273,16 @@ class EnvoyProcess:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             run_files.write_atomically(self._file, self._bootstrap)
-            run_files.write_launch(directory, self._launch)
+            state = run_files.read_state(directory)
+            knows = state is None or state.hang is not None or run_files.lock_holder(directory) is None
+            run_files.write_launch(directory, self._launch if knows else self._launch._replace(hang=run_files.HANG))
         except OSError as error:
             raise SupervisorError(f"cannot write to the run dir {directory}: {error.strerror}") from error
 
     async def _replace(self, supervisor: int) -> None:
         """Has the supervisor read the launch again, and waits until it has: two wishes at once would be one."""
         before = run_files.read_state(self.run_dir)
+        self._asked = supervisor
         with suppress(ProcessLookupError):
             os.kill(supervisor, signal.SIGHUP)
         for _ in range(_HEARD_LOOKS):
@@ -265,7 +318,7 @@ class EnvoyProcess:
             text = reason.decode(errors="replace").strip() or f"status {starter.returncode}"
             raise SupervisorError(f"the supervisor of Envoy did not start: {text}")
 
-    async def _stop(self) -> None:
+    async def _stop(self, first: signal.Signals = signal.SIGTERM) -> None:
         directory = self.run_dir
         pid = run_files.lock_holder(directory)
         if pid is None:
@@ -278,7 +331,7 @@ class EnvoyProcess:
             # Only now is it certain that `pidfd` is the holder's and not a later process's with the same pid.
             if run_files.lock_holder(directory) != pid:
                 return
-            for number, patience in ((signal.SIGTERM, self._launch.grace + 5), (signal.SIGKILL, 5.0)):
+            for number, patience in ((first, self._launch.grace + 5), (signal.SIGKILL, 5.0)):
                 signal.pidfd_send_signal(pidfd, number)
                 if await asyncio.to_thread(select.select, [pidfd], [], [], patience) != ([], [], []):
                     return

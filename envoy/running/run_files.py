@@ -38,6 +38,7 @@ _BLOCK = 4096  # bytes
 _HERE = -100  # AT_FDCWD
 _EXCHANGE = 2  # RENAME_EXCHANGE
 _libc = ctypes.CDLL(None)
+HANG = 30.0  # seconds
 
 # struct flock of fcntl(2) on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid and the compiler's padding.
 _FLOCK = "hhxxxxqqixxxx"
@@ -60,9 +61,10 @@ class Launch(NamedTuple):
     patience: float = 60.0  # seconds that its successor has to take over
     control_group: str = ""  # that the supervisor moves to before it starts Envoy; empty: it stays where it is
     paths_of: int = 0  # the process in whose file system the paths are; 0: the supervisor's own
+    hang: float = HANG  # seconds for which a thread of an Envoy may do nothing before that is ended; 0: any number
 
 
-_LATER = ("control_group", "paths_of")
+_LATER = ("control_group", "paths_of", "hang")
 
 
 class SupervisorState(NamedTuple):
@@ -89,6 +91,12 @@ class SupervisorState(NamedTuple):
     hot_failure: str = ""  # why the last hot restart failed, empty when it did not
     starting: tuple[int, int] | None = None  # pid and ticks of the successor that has not taken over yet
     leaving: tuple[int, int] | None = None  # of the one that was replaced and still serves what it has
+    hang: float | None = (
+        None  # as in Launch, and may be changed by SIGUSR1; None: by an earlier version, which never looks
+    )
+    hangs: int = 0  # how many Envoys it has ended for that
+    silent_since: float | None = None  # of the one that serves, when that is worth telling; how long is not all in it
+    silent_thread: str = ""
 
     @property
     def processes(self) -> list[tuple[int, int]]:
@@ -110,6 +118,7 @@ def read_launch(directory: Path) -> Launch:
         record = json.load(file)
     try:
         environment = tuple((name, value) for name, value in record["environment"])
+        record = {name: value for name, value in record.items() if name in Launch._fields}  # a later version's
         return Launch(**{**record, "command": tuple(record["command"]), "environment": environment})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{LAUNCH} is damaged ({error})") from error
@@ -135,6 +144,7 @@ def read_state(directory: Path) -> SupervisorState | None:
     try:
         with (directory / STATE).open("rb") as file:
             record = json.load(file)
+        record = {name: value for name, value in record.items() if name in SupervisorState._fields}
         pairs = {name: tuple(record[name]) for name in ("starting", "leaving") if record.get(name)}
         return SupervisorState(**{**record, **pairs, "command": tuple(record["command"])})
     except OSError as error:

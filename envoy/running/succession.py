@@ -10,6 +10,7 @@ holds: somebody serves, somebody is about to, or the next start has its time.
                           starting died after it took over: serving accepts no more and leaves, start cold
                           serving died: starting may wait for its answers for ever, so it is killed, start cold
                           starting took over: it serves, the other leaves
+    serving hangs         it is killed, and has died; so is one that hangs while it leaves
     serving + leaving     leaving died: a restart that was asked for meanwhile begins
                           serving died: start cold; leaving goes on until its time is up
 """
@@ -169,6 +170,11 @@ class Succession:
             if self.asked and self.ready and self.serving is not None and not self.stopping:
                 return self._hot()
         return []
+
+    def hangs(self, pid: int) -> list[Action]:
+        """A process does nothing any more. A hot restart is of no use: the successor would ask it, and wait."""
+        known = [child.pid for child in (self.serving, self.leaving) if child is not None]
+        return [Kill(pid)] if pid in known and not self.stopping else []
 
     def stop(self, now: float) -> list[Action]:
         """All are to end."""

@@ -3,7 +3,8 @@
 Envoy dies with its parent, and the agent may be upgraded, restarted or killed at any time; so Envoy's parent is this
 small process, which does nothing else. It runs what RUN_DIR/envoy-launch.json says, starts Envoy again with a back-off
 whenever it goes away, and tells in RUN_DIR/envoy.json what it does. SIGHUP: read that file again and replace Envoy by a
-hot restart (see `succession`, which decides, and `hot_restart`). SIGTERM ends all.
+hot restart (see `succession`, which decides, and `hot_restart`). SIGUSR1: read again how long an Envoy may be silent
+(see `hang_watch`), after which it is ended and started anew. SIGTERM ends all.
 
 Exit status: 0 after SIGTERM, 1 when it cannot work in RUN_DIR or another supervisor already does, 2 for a wrong call.
 """
@@ -22,7 +23,9 @@ from pathlib import Path
 from . import control_group, hot_restart
 from .backoff import Backoff
 from .child import EnvoyChild
+from .envoy_watch import ADMIN_SOCKET
 from .file_system import FileSystem
+from .hang_watch import HangWatch
 from .log_file import LogFile
 from .run_files import (
     LOG,
@@ -61,10 +64,14 @@ class Supervisor:
             launch.patience,
             launch.grace,
         )
+        self._watch = HangWatch(directory / ADMIN_SOCKET, launch.hang)
+        self._hung: dict[int, str] = {}  # those that were killed for that, and how they hung
+        self._hangs = 0
+        self._silent: tuple[float, str] | None = None  # since when the one that serves is, and which thread
         self._poll = select.poll()
         self._wake, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._poll.register(self._wake, select.POLLIN)
@@ -77,7 +84,7 @@ class Supervisor:
         self._last_exit = ""
         self._hot_failure = ""
         self._replaced = False  # something else was asked for before the one that runs was ready
-        self._untold = False  # there was no room for the state
+        self._told: SupervisorState | None = None  # None: there was no room for it
 
     def _on_signal(self, number: int, *_: object) -> None:
         self._received.add(number)
@@ -102,6 +109,7 @@ class Supervisor:
                     self._attend(descriptor)
             self._look()
             self._do(succession.due(time.monotonic()))  # tells
+            self._look_for_hangs(time.monotonic())
         if self._base_id is not None:
             hot_restart.forget(self._directory, self._base_id)
         self._tell()
@@ -110,14 +118,19 @@ class Supervisor:
         received, self._received = self._received, set()
         if signal.SIGTERM in received:
             self._do(self._succession.stop(time.monotonic()))
-        elif signal.SIGHUP in received:
+            return
+        if signal.SIGUSR1 in received:
+            with suppress(OSError, ValueError):
+                self._watch.limit = read_launch(self._directory).hang
+            self._tell()
+        if signal.SIGHUP in received:
             before = self._wanted.digest
             try:
                 self._want(read_launch(self._directory))
             except (OSError, ValueError) as error:
                 self._log.write(f"lockgate: no restart of Envoy: {error}\n".encode())
                 return
-            self._succession.drain = self._wanted.drain
+            self._succession.drain, self._succession.patience = self._wanted.drain, self._wanted.patience
             if self._wanted.digest != before:
                 self._succession.tries_failed = 0
             self._look()
@@ -157,13 +170,35 @@ class Supervisor:
             self._hot_failure = ""
             self._do(succession.took_over(time.monotonic()))
 
+    @property
+    def _watched(self) -> tuple[int, ...]:
+        """One that is starting waits for the one that serves; how long it may, `succession` knows."""
+        children = (self._succession.serving, self._succession.leaving)
+        return tuple(child.pid for child in children if child is not None)
+
+    def _look_for_hangs(self, now: float) -> None:
+        succession, serving = self._succession, self._succession.serving
+        answering = serving.pid if serving is not None and succession.starting is None else 0
+        for pid, how in self._watch.look(now, self._watched, answering):
+            self._hangs += 1
+            self._hung[pid] = how
+            self._log.write(f"lockgate: Envoy (pid {pid}) {how}\n".encode())
+            self._do(succession.hangs(pid))
+        seconds, thread = self._watch.silence(serving.pid) if serving is not None else (0.0, "")
+        if bool(seconds) != (self._silent is not None):
+            self._silent = (now - seconds, thread) if seconds else None
+            self._tell()
+
     def _milliseconds_to_next(self) -> int | None:
         due = self._succession.next_due
+        look = self._watch.due(self._watched)
+        if look is not None:
+            due = look if due is None else min(due, look)
         unready = self._succession.serving is not None and not self._succession.ready
         if unready or self._succession.starting is not None:
             look = time.monotonic() + _LOOK_SECONDS
             due = look if due is None else min(due, look)
-        if self._untold:
+        if self._told is None:
             again = time.monotonic() + _TELL_SECONDS
             due = again if due is None else min(due, again)
         return None if due is None else max(0, int((due - time.monotonic()) * 1000) + 1)
@@ -213,6 +248,7 @@ class Supervisor:
         if not child.at_end:
             self._poll.unregister(child.output)
         how = child.ended()
+        how = self._hung.pop(child.pid, how)
         was_starting = succession.starting is not None and succession.starting.pid == child.pid
         was_serving = succession.serving is not None and succession.serving.pid == child.pid
         serving = succession.serving
@@ -239,31 +275,35 @@ class Supervisor:
         if phase != self._phase or serving is None:
             self._phase, self._since = phase, time.monotonic()
         launch = self._wanted if serving is None else self._children[serving.pid].launch
-        self._untold = True  # if the disk is full, or the run dir was taken away: Envoy goes on
+        state = SupervisorState(
+            phase=phase,
+            supervisor_pid=os.getpid(),
+            envoy_pid=serving.pid if serving else 0,
+            envoy_ticks=self._children[serving.pid].ticks if serving else 0,
+            since=serving.since if serving and phase == RUNNING else self._since,
+            restarts=max(0, self._restarts),
+            last_exit=self._last_exit,
+            next_try=succession.next_try if serving is None else None,
+            version=launch.version,
+            digest=launch.digest,
+            command=launch.command,
+            hot=self._base_id is not None,
+            epoch=serving.epoch if serving else 0,
+            wanted_digest=self._wanted.digest,
+            hot_failure=self._hot_failure,
+            starting=self._process(succession.starting.pid) if succession.starting else None,
+            leaving=self._process(succession.leaving.pid) if succession.leaving else None,
+            hang=self._watch.limit,
+            hangs=self._hangs,
+            silent_since=self._silent[0] if self._silent and serving else None,
+            silent_thread=self._silent[1] if self._silent and serving else "",
+        )
+        if state == self._told:
+            return
+        self._told = None  # if the disk is full, or the run dir was taken away: Envoy goes on
         with suppress(OSError):
-            write_state(
-                self._directory,
-                SupervisorState(
-                    phase=phase,
-                    supervisor_pid=os.getpid(),
-                    envoy_pid=serving.pid if serving else 0,
-                    envoy_ticks=self._children[serving.pid].ticks if serving else 0,
-                    since=serving.since if serving and phase == RUNNING else self._since,
-                    restarts=max(0, self._restarts),
-                    last_exit=self._last_exit,
-                    next_try=succession.next_try if serving is None else None,
-                    version=launch.version,
-                    digest=launch.digest,
-                    command=launch.command,
-                    hot=self._base_id is not None,
-                    epoch=serving.epoch if serving else 0,
-                    wanted_digest=self._wanted.digest,
-                    hot_failure=self._hot_failure,
-                    starting=self._process(succession.starting.pid) if succession.starting else None,
-                    leaving=self._process(succession.leaving.pid) if succession.leaving else None,
-                ),
-            )
-            self._untold = False
+            write_state(self._directory, state)
+            self._told = state
 
     def _process(self, pid: int) -> tuple[int, int]:
         return pid, self._children[pid].ticks

@@ -23,6 +23,7 @@ from lockgate.envoy.running import run_files
 from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module
 from lockgate.envoy.running.process import EnvoyProcess, EnvoyStatus
+from lockgate.envoy.running.run_files import HANG
 from lockgate.tests.e2e.pinned_ipcache import PinnedIpcache, pinned_ipcache
 from lockgate.tests.unit.xds.policy_strategies import endpoint, ipcache
 
@@ -91,17 +92,29 @@ def settings(run_dir: Path, *, first_policy_timeout: float = PATIENCE, **http: o
     return BootstrapSettings(run_dir=run_dir, node_id="test", ipcache=pinned.envoy, http=listener)
 
 
-def process(run_dir: Path, content: bytes | None = None, control_group: str = "") -> EnvoyProcess:
+def process(
+    run_dir: Path, content: bytes | None = None, control_group: str = "", hang: float = HANG, patience: float = 60.0
+) -> EnvoyProcess:
     if content is None:
         content = bootstrap(settings(run_dir, first_policy_timeout=0.1))
     binary = find_binary()
     module = find_module(binary)
-    return EnvoyProcess(run_dir, binary, content, module=module, concurrency=2, drain=2, control_group=control_group)
+    return EnvoyProcess(
+        run_dir,
+        binary,
+        content,
+        module=module,
+        concurrency=2,
+        drain=2,
+        control_group=control_group,
+        hang=hang,
+        patience=patience,
+    )
 
 
 @asynccontextmanager
-async def running(run_dir: Path, content: bytes | None = None) -> AsyncIterator[EnvoyProcess]:
-    envoy = process(run_dir, content)
+async def running(run_dir: Path, content: bytes | None = None, hang: float = HANG) -> AsyncIterator[EnvoyProcess]:
+    envoy = process(run_dir, content, hang=hang)
     try:
         await envoy.ensure()
         yield envoy

@@ -7,9 +7,12 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from lockgate.tests.e2e.live_node import CLOSED, DENIED, DROPPED, EXAMPLES, GLANCE, OK, Line, LiveNode, fetch, live_node
+from lockgate.tests.e2e.test_effect import metrics
+from lockgate.tests.unit.agent.test_metrics import samples
 
 API = (EXAMPLES / "api-access-control.yaml").read_text()
 ADMIN_TOO = API + "        - method: GET\n          path: /api/v1/admin\n"
@@ -36,6 +39,16 @@ def node(module_node: LiveNode) -> LiveNode:
     module_node.becomes(DENIED, lambda: fetch(module_node.frontend, module_node.api.ipv4, 80, ADMIN))
     module_node.becomes(OK, lambda: fetch(module_node.frontend, module_node.backend.ipv4, 8080))
     return module_node
+
+
+@pytest.fixture
+def watchful(node: LiveNode) -> LiveNode:
+    """Its agent replaces an Envoy that does nothing for five seconds."""
+    node.end_agent()
+    config = node.folder / "config.yaml"
+    config.write_text("envoy_hang: 5\n")
+    node.start_agent("--config", config)
+    return node
 
 
 @contextmanager
@@ -122,3 +135,57 @@ def test_what_was_tightened_meanwhile_when_envoy_goes_on(node: LiveNode) -> None
         print(f"denied {1000 * (time.monotonic() - began):.1f} ms after it went on, {let_in} requests let in before")
     node.until("Envoy has heard of it", node.ok)
     assert fetch(node.frontend, node.api.ipv4, 80, ADMIN) == DENIED
+
+
+def hangs(node: LiveNode) -> int:
+    """As the metrics tell."""
+    return int(samples(metrics(node))["lockgate_envoy_hangs_total"])
+
+
+def test_one_that_hangs_is_replaced_and_traffic_comes_back(watchful: LiveNode) -> None:
+    node = watchful
+    envoy = node.envoy_pid()
+    with Line(node.frontend, node.api.ipv4, 80) as line, Line(node.frontend, node.backend.ipv4, 8080) as l4:
+        assert str(line.ask(USERS)) == OK
+        os.kill(envoy, signal.SIGSTOP)
+        node.until("it is told of", lambda: any("has done nothing for" in each for each in node.problems()))
+        node.write("api-access-control", ADMIN_TOO)
+        assert str(line.ask(USERS)) == CLOSED, "it ends with the Envoy that carried it"
+        node.becomes(OK, lambda: fetch(node.frontend, node.api.ipv4, 80, ADMIN, patience=GLANCE))
+        assert str(l4.ask("/")) == OK
+    node.until("all is well", node.ok)
+    assert node.envoy_pid() != envoy
+    envoys = node.status()["envoy"]
+    assert envoys["hangs"] == hangs(node) == 1
+    assert "hung (" in envoys["last_exit"]
+    assert fetch(node.frontend, node.api.ipv4, 80, "/other") == DENIED
+
+
+def test_an_agent_that_starts_beside_one_that_hangs(watchful: LiveNode) -> None:
+    """What changed while none ran comes into force; the supervisor, which needs no agent, replaces Envoy."""
+    node = watchful
+    supervisor, envoy = node.supervisor_pid(), node.envoy_pid()
+    with Line(node.frontend, node.backend.ipv4, 8080) as line:
+        assert str(line.ask("/")) == OK
+        node.end_agent(signal.SIGKILL)
+        os.kill(envoy, signal.SIGSTOP)
+        node.write("allow-frontend-to-backend", NOBODY)
+        node.start_agent("--config", node.folder / "config.yaml", ready=False)
+        assert end_of(line) == CLOSED
+    node.until("all is well", node.ok)
+    assert backend(node) == DROPPED
+    assert fetch(node.frontend, node.api.ipv4, 80, USERS) == OK
+    assert node.envoy_pid() != envoy and node.supervisor_pid() == supervisor
+
+
+def test_without_an_agent_it_is_replaced_too(watchful: LiveNode) -> None:
+    """The new one has nobody to ask, and denies until there is."""
+    node = watchful
+    envoy = node.envoy_pid()
+    node.end_agent()
+    os.kill(envoy, signal.SIGSTOP)
+    node.until("it is gone", lambda: not Path(f"/proc/{envoy}").exists())
+    assert backend(node) == OK
+    assert fetch(node.frontend, node.api.ipv4, 80, ADMIN, patience=GLANCE) != OK
+    node.start_agent("--config", node.folder / "config.yaml")
+    assert fetch(node.frontend, node.api.ipv4, 80, USERS) == OK

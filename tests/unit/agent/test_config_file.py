@@ -104,6 +104,8 @@ def test_no_file_is_an_empty_one() -> None:
         ("envoy_cgroup: /a/../b", "envoy_cgroup: write the path of a control group"),
         ("envoy_cgroup: /a/", "envoy_cgroup: write the path of a control group"),
         ("envoy_cgroup: 7", "envoy_cgroup: write the path of a control group"),
+        ("envoy_hang: 4", "envoy_hang: write 0, or a number of seconds from 5 to 86400"),
+        ("envoy_hang: true", "envoy_hang: write 0, or a number of seconds from 5 to 86400"),
         ("envoy_drain: 1", "envoy_drain: write a number from 2 to 86400"),
         ("connections_per_client: -1", "connections_per_client: write a number from 0 to 1048575"),
         (

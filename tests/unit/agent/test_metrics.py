@@ -152,7 +152,7 @@ def test_every_xds_state_is_a_series_whatever_is_there() -> None:
         "policies": {"enforced": 1, "stale": 0, "nacked": 1, "nacked_by_node": {"edge-1": 2}},
         "endpoints": {"local": 1, "known": 1},
         "xds": [entry, *remote],
-        "envoy": {"state": "running", "restarts": 2},
+        "envoy": {"state": "running", "restarts": 2, "hangs": 1},
     }
     datapath: dict[str, Any] = {"counters": [], "maps": {}, "interfaces": ["veth0"]}
     found = {
@@ -165,5 +165,6 @@ def test_every_xds_state_is_a_series_whatever_is_there() -> None:
     by_state = {state: found[f"lockgate_xds_remote_nodes{state}"] for state in ("SYNCED", "STALE", "NACK", "ABSENT")}
     assert by_state == {"SYNCED": 0, "STALE": 1, "NACK": 1, "ABSENT": 1}
     assert found["lockgate_envoy_restarts_total"] == 2
+    assert found["lockgate_envoy_hangs_total"] == 1
     assert found["lockgate_policiesnack"] == 1
     assert found["lockgate_remote_refused_policiesedge-1"] == 2

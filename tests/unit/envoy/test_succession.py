@@ -56,6 +56,10 @@ def accepts(play: Play) -> None:
     play.machine.accepts()
 
 
+def hangs(pid: int) -> Callable[[Play], None]:
+    return lambda play: play.do(play.machine.hangs(pid))
+
+
 def stop(play: Play) -> None:
     play.do(play.machine.stop(play.now))
 
@@ -111,6 +115,17 @@ def after(seconds: float) -> Callable[[Play], None]:
         ([restart, dies(1)], (0, 0, 2), [Start(0), Start(1), Kill(2)]),
         ([restart, dies(1), dies(2), after(1)], (3, 0, 0), [Start(0), Start(1), Kill(2), Start(0)]),
         ([restart, took_over, dies(2), after(1)], (3, 0, 1), [Start(0), Start(1), Start(0)]),
+        # One that hangs is killed, and not replaced by one that would ask it.
+        ([hangs(1)], (1, 0, 0), [Start(0), Kill(1)]),
+        ([hangs(1), dies(1), after(1)], (2, 0, 0), [Start(0), Kill(1), Start(0)]),
+        (
+            [restart, hangs(1), dies(1), dies(2), after(1)],
+            (3, 0, 0),
+            [Start(0), Start(1), *map(Kill, (1, 2)), Start(0)],
+        ),
+        ([restart, hangs(2)], (1, 2, 0), [Start(0), Start(1)]),
+        ([restart, took_over, hangs(1), dies(1)], (2, 0, 0), [Start(0), Start(1), Kill(1)]),
+        ([stop, hangs(1)], (1, 0, 0), [Start(0), Terminate(1)]),
         # Two restarts asked for at once are done one after the other.
         ([restart, restart], (1, 2, 0), [Start(0), Start(1)]),
         ([restart, took_over, restart], (2, 0, 1), [Start(0), Start(1)]),
