@@ -1,7 +1,8 @@
 """Notices an Envoy that lives and does nothing: its main thread, by its admin interface, and each of its workers.
 
 A worker that hangs keeps the connections that it has, and gets more: the kernel divides them among all. Envoy's own
-watchdog could end Envoy for that, but not while all of Envoy is stopped, and it would do so when Envoy goes on.
+watchdog could end Envoy for that, but not while all of Envoy is stopped, and it does not know a worker that hangs from
+one that is starved: it judges by the clock alone.
 """
 
 from __future__ import annotations
