@@ -91,9 +91,7 @@ class SupervisorState(NamedTuple):
     hot_failure: str = ""  # why the last hot restart failed, empty when it did not
     starting: tuple[int, int] | None = None  # pid and ticks of the successor that has not taken over yet
     leaving: tuple[int, int] | None = None  # of the one that was replaced and still serves what it has
-    hang: float | None = (
-        None  # as in Launch, and may be changed by SIGUSR1; None: by an earlier version, which never looks
-    )
+    hang: float | None = None  # as in Launch, or told later by SIGUSR1; None: an earlier version, which never looks
     hangs: int = 0  # how many Envoys it has ended for that
     silent_since: float | None = None  # of the one that serves, when that is worth telling; how long is not all in it
     silent_thread: str = ""
@@ -125,17 +123,23 @@ def read_launch(directory: Path) -> Launch:
 
 
 def write_state(directory: Path, state: SupervisorState) -> None:
-    """Replace the state file, never leaving half a one. From the third time on that takes no room on the disk: the file
-    and a spare one of whole blocks change places. Raises OSError."""
+    """Replace the state file, never leaving half a one. From the second time on that takes no room on the disk: the
+    file and a spare one of whole blocks change places. Raises OSError."""
     data = json.dumps(state._asdict()).encode()
     data += b" " * (-len(data) % _BLOCK)
     spare, path = directory / f"{STATE}.spare", directory / STATE
-    descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _write_over(spare, data)
+    if _libc.renameat2(_HERE, os.fsencode(spare), _HERE, os.fsencode(path), _EXCHANGE) != 0:
+        spare.replace(path)  # the first one, or a file system that cannot
+        with suppress(OSError):
+            _write_over(spare, data)
+
+
+def _write_over(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.truncate()
-    if _libc.renameat2(_HERE, os.fsencode(spare), _HERE, os.fsencode(path), _EXCHANGE) != 0:
-        spare.replace(path)  # the first one, or a file system that cannot
 
 
 def read_state(directory: Path) -> SupervisorState | None:

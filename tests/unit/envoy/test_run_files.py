@@ -64,13 +64,25 @@ def end(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
+def test_what_another_version_wrote_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+    launch = Launch(command=("envoy",), version="1.40.0", digest="d")
+    write_launch(tmp_path, launch)
+    write_state(tmp_path, STATE)
+    launched, state = (json.loads((tmp_path / name).read_text()) for name in (run_files.LAUNCH, run_files.STATE))
+    assert "hang" not in launched, "one of an earlier version would not read it"
+    (tmp_path / run_files.LAUNCH).write_text(json.dumps({**launched, "later": 1}))
+    (tmp_path / run_files.STATE).write_text(json.dumps({**state, "later": 1}))
+    assert (read_launch(tmp_path), read_state(tmp_path)) == (launch, STATE)
+
+
 def test_state_and_launch_survive_the_disk(tmp_path: Path) -> None:
     launch = Launch(command=("envoy",), version="1.40.0", digest="d", grace=1.0)
     write_state(tmp_path, STATE)
     write_launch(tmp_path, launch)
     assert read_state(tmp_path) == STATE
     assert read_launch(tmp_path) == launch
-    assert sorted(path.name for path in tmp_path.iterdir()) == [run_files.LAUNCH, run_files.STATE]
+    left = [run_files.LAUNCH, run_files.STATE, f"{run_files.STATE}.spare"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
     assert (tmp_path / run_files.STATE).stat().st_mode & 0o777 == 0o600
 
 
