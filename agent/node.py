@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from functools import partial
 
 from ..envoy.config.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.config.access_log import Rotation
-from ..envoy.config.bootstrap import BootstrapSettings, bootstrap
+from ..envoy.config.bootstrap import BootstrapSettings, bootstrap, connections_with
 from ..envoy.config.http_listener import HttpListener
 from ..envoy.config.identity_filter import Ipcache
 from ..envoy.config.kafka_listener import KafkaListener
@@ -288,6 +289,7 @@ def _bootstrap(settings: Settings, ipcache: Ipcache) -> bytes:
             ipcache=ipcache,
             http=HttpListener(port=settings.http_port, connections_per_client=settings.connections_per_client),
             max_heap=settings.envoy_heap_mb * 1_000_000,
+            max_connections=connections_with(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
         )
     )
 

@@ -76,3 +76,27 @@ def pin_small(folder: Path, codec: Codec[Any, Any], entries: int) -> None:
     fd = syscall.create_map(_LPM_TRIE, codec.key_size, codec.value_size, entries, _NO_PREALLOC, codec.name)
     syscall.pin(fd, folder / codec.name)
     os.close(fd)
+
+
+@contextmanager
+def processes(pid: int, more: int) -> Iterator[None]:
+    """The process, whose descendants come along, may have so many more."""
+    folder = next(each for each in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")) if each.is_dir())
+    group = folder / f"lockgate-scarcity-{pid}"
+    group.mkdir()
+    home = _group_of(folder, pid)
+    try:
+        (group / "cgroup.procs").write_text(str(pid))
+        (group / "pids.max").write_text(str(int((group / "pids.current").read_text()) + more))
+        yield
+    finally:
+        for each in (group / "cgroup.procs").read_text().split():
+            (home / "cgroup.procs").write_text(each)
+        group.rmdir()
+
+
+def _group_of(folder: Path, pid: int) -> Path:
+    """The process's control group in that hierarchy."""
+    name = "pids" if folder.name == "pids" else ""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    return folder / next(path for _, kinds, path in lines if name in kinds.split(",")).lstrip("/")

@@ -25,6 +25,18 @@ LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
+MOST_CONNECTIONS = 100_000
+_OTHER_DESCRIPTORS = 256  # files, listeners, its own conversations
+
+
+def connections_with(descriptors: int) -> int:
+    """How many connections of clients an Envoy may carry that may have so many descriptors (negative: any number), one
+    for each end. One that has none left tries to accept again and again, as fast as it can."""
+    return (
+        MOST_CONNECTIONS if descriptors < 0 else max(1, min(MOST_CONNECTIONS, (descriptors - _OTHER_DESCRIPTORS) // 2))
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class BootstrapSettings:
     """What differs between nodes. Sockets and logs live in `run_dir`, which must be absolute."""
@@ -34,7 +46,7 @@ class BootstrapSettings:
     ipcache: Ipcache
     node_cluster: str = "lockgate"
     http: HttpListener = field(default_factory=HttpListener)
-    max_connections: int = 100_000  # downstream, all listeners together
+    max_connections: int = MOST_CONNECTIONS  # downstream, all listeners together
     max_heap: int = 0  # bytes; near them Envoy first ends keep-alive, then refuses what is new; 0 is no limit
     regex_program_size: int = REGEX_PROGRAM_SIZE  # the default refuses ten ordinary path patterns joined by |
 

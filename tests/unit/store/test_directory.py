@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from lockgate.store import DirectoryStore, PathError, StoreContent
 from lockgate.store.directory import _Tree
+from lockgate.store.watch import FolderWatch
 from lockgate.store.whole import keep_writers_away
 
 
@@ -305,3 +307,19 @@ async def test_what_a_link_led_to_stays_when_it_leads_to_nothing(
         assert now.problems or now.policies[1].failure == "a link to nothing"
     link.unlink()
     assert len(store._scan().policies) == 1
+
+
+def flood(folder: Path) -> None:
+    """More news than the kernel keeps of a folder: made, closed and deleted."""
+    for number in range(int(Path("/proc/sys/fs/inotify/max_queued_events").read_text()) // 3 + 10):
+        path = folder / f"{number}.yaml"
+        path.write_bytes(b"")
+        path.unlink()
+
+
+async def test_news_that_the_kernel_has_lost_are_news(tmp_path: Path) -> None:
+    with FolderWatch() as watch:
+        watch.follow([str(tmp_path)])
+        flood(tmp_path)
+        look = await watch.next(time.monotonic() + 60)
+        assert look.everything
