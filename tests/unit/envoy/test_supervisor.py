@@ -1,4 +1,4 @@
-"""The supervisor's pure parts; its life is in tests/e2e/test_envoy_process.py."""
+"""The supervisor's pure parts; its life is in tests/e2e/envoy_process/test_life.py."""
 
 from __future__ import annotations
 

@@ -14,16 +14,14 @@ from lockgate.envoy.running.binary import find_binary
 from lockgate.envoy.running.module_file import find_module
 from lockgate.envoy.running.process import EnvoyProcess, Phase
 from lockgate.envoy.running.restart import restart
-from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
+from lockgate.tests.e2e.redirected_envoy import (
     PATIENCE,
     is_alive,
-    namespace_of_its_own,
     pid_of,
     process,
     ready,
     running,
     settings,
-    short_run_dir,
     supervisor_of,
     until,
 )

@@ -15,12 +15,10 @@ from lockgate.envoy.running.child import EnvoyChild
 from lockgate.envoy.running.control_group import elsewhere
 from lockgate.envoy.running.file_system import FileSystem
 from lockgate.redirect.kernel.cgroup import root as cgroup_root
-from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
+from lockgate.tests.e2e.redirected_envoy import (
     PATIENCE,
-    namespace_of_its_own,
     pid_of,
     process,
-    short_run_dir,
     supervisor_of,
 )
 
