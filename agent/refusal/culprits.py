@@ -16,6 +16,8 @@ from .blame import Place, field_in, likely, parts_in, place_of, quoted
 from .containment import Containment, Refusal, StandIn
 from .hunt import Hunt
 
+_MOST_TRIALS = 32  # to find the place in a policy that is to blame: meanwhile all other changes wait
+
 # Offers policies to Envoy; what it refused, as text by resource (nothing: it took them all).
 Offer: TypeAlias = Callable[[Sequence[Policy]], Awaitable[Mapping[str, str]]]
 
@@ -104,14 +106,17 @@ class Search:
             hunt.accepted()
 
     async def _pin_down(self, good: Sequence[Policy], policy: Policy, why: _Why) -> tuple[Place, _Why, bool]:
-        """The place in the policy, the words about it, and whether these words name it."""
+        """The place in the policy, the words about it, and whether these words name it. The whole policy it is where
+        each part alone is taken, or none is found soon."""
         candidates = parts_in(policy, why.resource)
         named = [(part, field) for part, field in quoted(policy, why.text) if part in candidates]
         listed = list(dict.fromkeys(part for part, _ in named)) or candidates
         part: Part | None = listed[0] if len(listed) == 1 else None
         if len(listed) > 1:
             hunt = Hunt(listed, str(why))
-            while (trial := hunt.trial) is not None:
+            for _ in range(_MOST_TRIALS):
+                if (trial := hunt.trial) is None:
+                    break
                 # Beside what is in force, so that nothing is taken away meanwhile.
                 await self._try(hunt, [*good, _named_apart(only(policy, trial))])
             if hunt.guilty:

@@ -155,6 +155,16 @@ async def test_what_the_words_do_not_tell_is_found_by_trying() -> None:
     assert paths(node.envoy.in_force) == {f"/{number}" for number in range(20)}
 
 
+async def test_the_place_is_not_looked_for_without_end() -> None:
+    """Of parts that are refused in company only there are as many to blame as there are parts; others wait."""
+    node = Node(lambda told: "too deep" if len(told) > 30 else "")
+    good, large = policy("good", "/1"), policy("large", *(f"/{number}" for number in range(2000)))
+    assert await node.wants(good, large) == Applied()
+    assert node.told().keys() == {"large"}
+    assert node.enforced() == {"good": good, "large": withheld(large)}
+    assert len(node.envoy.offered) < 40
+
+
 async def test_what_is_refused_is_not_offered_again_until_it_changes() -> None:
     node = Node(telling_words)
     good, bad = policy("good", "/1"), policy("b", "/bad")

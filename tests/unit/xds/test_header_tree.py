@@ -68,3 +68,17 @@ def test_values_of_secrets_are_in_maps_of_their_own() -> None:
         labels[tree.input.name] = {key[0] for key in tree.exact_match_map.map}
         matcher = matcher.on_no_match.matcher if matcher.on_no_match is not None else None
     assert labels == {"header": {"0"}, MARK: {"1"}}
+
+
+def test_of_many_names_those_that_most_ask_about_are_looked_up() -> None:
+    """A map for each name would be deeper than Envoy reads, and headers in common deeper than Python."""
+    apart = [Needing(f"r{n}", (HeaderMatch(f"x-{n % 40}", str(n)), HeaderMatch(f"y-{n}", "1"))) for n in range(60)]
+    shared = tuple(HeaderMatch(f"z-{n}", "1") for n in range(120))
+    alike = [Needing(f"s{n}", (*shared, HeaderMatch("last", str(n)))) for n in range(6)]
+    tree = header_tree([*apart, *alike])
+    for n in (0, 7, 39, 41, 59):
+        assert ask(tree, {f"x-{n % 40}": str(n), f"y-{n}": "1"}) == f"r{n}"
+        assert ask(tree, {f"x-{n % 40}": str(n), f"y-{n}": "2"}) is None
+    has = {each.name: "1" for each in shared}
+    assert ask(tree, has | {"last": "5"}) == "s5"
+    assert ask(tree, has | {"last": "5", "z-3": "2"}) is None
