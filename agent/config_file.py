@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import fields
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -34,6 +34,7 @@ class ConfigFile(TypedDict, total=False):
     connections_per_client: int
     engines: tuple[str, ...]
     unknown_containers: str
+    unknown_pods: str
     host_routing: bool
     envoy_drain: int
     envoy_hang: int
@@ -120,10 +121,13 @@ def _engines(path: Path, given: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def _unknown_containers(path: Path, given: Any) -> Any:
-    if given not in (DROP, ALLOW):
-        raise InputError(f"--config {path}: unknown_containers: write {DROP} or {ALLOW}")
-    return given
+def _unknown(key: str) -> Callable[[Path, Any], Any]:
+    def read(path: Path, given: Any) -> Any:
+        if given not in (DROP, ALLOW):
+            raise InputError(f"--config {path}: {key}: write {DROP} or {ALLOW}")
+        return given
+
+    return read
 
 
 def _envoy_cgroup(path: Path, given: Any) -> str:
@@ -217,7 +221,9 @@ def _place(value: object) -> tuple[str, int]:
     return (host if _HOST(host) else ""), (number if number in range(1, 65536) else 0)
 
 
-_KUBERNETES = ("kubeconfig", "node", "services")
+_KUBERNETES = ("kubeconfig", "node", "services", "pod_prefixes", "pod_interfaces")
+_WIDEST = 8  # what holds more is not pods alone
+_INTERFACE = re.compile(r"[^\s/]{1,15}").fullmatch
 NODE_NAME = "NODE_NAME"
 
 
@@ -239,7 +245,27 @@ def _kubernetes(path: Path, value: Any) -> KubernetesSettings:
     node = value.get("node", os.environ.get(NODE_NAME) or socket.gethostname().lower())
     if not isinstance(node, str) or not valid_node(node):
         raise wrong("node", f"write the node's name as 'kubectl get nodes' shows it, or set {NODE_NAME}")
-    return KubernetesSettings(node, Path(kubeconfig) if kubeconfig else None, services)
+    prefixes = value.get("pod_prefixes", [])
+    try:
+        networks = tuple(dict.fromkeys(ip_network(each) for each in _texts(prefixes)))
+        if any(each.prefixlen < _WIDEST for each in networks):
+            raise ValueError(f"none is wider than /{_WIDEST}")
+    except ValueError as error:
+        raise wrong("pod_prefixes", f"write a list of prefixes, as in [10.244.0.0/16] ({error})") from None
+    interfaces = value.get("pod_interfaces", [])
+    try:
+        if not all(map(_INTERFACE, _texts(interfaces))):
+            raise ValueError
+    except ValueError:
+        raise wrong("pod_interfaces", "write a list of what their names begin with, as in [cali]") from None
+    return KubernetesSettings(node, Path(kubeconfig) if kubeconfig else None, services, networks, tuple(interfaces))
+
+
+def _texts(value: object) -> list[str]:
+    """Raises ValueError when it is no list of texts."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("no list of texts")
+    return value
 
 
 def _labels(path: Path, value: object) -> tuple[tuple[str, str], ...]:
@@ -252,7 +278,8 @@ def _labels(path: Path, value: object) -> tuple[tuple[str, str], ...]:
 _READERS: Mapping[str, Callable[[Path, Any], Any]] = {
     "uplinks": _uplinks,
     "engines": _engines,
-    "unknown_containers": _unknown_containers,
+    "unknown_containers": _unknown("unknown_containers"),
+    "unknown_pods": _unknown("unknown_pods"),
     "envoy_cgroup": _envoy_cgroup,
     "envoy_hang": _envoy_hang,
     "host_routing": _host_routing,

@@ -169,7 +169,7 @@ class NodeAgent:
             bridges = BridgeWatch(applier.guard, reconciler.apply_again)
             self._state.bridge_problems, self._state.bridge_notes = bridges.problems, bridges.notes
             self._state.closed = lambda: applier.closed
-            bridges.want(content.networks)
+            bridges.want(content.networks, content.pods)
             await bridges.look()
             learner = Learner(
                 self._names,
@@ -227,7 +227,7 @@ class NodeAgent:
 
     async def _follow_store(self, reconciler: Reconciler, bridges: BridgeWatch) -> None:
         async for content in self._store.changes():
-            bridges.want(content.networks)
+            bridges.want(content.networks, content.pods)
             reconciler.store_says(content)
 
     async def _follow_envoy(self, envoy: EnvoyProcess, datapath: Datapath) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..policies.identity import IPNetwork
 
 DEFAULT_RUN_DIR = Path("/run/lockgate")
 DEFAULT_STATE_DIR = Path("/var/lib/lockgate")
@@ -15,7 +19,7 @@ BPFFS = Path("/sys/fs/bpf")
 # is neither told that its filters are gone nor given some that know none of its connections, nor waited for.
 XDS_SOCKET = "xds-4.sock"
 FORMER_XDS_SOCKETS = ("xds.sock", "ads.sock", "xds-3.sock")
-DROP, ALLOW = "drop", "allow"  # what becomes of the packets of containers that the agent does not know
+DROP, ALLOW = "drop", "allow"  # what becomes of the packets of containers and pods that the agent does not know
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class KubernetesSettings:
     node: str  # how the cluster calls this node
     kubeconfig: Path | None = None  # None: the pod's own service account
     services: bool = True  # sockets that ask for a service's address are led to its backends
+    pod_prefixes: tuple[IPNetwork, ...] = ()  # of the node's pods; empty: the podCIDRs of the Node
+    pod_interfaces: tuple[str, ...] = ()  # what the names of their interfaces begin with, besides what is learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Settings:
     connections_per_client: int = 10_000  # that an address may have through Envoy at a time; 0 is any number
     engines: tuple[str, ...] = ()  # unix://PATH of Docker or Podman sockets whose containers are workloads
     unknown_containers: str = DROP  # on the bridges of their networks
+    unknown_pods: str = DROP  # of this node, where the Kubernetes API is followed
     kubernetes: KubernetesSettings | None = None  # None: the Kubernetes API is not asked
     remote: RemoteSettings | None = None  # None: no port is opened
     node_labels: tuple[tuple[str, str], ...] = ()  # for nodeSelector, besides kubernetes.io/hostname

@@ -13,6 +13,10 @@
 struct address { /* IPv6, or IPv4 mapped into it */
     __be32 word[4];
 };
+struct prefix { /* a key: the longest one wins */
+    __u32 length;
+    struct address address;
+};
 
 static __always_inline void map_v4(struct address *address, __be32 v4)
 {

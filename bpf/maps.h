@@ -1,5 +1,6 @@
 /* The maps of the tc programs. redirect/layout.py mirrors these structs. */
 #pragma once
+#include "count.h"
 #include "packet.h"
 #include "pinned.h"
 
@@ -12,10 +13,6 @@ struct config {
 PINNED("array", __u32, struct config, config, 1, 0);
 
 /* Who owns an address. The longest prefix wins and only its identity counts. */
-struct prefix {
-    __u32 length;
-    struct address address;
-};
 struct owner {
     __u32 identity; /* 0: nobody may talk to it */
     __u32 ifindex;  /* of the local endpoint's interface, or 0 */
@@ -84,19 +81,6 @@ static __always_inline void keep_sender(__u32 ifindex, __u32 identity)
 
     if (!kept || *kept != identity)
         senders.update(&ifindex, &identity);
-}
-
-/* By reason, then direction: 2 * reason + (0 from the pod, 1 to the pod). */
-PINNED("percpu_array", __u32, __u64, counters, 2 * REASONS, 0);
-
-enum hook { FROM_POD = 0, TO_POD = 1 };
-
-static __always_inline void count(int reason, enum hook hook)
-{
-    __u32 index = 2 * reason + hook;
-    __u64 *counter = counters.lookup(&index);
-    if (counter)
-        *counter += 1;
 }
 
 static __always_inline struct owner *find_owner(const struct address *address)

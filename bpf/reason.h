@@ -9,7 +9,7 @@ enum reason {
     DROP_NOT_TCP = 4,     /* an L7 rule covers it and no proxy takes its protocol */
     DROP_UNPROXIED = 5,   /* an L7 rule covers it and it came round the proxy */
     DROP_SPOOFED = 6,     /* the source is not the endpoint's */
-    DROP_UNSYNCED = 7,    /* the endpoint has no policy yet, or the container is not known */
+    DROP_UNSYNCED = 7,    /* the endpoint has no policy yet, or the container or pod is not known */
     DROP_ADDRESS = 8,     /* nobody may talk to this address: loopback, another endpoint's, a service's own */
     DROP_FRAGMENT = 9,
     DROP_UNSUPPORTED = 10, /* a protocol that no policy can name, an IPv6 extension header, a VLAN tag, a tunnel of the node's */

@@ -162,8 +162,8 @@ def _cut_off(name: str, addresses: Collection[IPAddress], closed: Collection[IPN
     if not around or None in around:
         return ""
     return (
-        f"{name} is in {around[0]}, a network of a container engine, and no container that is known: the kernel drops "
-        "what it sends and what is sent to it"
+        f"{name} is in {around[0]}, a network of a container engine or of this node's pods, and none of these that is "
+        "known: the kernel drops what it sends and what is sent to it"
     )
 
 

@@ -1,4 +1,4 @@
-"""The bridges of container engines, and what hangs on them."""
+"""The bridges of containers and pods, and what hangs on them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from .device import undisturbed
 from .errors import RoutingFailedError
+
+BRIDGE, VETH = "bridge", "veth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,14 @@ def find_bridges(wanted: Callable[[str], bool]) -> tuple[Bridge, ...]:
 
 def _bridges(links: list[Any], wanted: Callable[[str], bool]) -> Iterator[Bridge]:
     for link in links:
-        if _kind(link) == "bridge" and wanted(str(link.get("ifname"))):
+        if kind_of(link) == BRIDGE and wanted(str(link.get("ifname"))):
             ports = [each for each in links if each.get("master") == link["index"]]
-            others = [str(port.get("ifname")) for port in ports if _kind(port) != "veth"]
-            veths = {port["index"]: str(port.get("ifname")) for port in ports if _kind(port) == "veth"}
+            others = [str(port.get("ifname")) for port in ports if kind_of(port) != VETH]
+            veths = {port["index"]: str(port.get("ifname")) for port in ports if kind_of(port) == VETH}
             yield Bridge(link["index"], str(link.get("ifname")), veths, others[0] if others else "")
 
 
-def _kind(link: Any) -> str | None:
+def kind_of(link: Any) -> str:
+    """Of an interface, as the kernel calls it; empty for a card."""
     info = link.get("linkinfo")
-    return info.get("kind") if info is not None else None
+    return str(info.get("kind") or "") if info is not None else ""

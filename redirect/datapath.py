@@ -32,7 +32,6 @@ from .kernel.maps import CounterMap, PinnedMap
 from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, UPLINK_HOOKS, Hook
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, Table, diff
-from .newcomers import Newcomers
 from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
 from .proxy_sockets import Carried, carried, end_carried
@@ -40,6 +39,7 @@ from .published import free_published, hold_published
 from .reason import Counter, Reason
 from .revocation import end, revoked
 from .services import ServiceAddresses
+from .strangers import Strangers
 
 _CONFIG_KEY = 0
 _LOOPBACK = 1  # interface number of lo in every namespace
@@ -92,7 +92,7 @@ class Datapath:
         self._config = PinnedMap(maps, layout.CONFIG)
         self._counters = CounterMap(maps, layout.COUNTERS_NAME)
         self._connections = ConnectionMap(maps)
-        self._newcomers: Newcomers | None = None
+        self.strangers = Strangers(pin_dir, cache_dir)
         self._far_ends: FarEnds | None = None
         self._current: DatapathPlan | None = None  # what the maps hold; None: read them first
         self._writing_config = threading.Lock()
@@ -145,6 +145,7 @@ class Datapath:
                 routing.tolerate_gaps()  # there may be a firewall meanwhile
                 self._far_ends.learn(ifindex)
             self._attach(ifindex, POD_HOOKS)
+            self.strangers.police(ifindex)
             routing.trust_sources(ifindex)
         except RedirectError:
             self.detach(ifindex)
@@ -152,6 +153,7 @@ class Datapath:
 
     def detach(self, ifindex: int) -> None:
         """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
+        self.strangers.leave(ifindex)
         routing.check_sources(ifindex)
         if self._far_ends is not None:
             self._far_ends.forget(ifindex)
@@ -192,23 +194,6 @@ class Datapath:
     def free_published(self) -> None:
         """They count as the node, which they are."""
         free_published(self._pin_dir)
-
-    def hold_newcomers(self) -> Newcomers:
-        """Who comes to an engine's bridge can be mute until it is policed: the caller says where. Raises as `open`."""
-        if self._newcomers is None:
-            self._newcomers = Newcomers(self._pin_dir, self._cache_dir)
-        return self._newcomers
-
-    def free_newcomers(self) -> None:
-        """They are let be."""
-        if self._newcomers is not None:
-            self._newcomers.close()
-            self._newcomers = None
-        Newcomers.remove_pinned(self._pin_dir)
-
-    def newcomers_dropped(self) -> int | None:
-        """Frames from and to newcomers since an agent took them up; None when they are let be."""
-        return self._newcomers.dropped() if self._newcomers is not None else None
 
     def far_ends(self) -> frozenset[int] | None:
         """Interfaces whose pods may get packets straight from other pods; None without host routing."""
@@ -377,8 +362,7 @@ class Datapath:
         self._connections.close()
         if self._far_ends is not None:
             self._far_ends.close()
-        if self._newcomers is not None:
-            self._newcomers.close()
+        self.strangers.close()
         for fd in (*self._programs.values(), self._lock):
             os.close(fd)
 
@@ -396,7 +380,7 @@ class Datapath:
         if pin_dir.is_dir() and bpffs.is_bpffs(pin_dir):
             lock = bpffs.lock(pin_dir)
             try:
-                Newcomers.remove_pinned(pin_dir)  # before what has frames let through
+                Strangers.remove_pinned(pin_dir)  # before what has frames let through
                 for path in (pin_dir / "links").glob(f"*-{Hook.FROM_POD.program}"):
                     routing.check_sources(tcx.interface_of(path))
                 bpffs.remove_folder(pin_dir / "links")

@@ -24,6 +24,7 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 _POLICY_KEY = struct.Struct("=III4s")
 _POLICY_VALUE = struct.Struct(">BBH")
 _PREFIX = struct.Struct("=I16s")
+_NAME = struct.Struct("=I16s")  # of an interface
 _TWO_WORDS = struct.Struct("=II")
 _WORD = struct.Struct("=I")
 _CONFIG = struct.Struct("=I2s?x")
@@ -109,6 +110,15 @@ def _decode_prefix(data: bytes) -> IPNetwork:
     if length >= _MAPPED.prefixlen and v4 is not None:
         return IPv4Network((v4, length - _MAPPED.prefixlen))
     return IPv6Network((address, length))
+
+
+def _encode_name(name: str) -> bytes:
+    return _NAME.pack(8 * len(name), name.encode())
+
+
+def _decode_name(data: bytes) -> str:
+    length, name = _NAME.unpack(data)
+    return str(name[: length // 8].decode())
 
 
 def _decode_config(data: bytes) -> Config:
@@ -251,6 +261,13 @@ PUBLISHED_NODE = Codec[int, int](  # the one key is 0
 ENGINE_BRIDGES = Codec[int, int]("engine_bridges", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
 ENGINE_NAMES = Codec[int, int]("engine_names", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
 POLICED_PORTS = Codec[int, int]("policed_ports", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
+SEEN_INTERFACES = Codec[int, int]("seen_interfaces", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
+POD_INTERFACES = Codec[str, int](  # see unseen.py
+    "pod_interfaces", _NAME.size, _WORD.size, _encode_name, _decode_name, _WORD.pack, _word
+)
+POD_PREFIXES = Codec[IPNetwork, int](
+    "pod_prefixes", _PREFIX.size, _WORD.size, _encode_prefix, _decode_prefix, _WORD.pack, _word
+)
 FAR_ENDS = Codec[int, int]("far_ends", _WORD.size, _WORD.size, _WORD.pack, _word, _WORD.pack, _word)
 COUNTERS_NAME = "counters"
 COUNTERS = 2 * len(Reason)
@@ -277,6 +294,7 @@ SIZES = {  # (key, value) in bytes, of every map
         codec.name: (codec.key_size, codec.value_size)
         for codec in (PUBLISHED_NODE, ENGINE_BRIDGES, ENGINE_NAMES, POLICED_PORTS, FAR_ENDS)
     },
+    **{codec.name: (codec.key_size, codec.value_size) for codec in (SEEN_INTERFACES, POD_INTERFACES, POD_PREFIXES)},
 }
 # Nobody writes these but programs.
 REMEMBERING = frozenset({CONNECTIONS_NAME, SENDERS_NAME, COUNTERS_NAME, DROPS_NAME, DROP_CURSOR_NAME})

@@ -1,4 +1,5 @@
-"""Ports of engines' bridges at which no programs are yet: mute from the first moment on, whether an agent runs or not.
+"""Ports of bridges of containers and pods at which no programs are yet: mute from the first moment on, whether an
+agent runs or not.
 
 PIN_DIR/maps/engine_bridges         the bridges that are guarded, and those that are known not to be
 PIN_DIR/maps/engine_names           what a bridge is called that is guarded as long as nobody has said otherwise
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from . import layout
 from .errors import BpfUnsupportedError
-from .kernel import bpffs, bridge_table
+from .kernel import bpffs
+from .kernel.bridge_table import BRIDGE_TABLE
 from .kernel.maps import PinnedMap
 from .kernel.newcomer_hook import NewcomerHook
 from .kernel.program import Loading
@@ -28,14 +30,20 @@ _POLICED = 1
 
 
 class Names(IntFlag):
-    """What engines call bridges that nobody has named (LIKE_... in bpf/newcomers.c)."""
+    """What bridges are called that nobody has named, by engines or by plugins of Kubernetes (LIKE_... in
+    bpf/newcomers.c)."""
 
     NONE = 0
     DOCKERS = 1
     PODMANS = 2
+    PODS = 4
 
 
-_LIKE = {Names.DOCKERS: re.compile("docker0|br-[0-9a-f]{12}"), Names.PODMANS: re.compile("(cni-)?podman[0-9]+")}
+_LIKE = {
+    Names.DOCKERS: re.compile("docker0|br-[0-9a-f]{12}"),
+    Names.PODMANS: re.compile("(cni-)?podman[0-9]+"),
+    Names.PODS: re.compile("cni0|cbr0|kube-bridge"),
+}
 
 
 def named_like(bridge: str) -> Names:
@@ -60,7 +68,7 @@ class Newcomers:
         self._names = PinnedMap(maps, layout.ENGINE_NAMES)
         self._ports = PinnedMap(maps, layout.POLICED_PORTS)
         try:
-            bridge_table.install(self._programs)
+            BRIDGE_TABLE.install(self._programs)
         except BaseException:
             self.close()
             bpffs.empty_folder(pin_dir / _PROGRAMS)
@@ -71,8 +79,8 @@ class Newcomers:
         it is where the bridge is called like these. Raises RedirectError."""
         _hold(self._bridges, {each: _GUARDED if guarded else _LET_BE for each, guarded in bridges.items()})
         self._names.put({0: names})
-        if bridge_table.dropped() is None:
-            bridge_table.install(self._programs)
+        if BRIDGE_TABLE.dropped() is None:
+            BRIDGE_TABLE.install(self._programs)
 
     def by_name(self, bridges: Mapping[int, str]) -> frozenset[int]:
         """Those of these bridges that are guarded because of what they are called, and nothing else."""
@@ -87,7 +95,7 @@ class Newcomers:
     def dropped() -> int | None:
         """Frames from and to newcomers; None where none are held back."""
         try:
-            return bridge_table.dropped()
+            return BRIDGE_TABLE.dropped()
         except BpfUnsupportedError:
             return None
 
@@ -103,7 +111,7 @@ class Newcomers:
         """Take it all away: nobody is mute any more. There may be nothing."""
         programs = pin_dir / _PROGRAMS
         if programs.is_dir() and any(programs.iterdir()):
-            bridge_table.remove()
+            BRIDGE_TABLE.remove()
             bpffs.empty_folder(programs)
             for codec in (layout.ENGINE_BRIDGES, layout.ENGINE_NAMES, layout.POLICED_PORTS):
                 (pin_dir / "maps" / codec.name).unlink(missing_ok=True)

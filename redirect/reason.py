@@ -44,7 +44,7 @@ _TEXTS = {
     Reason.NOT_TCP: "an L7 rule covers it and no proxy takes its protocol",
     Reason.UNPROXIED: "an L7 rule covers it and it came round the proxy",
     Reason.SPOOFED: "its source address is not the endpoint's",
-    Reason.UNSYNCED: "the endpoint has no policy yet, or the container is not known",
+    Reason.UNSYNCED: "the endpoint has no policy yet, or the container or pod is not known",
     Reason.ADDRESS: "its address is loopback, unknown, another endpoint's, or a service's own",
     Reason.FRAGMENT: "an IP fragment",
     Reason.UNSUPPORTED: "a protocol no policy can name, an IPv6 extension header, or a VLAN tag",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .combined import CombinedStore
-from .content import ContainerNetwork, Document, Store, StoreContent
+from .content import ContainerNetwork, Document, PodNetwork, Store, StoreContent
 from .directory import DirectoryStore, read_documents, read_policy_tests
 from .engine import EngineStore
 from .errors import PathError, StoreError
@@ -15,6 +15,7 @@ __all__ = [
     "Document",
     "EngineStore",
     "PathError",
+    "PodNetwork",
     "Store",
     "StoreContent",
     "StoreError",

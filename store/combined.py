@@ -53,4 +53,5 @@ class CombinedStore:
             tuple(document for content in contents for document in content.workloads),
             tuple(problem for content in contents for problem in content.problems),
             tuple(dict.fromkeys(network for content in contents for network in content.networks)),
+            next((content.pods for content in contents if content.pods is not None), None),
         )

@@ -27,6 +27,16 @@ class ContainerNetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class PodNetwork:
+    """Where this node's pods are: the prefixes of their addresses, those of them in which no pod of another node is,
+    and what somebody has said that the names of their interfaces begin with."""
+
+    prefixes: tuple[IPv4Network | IPv6Network, ...]
+    own: tuple[IPv4Network | IPv6Network, ...] = ()
+    interfaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StoreContent:
     """Everything at one moment, each tuple sorted by source within one store. A document that did not change is the
     same object as in the content before, so that readers can keep what they made of it."""
@@ -35,6 +45,7 @@ class StoreContent:
     workloads: tuple[Document, ...]
     problems: tuple[str, ...] = ()  # what could not be listed at all, one sentence each; the last known content stays
     networks: tuple[ContainerNetwork, ...] = ()  # whose containers are all workloads: who is none is to be cut off
+    pods: PodNetwork | None = None  # likewise, of Kubernetes
 
 
 class Store(Protocol):

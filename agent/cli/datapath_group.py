@@ -35,8 +35,9 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
             ("pins", answer["pin_dir"]),
             ("interfaces", "\n".join(answer["interfaces"]) or "none"),
             ("uplinks", "\n".join(answer["uplinks"]) or "none"),
-            ("bridges of engines", "\n".join(answer["bridges"]) or "none"),
+            ("guarded bridges", "\n".join(answer["bridges"]) or "none"),
             ("new ports of theirs", _newcomers(answer["newcomers"])),
+            ("unknown pods", _unseen(answer["unseen_pods"])),
             ("host routing", "\n".join(answer["host_routing"]["interfaces"]) or _STATES[answer["host_routing"]["on"]]),
             *((f"map {name}", f"{entries} entries") for name, entries in answer["maps"].items()),
         ]
@@ -55,6 +56,13 @@ def _newcomers(told: dict[str, Any]) -> str:
     if not told["mute"]:
         return "let be"
     return f"mute until they are policed, also while no agent runs; {told['dropped']} frames dropped"
+
+
+def _unseen(told: dict[str, Any]) -> str:
+    if not told["cut_off"]:
+        return "let be"
+    who = "\n".join([*told["prefixes"], *told["interfaces"]]) or "none yet"
+    return f"{who}\ncut off until they are policed, also while no agent runs; {told['dropped']} packets dropped"
 
 
 class MapName(StrEnum):

@@ -36,7 +36,8 @@ from ...redirect.narrowing import narrowed
 from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts, lies_in
 from ...redirect.reason import Counter
 from ...redirect.revocation import end_accepted
-from ...store import ContainerNetwork
+from ...redirect.uplink import interfaces
+from ...store import ContainerNetwork, PodNetwork
 from ...xds import Enforced, Outcome, Settled, XdsServer
 from ..refusal.blame import ALL, told_in
 from .applied import Applied
@@ -44,6 +45,7 @@ from .bridge_guard import BridgeGuard, Guarded
 from .envoy_side import EnvoySide, Needs
 from .handover import Handover
 from .kafka_side import KafkaSide
+from .pod_guard import CutOff, PodGuard, pod_bridges
 from .tls_side import TlsSide
 from .uplinks import Uplinks
 
@@ -69,6 +71,7 @@ class Kernel:
     uplinks: frozenset[int] = frozenset()
     bridges: frozenset[int] = frozenset()  # of container engines, that lead to endpoints only
     newcomers: int | None = None  # frames from and to ports of these that nothing polices; None: they are let be
+    unseen: CutOff | None = None  # pods that nothing polices; None: they are let be
     far_ends: frozenset[int] | None = None  # that may get packets past the node's stack; None: no host routing
 
 
@@ -100,6 +103,7 @@ class Applier:
         self._handover = Handover()
         self._recalled = not redirecting  # no proxy carries anything then
         self._bridges = BridgeGuard(datapath)
+        self._pods = PodGuard(datapath)
         self._uplinks = Uplinks(datapath)
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         # Of what the kernel may redirect; None: not known, an earlier agent's.
@@ -143,7 +147,7 @@ class Applier:
             problems = await self._in_thread(
                 lambda: self._sync_kernel(enforced, self._plan(enforced, world, ports), before_it, world)
             )
-            self.world, self._offered, self.closed = world, None, self._bridges.closed
+            self.world, self._offered, self.closed = world, None, self._closed
             self._unheard, self._narrowed, self._silent = None, None, False
         if unconfirmed:
             return Applied(
@@ -177,7 +181,7 @@ class Applier:
             for problem in await self._in_thread(work):
                 _log.error("%s", problem)
             self._unheard = self._unheard or before
-            self.world, self._offered, self.closed = world, None, self._bridges.closed
+            self.world, self._offered, self.closed = world, None, self._closed
 
     async def offer(self, world: World) -> Applied:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
@@ -271,7 +275,7 @@ class Applier:
             after = before.with_addresses(names) if before is not None else None
             if before is None or after is None:
                 return False
-            networks = [each for each in map(ip_network, names) if not lies_in(each, self._bridges.closed)]
+            networks = [each for each in map(ip_network, names) if not lies_in(each, self._closed)]
             changes = readdressed(before.ipcache, after.ipcache, networks)
             if changes:
                 for problem in await self._in_thread(lambda: self._readdress(changes, before, after)):
@@ -285,20 +289,36 @@ class Applier:
         async with self._turn:
             return await self._in_thread(lambda: self._datapath.busy(addresses))
 
-    async def guard(self, networks: Sequence[ContainerNetwork]) -> Guarded:
-        """Has the bridges of these networks lead to endpoints only. Raises RedirectError."""
+    async def guard(self, networks: Sequence[ContainerNetwork], pods: PodNetwork | None = None) -> Guarded:
+        """Has the bridges of these networks lead to endpoints only, and pods that are none cut off. Raises
+        RedirectError."""
         async with self._turn:
-            known = {each.ifindex for each in self.world.endpoints} if self.world is not None else set()
-            return await self._in_thread(lambda: self._bridges.sync(networks, known))
+            endpoints = self.world.endpoints if self.world is not None else ()
+            return await self._in_thread(lambda: self._guard(networks, pods, endpoints))
+
+    def _guard(
+        self, networks: Sequence[ContainerNetwork], pods: PodNetwork | None, endpoints: Sequence[Endpoint]
+    ) -> Guarded:
+        """Blocking."""
+        found = interfaces() if pods is not None else ()
+        bridges = pod_bridges(pods, found, endpoints) if pods is not None else None
+        guarded = self._bridges.sync(networks, {each.ifindex for each in endpoints}, bridges)
+        held = self._datapath.held().bridges if pods is not None else frozenset[int]()
+        return guarded + self._pods.sync(pods, found, endpoints, held)
+
+    @property
+    def _closed(self) -> tuple[IPNetwork, ...]:
+        return self._bridges.closed + self._pods.closed
 
     async def kernel(self) -> Kernel:
         """A look into the kernel, between two changes."""
 
         def look() -> Kernel:
             path, held = self._datapath, self._datapath.held()
-            dropped = path.newcomers_dropped()
+            dropped, unseen = path.strangers.newcomers_dropped(), path.strangers.unseen
             sizes, counters, far_ends = path.sizes(), path.counters(), path.far_ends()
-            return Kernel(held.pods, sizes, counters, held.uplinks, held.bridges, dropped, far_ends)
+            pods = CutOff.of(unseen) if unseen is not None else None
+            return Kernel(held.pods, sizes, counters, held.uplinks, held.bridges, dropped, pods, far_ends)
 
         async with self._turn:
             return await self._in_thread(look)
@@ -320,7 +340,7 @@ class Applier:
     async def uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
         """Follows the node's interfaces; `named` are those the user chose. A sentence for each that failed."""
         async with self._turn:
-            return await self._in_thread(lambda: self._uplinks.sync(named, self.world))
+            return await self._in_thread(lambda: self._uplinks.sync(named, self.world, self._pods.network))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it.
@@ -370,7 +390,7 @@ class Applier:
 
     def _plan(self, enforced: Enforced, world: World, ports: ProxyPorts) -> DatapathPlan:
         host = world.policy_of(world.host) if world.host is not None else None
-        return self._planner.plan(enforced, world.ipcache, ports, host, self._bridges.closed)
+        return self._planner.plan(enforced, world.ipcache, ports, host, self._closed)
 
     def _readdress(self, changes: MapDelta[IPNetwork, Owner], before: World, after: World) -> tuple[str, ...]:
         """The owners alone, and who is over because of them. Blocking."""

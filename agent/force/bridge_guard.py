@@ -1,8 +1,8 @@
-"""Nobody is on an engine's bridge but containers that are policed: whoever comes has a port that is mute until then.
+"""Nobody is on a bridge of containers or pods but who is policed: whoever comes has a port that is mute until then.
 
 The kernel holds that up, without an agent and without a race to be won. At the bridge itself only packets of endpoints
 pass, up and down, and within the prefixes of its networks nobody has an address but endpoints and the node. By a port
-that has no programs of an endpoint yet nothing comes in and nothing goes out, so neither do unknown containers reach
+that has no programs of an endpoint yet nothing comes in and nothing goes out, so neither do unknown ones reach
 each other. While an agent runs such a port gets the programs at once.
 
 And a process of the node that speaks for others, Docker's proxy of published ports, is no way round a policy.
@@ -29,13 +29,23 @@ UNTOLD_SECONDS = 2.0  # an engine tells of a network within milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """What a look at the bridges found. `unknown` are ports of nobody who is known, with their bridges. `others`: other
-    prefixes are closed than before, which the next plan has to tell the kernel. `notes`: what this kernel cannot do."""
+    """What a look at the bridges (or at pods that hang on none) found. `unknown` are interfaces of nobody who is known,
+    with their bridges. `others`: other prefixes are closed than before, which the next plan has to tell the kernel.
+    `notes`: what this kernel cannot do."""
 
     unknown: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     others: bool = False
     notes: tuple[str, ...] = ()
+
+    def __add__(self, other: Guarded) -> Guarded:
+        """Both."""
+        return Guarded(
+            self.unknown + other.unknown,
+            self.problems + other.problems,
+            self.others or other.others,
+            self.notes + other.notes,
+        )
 
 
 class BridgeGuard:
@@ -50,28 +60,25 @@ class BridgeGuard:
         self.closed: tuple[IPNetwork, ...] = ()  # in which nobody may be but endpoints and the node
         self.ports: frozenset[int] = frozenset()  # which are never without programs
 
-    def sync(self, networks: Sequence[ContainerNetwork], known: Set[int]) -> Guarded:
-        """Follows the bridges of these networks; `known` are the interfaces of endpoints. Raises RedirectError when
-        nothing could be looked at."""
-        if not networks and self._idle:
+    def sync(self, networks: Sequence[ContainerNetwork], known: Set[int], pods: Set[str] | None = None) -> Guarded:
+        """Follows the bridges of these networks, and those of `pods` (None: none are to be guarded); `known` are the
+        interfaces of endpoints. Raises RedirectError when nothing could be looked at."""
+        guards = bool(networks) or pods is not None
+        if not guards and self._idle:
             return Guarded()
         self._idle = False
-        wanted = {network.bridge for network in networks}
-        names = reduce(or_, map(named_like, wanted), Names.NONE)
-        found = find_bridges(lambda name: name in wanted or bool(named_like(name) & names)) if networks else ()
+        wanted = {network.bridge for network in networks} | (pods or set())
+        names = reduce(or_, map(named_like, wanted), Names.PODS if pods is not None else Names.NONE)
+        found = find_bridges(lambda name: name in wanted or bool(named_like(name) & names)) if guards else ()
         shared = {each.name: each.other_port for each in found if each.name in wanted and each.other_port}
         bridges = [each for each in found if each.name in wanted and not each.other_port]
-        problems = [
-            f"bridge {name} of a container engine has a port that is no container's ({port}), so containers on it are "
-            "not cut off while they are unknown: give them a bridge of their own"
-            for name, port in shared.items()
-        ]
+        problems = [_shared(name, port, name in (pods or ())) for name, port in shared.items()]
         left, self.ports = self.ports, frozenset(port for bridge in bridges for port in bridge.ports)
         held = self._datapath.held()
         problems += self._attach(bridges, held)
         problems += self._hold_published(bool(networks))
         others = [each for each in found if each not in bridges]
-        waiting = self._hold_newcomers(names if networks else None, bridges, others, left - self.ports - known)
+        waiting = self._hold_newcomers(names if guards else None, bridges, others, left - self.ports - known)
         for ifindex in held.bridges - {bridge.ifindex for bridge in bridges}:
             self._datapath.detach_bridge(ifindex)
         for ifindex in left - self.ports - known:
@@ -84,8 +91,8 @@ class BridgeGuard:
             for port, name in bridge.ports.items()
             if port not in known
         ]
-        self._idle = not networks
-        notes = (self._lacking,) if networks and self._lacking else ()
+        self._idle = not guards
+        notes = (self._lacking,) if guards and self._lacking else ()
         return Guarded(tuple(unknown), tuple(problems), before != self.closed, notes)
 
     def _hold_newcomers(
@@ -95,11 +102,11 @@ class BridgeGuard:
         `names`: what else is guarded; None: nothing is. Returns which of the others still are because of their names,
         for an engine may have had no time to tell of them."""
         if names is None:
-            self._datapath.free_newcomers()
+            self._datapath.strangers.free_newcomers()
         if names is None or self._lacking:
             return []
         try:
-            newcomers = self._datapath.hold_newcomers()
+            newcomers = self._datapath.strangers.hold_newcomers()
             by_name = newcomers.by_name({each.ifindex: each.name for each in others if not each.other_port})
             now = time.monotonic()
             self._untold = {ifindex: self._untold.get(ifindex, now) for ifindex in by_name}
@@ -110,8 +117,8 @@ class BridgeGuard:
             )
         except RedirectError as error:
             self._lacking = (
-                "of containers that start while no agent runs, those on one bridge reach each other until the next one "
-                f"comes: {error}"
+                "of containers and pods that start while no agent runs, those on one bridge reach each other until the "
+                f"next one comes: {error}"
             )
             return []
         return [each for each in others if each.ifindex in young]
@@ -140,7 +147,7 @@ class BridgeGuard:
                 except EndpointUnreachableError:
                     pass  # it went in this moment
                 except RedirectError as error:
-                    problems.append(f"bridge {bridge.name}: unknown containers on it are not cut off: {error}")
+                    problems.append(f"bridge {bridge.name}: who is unknown on it is not cut off: {error}")
             for bridge, port in new:
                 try:
                     self._datapath.attach_interface(port, bridge.ports[port])
@@ -148,6 +155,14 @@ class BridgeGuard:
                     if port in find_ports(bridge.name):
                         problems.append(f"bridge {bridge.name}: port {bridge.ports[port]} is not policed: {error}")
         return problems
+
+
+def _shared(bridge: str, port: str, pods: bool) -> str:
+    whose, one = ("pods", "pod") if pods else ("a container engine", "container")
+    return (
+        f"bridge {bridge} of {whose} has a port that is no {one}'s ({port}), so {one}s on it are not cut off while "
+        "they are unknown: give them a bridge of their own"
+    )
 
 
 def find_ports(name: str) -> Set[int]:

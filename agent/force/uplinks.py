@@ -8,6 +8,7 @@ from ...policies import World
 from ...redirect.datapath import Datapath
 from ...redirect.errors import RedirectError
 from ...redirect.uplink import choose, interfaces
+from ...store import PodNetwork
 
 
 class Uplinks:
@@ -16,11 +17,12 @@ class Uplinks:
     def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
 
-    def sync(self, named: Sequence[str] | None, world: World | None) -> tuple[str, ...]:
+    def sync(self, named: Sequence[str] | None, world: World | None, pods: PodNetwork | None = None) -> tuple[str, ...]:
         """Attaches where there are none yet, and takes away what is at no uplink. `named` are those the user chose,
-        `world` is what is in force. A sentence for each that failed."""
+        `world` is what is in force. An interface of `pods` is none, known or not. A sentence for each that failed."""
         endpoints = {endpoint.ifindex for endpoint in world.endpoints} if world else set()
-        wanted = choose(interfaces(), endpoints | self._datapath.attached(), named)
+        prefixes = pods.prefixes if pods is not None else ()
+        wanted = choose(interfaces(), endpoints | self._datapath.attached(), named, prefixes)
         problems = list(wanted.problems)
         selected = world is not None and world.host is not None
         if selected and not wanted.names:

@@ -25,6 +25,7 @@ from ..force.applied import Applied
 from ..force.applier import Kernel
 from ..force.effect import Name
 from ..force.effect_watch import Effect
+from ..force.pod_guard import CutOff
 from ..refusal.containment import Refusal
 from ..remote.nodes import RemoteNodes
 from ..settings import Settings
@@ -271,6 +272,7 @@ class NodeView:
             "uplinks": sorted(map(_interface, kernel.uplinks)),
             "bridges": sorted(map(_interface, kernel.bridges)),
             "newcomers": {"mute": kernel.newcomers is not None, "dropped": kernel.newcomers or 0},
+            "unseen_pods": _unseen(kernel.unseen),
             "host_routing": {
                 "on": kernel.far_ends is not None,
                 "interfaces": sorted(map(_interface, kernel.far_ends or ())),
@@ -379,6 +381,15 @@ def _certificate_problem(files: CertificateFiles | None) -> str:
         return files.problem
     until = f"{files.used.expires:%Y-%m-%d %H:%M}Z"
     return f"the certificate for remote nodes is valid until {until}: put another in its place"
+
+
+def _unseen(pods: CutOff | None) -> dict[str, Any]:
+    return {
+        "cut_off": pods is not None and pods.dropped is not None,
+        "prefixes": list(pods.prefixes) if pods is not None else [],
+        "interfaces": list(pods.interfaces) if pods is not None else [],
+        "dropped": (pods.dropped if pods is not None else None) or 0,
+    }
 
 
 def _interface(ifindex: int) -> str:

@@ -18,8 +18,9 @@ from ...envoy.errors import EnvoyError
 from ...envoy.running.binary import VERSION, find_binary
 from ...envoy.running.run_files import lock_holder
 from ...redirect.errors import RedirectError
-from ...redirect.kernel import bridge_table
 from ...redirect.kernel.attached import Attached, others_programs
+from ...redirect.kernel.bridge_table import BRIDGE_TABLE
+from ...redirect.kernel.unseen_table import UNSEEN_TABLE
 from ...redirect.routing import MARK_MASK, MARK_PROXY, TABLE
 from ..settings import Settings
 from .check import Check, State
@@ -164,14 +165,22 @@ def _routing(_: Settings) -> Iterator[Check]:
     yield from rule_checks([rule for rule in rules if rule[0]])
 
 
-def _bridges(_: Settings) -> Iterator[Check]:
-    try:
-        bridge_table.check()
-    except RedirectError as error:
-        advice = f"of containers that start while no agent runs, those on one bridge reach each other: {error}"
-        yield Check("bridges", "new ports", State.WARN, "cannot be mute", advice)
-    else:
-        yield Check("bridges", "new ports", State.OK, "can be mute until they are policed")
+def _strangers(_: Settings) -> Iterator[Check]:
+    for group, name, table, told in (
+        (
+            "bridges",
+            "new ports",
+            BRIDGE_TABLE,
+            "of containers and pods that start while no agent runs, those on one bridge reach each other",
+        ),
+        ("pods", "unknown pods", UNSEEN_TABLE, "pods that start while no agent runs are not cut off"),
+    ):
+        try:
+            table.check()
+        except RedirectError as error:
+            yield Check(group, name, State.WARN, "cannot be mute", f"{told}: {error}")
+        else:
+            yield Check(group, name, State.OK, "can be mute until they are policed")
 
 
 def rule_checks(rules: Sequence[tuple[int, int, int]]) -> Iterator[Check]:
@@ -250,7 +259,7 @@ _PARTS: Sequence[Callable[[Settings], Iterator[Check]]] = (
     _mounts,
     _sysctls,
     _routing,
-    _bridges,
+    _strangers,
     _ports,
     _envoy,
     _others,

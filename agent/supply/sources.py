@@ -21,7 +21,14 @@ def make_store(settings: Settings) -> tuple[Store, KubernetesStore | None]:
         from ...store.kubernetes import Cluster, KubernetesStore  # who has no cluster need not wait for it
 
         where = settings.kubernetes
-        which = Cluster(where.node, where.kubeconfig, where.services)
+        which = Cluster(
+            where.node,
+            where.kubeconfig,
+            where.services,
+            closed=settings.unknown_pods == DROP,
+            pod_prefixes=where.pod_prefixes,
+            pod_interfaces=where.pod_interfaces,
+        )
         cluster = KubernetesStore(which, settings.state_dir / "kubernetes.db")
         stores.append(cluster)
     closed = settings.unknown_containers == DROP

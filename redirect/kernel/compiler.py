@@ -29,6 +29,7 @@ from .newcomer_hook import NewcomerHook
 from .program_hook import ProgramHook
 from .source import read_source
 from .tcx import Hook
+from .unseen_hook import UnseenHook
 
 HOST_ROUTING = "host_routing.c"  # in place of lockgate.c, where the node is told so
 # The hooks of each source, in the order of their programs.
@@ -38,6 +39,7 @@ SOURCES: Mapping[str, type[ProgramHook]] = {
     "services.c": SocketHook,
     "published.c": PublishedHook,
     "newcomers.c": NewcomerHook,
+    "unseen.c": UnseenHook,
 }
 _ANY = -1  # bcc's word for a program that is verified without it
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .program_hook import ProgramHook
 
-_SOCKET_FILTER = 1  # BPF_PROG_TYPE_SOCKET_FILTER
+SOCKET_FILTER = 1  # BPF_PROG_TYPESOCKET_FILTER
 
 
 class NewcomerHook(ProgramHook):
@@ -15,4 +15,4 @@ class NewcomerHook(ProgramHook):
 
     @property
     def program_type(self) -> int:
-        return _SOCKET_FILTER
+        return SOCKET_FILTER

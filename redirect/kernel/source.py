@@ -22,17 +22,19 @@ _OF_PACKETS_AND_SOCKETS = (
     ("udp_sock", "encap_type"),
     ("udp_sock", "gro_receive"),
 )
+_DEVICE = (
+    ("sk_buff", "dev"),
+    ("net_device", "adj_list", "upper"),
+    ("net_device", "ifindex"),
+    ("net_device", "name"),
+    ("netdev_adjacent", "dev"),
+    ("netdev_adjacent", "list"),
+)
 _FIELDS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "lockgate.c": _OF_PACKETS_AND_SOCKETS,
     "host_routing.c": _OF_PACKETS_AND_SOCKETS,
-    "newcomers.c": (
-        ("sk_buff", "dev"),
-        ("net_device", "adj_list", "upper"),
-        ("net_device", "ifindex"),
-        ("net_device", "name"),
-        ("netdev_adjacent", "dev"),
-        ("netdev_adjacent", "list"),
-    ),
+    "newcomers.c": _DEVICE,
+    "unseen.c": (*_DEVICE, ("net_device", "rtnl_link_ops"), ("rtnl_link_ops", "kind")),
 }
 _INCLUDE = re.compile(r'^#include "([^"]+)"$')
 

@@ -145,8 +145,10 @@ def _slice(told: Object) -> dict[str, Any]:
 
 def _node(told: Object) -> dict[str, Any]:
     addresses = (told.get("status") or {}).get("addresses") or ()
+    spec = told.get("spec") or {}
     return {
         **_labels(told),
+        "podCIDRs": [each for each in spec.get("podCIDRs") or (spec.get("podCIDR"),) if each],
         "ips": [each["address"] for each in addresses if each.get("type") in ("InternalIP", "ExternalIP")],
     }
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..content import Document, StoreContent
+from ...policies.identity import IPNetwork
+from ..content import Document, PodNetwork, StoreContent
 from ..errors import KubernetesError
 from .access import Access, open_access
 from .condition import Conditions
@@ -20,6 +21,7 @@ from .known import Known
 from .memory import Memory
 from .node import Nodes
 from .pod import Pods, networked, uid_of
+from .pod_network import pod_network
 from .pod_process import PodProcess, find
 from .resource import NAMESPACES, NODES, PODS, POLICIES, SERVICES, SLICES, WATCHED, Resource, secret
 from .service import Services
@@ -34,11 +36,16 @@ _ALIVE_SECONDS = 1.0  # how often the processes of pods are looked at
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Which API, and which of its nodes this is. `services`: sockets of this node are led to the services' backends."""
+    """Which API, and which of its nodes this is. `services`: sockets of this node are led to the services' backends.
+    `closed`: pods of this node that are not known are to be cut off; `pod_prefixes` and `pod_interfaces` say more of
+    these than the API does."""
 
     node: str
     kubeconfig: Path | None = None  # None: the pod's own service account
     services: bool = True
+    closed: bool = True
+    pod_prefixes: tuple[IPNetwork, ...] = ()
+    pod_interfaces: tuple[str, ...] = ()
 
 
 class KubernetesStore:
@@ -59,6 +66,7 @@ class KubernetesStore:
         self._search = _FIRST_SEARCH
         self._written: dict[str, tuple[dict[str, Any], Document]] = {}
         self._pods, self._services, self._nodes = Pods(), Services(), Nodes()
+        self._pod_network: PodNetwork | None = None
         self._told = StoreContent((), ())
         self._seen: dict[str, object] = {}
         self._cost = 0.0  # seconds that the last content took
@@ -216,7 +224,10 @@ class KubernetesStore:
         if self._memory.problem:
             problems.append(self._memory.problem)
         workloads = (*self._nodes.documents, *self._pods.documents, *self._services.documents)
-        return StoreContent(self._policies(), workloads, tuple(problems))
+        if self._cluster.closed and self._differs("where pods are", NODES, PODS):
+            of_node = self._cluster.pod_prefixes, self._cluster.pod_interfaces
+            self._pod_network = pod_network(node, self._objects(NODES), pods, *of_node)
+        return StoreContent(self._policies(), workloads, tuple(problems), pods=self._pod_network)
 
     def _differs(self, what: str, *resources: Resource, more: object = None) -> bool:
         """True when something is not as it was when this was asked last: going through ten thousand pods takes time."""

@@ -22,6 +22,7 @@ from lockgate.redirect.errors import BpfUnsupportedError, EndpointUnreachableErr
 from lockgate.redirect.map_changes import MapDelta
 from lockgate.redirect.plan import DatapathPlan, Owner, Verdict
 from lockgate.redirect.proxy_sockets import Carried
+from lockgate.redirect.strangers import Strangers
 from lockgate.xds import Outcome, Settled, Snapshot
 
 L4 = """
@@ -124,8 +125,9 @@ class Recorded:
     def sizes(self) -> dict[str, int]:
         return {"policy": len(self.plan.policy)}
 
-    def newcomers_dropped(self) -> None:
-        return None
+    @property
+    def strangers(self) -> Strangers:
+        return Strangers(Path("/nowhere"), Path("/nowhere"))
 
     def far_ends(self) -> None:
         return None

@@ -16,9 +16,9 @@ from lockgate.agent.force.bridge_watch import BridgeWatch
 from lockgate.agent.playground import Playground, Pod
 from lockgate.redirect.datapath import Datapath, Held
 from lockgate.redirect.errors import RoutingFailedError
-from lockgate.redirect.kernel import bridge_table, netns
+from lockgate.redirect.kernel import asking_table, netns
 from lockgate.redirect.opening import Opening
-from lockgate.store import ContainerNetwork
+from lockgate.store import ContainerNetwork, PodNetwork
 from lockgate.tests.ethernet import Link, sign
 
 ONE = ContainerNetwork("one", "br-one", (ip_network("172.18.0.0/16"), ip_network("fd00:18::/64")))
@@ -219,9 +219,11 @@ def test_what_is_there_when_the_first_agent_comes_is_not_cut_off(node: Node) -> 
 def test_a_kernel_that_cannot_do_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent guards what it can, and tells."""
     node.run("link", "set", "br-one", "up")
-    monkeypatch.setattr(bridge_table, "_MATCH", "nothing of that name")
+    monkeypatch.setattr(asking_table, "_MATCH", "nothing of that name")
     (note,) = node.sync(ONE).notes
-    assert note.startswith("of containers that start while no agent runs, those on one bridge reach each other")
+    assert note.startswith(
+        "of containers and pods that start while no agent runs, those on one bridge reach each other"
+    )
     assert "CONFIG_NETFILTER_XT_MATCH_BPF" in note
     assert node.held.pods == {node.pod.ifindex}
     assert (node.sync(ONE).problems, node.sync(ONE).notes) == ((), (note,))
@@ -250,7 +252,7 @@ async def test_what_is_watched() -> None:
     told: list[str] = []
     other = asyncio.Event()
 
-    async def guard(networks: Sequence[ContainerNetwork]) -> Guarded:
+    async def guard(networks: Sequence[ContainerNetwork], _: PodNetwork | None) -> Guarded:
         if networks == (ONE, OTHER):
             other.set()
         answer = answers.pop(0) if len(answers) > 1 else answers[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_remote_nodes(tmp_path: Path) -> None:
         ("node_labels: {role: edge, a/b: ''}", {"node_labels": (("a/b", ""), ("role", "edge"))}),
         ("engines: [unix:///run/a.sock, unix:///run/a.sock]", {"engines": ("unix:///run/a.sock",)}),
         ("unknown_containers: allow", {"unknown_containers": "allow"}),
+        ("unknown_pods: allow", {"unknown_pods": "allow"}),
         ("host_routing: true", {"host_routing": True}),
     ],
 )
@@ -65,6 +67,10 @@ def test_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = KubernetesSettings("w.2", Path("/etc/kubeconfig"), services=False)
     text = "kubernetes: {node: w.2, kubeconfig: /etc/kubeconfig, services: false}"
     assert read_config(written(tmp_path, text)) == {"kubernetes": given}
+    text = "kubernetes: {node: w, pod_prefixes: ['10.244.0.0/16', 'fd00::/48'], pod_interfaces: [cali]}"
+    found = read_config(written(tmp_path, text))["kubernetes"]
+    assert found.pod_prefixes == (ip_network("10.244.0.0/16"), ip_network("fd00::/48"))
+    assert found.pod_interfaces == ("cali",)
     monkeypatch.delenv("NODE_NAME")
     assert read_config(written(tmp_path, "kubernetes: {}"))["kubernetes"].node == socket.gethostname().lower()
 
@@ -78,6 +84,11 @@ def test_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("kubernetes: {node: a/b}", "kubernetes.node: write the node's name as 'kubectl get nodes' shows it"),
         ("kubernetes: {node: 7}", "kubernetes.node: write the node's name"),
         ("kubernetes: {services: 1}", "kubernetes.services: write true or false"),
+        ("kubernetes: {pod_prefixes: 10.0.0.0/8}", "kubernetes.pod_prefixes: write a list of prefixes, as in"),
+        ("kubernetes: {pod_prefixes: [10.244.0.1/16]}", r"kubernetes.pod_prefixes: .*10.244.0.1/16 has host bits set"),
+        ("kubernetes: {pod_prefixes: [0.0.0.0/0]}", "kubernetes.pod_prefixes: .*none is wider than /8"),
+        ("kubernetes: {pod_interfaces: [a/b]}", "kubernetes.pod_interfaces: write a list of what their names begin"),
+        ("kubernetes: {pod_interfaces: [7]}", "kubernetes.pod_interfaces: write a list of what their names begin"),
     ],
 )
 def test_a_wrong_kubernetes_section(tmp_path: Path, text: str, reason: str) -> None:
@@ -134,6 +145,7 @@ def test_no_file_is_an_empty_one() -> None:
         ("engines: [/run/docker.sock]", "engines: write a list of sockets"),
         ("host_routing: 1", "host_routing: write true or false"),
         ("unknown_containers: true", "unknown_containers: write drop or allow"),
+        ("unknown_pods: keep", "unknown_pods: write drop or allow"),
         ("engines: ['tcp://127.0.0.1:2375']", "engines: write a list of sockets"),
         ("- http_port", "write keys and values"),
         ("http_port: 1\nhttp_port: 2", "not YAML: http_port is written twice (line 2)"),

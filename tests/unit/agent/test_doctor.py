@@ -85,7 +85,7 @@ def test_the_command_on_this_machine(tmp_path: Path) -> None:
     shown = json.loads(ended.out)
     assert shown["ok"] is (ended.status == 0)
     assert {check["group"] for check in shown["checks"]} == {
-        *("rights", "kernel", "mounts", "sysctls", "routing", "bridges", "ports", "envoy", "others")
+        *("rights", "kernel", "mounts", "sysctls", "routing", "bridges", "pods", "ports", "envoy", "others")
     }
     kernel = {check["name"]: check["state"] for check in shown["checks"] if check["group"] == "kernel"}
     assert kernel["BPF links on tc (TCX)"] == "ok", "the tests run on such a kernel"

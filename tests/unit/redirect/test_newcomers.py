@@ -12,7 +12,8 @@ from typing import TypeVar
 import pytest
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Playground, Pod
 from lockgate.redirect.errors import BpfUnsupportedError
-from lockgate.redirect.kernel import bpffs, bridge_table, netns
+from lockgate.redirect.kernel import asking_table, bpffs, netns
+from lockgate.redirect.kernel.bridge_table import BRIDGE_TABLE
 from lockgate.redirect.kernel.kept_programs import DEFAULT_CACHE_DIR
 from lockgate.redirect.newcomers import Names, Newcomers, named_like
 from lockgate.tests.ethernet import NOT_FORWARDED, Link, frames, sign
@@ -160,15 +161,16 @@ def test_nothing_goes_up_from_the_port_itself(bridges: Bridges) -> None:
         (DOCKERS, Names.DOCKERS),
         ("podman12", Names.PODMANS),
         ("cni-podman0", Names.PODMANS),
+        *((each, Names.PODS) for each in ("cni0", "cbr0", "kube-bridge")),
         *((other, Names.NONE) for other in ("docker00", "br-lan", "br-0123456789a", "br-0123456789ag")),
-        *((other, Names.NONE) for other in ("podman", "podman0x", "lxdbr0")),
+        *((other, Names.NONE) for other in ("podman", "podman0x", "lxdbr0", "cni00")),
     ],
 )
 def test_a_bridge_that_nobody_has_told_of_is_known_by_its_name(bridges: Bridges, name: str, names: Names) -> None:
     """By the kernel and by us."""
     assert named_like(name) is names
     ifindex = bridges.bridge(name)
-    every = Names.DOCKERS | Names.PODMANS
+    every = Names.DOCKERS | Names.PODMANS | Names.PODS
     for style in (*Names, every):
         bridges.guard({}, style)
         assert bool(bridges.reaches(bridges.one, bridges.two)) is not bool(style & names), style
@@ -201,15 +203,15 @@ def test_a_list_of_the_rules_that_is_loaded_drops_nothing(bridges: Bridges) -> N
 
 def test_what_the_kernel_would_take_is_tried_without_a_trace(bridges: Bridges) -> None:
     bridges.run("nft", "flush ruleset")
-    bridges.inside(bridge_table.check)
+    bridges.inside(BRIDGE_TABLE.check)
     assert bridges.ground.node.run(["nft", "list", "ruleset"], check=True).stdout == ""
     bridges.guard({})
 
 
 def test_a_kernel_without_it_is_told(bridges: Bridges, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge_table, "_MATCH", "nothing of that name")
+    monkeypatch.setattr(asking_table, "_MATCH", "nothing of that name")
     with pytest.raises(BpfUnsupportedError, match="CONFIG_NETFILTER_XT_MATCH_BPF"):
-        bridges.inside(bridge_table.check)
+        bridges.inside(BRIDGE_TABLE.check)
     with pytest.raises(BpfUnsupportedError, match="CONFIG_NETFILTER_XT_MATCH_BPF"):
         bridges.inside(lambda: Newcomers(bridges.pin_dir, DEFAULT_CACHE_DIR))
     assert bridges.inside(bridges.newcomers.dropped) is not None, "what there was is still there"

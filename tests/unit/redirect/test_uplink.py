@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from ipaddress import ip_network
 
 import pytest
 from lockgate.agent.playground import UPLINK, Playground
@@ -36,6 +37,25 @@ def test_the_choice(named: Sequence[str] | None, chosen: set[str], problems: lis
     assert all(problem.startswith(start) for problem, start in zip(found.problems, problems, strict=True))
 
 
+PODS = (ip_network("10.244.0.0/16"),)
+
+
+@pytest.mark.parametrize(
+    ("interface", "uplink"),
+    [
+        (Interface(7, "cali1", kind="veth", routes=(ip_network("10.244.1.7/32"),)), False),
+        (Interface(7, "eth0", kind="veth", routes=(ip_network("0.0.0.0/0"), ip_network("10.244.2.0/24"))), True),
+        (Interface(7, "flannel.1", kind="vxlan", routes=(ip_network("10.244.2.0/24"),)), True),
+        (Interface(7, "eth0", routes=(ip_network("10.244.0.0/16"),)), True),
+    ],
+)
+def test_pods_interfaces_are_none(interface: Interface, uplink: bool) -> None:
+    """Known or not. On a node that is a container itself an uplink is a veth too."""
+    assert bool(choose([interface], frozenset(), None, PODS).names) is uplink
+    assert choose([interface], frozenset(), (interface.name,), PODS).names, "somebody has said so"
+    assert choose([interface], frozenset(), None).names
+
+
 def test_a_real_nodes_interfaces() -> None:
     with Playground(f"uplink{os.getpid()}") as ground:
         pod = ground.pod("pod")
@@ -45,6 +65,9 @@ def test_a_real_nodes_interfaces() -> None:
         assert before == {pod.interface}
         assert found[UPLINK].routed
         assert found[UPLINK].ethernet
+        assert (found[UPLINK].kind, found[UPLINK].master) == ("veth", 0)
+        assert ip_network("0.0.0.0/0") in found[UPLINK].routes
+        assert set(found[pod.interface].routes) == {ip_network(pod.ipv4), ip_network(pod.ipv6)}
         assert "lo" not in found
         ground.node.run(["ip", "route", "flush", "dev", UPLINK], check=True)
         ground.node.run(["ip", "-6", "route", "flush", "dev", UPLINK], check=True)

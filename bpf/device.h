@@ -1,0 +1,30 @@
+/* The kernel's own structure of an interface, for programs that nftables asks. */
+#pragma once
+#include "address.h"
+#include "kernel.h"
+
+#define NAME_SIZE 16 /* IFNAMSIZ */
+
+static __always_inline int is_digit(char each)
+{
+    return each >= '0' && each <= '9';
+}
+
+static __always_inline int begins(const char *name, const char *with, int length)
+{
+#pragma unroll
+    for (int i = 0; i < length; i++)
+        if (name[i] != with[i])
+            return 0;
+    return 1;
+}
+
+/* The master, as the bridge of a port; 0: there is none, or nobody knows. It would be the first above. */
+static __always_inline char *above(const char *device)
+{
+    char *first = 0, *upper = 0;
+
+    if (READ(first, device, NET_DEVICE_ADJ_LIST_UPPER) || first == device + NET_DEVICE_ADJ_LIST_UPPER)
+        return 0;
+    return READ(upper, first - NETDEV_ADJACENT_LIST, NETDEV_ADJACENT_DEV) ? 0 : upper;
+}
