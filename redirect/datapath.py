@@ -24,16 +24,17 @@ from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from . import layout, routing
 from .connections import Concern, ConnectionMap
-from .errors import PinConflictError, RedirectError
+from .errors import RedirectError
 from .far_ends import FarEnds
 from .ipcache_map import IpcacheMap
-from .kernel import bpffs, pinned_link, tcx
+from .kernel import bpffs, tcx
 from .kernel.maps import CounterMap, PinnedMap
 from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, UPLINK_HOOKS, Hook
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, Table, diff
 from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
+from .program_links import Held, ProgramLinks
 from .proxy_sockets import Carried, carried, end_carried
 from .published import free_published, hold_published
 from .reason import Counter, Reason
@@ -44,15 +45,6 @@ from .strangers import Strangers
 _CONFIG_KEY = 0
 _LOOPBACK = 1  # interface number of lo in every namespace
 _COUNTED = (Direction.EGRESS, Direction.INGRESS)  # enum hook in bpf/maps.h; uplinks count as to_pod
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Interfaces that programs are attached to: those of endpoints (both programs), uplinks, and bridges of engines."""
-
-    pods: frozenset[int]
-    uplinks: frozenset[int]
-    bridges: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +72,7 @@ class Datapath:
         self._reset_port = reset_port
         self._lock = lock
         self._programs = programs
+        self._links = ProgramLinks(pin_dir / "links", programs)
         maps = pin_dir / "maps"
         self._policy = PinnedMap(maps, layout.POLICY)
         self._endpoints = PinnedMap(maps, layout.ENDPOINTS)
@@ -116,8 +109,8 @@ class Datapath:
             if begun.host_routing:
                 datapath._far_ends = FarEnds(begun.pin_dir / "maps")
                 routing.tolerate_gaps()
-            datapath._attach(_LOOPBACK, LOOPBACK_HOOKS)  # before a program may turn anything back
-            datapath._take_over_links()
+            datapath._links.attach(_LOOPBACK, LOOPBACK_HOOKS)  # before a program may turn anything back
+            datapath._links.take_over(datapath._learn, datapath._trust)
             routing.install()
         except BaseException:
             for fd in (*programs.values(), lock):
@@ -134,7 +127,7 @@ class Datapath:
 
     def attach_interface(self, ifindex: int, interface: str) -> None:
         """`attach` for the interface of an endpoint that is still to come."""
-        if all(self._holds(ifindex, hook) for hook in POD_HOOKS):
+        if self._links.has(ifindex, POD_HOOKS):
             return
         if interface:
             routing.install_interface(interface)
@@ -144,7 +137,7 @@ class Datapath:
             if self._far_ends is not None:
                 routing.tolerate_gaps()  # there may be a firewall meanwhile
                 self._far_ends.learn(ifindex)
-            self._attach(ifindex, POD_HOOKS)
+            self._links.attach(ifindex, POD_HOOKS)
             self.strangers.police(ifindex)
             routing.trust_sources(ifindex)
         except RedirectError:
@@ -157,7 +150,7 @@ class Datapath:
         routing.check_sources(ifindex)
         if self._far_ends is not None:
             self._far_ends.forget(ifindex)
-        self._detach(ifindex, POD_HOOKS)
+        self._links.detach(ifindex, POD_HOOKS)
 
     def attached(self) -> frozenset[int]:
         """Interfaces that both programs police. Links of interfaces that are gone are taken away."""
@@ -170,22 +163,22 @@ class Datapath:
 
         Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
         """
-        self._attach(ifindex, UPLINK_HOOKS)
+        self._links.attach(ifindex, UPLINK_HOOKS)
 
     def detach_uplink(self, ifindex: int) -> None:
         """An uplink no more. Unknown ones are fine."""
-        self._detach(ifindex, UPLINK_HOOKS)
+        self._links.detach(ifindex, UPLINK_HOOKS)
 
     def attach_bridge(self, ifindex: int) -> None:
         """From now on only endpoints send and receive beyond this bridge.
 
         Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
         """
-        self._attach(ifindex, BRIDGE_HOOKS)
+        self._links.attach(ifindex, BRIDGE_HOOKS)
 
     def detach_bridge(self, ifindex: int) -> None:
         """A bridge like any other. Unknown ones are fine."""
-        self._detach(ifindex, BRIDGE_HOOKS)
+        self._links.detach(ifindex, BRIDGE_HOOKS)
 
     def hold_published(self) -> None:
         """Docker's proxies of published ports count as anybody from now on. Raises as `open`."""
@@ -203,39 +196,9 @@ class Datapath:
         """Interfaces that count as uplinks. Links of interfaces that are gone are taken away."""
         return self.held().uplinks
 
-    def _attach(self, ifindex: int, hooks: Iterable[Hook]) -> None:
-        for hook in hooks:
-            if not self._holds(ifindex, hook):
-                tcx.create_pinned(hook, ifindex, self._programs[hook], self._link(ifindex, hook))
-
-    def _detach(self, ifindex: int, hooks: Iterable[Hook]) -> None:
-        for hook in hooks:
-            pinned_link.remove(self._link(ifindex, hook))
-
-    def _holds(self, ifindex: int, hook: Hook) -> bool:
-        """True when the program is attached; a pin without interface is taken away."""
-        path = self._link(ifindex, hook)
-        if not path.exists():
-            return False
-        if tcx.interface_of(path):
-            return True
-        path.unlink(missing_ok=True)
-        return False
-
     def held(self) -> Held:
         """All of them. Links of interfaces that are gone are taken away."""
-        found: dict[Hook, set[int]] = {hook: set() for hook in Hook}
-        for path in (self._pin_dir / "links").iterdir():
-            ifindex = tcx.interface_of(path)
-            if ifindex:
-                found[_hook_of(path)].add(ifindex)
-            else:
-                path.unlink(missing_ok=True)
-        return Held(
-            frozenset(found[Hook.TO_POD] & found[Hook.FROM_POD]),
-            frozenset(found[Hook.TO_UPLINK] & found[Hook.FROM_UPLINK]),
-            frozenset(found[Hook.TO_BRIDGE] & found[Hook.FROM_BRIDGE]),
-        )
+        return self._links.held()
 
     def keep_pins(self) -> bool:
         """Pin everything anew where the pin folder is gone, as when somebody has unmounted the BPF file system: without
@@ -391,16 +354,15 @@ class Datapath:
                 os.close(lock)
         routing.remove()
 
-    def _take_over_links(self) -> None:
-        links = {path: _hook_of(path) for path in (self._pin_dir / "links").iterdir()}  # before any is touched
-        for path, hook in links.items():
-            if self._far_ends is not None and hook is Hook.TO_POD:
-                self._far_ends.learn(tcx.interface_of(path))
-            ifindex = tcx.swap(path, self._programs[hook])
-            if not ifindex:
-                path.unlink(missing_ok=True)
-            elif hook is Hook.FROM_POD:
-                routing.trust_sources(ifindex)
+    def _learn(self, ifindex: int, hook: Hook) -> None:
+        """Before the program there may hand packets over."""
+        if self._far_ends is not None and hook is Hook.TO_POD:
+            self._far_ends.learn(ifindex)
+
+    def _trust(self, ifindex: int, hook: Hook) -> None:
+        """Once the program there judges sources."""
+        if hook is Hook.FROM_POD:
+            routing.trust_sources(ifindex)
 
     def _read(self) -> DatapathPlan:
         return DatapathPlan(self._policy.read(), self._endpoints.read(), self._ipcache.read())
@@ -409,16 +371,3 @@ class Datapath:
         for write in changes.writes():
             self._maps[write.table].put(write.delta.put)
             self._maps[write.table].remove(write.delta.gone)
-
-    def _link(self, ifindex: int, hook: Hook) -> Path:
-        return self._pin_dir / "links" / f"{ifindex}-{hook.program}"
-
-
-def _hook_of(link: Path) -> Hook:
-    for hook in Hook:
-        if link.name.endswith(f"-{hook.program}"):
-            return hook
-    raise PinConflictError(
-        f"{link} was put there by another version of Lockgate; start that one, or take away what it left by its "
-        "'lockgate agent clean', which ends enforcement"
-    )

@@ -18,10 +18,11 @@ from operator import or_
 
 from ...policies.identity import IPNetwork
 from ...redirect.bridge import Bridge, find_bridges
-from ...redirect.datapath import Datapath, Held
+from ...redirect.datapath import Datapath
 from ...redirect.errors import EndpointUnreachableError, RedirectError
 from ...redirect.grace_period import expedited
 from ...redirect.newcomers import Names, named_like
+from ...redirect.program_links import Held
 from ...store import ContainerNetwork
 
 UNTOLD_SECONDS = 2.0  # an engine tells of a network within milliseconds

@@ -17,10 +17,10 @@ from lockgate.envoy.config.tls_listener import TlsListener
 from lockgate.policies import World, parse_policies
 from lockgate.policies.identity import IPNetwork, endpoint_of
 from lockgate.policies.workload import Endpoint, Workload
-from lockgate.redirect.datapath import Held
 from lockgate.redirect.errors import BpfUnsupportedError, EndpointUnreachableError, MapFullError
 from lockgate.redirect.map_changes import MapDelta
 from lockgate.redirect.plan import DatapathPlan, Owner, Verdict
+from lockgate.redirect.program_links import Held
 from lockgate.redirect.proxy_sockets import Carried
 from lockgate.redirect.strangers import Strangers
 from lockgate.xds import Outcome, Settled, Snapshot

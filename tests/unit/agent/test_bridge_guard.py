@@ -14,10 +14,11 @@ from lockgate.agent.force import bridge_guard
 from lockgate.agent.force.bridge_guard import BridgeGuard, Guarded
 from lockgate.agent.force.bridge_watch import BridgeWatch
 from lockgate.agent.playground import Playground, Pod
-from lockgate.redirect.datapath import Datapath, Held
+from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.errors import RoutingFailedError
 from lockgate.redirect.kernel import asking_table, netns
 from lockgate.redirect.opening import Opening
+from lockgate.redirect.program_links import Held
 from lockgate.store import ContainerNetwork, PodNetwork
 from lockgate.tests.ethernet import Link, sign
 
