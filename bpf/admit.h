@@ -2,6 +2,7 @@
 #pragma once
 #include "host.h"
 #include "host_routing.h"
+#include "pace.h"
 
 /* Judges the connection of `p` and fills `next`, what is to be remembered. Returns 0 or the reason to drop. */
 static __always_inline int judge_again(const struct packet *p, const struct track *t, const struct owner *src,
@@ -60,6 +61,8 @@ static __always_inline int to_proxy(struct __sk_buff *skb, const struct packet *
 
     if (p->error || (c->altered && !asks))
         return to_stack(skb);
+    if (asks && p->protocol == IPPROTO_UDP && asks_too_often(skb))
+        return DROP_OVERLOAD;
     return steer(skb, p, c->proxy_port, asks);
 }
 

@@ -15,7 +15,8 @@ enum reason {
     DROP_UNSUPPORTED = 10, /* a protocol that no policy can name, an IPv6 extension header, a VLAN tag, a tunnel of the node's */
     DROP_MALFORMED = 11,
     REVOKED = 12, /* of a live connection that is no longer allowed, or not past the proxy: its sender is reset */
-    REASONS = 13,
+    DROP_OVERLOAD = 13, /* the endpoint asks the DNS proxy more than its share */
+    REASONS = 14,
     PASS_LINK,      /* not a reason: ARP and neighbour discovery */
     PASS_ELSEWHERE, /* likewise: no endpoint's traffic */
 };

@@ -24,6 +24,7 @@ class Reason(IntEnum):
     UNSUPPORTED = 10
     MALFORMED = 11
     REVOKED = 12
+    OVERLOAD = 13
 
     @property
     def dropped(self) -> bool:
@@ -47,9 +48,10 @@ _TEXTS = {
     Reason.UNSYNCED: "the endpoint has no policy yet, or the container or pod is not known",
     Reason.ADDRESS: "its address is loopback, unknown, another endpoint's, or a service's own",
     Reason.FRAGMENT: "an IP fragment",
-    Reason.UNSUPPORTED: "a protocol no policy can name, an IPv6 extension header, or a VLAN tag",
+    Reason.UNSUPPORTED: "a protocol no policy can name, an IPv6 extension header, a VLAN tag, a tunnel of the node",
     Reason.MALFORMED: "a header that cannot be read whole",
     Reason.REVOKED: "its live connection is not allowed any more (or not past the proxy): its sender is reset",
+    Reason.OVERLOAD: "more questions than the DNS proxy takes of one endpoint",
 }
 
 

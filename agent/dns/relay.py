@@ -48,6 +48,7 @@ class Limits:
     connections_of_client: int = 32
     connections: int = 512
     idle: float = 30.0  # of a TCP connection
+    pace: float = 0.001  # between two questions of a client over TCP; bpf/pace.h has the same over UDP
 
 
 class Relay:
@@ -58,6 +59,15 @@ class Relay:
         self.judge: DnsJudge | None = None
         self.events: Counter[Event] = Counter()
         self._learn = learn
+        self._due: dict[str, float] = {}  # by client, when its next question over TCP may be dealt with
+
+    async def wait_turn(self, client: str) -> None:
+        """Over TCP a client says much at once: others are served between its questions, however many connections it
+        has."""
+        now = asyncio.get_running_loop().time()
+        due = max(self._due.get(client, now), now)
+        self._due[client] = due + self.limits.pace
+        await asyncio.sleep(due - now)
 
     async def admit(self, client: str, question: Question | None, answer: bytes) -> bool:
         """Waits until the client may use the answer; `question` None is one that was not understood.

@@ -144,6 +144,7 @@ class _Connection:
                     return False
                 to_server.write_eof()
                 return True
+            await relay.wait_turn(self._endpoint)
             _put_off(deadline, relay.limits.idle)
             # By the policy of now, not of when the connection began.
             endpoint = relay.judge.client(self._client.ip) if relay.judge is not None else None

