@@ -28,6 +28,7 @@ from ..redirect.errors import RedirectError
 from ..redirect.kernel.links import Links
 from ..store import Store
 from ..xds import XdsServer
+from .dns import clock
 from .dns.learner import Learner
 from .dns.memory import NameMemory
 from .dns.names import Bounds, NameCache
@@ -94,7 +95,7 @@ class NodeAgent:
             stack.callback(processes.close)
             name_memory = NameMemory.open(settings.state_dir)
             stack.callback(name_memory.close)
-            name_memory.recall(self._names, time.monotonic(), time.time())
+            name_memory.recall(self._names, clock.now(), time.time())
             content = await self._store.read()
             # Read while the kernel's programs are compiled and Envoy starts.
             reader = SecondReader(content.policies)

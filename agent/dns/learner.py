@@ -12,6 +12,7 @@ from typing import TypeAlias
 from ...policies.workload import IPAddress
 from ...redirect.errors import RedirectError
 from ..errors import StateError
+from . import clock
 from .memory import NameMemory
 from .names import NameCache
 
@@ -55,7 +56,7 @@ class Learner:
 
     async def learn(self, client: str, name: str, addresses: tuple[IPAddress, ...], ttl: int) -> None:
         """An answer for `name`. Returns when its addresses are in force, if any policy asks for the name."""
-        self._changed(self._cache.learn(client, name, addresses, ttl, time.monotonic()))
+        self._changed(self._cache.learn(client, name, addresses, ttl, clock.now()))
         if not self._matters(name):
             return
         for batch in (self._current, self._next):
@@ -93,7 +94,7 @@ class Learner:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            first, now = self._cache.next_expiry(), time.monotonic()
+            first, now = self._cache.next_expiry(), clock.now()
             if first is None or first > now:
                 continue
             try:
@@ -109,7 +110,7 @@ class Learner:
             self._unwritten.clear()
             touched = self._cache.touched()
             try:
-                await asyncio.to_thread(self._memory.note, touched, time.monotonic(), time.time())
+                await asyncio.to_thread(self._memory.note, touched, clock.now(), time.time())
                 self.problem = ""
                 await asyncio.sleep(_WRITE_SECONDS)
             except StateError as error:

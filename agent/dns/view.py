@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+from . import clock
 from .names import NameCache
 from .proxy import DnsProxy
 
@@ -19,7 +19,7 @@ def dns_counts(proxy: DnsProxy, names: NameCache) -> dict[str, int]:
 
 def dns_view(proxy: DnsProxy, names: NameCache) -> dict[str, Any]:
     """{"counters": {event: number}, "names": [{"name", "address", "client", "seconds"}]}."""
-    now = time.monotonic()
+    now = clock.now()
     return {
         "counters": {str(event): number for event, number in proxy.counters().items()},
         "names": [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +221,27 @@ def test_clean_takes_everything_away(node: LiveNode) -> None:
     assert fetch(node.intruder, node.backend.ipv4, 8080) == OK, "nothing is enforced any more"
     assert fetch(node.intruder, node.api.ipv6, 80, ADMIN) == OK
     node.start_agent()
+    assert fetch(node.intruder, node.backend.ipv4, 8080, patience=GLANCE) == DROPPED
+
+
+def test_cleans_and_starts_at_once(node: LiveNode) -> None:
+    """One at a time has the node; the others say who."""
+    node.end_agent()
+    clean = [sys.executable, "-P", "-m", "lockgate", "agent", "clean", "--run-dir", str(node.run_dir)]
+    said = [
+        node.node.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in (clean, clean, node.command(), clean, node.command())
+    ]
+    agents = (said[2], said[4])
+    for process in said:
+        while process.poll() is None and not (process in agents and node.ok()):
+            time.sleep(0.05)
+        process.terminate()
+        _, told = process.communicate(timeout=30)
+        assert "Traceback" not in told
+        assert process.returncode == 0 or "another agent" in told or process in agents, told
+    node.start_agent()
+    assert fetch(node.frontend, node.api.ipv4, 80, USERS) == OK
     assert fetch(node.intruder, node.backend.ipv4, 8080, patience=GLANCE) == DROPPED
 
 

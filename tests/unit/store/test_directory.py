@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +18,22 @@ from lockgate.store import DirectoryStore, PathError, StoreContent
 from lockgate.store.directory import _Tree
 from lockgate.store.watch import FolderWatch
 from lockgate.store.whole import keep_writers_away
+
+FEW_OF_INOTIFY = """
+import asyncio, sys
+from pathlib import Path
+from lockgate.store import DirectoryStore
+
+async def look(folder):
+    store = DirectoryStore(folder / "policies", folder / "workloads.yaml")
+    print([each.data for each in (await store.read()).policies], flush=True)
+    async for content in store.changes():
+        print([each.data for each in content.policies], flush=True)
+        return
+
+Path(f"/proc/sys/user/{sys.argv[1]}").write_text(sys.argv[2])
+asyncio.run(look(Path(sys.argv[3])))
+"""
 
 
 @pytest.fixture
@@ -323,3 +341,21 @@ async def test_news_that_the_kernel_has_lost_are_news(tmp_path: Path) -> None:
         flood(tmp_path)
         look = await watch.next(time.monotonic() + 60)
         assert look.everything
+
+
+def test_changes_are_seen_where_inotify_has_no_room(store: DirectoryStore, tmp_path: Path) -> None:
+    """In user namespaces, where its limits are their own."""
+    alone = ["unshare", "--user", "--map-root-user", sys.executable, "-P", "-c", FEW_OF_INOTIFY]
+    limits = (("max_inotify_instances", "0"), ("max_inotify_watches", "0"), ("max_inotify_watches", "1"))
+    with ExitStack() as stack:
+        watchers = [
+            stack.enter_context(subprocess.Popen([*alone, *limit, str(tmp_path)], stdout=subprocess.PIPE, text=True))
+            for limit in limits
+        ]
+        for watcher in watchers:
+            assert watcher.stdout is not None
+            assert watcher.stdout.readline() == "[b'a: 1\\n']\n"
+        (tmp_path / "policies" / "a.yaml").write_text("a: 2\n")
+        for watcher in watchers:
+            assert watcher.stdout is not None
+            assert watcher.stdout.readline() == "[b'a: 2\\n']\n"
