@@ -54,7 +54,11 @@ async def test_two_run_dirs_share_nothing(run_dir: Path) -> None:
         ids = [(each / "envoy.base-id").read_text() for each in (run_dir, other_dir)]
         assert ids[0] != ids[1]
         assert first.hot and second.hot
-        assert {"hot_parent", "hot_child"} <= {name.rpartition("_")[0] for name in os.listdir(run_dir)}  # noqa: PTH208
+
+        async def shared() -> bool:
+            return {"hot_parent", "hot_child"} <= {name.rpartition("_")[0] for name in os.listdir(run_dir)}  # noqa: PTH208
+
+        await until("the sockets of hot restarts are there", shared)
     # Nothing of it stays in the machine's shared memory.
     assert not {f"envoy_shared_memory_{int(each) * 10}" for each in ids} & set(os.listdir("/dev/shm"))  # noqa: PTH208
 
