@@ -187,6 +187,7 @@ def test_smuggling(ground: Field, trick: str) -> None:
     assert statuses.count(b"200") <= len(check(ground.record))
 
 
+WEBSOCKET = (b"Connection: Upgrade", b"Upgrade: websocket")
 UPGRADES = {
     "h2c": framed(
         b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA", body=b""
@@ -195,6 +196,11 @@ UPGRADES = {
     + EVIL,
     "h2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + EVIL,
     "websocket": framed(b"Connection: Upgrade", b"Upgrade: websocket", body=EVIL),
+    "websocket and a length": framed(*WEBSOCKET, b"Content-Length: 4", body=b"abcd" + EVIL),
+    "websocket and no length": framed(*WEBSOCKET, b"Content-Length: 0", body=EVIL),
+    "websocket and chunks": framed(*WEBSOCKET, CHUNKED, body=b"3\r\nabc\r\n0\r\n\r\n" + EVIL),
+    "websocket and another": framed(*WEBSOCKET, b"Upgrade: h2c", body=EVIL),
+    "websocket of HTTP/1.0": b"GET /allowed HTTP/1.0\r\n" + HOST + b"\r\n".join(WEBSOCKET) + END + EVIL,
     "unknown": framed(b"Connection: Upgrade", b"Upgrade: lockgate", body=EVIL),
     "tls": framed(b"Connection: Upgrade", b"Upgrade: TLS/1.0", body=EVIL),
     "hidden by connection": framed(b"Connection: host, x-role", body=b""),
