@@ -52,10 +52,11 @@ def test_the_older_one_is_begun_again(mixed: Mixed, older: str) -> None:
         except AssertionError:
             assert mixed.node.agent is not None and mixed.node.agent.poll() == 1, mixed.node.evidence()
             starts, mixed.node.agent = False, None
+        meanwhile = load.seen
         load.forget()
         mixed.node.until("each has asked", lambda: all(load.seen.values()))
     print("it starts:", starts, load)
-    assert wrong(mixed, load.seen, worked) == {}
+    assert (wrong(mixed, meanwhile, worked), wrong(mixed, load.seen, worked)) == ({}, {})
     if not starts:
         assert mixed.node.clean().status == 0
         mixed.start(older)
