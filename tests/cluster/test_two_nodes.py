@@ -178,6 +178,25 @@ def test_one_nodes_agent_is_dead(nodes: Nodes) -> None:
     near.live.until("it is told", lambda: valid(near) == "True")
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["bridge", "ptp"])
+def test_a_pod_that_starts_while_no_agent_answers(nodes: Nodes, number: int) -> None:
+    """It is cut off, and comes to its own when the agent has seen it."""
+    node = nodes[number]
+    client, server = ("frontend", "far-server") if number == 0 else ("far-client", "api-server")
+    agent = node.own_container().pid
+    kill(agent, signal.SIGSTOP)
+    try:
+        node.put("late", WEB)
+        node.live.until("it runs", lambda: bool(node.ip("late")))
+        assert node.asks("late", "/open", server) == DROPPED
+        assert node.asks(client, "/open", "late") == DROPPED
+    finally:
+        kill(agent, signal.SIGCONT)
+    node.live.becomes(ALLOWED, lambda: node.asks("late", "/open", server))
+    node.live.becomes(ALLOWED, lambda: node.asks(client, "/open", "late"))
+    node.delete("late")
+
+
 def valid(node: DaemonSetNode) -> str:
     """What authors of the policy see."""
     told = json.loads(node.kubectl("get", "cnp", "shop", "-o", "json")).get("status", {}).get("conditions", [])
