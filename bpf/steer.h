@@ -60,12 +60,14 @@ static __always_inline struct packet to_listener(struct packet p, __be16 proxy_p
     return p;
 }
 
-/* Works at tc ingress only. */
+/* Works at tc ingress only. Proxies are root's, and anybody on the node may bind a port that one of them has left, or an
+ * IPv6 address that is not the node's (IPV6_FREEBIND). A socket in TIME_WAIT has no owner and hands nothing to anybody. */
 static __always_inline int give(struct __sk_buff *skb, struct bpf_sock *sk)
 {
+    int owned = sk->state != STATE_TIME_WAIT;
     int failed = bpf_sk_assign(skb, sk, 0);
     bpf_sk_release(sk);
-    if (failed)
+    if (failed || (owned && bpf_get_socket_uid(skb)))
         return DROP_NO_PROXY;
     skb->mark = MARK_PROXY;
     return REDIRECTED;
