@@ -18,16 +18,14 @@ from functools import cache
 from ..policies.endpoint_policy import Protocol
 from ..policies.workload import IPAddress
 from .connections import LiveConnection
+from .errors import BpfUnsupportedError
 from .plan import HOST, DatapathPlan, Owner, Verdict
+from .socket_diag import End, SocketDiag
 
 _MARK_JUDGED = 0x400  # bpf/mark.h
 _SYN, _ACK = 0x02, 0x10
 _TCP = 6
 _SO_MARK = 36
-_NETLINK_SOCK_DIAG = 4
-_SOCK_DESTROY = 21  # include/uapi/linux/sock_diag.h
-_NLM_F_REQUEST_ACK = 0x5
-_EVERY_STATE = 0xFFFFFFFF
 
 
 def revoked(live: Iterable[LiveConnection], plan: DatapathPlan) -> tuple[LiveConnection, ...]:
@@ -53,7 +51,7 @@ def end(connections: Iterable[LiveConnection]) -> None:
 
     What the kernel cannot do (no CONFIG_INET_DIAG_DESTROY, no route to an end) is left to the next packet.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+    with SocketDiag() as diag:
         raw = {4: _raw_socket(socket.AF_INET), 6: _raw_socket(socket.AF_INET6)}
         try:
             for each in connections:
@@ -77,12 +75,9 @@ def end_accepted(connections: Iterable[tuple[IPAddress, int, IPAddress, int]]) -
 
     One that is over already is fine. Raises OSError.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+    with SocketDiag() as diag:
         for client, client_port, server, server_port in connections:
             _destroy(diag, (server, server_port), (client, client_port))
-
-
-_End = tuple[IPAddress, int]
 
 
 def _raw_socket(family: socket.AddressFamily) -> socket.socket | None:
@@ -94,13 +89,13 @@ def _raw_socket(family: socket.AddressFamily) -> socket.socket | None:
         raise
 
 
-def _ask(raw: socket.socket, source: _End, destination: _End, ifindex: int, flags: int = _ACK) -> None:
+def _ask(raw: socket.socket, source: End, destination: End, ifindex: int, flags: int = _ACK) -> None:
     with suppress(OSError):  # no route: it hears nothing of the other end either
         raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, ifindex << 16 | _MARK_JUDGED if ifindex else 0)
         raw.sendto(segment(source, destination, flags), (str(destination[0]), 0))
 
 
-def segment(source: _End, destination: _End, flags: int = _ACK) -> bytes:
+def segment(source: End, destination: End, flags: int = _ACK) -> bytes:
     """An IP packet with an acknowledgement of nothing."""
     addresses = source[0].packed + destination[0].packed
     tcp = struct.pack("!HHIIBBHHH", source[1], destination[1], 0, 0, 0x50, flags, 0, 0, 0)
@@ -119,17 +114,9 @@ def _checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _destroy(diag: socket.socket, local: _End, remote: _End) -> None:
+def _destroy(diag: SocketDiag, local: End, remote: End) -> None:
     """Close this node's socket with these ends, if there is one; its peer gets a reset."""
-    family = socket.AF_INET if local[0].version == 4 else socket.AF_INET6
-    ports = struct.pack("!HH", local[1], remote[1])
-    ends = local[0].packed.ljust(16, b"\0") + remote[0].packed.ljust(16, b"\0")
-    # struct inet_diag_req_v2, any interface and cookie
-    request = (
-        struct.pack("=BBBxI", family, _TCP, 0, _EVERY_STATE)
-        + ports
-        + ends
-        + struct.pack("=III", 0, 2**32 - 1, 2**32 - 1)
-    )
-    diag.send(struct.pack("=IHHII", 16 + len(request), _SOCK_DESTROY, _NLM_F_REQUEST_ACK, 0, 0) + request)
-    diag.recv(4096)  # mostly that there is none
+    found = diag.between(local, remote)
+    if found is not None:
+        with suppress(BpfUnsupportedError):
+            diag.end(found)

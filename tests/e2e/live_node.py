@@ -6,6 +6,7 @@ reached a pod is in its server's `seen`. Failed waits carry the end of the agent
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -55,6 +56,7 @@ OK = "200"
 DENIED = "403 Access denied"
 DROPPED = "dropped"  # no answer in time
 REFUSED = "refused"
+UNREACHABLE = "unreachable"  # nobody on the link has the address
 CLOSED = "closed"  # the connection ended, by RST or otherwise, before an answer
 
 
@@ -172,6 +174,10 @@ def fetch(
         return DROPPED
     except ConnectionError:
         return REFUSED
+    except OSError as error:
+        if error.errno != errno.EHOSTUNREACH:
+            raise
+        return UNREACHABLE
     with line:
         return str(line.ask(path, method, patience))
 

@@ -152,7 +152,7 @@ def test_pods_may_be_let_be_and_all_of_it_is_taken_away(pods: UnseenPods) -> Non
         assert "lockgate-pods" in live.node.run(["nft", "list", "tables"], check=True).stdout
         assert live.clean().status == 0
         assert "lockgate" not in live.node.run(["nft", "list", "tables"], check=True).stdout
-        live.until("it is let be again", lambda: "outside" in pods.reached(new))
+        live.until("it is let be again", lambda: pods.reached(new) == EVERYBODY)
     finally:
         pods.remove(new)
         if live.agent is not None:

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from lockgate.agent.playground import NODE_IPV4, Namespace, Pod
 from lockgate.tests.e2e.cluster_node import NODE, ClusterNode, cluster_node
 from lockgate.tests.e2e.container_ground import Capture
-from lockgate.tests.e2e.live_node import DROPPED, GLANCE, LiveNode, Web, fetch
+from lockgate.tests.e2e.live_node import DROPPED, GLANCE, UNREACHABLE, LiveNode, Web, fetch
 from lockgate.tests.ethernet import Link, frames
 
 ROUTED, BRIDGED = "routed", "bridged"
@@ -118,7 +118,7 @@ class UnseenPods:
         for name, where in askers.items():
             web.seen.clear()
             outcomes = {fetch(where, ip, PORT, patience=GLANCE) for ip in pod.ips}
-            if web.seen or outcomes != {DROPPED}:
+            if web.seen or outcomes - {DROPPED, UNREACHABLE}:
                 found.add(name)
         return found
 

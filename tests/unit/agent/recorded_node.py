@@ -22,6 +22,7 @@ from lockgate.redirect.map_changes import MapDelta
 from lockgate.redirect.plan import DatapathPlan, Owner, Verdict
 from lockgate.redirect.program_links import Held
 from lockgate.redirect.proxy_sockets import Carried
+from lockgate.redirect.socket_diag import FoundSocket
 from lockgate.redirect.strangers import Strangers
 from lockgate.xds import Outcome, Settled, Snapshot
 
@@ -108,8 +109,8 @@ class Recorded:
     def end_carried(self, connections: Iterable[Carried]) -> int:
         if self.unable:
             raise BpfUnsupportedError("the kernel cannot end connections of others")
-        ended = sorted(connections, key=lambda each: each.number)
-        self.events.append(f"end {' '.join(each.number.decode() for each in ended)}")
+        ended = sorted(connections, key=lambda each: each.found.number)
+        self.events.append(f"end {' '.join(each.found.number.decode() for each in ended)}")
         self.carries.difference_update(ended)
         return len(ended)
 
@@ -153,6 +154,6 @@ def carried() -> set[Carried]:
     """Each of the two pods asks the other for something."""
     client, server = map(ip_address, ("10.0.0.1", "10.0.0.2"))
     return {
-        Carried(client, 40000, server, 80, True, 2, b"client's"),
-        Carried(server, 50000, client, 80, True, 2, b"server's"),
+        Carried(client, 40000, server, 80, True, FoundSocket(2, b"client's")),
+        Carried(server, 50000, client, 80, True, FoundSocket(2, b"server's")),
     }

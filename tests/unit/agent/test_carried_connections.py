@@ -12,6 +12,7 @@ from lockgate.agent.force.applier import Applier
 from lockgate.policies import World, parse_policies
 from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.proxy_sockets import Carried
+from lockgate.redirect.socket_diag import FoundSocket
 from lockgate.tests.unit.agent.recorded_node import HTTP_PORT, KAFKA, L4, TLS, Recorded, carried, world
 from lockgate.xds import XdsServer
 
@@ -60,7 +61,7 @@ async def test_an_earlier_agents_connections_are_who_the_kernel_says_made_them(
     first = Applier(cast(Datapath, node), cast(XdsServer, node), HTTP_PORT, lambda: True, TLS, KAFKA, redirecting=False)
     await first.apply(now)
     client, server = (endpoint.identity for endpoint in now.endpoints)
-    mine, others = sorted(carried(), key=lambda each: each.number)
+    mine, others = sorted(carried(), key=lambda each: each.found.number)
     node.carries = {mine, others}
     node.made = {mine: (client, server), others: (4711 << 8, client)}
     await applier.apply(now)
@@ -94,8 +95,8 @@ async def test_an_answer_that_shows_another_name_ends_what_it_forbids(
     policies = parse_policies(NAMES.replace("{RULES}", rules).encode(), "p.yaml").policies
     names = {"one.example": frozenset({address, other}), "two.example": frozenset({other})}
     await applier.apply(World.of(policies, world().endpoints, names=names))
-    kept = Carried(ip_address("10.0.0.1"), 40000, other, 80, True, 2, b"kept")
-    over = Carried(ip_address("10.0.0.1"), 40001, address, 80, True, 2, b"over")
+    kept = Carried(ip_address("10.0.0.1"), 40000, other, 80, True, FoundSocket(2, b"kept"))
+    over = Carried(ip_address("10.0.0.1"), 40001, address, 80, True, FoundSocket(2, b"over"))
     node.carries = {kept, over}
     node.events.clear()
     assert await applier.readdress({address: one | two})

@@ -12,6 +12,7 @@ from lockgate.policies.identity import Reserved, endpoint_of
 from lockgate.policies.workload import Workload
 from lockgate.redirect.plan import DatapathPlan, Owner
 from lockgate.redirect.proxy_sockets import Carried
+from lockgate.redirect.socket_diag import FoundSocket
 
 API, NEAR, FAR = map(ip_address, ("10.0.0.2", "192.0.2.1", "198.51.100.1"))
 WIDE, MIDDLE, NARROW = "192.0.2.0/24", "192.0.2.0/28", "192.0.2.1/32"
@@ -45,9 +46,9 @@ def plan(of: World, **near: str) -> DatapathPlan:
     return DatapathPlan(ipcache=owners)
 
 
-LIVE = Carried(NEAR, 40000, API, 80, True, 2, b"near")
-UPSTREAM = Carried(NEAR, 50000, API, 80, False, 2, b"leg")
-OTHERS = Carried(FAR, 40000, API, 80, True, 2, b"far")
+LIVE = Carried(NEAR, 40000, API, 80, True, FoundSocket(2, b"near"))
+UPSTREAM = Carried(NEAR, 50000, API, 80, False, FoundSocket(2, b"leg"))
+OTHERS = Carried(FAR, 40000, API, 80, True, FoundSocket(2, b"far"))
 ALL = (LIVE, UPSTREAM, OTHERS)
 
 

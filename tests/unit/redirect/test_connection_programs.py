@@ -14,6 +14,7 @@ from lockgate.redirect.map_changes import MapDelta
 from lockgate.redirect.plan import Owner
 from lockgate.redirect.proxy_sockets import Carried
 from lockgate.redirect.reason import Reason
+from lockgate.redirect.socket_diag import FoundSocket
 from lockgate.tests.unit.redirect.programs import (
     ACK,
     CLIENT,
@@ -96,7 +97,7 @@ def test_a_connection_is_whose_it_was_when_it_was_made(kernel: Kernel, peer: IPA
         assert outcome.reason is Reason.ALLOWED
 
     def made_by(client: IPAddress, server: IPAddress, port: int) -> tuple[int, int] | None:
-        carried = Carried(client, port, server, 80, True, client.version, b"")
+        carried = Carried(client, port, server, 80, True, FoundSocket(client.version, b""))
         return kernel.datapath.made_by([carried]).get(carried)
 
     for client, server in ((own, peer), (peer, own)):

@@ -22,7 +22,7 @@ from lockgate.redirect.connections import Concern, LiveConnection
 from lockgate.redirect.layout import packed
 from lockgate.redirect.map_changes import diff
 from lockgate.redirect.plan import DatapathPlan, plan
-from lockgate.redirect.revocation import end, revoked, segment
+from lockgate.redirect.revocation import end, end_accepted, revoked, segment
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
 CLIENT, SERVER = 70001, 70002
@@ -116,3 +116,15 @@ def test_the_nodes_own_sockets_are_closed() -> None:
                     each.settimeout(5)
                     with pytest.raises(ConnectionError):
                         each.recv(1)
+
+
+def test_who_listens_for_others_is_let_be() -> None:
+    """Its connection is over, which the kernel's table of connections is not told at once."""
+    for address in ("127.0.0.1", "::1"):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.create_server((address, 0), family=family) as listener:
+            port, here = listener.getsockname()[1], ip_address(address)
+            end([LiveConnection(here, 40000, here, port, port, True)])
+            end_accepted([(here, 40000, here, port)])
+            with socket.create_connection((address, port)):
+                pass
