@@ -14,7 +14,7 @@ from functools import partial
 
 from ..envoy.config.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.config.access_log import Rotation
-from ..envoy.config.bootstrap import BootstrapSettings, bootstrap, connections_with
+from ..envoy.config.bootstrap import BootstrapSettings, bootstrap, connections_of_one, connections_with
 from ..envoy.config.http_listener import HttpListener
 from ..envoy.config.identity_filter import Ipcache
 from ..envoy.config.kafka_listener import KafkaListener
@@ -135,18 +135,19 @@ class NodeAgent:
                 hang=settings.envoy_hang,
             )
             self._state.envoy = await envoy.ensure()
+            of_one = connections_of_one(settings.connections_per_client, _connections())
             applier = Applier(
                 datapath,
                 xds,
                 settings.http_port,
                 self._envoy_runs,
                 TlsSide(
-                    TlsListener(port=settings.tls_port, connections_per_client=settings.connections_per_client),
+                    TlsListener(port=settings.tls_port, connections_per_client=of_one),
                     settings.run_dir / ACCESS_LOG,
                     ipcache,
                 ),
                 KafkaSide(
-                    KafkaListener(port=settings.kafka_port, connections_per_client=settings.connections_per_client),
+                    KafkaListener(port=settings.kafka_port, connections_per_client=of_one),
                     settings.run_dir / ACCESS_LOG,
                     ipcache,
                 ),
@@ -282,15 +283,21 @@ async def _follow_links(reconciler: Reconciler) -> None:
             reconciler.look_again()
 
 
+def _connections() -> int:
+    return connections_with(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
 def _bootstrap(settings: Settings, ipcache: Ipcache) -> bytes:
+    of_all = _connections()
+    of_one = connections_of_one(settings.connections_per_client, of_all)
     return bootstrap(
         BootstrapSettings(
             run_dir=settings.run_dir,
             node_id=_node_id(),
             ipcache=ipcache,
-            http=HttpListener(port=settings.http_port, connections_per_client=settings.connections_per_client),
+            http=HttpListener(port=settings.http_port, connections_per_client=of_one),
             max_heap=settings.envoy_heap_mb * 1_000_000,
-            max_connections=connections_with(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+            max_connections=of_all,
         )
     )
 

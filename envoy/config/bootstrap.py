@@ -37,6 +37,12 @@ def connections_with(descriptors: int) -> int:
     )
 
 
+def connections_of_one(wanted: int, of_all: int) -> int:
+    """How many of those connections one address may have; `wanted` is what it may at most, 0: any number. A quarter: a pod
+    with an address of each family is left half of all."""
+    return min(wanted, max(1, of_all // 4))
+
+
 @dataclass(frozen=True, slots=True)
 class BootstrapSettings:
     """What differs between nodes. Sockets and logs live in `run_dir`, which must be absolute."""

@@ -96,7 +96,7 @@ def outside(policed: DaemonSetNode) -> Iterator[NameServer]:
     with closing(policed.live.web_at(where, 80)), closing(NameServer(where)) as made:
         made.zone["open.example.com"] = 3600, (str(ELSEWHERE),)
         yield made
-    policed.kubectl("delete", "cnp", "names")
+    policed.kubectl("delete", "ciliumnetworkpolicies.cilium.io", "names")
 
 
 def test_names_outside(policed: DaemonSetNode, outside: NameServer) -> None:

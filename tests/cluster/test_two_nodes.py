@@ -19,6 +19,9 @@ from lockgate.tests.e2e.test_agent_kubernetes import BROKEN, POLICY
 
 Nodes = tuple[DaemonSetNode, DaemonSetNode]
 FAR = {"far-server": WEB, "far-client": IDLE}
+POLICIES = (
+    "ciliumnetworkpolicies.cilium.io,ciliumclusterwidenetworkpolicies.cilium.io,networkpolicies.networking.k8s.io"
+)
 EGRESS = """
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -54,7 +57,8 @@ def cluster() -> Iterator[Nodes]:
 def nodes(cluster: Nodes) -> Iterator[Nodes]:
     """Without policies."""
     yield cluster
-    cluster[0].kubectl("delete", "cnp,ccnp,netpol", "--all", "-A")
+    cluster[0].kubectl("delete", POLICIES, "--all", "-A")
+    cluster[0].kubectl("delete", "pods,services", "published", "--ignore-not-found")
     for node in cluster:
         node.becomes_ready()
         node.live.until("nothing is enforced", partial(has, node, 0))

@@ -66,7 +66,10 @@ def test_envoy_has_descriptors_for_few_connections(node: LiveNode) -> None:
     """It takes no more than it can carry, whatever clients do, and goes on with those that it has."""
     assert node.agent is not None
     node.end_agent()
-    node.agent = node.node.popen(["prlimit", "--nofile=400:400", *node.command()], start_new_session=True)
+    any_number = node.folder / "any-number.yaml"
+    any_number.write_text("connections_per_client: 0\n")
+    command = ["prlimit", "--nofile=400:400", *node.command(), "--config", any_number]
+    node.agent = node.node.popen(command, start_new_session=True)
     most = connections_with(400)
     node.until("Envoy is another one", lambda: "ends with its last" in sentence(node))
     with ExitStack() as stack, Line(node.frontend, node.api.ipv4, 80) as first:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap
+from lockgate.envoy.config.bootstrap import BootstrapSettings, bootstrap, connections_of_one, connections_with
 from lockgate.envoy.config.end import SHARDS
 from lockgate.envoy.config.http_listener import HttpListener, http_routes
 from lockgate.envoy.config.http_routes import ROUTES
@@ -205,3 +205,21 @@ def test_a_filter_is_left_out_for_its_own_end_only() -> None:
 def test_settings_that_cannot_work_are_refused(settings: BootstrapSettings, reason: str) -> None:
     with pytest.raises(BootstrapError, match=reason):
         bootstrap(settings)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "descriptors", "of_one", "of_all"),
+    [
+        (10_000, -1, 10_000, 100_000),
+        (10_000, 1 << 20, 10_000, 100_000),
+        (10_000, 20_000, 2468, 9872),
+        (100, 20_000, 100, 9872),
+        (0, 20_000, 0, 9872),
+        (10_000, 100, 1, 1),
+    ],
+)
+def test_no_client_may_have_all_connections(wanted: int, descriptors: int, of_one: int, of_all: int) -> None:
+    assert (connections_of_one(wanted, connections_with(descriptors)), connections_with(descriptors)) == (
+        of_one,
+        of_all,
+    )
