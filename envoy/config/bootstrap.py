@@ -38,8 +38,8 @@ def connections_with(descriptors: int) -> int:
 
 
 def connections_of_one(wanted: int, of_all: int) -> int:
-    """How many of those connections one address may have; `wanted` is what it may at most, 0: any number. A quarter: a pod
-    with an address of each family is left half of all."""
+    """How many of those connections one address may have; `wanted` is what it may at most, 0: any number. A quarter, as
+    a pod may have an address of each family, which leaves half to others."""
     return min(wanted, max(1, of_all // 4))
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from lockgate.envoy.config.bootstrap import connections_with
@@ -68,7 +69,7 @@ def test_envoy_has_descriptors_for_few_connections(node: LiveNode) -> None:
     node.end_agent()
     any_number = node.folder / "any-number.yaml"
     any_number.write_text("connections_per_client: 0\n")
-    command = ["prlimit", "--nofile=400:400", *node.command(), "--config", any_number]
+    command: list[str | Path] = ["prlimit", "--nofile=400:400", *node.command(), "--config", any_number]
     node.agent = node.node.popen(command, start_new_session=True)
     most = connections_with(400)
     node.until("Envoy is another one", lambda: "ends with its last" in sentence(node))
