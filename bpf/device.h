@@ -1,4 +1,4 @@
-/* The kernel's own structure of an interface, for programs that nftables asks. */
+/* The kernel's own structure of an interface. */
 #pragma once
 #include "address.h"
 #include "kernel.h"

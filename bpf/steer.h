@@ -1,5 +1,6 @@
 /* Handing a packet to a proxy's socket: Envoy's for HTTP, the agent's for DNS. */
 #pragma once
+#include "device.h"
 #include "mark.h"
 #include "packet.h"
 
@@ -173,13 +174,15 @@ static __always_inline int awaited(struct __sk_buff *skb, const struct packet *p
 }
 
 /* A bridge would carry the frame of one of its ports on to the hardware address that it names, and the node leaves alone
- * what is addressed to another. The nearest bridge group address (IEEE 802.1Q, 8.6.3) is no bridge's to forward, so the
- * packet goes up right here. A bridge told to forward it (group_fwd_mask) leads to to_pod, which drops it. */
+ * what is addressed to another. Nor is the packet's socket with it any more when the bridge takes up what is its own. The
+ * nearest bridge group address (IEEE 802.1Q, 8.6.3) is no bridge's to forward, so the packet goes up right here. A bridge
+ * told to forward it (group_fwd_mask) leads to to_pod, which drops it. */
 static __always_inline int take_up(struct __sk_buff *skb)
 {
     __u8 nearest[6] = {0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e};
+    char *device;
 
-    if (skb->pkt_type != PACKET_OTHERHOST)
+    if (skb->pkt_type != PACKET_OTHERHOST && !READ(device, skb, SK_BUFF_DEV) && !above(device))
         return 0;
     return bpf_skb_store_bytes(skb, 0, nearest, sizeof(nearest), 0) || bpf_skb_change_type(skb, PACKET_HOST);
 }

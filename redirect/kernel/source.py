@@ -22,17 +22,16 @@ _OF_PACKETS_AND_SOCKETS = (
     ("udp_sock", "encap_type"),
     ("udp_sock", "gro_receive"),
 )
-_DEVICE = (
+_ABOVE = (
     ("sk_buff", "dev"),
     ("net_device", "adj_list", "upper"),
-    ("net_device", "ifindex"),
-    ("net_device", "name"),
     ("netdev_adjacent", "dev"),
     ("netdev_adjacent", "list"),
 )
+_DEVICE = (*_ABOVE, ("net_device", "ifindex"), ("net_device", "name"))
 _FIELDS: Mapping[str, Sequence[tuple[str, ...]]] = {
-    "lockgate.c": _OF_PACKETS_AND_SOCKETS,
-    "host_routing.c": _OF_PACKETS_AND_SOCKETS,
+    "lockgate.c": (*_OF_PACKETS_AND_SOCKETS, *_ABOVE),
+    "host_routing.c": (*_OF_PACKETS_AND_SOCKETS, *_ABOVE),
     "newcomers.c": _DEVICE,
     "unseen.c": (*_DEVICE, ("net_device", "rtnl_link_ops"), ("rtnl_link_ops", "kind")),
 }

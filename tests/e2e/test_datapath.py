@@ -280,3 +280,28 @@ def test_enforcement_outlives_a_killed_agent_and_the_next_one_takes_over_without
     for each in traffic:
         each.finish()
     assert not any(str(node.stranger.ipv4) in line for line in node.web.log)
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+def test_a_bridge_that_has_the_hardware_address_of_its_port(node: Node, family: int) -> None:
+    """As one made by hand has of its first: then what is for the gateway is for the port itself."""
+    port, ips = node.client.interface, node.client.ips
+
+    def ip(*lines: str) -> None:
+        for line in lines:
+            node.ground.node.run(["ip", *line.split()], check=True)
+
+    ip(f"link add br9 up address {_hardware_address(node, port)} type bridge", f"link set {port} master br9")
+    ip("addr add 169.254.1.1/32 dev br9", "addr add fe80::1/64 dev br9 nodad")
+    ip(*(f"-{each.version} route replace {each} dev br9" for each in ips))
+    try:
+        for path in (L7, L4):
+            assert fetch(node.client, node.server.ips[family], path) == str(ips[family])
+    finally:
+        ip(f"link set {port} nomaster", "link del br9")
+        ip(*(f"-{each.version} route replace {each} dev {port}" for each in ips))
+
+
+def _hardware_address(node: Node, interface: str) -> str:
+    shown = node.ground.node.run(["ip", "-o", "link", "show", interface], check=True).stdout
+    return shown.partition("link/ether ")[2].split()[0]
