@@ -46,8 +46,9 @@ from .force.tls_side import TlsSide
 from .inspection.api import LocalApi
 from .inspection.metrics import Exposition, Metrics
 from .inspection.metrics_port import MetricsPort
+from .inspection.node_state import NodeState
 from .inspection.policy_status import PolicyStatus
-from .inspection.view import NodeState, NodeView
+from .inspection.view import NodeView
 from .machine.claim import Claim
 from .machine.stop_signal import stop_signal
 from .machine.thread_pool import have_threads

@@ -1,6 +1,7 @@
 /* The last packets that each CPU dropped, for people (redirect/drop_log.py). Nothing is written for a packet that passes,
  * and the oldest record makes room, whether anybody reads or not. */
 #pragma once
+#include "count.h"
 #include "maps.h"
 
 #define DROPS_KEPT 128 /* a power of two */
@@ -36,4 +37,14 @@ static __always_inline void keep_drop(const struct __sk_buff *skb, const struct 
     kept->reason = reason;
     kept->hook = hook;
     kept->at = bpf_ktime_get_ns();
+}
+
+/* Whether the packet goes on. */
+static __always_inline int done(const struct __sk_buff *skb, const struct packet *p, int reason, enum hook hook)
+{
+    count(reason, hook);
+    if (reason <= REDIRECTED || reason == REVOKED)
+        return TC_ACT_OK;
+    keep_drop(skb, p, reason, hook);
+    return TC_ACT_SHOT;
 }

@@ -22,15 +22,6 @@
 #include "tunnel.h"
 #include "unfinished.h"
 
-static __always_inline int done(const struct __sk_buff *skb, const struct packet *p, int reason, enum hook hook)
-{
-    count(reason, hook);
-    if (reason <= REDIRECTED || reason == REVOKED)
-        return TC_ACT_OK;
-    keep_drop(skb, p, reason, hook);
-    return TC_ACT_SHOT;
-}
-
 static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet *p)
 {
     struct connection next = {.revision = current_revision()};

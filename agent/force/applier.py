@@ -19,7 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_network
 from types import MappingProxyType
 from typing import TypeVar
@@ -29,25 +29,19 @@ from ...policies import PolicyKey, World
 from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint, IPAddress
 from ...redirect.datapath import Datapath
-from ...redirect.errors import RedirectError, SystemRefusedError
-from ...redirect.grace_period import expedited
-from ...redirect.map_changes import MapDelta, readdressed
-from ...redirect.narrowing import narrowed
-from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, Owner, Planner, ProxyPorts, lies_in
-from ...redirect.reason import Counter
+from ...redirect.errors import SystemRefusedError
+from ...redirect.map_changes import readdressed
+from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, ProxyPorts, lies_in
 from ...redirect.revocation import end_accepted
-from ...redirect.uplink import interfaces
 from ...store import ContainerNetwork, PodNetwork
 from ...xds import Enforced, Outcome, Settled, XdsServer
 from ..refusal.blame import ALL, told_in
 from .applied import Applied
-from .bridge_guard import BridgeGuard, Guarded
+from .bridge_guard import Guarded
 from .envoy_side import EnvoySide, Needs
-from .handover import Handover
 from .kafka_side import KafkaSide
-from .pod_guard import CutOff, PodGuard, pod_bridges
+from .kernel_side import Kernel, KernelSide
 from .tls_side import TlsSide
-from .uplinks import Uplinks
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
 NARROW_SECONDS = 1.0  # and before the kernel gets what Envoy need not know
@@ -59,20 +53,6 @@ _CLOSED = 0  # a redirect to this port is a drop
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """What the kernel holds at one moment: policed interfaces, entries by map, packets by what became of them."""
-
-    attached: frozenset[int]
-    sizes: Mapping[str, int]
-    counters: tuple[Counter, ...]
-    uplinks: frozenset[int] = frozenset()
-    bridges: frozenset[int] = frozenset()  # of container engines, that lead to endpoints only
-    newcomers: int | None = None  # frames from and to ports of these that nothing polices; None: they are let be
-    unseen: CutOff | None = None  # pods that nothing polices; None: they are let be
-    far_ends: frozenset[int] | None = None  # that may get packets past the node's stack; None: no host routing
 
 
 class Applier:
@@ -93,18 +73,12 @@ class Applier:
     ) -> None:
         """`dns_uses` tells the DNS proxy what to judge by. `redirecting`: the kernel may have redirects of an earlier
         agent."""
-        self._datapath = datapath
         self._xds = xds
         self._envoy_runs = envoy_runs
         self._dns_uses = dns_uses
         self._ports = ProxyPorts(http_port, dns_port, tls.port, kafka.port)
         self._envoy = EnvoySide(tls, kafka)
-        self._planner = Planner()
-        self._handover = Handover()
-        self._recalled = not redirecting  # no proxy carries anything then
-        self._bridges = BridgeGuard(datapath)
-        self._pods = PodGuard(datapath)
-        self._uplinks = Uplinks(datapath)
+        self._kernel = KernelSide(datapath, recalled=not redirecting)
         self._turn = asyncio.Lock()  # the data path is for one thread at a time
         # Of what the kernel may redirect; None: not known, an earlier agent's.
         self._policed: Needs | None = None if redirecting else Needs()
@@ -121,7 +95,7 @@ class Applier:
         """Has those that nothing polices yet drop everything until a world that has them is in force: Envoy may take
         its time, or refuse. What fails here fails in `apply` again, and is told there."""
         async with self._turn:
-            await self._in_thread(lambda: self._attach(endpoints))
+            await self._in_thread(lambda: self._kernel.attach(endpoints))
 
     async def apply(self, world: World) -> Applied:
         """Brings `world` into force.
@@ -145,9 +119,9 @@ class Applier:
             before_it = self.world
             self._policed = wanted | before  # if the next step fails half-way
             problems = await self._in_thread(
-                lambda: self._sync_kernel(enforced, self._plan(enforced, world, ports), before_it, world)
+                lambda: self._kernel.sync(enforced, self._kernel.plan(enforced, world, ports), before_it, world)
             )
-            self.world, self._offered, self.closed = world, None, self._closed
+            self.world, self._offered, self.closed = world, None, self._kernel.closed
             self._unheard, self._narrowed, self._silent = None, None, False
         if unconfirmed:
             return Applied(
@@ -167,13 +141,11 @@ class Applier:
             self._policed, self._silent = needs, True
 
             def work() -> tuple[str, ...]:
-                plan = self._plan(enforced, world, self._ports)
+                plan = self._kernel.plan(enforced, world, self._ports)
                 if plan == self._narrowed:
                     return ()
                 self._narrowed = None
-                envoy = (self._ports.http, self._ports.tls, self._ports.kafka)
-                meanwhile = narrowed(self._datapath.current, plan, envoy)
-                problems = self._sync_kernel(enforced, meanwhile, before, world)
+                problems = self._kernel.narrow(enforced, plan, self._ports, before, world)
                 self._narrowed = plan if not problems else None
                 _log.warning("Envoy has not answered to a change yet: what it has to know for is dropped until it has")
                 return problems
@@ -181,7 +153,7 @@ class Applier:
             for problem in await self._in_thread(work):
                 _log.error("%s", problem)
             self._unheard = self._unheard or before
-            self.world, self._offered, self.closed = world, None, self._closed
+            self.world, self._offered, self.closed = world, None, self._kernel.closed
 
     async def offer(self, world: World) -> Applied:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
@@ -225,7 +197,7 @@ class Applier:
         revision = await self._xds.publish(telling.snapshot)
         if self.world is None:
             # The first plan takes long, and so does Envoy: the planner will remember it.
-            await self._in_thread(lambda: self._plan(enforced, world, self._ports))
+            await self._in_thread(lambda: self._kernel.plan(enforced, world, self._ports))
         answer = await self._answer(revision, meanwhile)
         if self._envoy.gives_way(answer):
             answer = await self._answer(await self._xds.publish(self._envoy.told(enforced, world, needs).snapshot))
@@ -275,10 +247,10 @@ class Applier:
             after = before.with_addresses(names) if before is not None else None
             if before is None or after is None:
                 return False
-            networks = [each for each in map(ip_network, names) if not lies_in(each, self._closed)]
+            networks = [each for each in map(ip_network, names) if not lies_in(each, self._kernel.closed)]
             changes = readdressed(before.ipcache, after.ipcache, networks)
             if changes:
-                for problem in await self._in_thread(lambda: self._readdress(changes, before, after)):
+                for problem in await self._in_thread(lambda: self._kernel.readdress(changes, before, after)):
                     _log.error("%s", problem)
                 self.world = after
                 self._dns_uses(after)
@@ -287,60 +259,30 @@ class Applier:
     async def busy(self, addresses: Set[IPAddress]) -> frozenset[IPAddress]:
         """Those of the addresses that an endpoint has a live connection with."""
         async with self._turn:
-            return await self._in_thread(lambda: self._datapath.busy(addresses))
+            return await self._in_thread(lambda: self._kernel.busy(addresses))
 
     async def guard(self, networks: Sequence[ContainerNetwork], pods: PodNetwork | None = None) -> Guarded:
         """Has the bridges of these networks lead to endpoints only, and pods that are none cut off. Raises
         RedirectError."""
         async with self._turn:
             endpoints = self.world.endpoints if self.world is not None else ()
-            return await self._in_thread(lambda: self._guard(networks, pods, endpoints))
-
-    def _guard(
-        self, networks: Sequence[ContainerNetwork], pods: PodNetwork | None, endpoints: Sequence[Endpoint]
-    ) -> Guarded:
-        """Blocking."""
-        found = interfaces() if pods is not None else ()
-        bridges = pod_bridges(pods, found, endpoints) if pods is not None else None
-        guarded = self._bridges.sync(networks, {each.ifindex for each in endpoints}, bridges)
-        held = self._datapath.held().bridges if pods is not None else frozenset[int]()
-        return guarded + self._pods.sync(pods, found, endpoints, held)
-
-    @property
-    def _closed(self) -> tuple[IPNetwork, ...]:
-        return self._bridges.closed + self._pods.closed
+            return await self._in_thread(lambda: self._kernel.guard(networks, pods, endpoints))
 
     async def kernel(self) -> Kernel:
         """A look into the kernel, between two changes."""
-
-        def look() -> Kernel:
-            path, held = self._datapath, self._datapath.held()
-            dropped, unseen = path.strangers.newcomers_dropped(), path.strangers.unseen
-            sizes, counters, far_ends = path.sizes(), path.counters(), path.far_ends()
-            pods = CutOff.of(unseen) if unseen is not None else None
-            return Kernel(held.pods, sizes, counters, held.uplinks, held.bridges, dropped, pods, far_ends)
-
         async with self._turn:
-            return await self._in_thread(look)
+            return await self._in_thread(self._kernel.look)
 
     async def keep_hold(self) -> bool:
         """What somebody has taken away from under the data path is put back. True when a program at an interface in
         force is gone: a round puts it back. Raises RedirectError."""
-
-        def look() -> bool:
-            if self._datapath.keep_pins():
-                _log.error("the pins of the data path were gone, as is the file system that they were in: pinned anew")
-            world = self.world
-            local = {each.ifindex for each in world.endpoints if each.local} if world is not None else set()
-            return bool(local - self._datapath.attached())
-
         async with self._turn:
-            return await self._in_thread(look)
+            return await self._in_thread(lambda: self._kernel.keep_hold(self.world))
 
     async def uplinks(self, named: Sequence[str] | None) -> tuple[str, ...]:
         """Follows the node's interfaces; `named` are those the user chose. A sentence for each that failed."""
         async with self._turn:
-            return await self._in_thread(lambda: self._uplinks.sync(named, self.world, self._pods.network))
+            return await self._in_thread(lambda: self._kernel.uplinks(named, self.world))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Runs `work` in a thread; who is cancelled meanwhile waits for its end, so that nothing is closed under it.
@@ -372,61 +314,3 @@ class Applier:
                 meanwhile = None
             if waited > _OVERTAKEN_SECONDS and self.overtaken():
                 return answer
-
-    def _sync_kernel(
-        self, enforced: Enforced, wanted: DatapathPlan, before: World | None, world: World
-    ) -> tuple[str, ...]:
-        """Maps, then programs: an endpoint that none could be attached to is tried again. Blocking."""
-        self._handover.begins(self._datapath.current)
-        self._datapath.apply(wanted)
-        problems = [*self._end_carried(before, world), *self._attach(endpoint for endpoint, _ in enforced)]
-        kept = {endpoint.ifindex for endpoint, _ in enforced}
-        gone = self._datapath.attached() - kept - self._bridges.ports
-        if gone:
-            with expedited():
-                for ifindex in gone:
-                    self._datapath.detach(ifindex)
-        return tuple(problems)
-
-    def _plan(self, enforced: Enforced, world: World, ports: ProxyPorts) -> DatapathPlan:
-        host = world.policy_of(world.host) if world.host is not None else None
-        return self._planner.plan(enforced, world.ipcache, ports, host, self._closed)
-
-    def _readdress(self, changes: MapDelta[IPNetwork, Owner], before: World, after: World) -> tuple[str, ...]:
-        """The owners alone, and who is over because of them. Blocking."""
-        self._handover.begins(self._datapath.current)
-        self._datapath.readdress(changes)
-        return self._end_carried(before, after)
-
-    def _end_carried(self, before: World | None, world: World) -> tuple[str, ...]:
-        """What proxies carry for ends that are others' in `world`, now that the maps hold it; a sentence if it goes on.
-        Blocking."""
-        held = self._datapath.current
-        try:
-            if not self._recalled:
-                self._handover.recall(self._datapath.made_by(self._datapath.carried()), held)
-                self._recalled = True
-            if self._handover.settles(held):
-                return ()
-            over = self._handover.over(self._datapath.carried(), before, world, held)
-            if over:
-                ended = self._datapath.end_carried(over)
-                _log.info("ended %d connections through Envoy: another identity has come to an end of them", ended)
-        except (RedirectError, OSError) as error:
-            return (f"connections of addresses that changed go on as they were made: {error}",)
-        return ()
-
-    def _attach(self, endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
-        """Programs at every local endpoint, and a sentence for each where there could be none. Blocking."""
-        attached = self._datapath.attached()
-        new = [endpoint for endpoint in endpoints if endpoint.local and endpoint.ifindex not in attached]
-        if not new:
-            return ()
-        problems = []
-        with expedited():
-            for endpoint in new:
-                try:
-                    self._datapath.attach(endpoint)
-                except RedirectError as error:
-                    problems.append(f"endpoint {endpoint.key} is not enforced: {error}")
-        return tuple(problems)

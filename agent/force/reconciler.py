@@ -18,7 +18,7 @@ from ...store import StoreContent
 from ..dns.learner import Names
 from ..dns.names import NameCache
 from ..errors import StateError
-from ..inspection.view import NodeState
+from ..inspection.node_state import NodeState
 from ..remote.nodes import RemoteNodes, Wanted
 from ..supply.endpoints import Discovery, discover
 from ..supply.intake import Intake, admit

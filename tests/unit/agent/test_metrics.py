@@ -7,9 +7,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from lockgate.agent.force.applier import Kernel
+from lockgate.agent.force.kernel_side import Kernel
 from lockgate.agent.inspection.metrics import Exposition, Metrics, families_of, summaries
-from lockgate.agent.inspection.view import NodeState, NodeView
+from lockgate.agent.inspection.node_state import NodeState
+from lockgate.agent.inspection.view import NodeView
 from lockgate.agent.settings import Settings
 from lockgate.agent.supply.endpoints import Discovery
 from lockgate.agent.supply.intake import Intake

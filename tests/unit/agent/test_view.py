@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 from lockgate.agent.force.applied import Applied
-from lockgate.agent.force.applier import Kernel
+from lockgate.agent.force.kernel_side import Kernel
 from lockgate.agent.inspection.api import NoSuchPolicyError
-from lockgate.agent.inspection.view import NodeState, NodeView
+from lockgate.agent.inspection.node_state import NodeState
+from lockgate.agent.inspection.view import NodeView
 from lockgate.agent.settings import Settings
 from lockgate.agent.supply.endpoints import Discovery
 from lockgate.agent.supply.intake import Intake, NoMemory, admit
