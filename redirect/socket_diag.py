@@ -91,7 +91,10 @@ class SocketDiag:
                 raise OSError(_code(payload), os.strerror(_code(payload)))
             return None
         state, number = _SOCKET.unpack_from(payload)
-        return None if state == _LISTEN else FoundSocket(family, number, _attributes(payload))
+        if state == _LISTEN:
+            return None
+        # As it was asked for: one for both families is told with mapped addresses, by which nothing is found.
+        return FoundSocket(family, ends + number[_ENDS.size :], _attributes(payload))
 
     def end(self, found: FoundSocket) -> bool:
         """Its peer gets a reset; False when it is over already. Raises BpfUnsupportedError when the kernel cannot."""

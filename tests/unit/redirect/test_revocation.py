@@ -128,3 +128,13 @@ def test_who_listens_for_others_is_let_be() -> None:
             end_accepted([(here, 40000, here, port)])
             with socket.create_connection((address, port)):
                 pass
+
+
+def test_a_socket_for_both_families_is_closed() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        port, here = listener.getsockname()[1], ip_address("127.0.0.1")
+        with socket.create_connection(("127.0.0.1", port)) as client, listener.accept()[0] as server:
+            end_accepted([(here, client.getsockname()[1], here, port)])
+            server.settimeout(5)
+            with pytest.raises(ConnectionError):
+                server.recv(1)
