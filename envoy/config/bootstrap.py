@@ -201,7 +201,7 @@ def _overload(settings: BootstrapSettings) -> overload.OverloadManager:
         return overload.OverloadManager(resource_monitors=monitors)
     heap = heap_monitor.FixedHeapConfig(max_heap_size_bytes=settings.max_heap)
     return overload.OverloadManager(
-        refresh_interval=timedelta(milliseconds=250),
+        refresh_interval=timedelta(milliseconds=50),
         resource_monitors=[*monitors, overload.ResourceMonitor(name=_HEAP, typed_config=protobuf.Any.pack(heap))],
         actions=[
             *(
