@@ -126,8 +126,8 @@ def _processes(namespaces: set[tuple[int, int]]) -> dict[int, Process]:
             continue  # it has just ended
         try:
             on_path = netns.cookie(entry / "ns/net") in namespaces
-        except NamespaceGoneError:
-            on_path = False  # it has ended and waits for its parent, who will be charged
+        except (NamespaceGoneError, PermissionError):
+            on_path = False  # it has ended and waits for its parent, who will be charged; or it is the machine's own
         user, system, reaped_user, reaped_system = (int(value) / _TICKS for value in fields[11:15])
         found[int(entry.name)] = Process(head.partition("(")[2], on_path, user + system, reaped_user + reaped_system)
     return found
