@@ -10,21 +10,23 @@ table bridge lockgate (nftables)    the rules that ask them
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Set
 from enum import IntFlag
 from pathlib import Path
 
 from . import layout
-from .errors import BpfUnsupportedError
-from .kernel import bpffs
+from .kernel.asked_programs import Asked, AskedPrograms
 from .kernel.bridge_table import BRIDGE_TABLE
 from .kernel.maps import PinnedMap
 from .kernel.newcomer_hook import NewcomerHook
-from .kernel.program import Loading
 
-_PROGRAMS = "newcomer-programs"
+_ASKED = Asked(
+    "newcomer-programs",
+    NewcomerHook,
+    BRIDGE_TABLE,
+    (layout.ENGINE_BRIDGES, layout.ENGINE_NAMES, layout.POLICED_PORTS),
+)
 _LET_BE, _GUARDED = 0, 1
 _POLICED = 1
 
@@ -61,26 +63,23 @@ class Newcomers:
             BpfUnsupportedError: the kernel or the caller's rights are not enough.
             ProgramRejectedError: the programs did not compile or load.
         """
-        bpffs.ensure_folder(pin_dir / _PROGRAMS)
+        self._programs = AskedPrograms(_ASKED, pin_dir, cache_dir)
         maps = pin_dir / "maps"
-        self._programs = Loading(maps, pin_dir / _PROGRAMS, NewcomerHook, cache_dir).finish()
         self._bridges = PinnedMap(maps, layout.ENGINE_BRIDGES)
         self._names = PinnedMap(maps, layout.ENGINE_NAMES)
         self._ports = PinnedMap(maps, layout.POLICED_PORTS)
         try:
-            BRIDGE_TABLE.install(self._programs)
+            self._programs.ask()
         except BaseException:
             self.close()
-            bpffs.empty_folder(pin_dir / _PROGRAMS)
             raise
 
     def guard(self, bridges: Mapping[int, bool], names: Names) -> None:
         """From now on who is at one of these bridges (by ifindex) and is not policed is mute, or is not; at any other
         it is where the bridge is called like these. Raises RedirectError."""
-        _hold(self._bridges, {each: _GUARDED if guarded else _LET_BE for each, guarded in bridges.items()})
+        self._bridges.hold({each: _GUARDED if guarded else _LET_BE for each, guarded in bridges.items()})
         self._names.put({0: names})
-        if BRIDGE_TABLE.dropped() is None:
-            BRIDGE_TABLE.install(self._programs)
+        self._programs.keep_asking()
 
     def by_name(self, bridges: Mapping[int, str]) -> frozenset[int]:
         """Those of these bridges that are guarded because of what they are called, and nothing else."""
@@ -89,36 +88,19 @@ class Newcomers:
 
     def police(self, ports: Set[int]) -> None:
         """The ports (by ifindex) that have programs, which judge what comes and goes. No other has."""
-        _hold(self._ports, dict.fromkeys(ports, _POLICED))
+        self._ports.hold(dict.fromkeys(ports, _POLICED))
 
     @staticmethod
     def dropped() -> int | None:
         """Frames from and to newcomers; None where none are held back."""
-        try:
-            return BRIDGE_TABLE.dropped()
-        except BpfUnsupportedError:
-            return None
+        return _ASKED.dropped()
 
     def close(self) -> None:
         """Let go of everything and leave the kernel at it."""
-        for each in (self._bridges, self._names, self._ports):
+        for each in (self._programs, self._bridges, self._names, self._ports):
             each.close()
-        for fd in self._programs.values():
-            os.close(fd)
 
     @staticmethod
     def remove_pinned(pin_dir: Path) -> None:
         """Take it all away: nobody is mute any more. There may be nothing."""
-        programs = pin_dir / _PROGRAMS
-        if programs.is_dir() and any(programs.iterdir()):
-            BRIDGE_TABLE.remove()
-            bpffs.empty_folder(programs)
-            for codec in (layout.ENGINE_BRIDGES, layout.ENGINE_NAMES, layout.POLICED_PORTS):
-                (pin_dir / "maps" / codec.name).unlink(missing_ok=True)
-
-
-def _hold(pinned: PinnedMap[int, int], wanted: Mapping[int, int]) -> None:
-    """What was there before and is wanted stays all the while."""
-    held = pinned.read()
-    pinned.put({key: value for key, value in wanted.items() if held.get(key) != value})
-    pinned.remove(held.keys() - wanted.keys())
+        _ASKED.remove_pinned(pin_dir)

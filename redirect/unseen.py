@@ -9,25 +9,24 @@ table inet lockgate-pods (nftables) the rules that ask them
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from ..policies.identity import IPNetwork
 from . import layout
-from .errors import BpfUnsupportedError
-from .kernel import bpffs
+from .kernel.asked_programs import Asked, AskedPrograms
 from .kernel.maps import PinnedMap
-from .kernel.program import Loading
 from .kernel.unseen_hook import UnseenHook
 from .kernel.unseen_table import UNSEEN_TABLE
 
-K = TypeVar("K")
-
-_PROGRAMS = "unseen-programs"
+_ASKED = Asked(
+    "unseen-programs",
+    UnseenHook,
+    UNSEEN_TABLE,
+    (layout.SEEN_INTERFACES, layout.POD_INTERFACES, layout.POD_PREFIXES),
+)
 _SEEN = 1
 _HEX_FOLLOWS = 1  # bpf/unseen.c
 # What a plugin adds to a name of its own: letters that end in none of a hexadecimal number, and that number.
@@ -78,17 +77,15 @@ class Unseen:
             BpfUnsupportedError: the kernel or the caller's rights are not enough.
             ProgramRejectedError: the programs did not compile or load.
         """
-        bpffs.ensure_folder(pin_dir / _PROGRAMS)
+        self._programs = AskedPrograms(_ASKED, pin_dir, cache_dir)
         maps = pin_dir / "maps"
-        self._programs = Loading(maps, pin_dir / _PROGRAMS, UnseenHook, cache_dir).finish()
         self._seen = PinnedMap(maps, layout.SEEN_INTERFACES)
         self._names = PinnedMap(maps, layout.POD_INTERFACES)
         self._prefixes = PinnedMap(maps, layout.POD_PREFIXES)
         try:
-            UNSEEN_TABLE.install(self._programs)
+            self._programs.ask()
         except BaseException:
             self.close()
-            bpffs.empty_folder(pin_dir / _PROGRAMS)
             raise
 
     def guard(self, prefixes: Collection[IPNetwork], names: Collection[PodName], seen: Set[int]) -> None:
@@ -97,12 +94,11 @@ class Unseen:
         with numbers were learned, and stay: nobody knows better while no pod is there. Raises RedirectError."""
         wanted = {each.stem: each.flags for each in (*self.names(), *names) if each.numbered}
         wanted |= {each.stem: each.flags for each in names if not each.numbered}
-        self._seen.put(_lacking(self._seen, dict.fromkeys(seen, _SEEN)))
-        _hold(self._names, wanted)
-        _hold(self._prefixes, dict.fromkeys(prefixes, _SEEN))
+        self._seen.add(dict.fromkeys(seen, _SEEN))
+        self._names.hold(wanted)
+        self._prefixes.hold(dict.fromkeys(prefixes, _SEEN))
         self._seen.remove(self._seen.read().keys() - seen)
-        if UNSEEN_TABLE.dropped() is None:
-            UNSEEN_TABLE.install(self._programs)
+        self._programs.keep_asking()
 
     def names(self) -> frozenset[PodName]:
         """What the names of pods' interfaces begin with, as far as it is known."""
@@ -123,35 +119,14 @@ class Unseen:
     @staticmethod
     def dropped() -> int | None:
         """Packets from and to pods that nothing polices; None where they are let be."""
-        try:
-            return UNSEEN_TABLE.dropped()
-        except BpfUnsupportedError:
-            return None
+        return _ASKED.dropped()
 
     def close(self) -> None:
         """Let go of everything and leave the kernel at it."""
-        for each in (self._seen, self._names, self._prefixes):
+        for each in (self._programs, self._seen, self._names, self._prefixes):
             each.close()
-        for fd in self._programs.values():
-            os.close(fd)
 
     @staticmethod
     def remove_pinned(pin_dir: Path) -> None:
         """Take it all away: nobody is cut off any more. There may be nothing."""
-        programs = pin_dir / _PROGRAMS
-        if programs.is_dir() and any(programs.iterdir()):
-            UNSEEN_TABLE.remove()
-            bpffs.empty_folder(programs)
-            for codec in (layout.SEEN_INTERFACES, layout.POD_INTERFACES, layout.POD_PREFIXES):
-                (pin_dir / "maps" / codec.name).unlink(missing_ok=True)
-
-
-def _lacking(pinned: PinnedMap[K, int], wanted: Mapping[K, int]) -> dict[K, int]:
-    held = pinned.read()
-    return {key: value for key, value in wanted.items() if held.get(key) != value}
-
-
-def _hold(pinned: PinnedMap[K, int], wanted: Mapping[K, int]) -> None:
-    """What was there before and is wanted stays all the while."""
-    pinned.put(_lacking(pinned, wanted))
-    pinned.remove(pinned.read().keys() - wanted.keys())
+        _ASKED.remove_pinned(pin_dir)

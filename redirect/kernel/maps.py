@@ -79,6 +79,20 @@ class PinnedMap(Generic[K, V]):
                 ) from error
             raise
 
+    def add(self, entries: Mapping[K, V]) -> None:
+        """Write those that are not there as they are. Raises MapFullError as `put`."""
+        self._add(entries, self.read())
+
+    def hold(self, entries: Mapping[K, V]) -> None:
+        """These and no others from now on; what was there before and is wanted stays all the while. Raises MapFullError
+        as `put`."""
+        held = self.read()
+        self._add(entries, held)
+        self.remove(held.keys() - entries.keys())
+
+    def _add(self, entries: Mapping[K, V], held: Mapping[K, V]) -> None:
+        self.put({key: value for key, value in entries.items() if held.get(key) != value})
+
     def remove(self, keys: Iterable[K]) -> None:
         """Delete entries; those that do not exist are fine."""
         for key in keys:
