@@ -136,7 +136,7 @@ class NodeAgent:
                 hang=settings.envoy_hang,
             )
             self._state.envoy = await envoy.ensure()
-            of_one = connections_of_one(settings.connections_per_client, _connections())
+            of_one = _connections_of_one(settings)
             applier = Applier(
                 datapath,
                 xds,
@@ -288,17 +288,19 @@ def _connections() -> int:
     return connections_with(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
+def _connections_of_one(settings: Settings) -> int:
+    return connections_of_one(settings.connections_per_client, _connections())
+
+
 def _bootstrap(settings: Settings, ipcache: Ipcache) -> bytes:
-    of_all = _connections()
-    of_one = connections_of_one(settings.connections_per_client, of_all)
     return bootstrap(
         BootstrapSettings(
             run_dir=settings.run_dir,
             node_id=_node_id(),
             ipcache=ipcache,
-            http=HttpListener(port=settings.http_port, connections_per_client=of_one),
+            http=HttpListener(port=settings.http_port, connections_per_client=_connections_of_one(settings)),
             max_heap=settings.envoy_heap_mb * 1_000_000,
-            max_connections=of_all,
+            max_connections=_connections(),
         )
     )
 

@@ -19,7 +19,7 @@ from .lock import AgentLock
 
 # Each also with what rotation and atomic writing append to its name.
 _FILES = (
-    *("agent.lock", "agent.sock", XDS_SOCKET, *FORMER_XDS_SOCKETS, "admin.sock", ACCESS_LOG),
+    *("agent.lock", "agent.sock", XDS_SOCKET, *FORMER_XDS_SOCKETS, run_files.ADMIN_SOCKET, ACCESS_LOG),
     *(run_files.BOOTSTRAP, run_files.LOCK, run_files.LAUNCH, run_files.STATE, run_files.LOG, hot_restart.BASE_ID),
 )
 

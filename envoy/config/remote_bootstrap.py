@@ -18,8 +18,9 @@ from typing import Any
 
 from ...policies.language.workload_file import valid_node
 from ..errors import BootstrapError
+from ..running.run_files import ADMIN_SOCKET
 from .access_log import FILE_NAME as ACCESS_LOG
-from .bootstrap import ADMIN_SOCKET, LONGEST_SOCKET_PATH, UPSTREAM_OPTIONS, ads, runtime
+from .bootstrap import LONGEST_SOCKET_PATH, UPSTREAM_OPTIONS, ads, runtime
 from .end import DESTINATION, SOURCE
 from .http_listener import ORIGINAL_DESTINATION, HttpListener, connection_manager, original_destination_cluster
 from .messages import (

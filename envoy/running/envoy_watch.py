@@ -13,7 +13,6 @@ from .question import Question, Reply
 from .silence import Silence
 from .thread_looks import look_at, threads
 
-ADMIN_SOCKET = "admin.sock"
 _WORKERS = "wrk:"
 _FEWEST_SECONDS, _MOST_SECONDS = 0.5, 3.0  # between two looks
 _LOOKS = 10

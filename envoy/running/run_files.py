@@ -5,6 +5,7 @@
     envoy.json         what is going on (`SupervisorState`), written by the supervisor
     envoy.log          Envoy's own log, and before it envoy.log.1
     bootstrap.pb.*.pb  what an Envoy starts with, named by its content
+    admin.sock         its admin interface
     envoy.base-id      of its shared memory; hot_* are the sockets of hot restarts
 
 Imported by the supervisor, which should stay small: nothing heavier than json here.
@@ -27,6 +28,7 @@ LAUNCH = "envoy-launch.json"
 STATE = "envoy.json"
 LOG = "envoy.log"
 BOOTSTRAP = "bootstrap.pb"
+ADMIN_SOCKET = "admin.sock"
 
 # The phases of `SupervisorState`.
 RUNNING = "running"  # Envoy has been started (whether it is ready, its admin interface says)

@@ -23,11 +23,11 @@ from pathlib import Path
 from . import control_group, hot_restart
 from .backoff import Backoff
 from .child import EnvoyChild
-from .envoy_watch import ADMIN_SOCKET
 from .file_system import FileSystem
 from .hang_watch import HangWatch
 from .log_file import LogFile
 from .run_files import (
+    ADMIN_SOCKET,
     LOG,
     RUNNING,
     STOPPED,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .envoy_watch import ADMIN_SOCKET, EnvoyWatch, interval
-from .run_files import RUNNING, WAITING, SupervisorState, start_ticks
+from .envoy_watch import EnvoyWatch, interval
+from .run_files import ADMIN_SOCKET, RUNNING, WAITING, SupervisorState, start_ticks
 from .silence import Silence
 from .thread_looks import look_at
 
