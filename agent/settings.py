@@ -17,8 +17,8 @@ BPFFS = Path("/sys/fs/bpf")
 # An Envoy asks for filters by the names in its bootstrap, and its connections carry what the filters look up. Where one
 # of these becomes another, this becomes another too: an Envoy that is being replaced then goes on with what it has. It
 # is neither told that its filters are gone nor given some that know none of its connections, nor waited for.
-XDS_SOCKET = "xds-4.sock"
-FORMER_XDS_SOCKETS = ("xds.sock", "ads.sock", "xds-3.sock")
+XDS_SOCKET = "xds-5.sock"
+FORMER_XDS_SOCKETS = ("xds.sock", "ads.sock", "xds-3.sock", "xds-4.sock")
 DROP, ALLOW = "drop", "allow"  # what becomes of the packets of containers and pods that the agent does not know
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from ...envoy.config.access_log import NO_ROUTES, LoggedRequest, SocketEnd
+from ...envoy.config.access_log import GREETING, NO_ROUTES, LoggedRequest, SocketEnd
 from ...policies import Direction, Verdict
 from ...policies.identity import Reserved
 from ...redirect.drop_log import DroppedPacket
@@ -208,6 +208,14 @@ def flow_event(request: LoggedRequest, directory: Directory) -> FlowEvent:
     )
 
 
+_GREETINGS = {
+    "another-server-name": "the client greeted the server again, by another name",
+    "renegotiation": "the client greeted the server again where nobody can see by which name (renegotiation)",
+    "unasked": "the client greeted again before the server asked for it",
+    "unreadable": "the greeting is not what TLS says it must be",
+}
+
+
 def _decided(name: str, source: FlowEnd, destination: FlowEnd) -> tuple[str, str, tuple[str, ...], str]:
     """(policy, rule, rules considered, in words) of what an action's name says; see xds/compile/rule_name.py."""
     if not name:
@@ -224,6 +232,8 @@ def _decided(name: str, source: FlowEnd, destination: FlowEnd) -> tuple[str, str
         return "", "", (), "Envoy has not been told yet who an end of this node is"
     if name == NO_ROUTES:
         return "", "", (), "no routes have reached Envoy yet"
+    if name.startswith(GREETING):
+        return "", "", (), _GREETINGS.get(name.removeprefix(GREETING), name)
     if kind == "lockgate":
         return "", "", (), "no policy has reached Envoy yet"
     if not names_a_rule(name):

@@ -62,6 +62,8 @@ GRPC_CONTENT_TYPE = r"application/grpc(\+.*)?"
 KAFKA = "kafka"
 
 NO_ROUTES = "lockgate:no-routes-received"  # stands for the rule where Envoy has no routes yet
+# Stands for the rule, with one word more, where a client may not have greeted once more (envoy/module/greeting).
+GREETING = "lockgate:greeting:"
 _WITHOUT_ROUTE = "route_not_found"
 # Envoy writes spaces of the action's name as underscores.
 _DETAILS = re.compile(r"rbac_access_denied_matched_policy\[(?P<rule>.*)\]\Z", re.DOTALL)
@@ -93,7 +95,8 @@ class LoggedKafka:
 class LoggedRequest:
     """A request that the policy refused, or that has a header its policy logs.
 
-    `rule` is the name of the RBAC action that refused it, or NO_ROUTES, or empty when it passed or Envoy gave none.
+    `rule` is the name of the RBAC action that refused it, or NO_ROUTES, or one that begins with GREETING, or empty when
+    it passed or Envoy gave none.
     `mismatches` are a rule's name and a header's, with a blank between, for each header match that was logged.
     `method`, `path` and `host` are None when the request had none, and cut to 64, 1024 and 256 bytes. The identities
     are those of the two ends when the connection was made; 0 when Envoy does not know them.
@@ -153,6 +156,8 @@ def parse(line: str | bytes) -> LoggedRequest:
 def _rule(details: str) -> str:
     if details == _WITHOUT_ROUTE:
         return NO_ROUTES
+    if details.startswith(GREETING):
+        return details
     found = _DETAILS.search(details)
     return "" if found is None or found["rule"] == "none" else found["rule"]
 

@@ -18,7 +18,7 @@ from .identity_filter import Ipcache
 from .messages import boot, cluster, connection_monitor, core, endpoint, heap_monitor, overload, protobuf, upstream_http
 from .policy_slot import XDS_CLUSTER, from_ads
 
-XDS_SOCKET = "xds-4.sock"
+XDS_SOCKET = "xds-5.sock"
 REGEX_PROGRAM_SIZE = 1_000_000
 
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL

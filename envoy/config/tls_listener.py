@@ -19,13 +19,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from .access_log import CONNECTION_FORMAT
+from ..running.module_file import NAME as MODULE
+from .access_log import CONNECTION_FORMAT, GREETING
 from .http_listener import ORIGINAL_DESTINATION, HttpListener, connection_limit, connection_manager, policy_slots
 from .identity_filter import Ipcache
 from .messages import (
     accesslog,
     cel_filter,
     core,
+    dynamic_filter,
+    dynamic_modules,
     file_access_log,
     listener,
     network_rbac,
@@ -122,9 +125,20 @@ def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:
             _policy_slot(settings.egress_slot, settings.first_policy_timeout),
             _policy_slot(settings.ingress_slot, settings.first_policy_timeout),
             remember,
+            _call_nobody_else(),
             _carry(ORIGINAL_DESTINATION, access_log, reports),
         ],
     )
+
+
+def _call_nobody_else() -> listener.Filter:
+    """The module's filter that ends a connection whose client greets again with another server name, or where nobody
+    can see with which (envoy/module/greeting)."""
+    watched = dynamic_filter.DynamicModuleNetworkFilter(
+        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=MODULE, do_not_close=True),
+        filter_name="lockgate.greeting",
+    )
+    return listener.Filter(name="lockgate.greeting", typed_config=protobuf.Any.pack(watched))
 
 
 def _carry(upstream: str, access_log: Path, reports: accesslog.AccessLog) -> listener.Filter:
@@ -229,7 +243,8 @@ def deny_all_connections() -> network_rbac.Rbac:
 
 def _denied_log(path: Path) -> accesslog.AccessLog:
     # By what ended the connection: the metadata by which HTTP's denials are told is not there.
-    denied = cel_filter.ExpressionFilter(expression="connection.termination_details.startsWith('rbac_access_denied')")
+    ended = (f"connection.termination_details.startsWith('{how}')" for how in ("rbac_access_denied", GREETING))
+    denied = cel_filter.ExpressionFilter(expression=" || ".join(ended))
     return accesslog.AccessLog(
         name="envoy.access_loggers.file",
         filter=accesslog.AccessLogFilter(

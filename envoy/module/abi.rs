@@ -208,6 +208,10 @@ extern "C" {
     pub fn envoy_dynamic_module_callback_network_filter_get_connection_state(
         filter: NetworkFilterEnvoy,
     ) -> ConnectionState;
+    pub fn envoy_dynamic_module_callback_network_filter_get_requested_server_name(
+        filter: NetworkFilterEnvoy,
+        name_out: *mut EnvoyBuffer,
+    ) -> bool;
     pub fn envoy_dynamic_module_callback_network_filter_get_remote_address(
         filter: NetworkFilterEnvoy,
         address_out: *mut EnvoyBuffer,

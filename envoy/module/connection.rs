@@ -173,6 +173,15 @@ impl Connection {
         unsafe { envoy_dynamic_module_callback_network_filter_get_connection_id(self.envoy) }
     }
 
+    /// The server name of the client's TLS greeting, in lower case; None where Envoy has read none.
+    pub fn server_name(&self) -> Option<&[u8]> {
+        let mut name = EnvoyBuffer::EMPTY;
+        unsafe {
+            envoy_dynamic_module_callback_network_filter_get_requested_server_name(self.envoy, &mut name)
+                .then(|| name.bytes())
+        }
+    }
+
     /// The client's address and port.
     pub fn remote_address(&self) -> Option<(IpAddr, u16)> {
         self.address(envoy_dynamic_module_callback_network_filter_get_remote_address)

@@ -12,6 +12,7 @@ mod connection_limit;
 mod end;
 mod ends;
 mod generation;
+mod greeting;
 mod guard;
 mod identity;
 mod ipcache;
@@ -55,6 +56,7 @@ fn listener_config(name: &str, config: &[u8]) -> Result<Identity, String> {
 fn network_config(name: &str, config: &[u8]) -> Result<Box<dyn NetworkConfig>, String> {
     match name {
         "lockgate.connection_limit" => connection_limit::config(config),
+        "lockgate.greeting" => greeting::config(config),
         "lockgate.kafka" => kafka::config(config),
         _ => Err(format!("there is no network filter called {name:?}")),
     }

@@ -45,7 +45,7 @@ class PolicyServer:
     METHOD = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
     def __init__(self, run_dir: Path, policy: http_rbac.Rbac, *, routing: bool = True) -> None:
-        self._socket = run_dir / "xds-4.sock"
+        self._socket = run_dir / "xds-5.sock"
         self._policy = policy
         self._routing = routing
         self._due: asyncio.Queue[bytes] = asyncio.Queue()

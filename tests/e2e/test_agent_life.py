@@ -157,7 +157,7 @@ def test_agent_and_envoy_die_together_and_leave_their_files(node: LiveNode) -> N
         os.kill(node.supervisor_pid(), signal.SIGKILL)
         node.until("Envoy dies too", lambda: not alive(envoy))
         left = {path.name for path in node.run_dir.iterdir()}
-        assert {"agent.sock", "xds-4.sock", "admin.sock", "envoy.json"} <= left
+        assert {"agent.sock", "xds-5.sock", "admin.sock", "envoy.json"} <= left
         node.start_agent()
         assert fetch(node.frontend, node.api.ipv4, 80, USERS) == OK
 

@@ -66,7 +66,7 @@ class Node:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.xds = XdsServer(run_dir / "xds-4.sock")
+        self.xds = XdsServer(run_dir / "xds-5.sock")
         self.admin: Admin | None = None
         self._http = HttpSide()
         self._streams: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}

@@ -100,7 +100,7 @@ class Client:
 @asynccontextmanager
 async def policed(run_dir: Path) -> AsyncIterator[Echo]:
     """The node's Envoy with the policy in force, and a server behind it."""
-    xds, echo = XdsServer(run_dir / "xds-4.sock"), Echo()
+    xds, echo = XdsServer(run_dir / "xds-5.sock"), Echo()
     await xds.start()
     try:
         pairs = [(THE_SERVER, EndpointPolicy(ingress=POLICY))]

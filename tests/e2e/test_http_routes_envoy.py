@@ -100,7 +100,7 @@ def small(run_dir: Path) -> bytes:
 
 @asynccontextmanager
 async def running(run_dir: Path, first: Snapshot) -> AsyncIterator[tuple[Node, XdsServer, Admin]]:
-    xds = XdsServer(run_dir / "xds-4.sock")
+    xds = XdsServer(run_dir / "xds-5.sock")
     await xds.start()
     try:
         await xds.publish(first)

@@ -244,7 +244,7 @@ def test_nothing_of_the_nodes_listens_beyond_loopback(ground: Field) -> None:
     addresses = [line.split()[4].rpartition(":")[0] for line in listed]
     assert addresses
     assert {each.partition("%")[0] for each in addresses} <= {"127.0.0.1", "[::1]"}
-    for name in ("xds-4.sock", "admin.sock", "agent.sock"):
+    for name in ("xds-5.sock", "admin.sock", "agent.sock"):
         assert (ground.node.run_dir / name).stat().st_mode & 0o777 == 0o600
 
 

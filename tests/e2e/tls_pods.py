@@ -19,6 +19,7 @@ from lockgate.agent.playground import Namespace
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import CLOSED, DROPPED, PATIENCE, REFUSED, Answer, Line, Web
 
+ALLOW_CLIENT_RENEGOTIATION = 1 << 8  # of OpenSSL 3, which does not by itself
 UNTRUSTED = "untrusted"  # the client does not trust the certificate it is shown
 
 
@@ -64,9 +65,11 @@ def _pem(certificate: x509.Certificate) -> bytes:
 
 class TlsWeb(Web):
     """The web server behind TLS. `accepted` counts TCP connections, also those that never spoke; `names` are what
-    clients called the server."""
+    clients called the server, each time they greeted it. `curve` is the only one it takes, by its OpenSSL name."""
 
-    def __init__(self, where: Namespace, port: int, certificate: tuple[bytes, bytes], folder: Path) -> None:
+    def __init__(
+        self, where: Namespace, port: int, certificate: tuple[bytes, bytes], folder: Path, curve: str = ""
+    ) -> None:
         self.accepted = 0
         self.names: list[str | None] = []
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -74,6 +77,9 @@ class TlsWeb(Web):
         file.touch(0o600)
         file.write_bytes(certificate[0] + certificate[1])
         self._context.load_cert_chain(file)
+        if curve:
+            self._context.set_ecdh_curve(curve)
+        self._context.options |= ALLOW_CLIENT_RENEGOTIATION
         self._context.sni_callback = lambda _, name, __: self.names.append(name)
         super().__init__(where, port)
 

@@ -125,6 +125,14 @@ def test_a_request_that_passed_with_a_mismatch() -> None:
     assert found.to_json()["mismatches"] == [{"rule": RULE, "header": "x-team"}]
 
 
+@pytest.mark.parametrize(
+    ("what", "why"), [("renegotiation", "renegotiation"), ("another-server-name", "by another name"), ("new", "new")]
+)
+def test_a_client_that_greets_again(what: str, why: str) -> None:
+    found = event(details=f"lockgate:greeting:{what}", protocol="TLS", code=0)
+    assert (found.policy, found.verdict) == ("", FlowVerdict.DENIED) and why in found.why
+
+
 def test_tls_and_unknown_ends() -> None:
     found = event(RULE, protocol="TLS", method="-", path="-", host="a.example", code=0, destination="192.0.2.7:443")
     assert (found.destination.identity, found.destination.endpoint) == (500, "")

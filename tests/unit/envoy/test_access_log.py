@@ -81,6 +81,7 @@ def test_an_ipv6_address() -> None:
         (None, ""),
         ("rbac_access_denied_matched_policy[a]b]", "a]b"),
         ("route_not_found", NO_ROUTES),
+        ("lockgate:greeting:renegotiation", "lockgate:greeting:renegotiation"),
     ],
 )
 def test_the_rule_that_denied(details: str | None, rule: str) -> None:
