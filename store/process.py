@@ -9,7 +9,8 @@ def born(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None when there is none. Raises OSError when that cannot be
     told, as without a descriptor."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # The second field is the command in brackets: whatever bytes a process, a pod's too, calls itself.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(fields[19]) if fields[0] not in "ZX" else None
+    return int(fields[19]) if fields[0] not in (b"Z", b"X") else None

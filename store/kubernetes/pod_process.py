@@ -62,7 +62,7 @@ def find(uids: Set[str], proc: Path = _PROC) -> dict[str, PodProcess]:
 def _pod_of(process: Path) -> tuple[str, int] | None:
     """The uid and how deep below the node's root the process's group is."""
     try:
-        text = (process / "cgroup").read_text()
+        text = (process / "cgroup").read_text(errors="replace")
     except OSError:
         return None
     match = _POD.search(text)

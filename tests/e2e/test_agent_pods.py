@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import yaml
@@ -158,6 +160,19 @@ def test_workloads_by_process_and_by_interface(node: LiveNode) -> None:
     list_with(node, *({"name": next(iter(place)), "labels": {"app": "api-server"}} | place for place in places))
     for pod in (by_pid, by_interface):
         node.until("it is enforced", partial(judged_by_request, node, pod))
+    node.until("nothing is wrong", node.ok)
+
+
+def test_a_process_whose_name_is_no_text(node: LiveNode, tmp_path: Path) -> None:
+    """A process calls itself what it likes; the agent reads that name on the way to when it started."""
+    pod = node.ground.pod("unnamed", labels={"app": "api-server"})
+    node.serve(pod, 80)
+    odd = tmp_path / os.fsdecode(b"\xff) Z 1")
+    odd.symlink_to("/bin/sleep")
+    pid = pod.popen([odd, "1000"]).pid
+    node.until("it is called so", lambda: Path(f"/proc/{pid}/comm").read_bytes().startswith(b"\xff"))
+    list_with(node, {"name": "unnamed", "labels": {"app": "api-server"}, "pid": pid})
+    node.until("it is enforced", lambda: judged_by_request(node, pod))
     node.until("nothing is wrong", node.ok)
 
 

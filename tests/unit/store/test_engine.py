@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -48,15 +47,6 @@ async def test_a_memory_that_is_none(tmp_path: Path, text: str) -> None:
     memory.write_text(text)
     content = await EngineStore(f"unix://{tmp_path}/nobody.sock", memory).read()
     assert content.workloads == ()
-
-
-def test_when_a_process_started() -> None:
-    ended = subprocess.Popen(["true"])
-    ended_at = born(ended.pid)
-    ended.wait()
-    assert born(ended.pid) is None
-    mine = born(os.getpid())
-    assert mine is not None and (ended_at is None or ended_at >= mine)
 
 
 @pytest.mark.parametrize(

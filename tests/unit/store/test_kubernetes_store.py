@@ -284,6 +284,11 @@ def test_whose_a_control_group_is(tmp_path: Path, group: str, found: tuple[str, 
     assert _pod_of(tmp_path) == found
 
 
+def test_a_control_group_may_be_called_by_no_text(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_bytes(b"0::/\xff\n")
+    assert _pod_of(tmp_path) is None
+
+
 def test_who_has_no_cluster_does_not_wait_for_it() -> None:
     code = "import sys, lockgate.agent.node; print([name for name in sys.modules if '.kubernetes' in name])"
     ended = subprocess.run(
