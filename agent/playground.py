@@ -30,6 +30,7 @@ from typing import Any
 import yaml
 from pyroute2 import IPRoute
 
+from ..envoy.running.run_files import start_ticks
 from ..redirect.errors import NamespaceGoneError
 from ..redirect.kernel import netns
 
@@ -373,14 +374,7 @@ def _kill_inside(cookies: set[tuple[int, int]]) -> None:
             continue
     deadline = time.monotonic() + 2
     while victims and time.monotonic() < deadline:
-        victims = [pid for pid in victims if _alive(pid)]
+        # Not zombies, which hold no namespace and only their parent can reap.
+        victims = [pid for pid in victims if start_ticks(pid) is not None]
         if victims:
             time.sleep(0.005)
-
-
-def _alive(pid: int) -> bool:
-    """False for zombies too: they hold no namespace, and only their parent can reap them."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..envoy.running.run_files import ADMIN_SOCKET
+
 if TYPE_CHECKING:
     from ..policies.identity import IPNetwork
 
@@ -97,4 +99,4 @@ class Settings:
     @property
     def admin_socket(self) -> Path:
         """Envoy's admin interface."""
-        return self.run_dir / "admin.sock"
+        return self.run_dir / ADMIN_SOCKET

@@ -102,7 +102,7 @@ class KafkaPoliced(KafkaMode, Policed):
     policy = policy_for("server", _RULES)
 
     def counted(self) -> tuple[int, ...]:
-        return (_bytes(self._settings.run_dir / "admin.sock", "lockgate_kafka"),)
+        return (_bytes(self._settings.admin_socket, "lockgate_kafka"),)
 
 
 class KafkaOpen(KafkaPoliced):

@@ -89,7 +89,7 @@ class Policed(Mode):
         return [*super()._parts(), (_AGENT, self._agent)]
 
     def counted(self) -> tuple[int, ...]:
-        return (counter.requests(self._settings.run_dir / "admin.sock", ["lockgate_http"]),)
+        return (counter.requests(self._settings.admin_socket, ["lockgate_http"]),)
 
     def close(self) -> None:
         """Also removes what the agent left pinned for a successor that will not come."""

@@ -57,9 +57,10 @@ _SECTIONS = {
 
 def _ask(run_dir: Path, question: Callable[[Admin], Awaitable[T]]) -> T:
     from ...envoy.inspection.admin import Admin
+    from ...envoy.running.run_files import ADMIN_SOCKET
 
     async def ask() -> T:
-        async with Admin(run_dir / "admin.sock") as admin:
+        async with Admin(run_dir / ADMIN_SOCKET) as admin:
             return await question(admin)
 
     return asyncio.run(ask())
