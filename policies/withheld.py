@@ -1,4 +1,4 @@
-"""A policy without (some of) what a proxy has to judge: what is enforced while a proxy refuses to take the whole.
+"""A policy without (some of) what it says: what is enforced while a proxy, or the kernel, does not take the whole.
 
 The parts of a policy that Envoy is told are its requests rules, one by one, and its demands on TLS connections. Taking
 them away must never open anything, so the rule around them stays and allows nothing through the proxy.
@@ -66,6 +66,19 @@ def place(policy: Policy, part: Part) -> str:
 def withheld(policy: Policy) -> Policy:
     """The policy when Envoy takes none of it: what only its requests rules allow is denied."""
     return _rebuilt(policy, lambda direction, at, entries: _withheld_entries(entries))
+
+
+def shut(policy: Policy) -> Policy:
+    """The policy when it allows nothing: who it is about, and what it denies (as it does `withheld`), stay."""
+    return _rebuilt(withheld(policy), lambda direction, at, entries: tuple(entry for entry in entries if entry.deny))
+
+
+def closed(policy: Policy) -> Policy:
+    """The same in as few words as there are: where it denies something, it denies everything."""
+    return _rebuilt(
+        shut(policy),
+        lambda direction, at, entries: tuple(replace(entry, peers=None, ports=None) for entry in entries[:1]),
+    )
 
 
 def only(policy: Policy, kept: Set[Part]) -> Policy:

@@ -39,6 +39,7 @@ from .proxy_sockets import Carried, carried, end_carried
 from .published import free_published, hold_published
 from .reason import Counter, Reason
 from .revocation import end, revoked
+from .room import Need, need
 from .services import ServiceAddresses
 from .strangers import Strangers
 
@@ -230,6 +231,15 @@ class Datapath:
         over = revoked(self._connections.live(Concern.of(changes)), wanted)
         end(over)
         return replace(applied, revoked=len(over))
+
+    def need(self, wanted: DatapathPlan) -> Need:
+        """What `apply` would take."""
+        return need(self.current, wanted, self.room)
+
+    @property
+    def room(self) -> Mapping[Table, int]:
+        """How many entries each map can hold."""
+        return {table: opened.room for table, opened in self._maps.items()}
 
     def readdress(self, owners: MapDelta[IPNetwork, Owner]) -> Applied:
         """Change owners of addresses and nothing else, at a cost that does not grow with the policies.

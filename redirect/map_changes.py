@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from enum import Enum
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -71,11 +71,11 @@ class MapChanges:
 
 
 class Table(Enum):
-    """The maps that a change writes."""
+    """The maps that a change writes, by the names that they have in the kernel."""
 
-    POLICY = auto()
-    ENDPOINTS = auto()
-    IPCACHE = auto()
+    POLICY = "policy"
+    ENDPOINTS = "endpoints"
+    IPCACHE = "ipcache"
 
 
 @dataclass(frozen=True, slots=True)

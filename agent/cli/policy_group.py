@@ -134,6 +134,7 @@ def get_policy(
             ("revision", entry["revision"]),
             ("endpoints", "\n".join(entry["endpoints"]) or "none: no workload on this node is selected"),
             *(_nack_fields(entry["nack"]) if entry["nack"] else ()),
+            *(_no_room_fields(entry["no_room"]) if entry["no_room"] else ()),
             *(row for node, nack in entry["remote_nacks"].items() for row in _nack_fields(nack, f" on {node}")),
             ("problems", "\n".join(entry["problems"]) or "none"),
         ]
@@ -146,6 +147,19 @@ def _nack_fields(nack: dict[str, Any], where: str = "") -> list[tuple[str, str]]
         ("refused", f"{nack['path']} (line {nack['line']}){where}"),
         ("envoy says", f"{nack['resource']}: {nack['text']}"),
         ("in force", enforced[nack["enforced"]]),
+    ]
+
+
+def _no_room_fields(overfull: dict[str, Any]) -> list[tuple[str, str]]:
+    enforced = {
+        "older": "the last version that there was room for",
+        "denied": "nothing of it: what only it allows is denied",
+        "closed": "nothing of it: where it denies something, everything is denied",
+    }
+    room = f"{overfull['room']} in all, {overfull['others']} for all else"
+    return [
+        ("wants", f"{overfull['wants']} entries of the BPF map {overfull['map']} ({room})"),
+        ("in force", enforced[overfull["enforced"]]),
     ]
 
 

@@ -40,6 +40,8 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
     counts = f"{policies['enforced']} enforced, {policies['stale']} of them in an older version"
     if policies["nacked"]:
         counts += f", {policies['nacked']} refused by Envoy"
+    if policies["overfull"]:
+        counts += f", {policies['overfull']} without room in the kernel"
     rows += [
         ("policies", f"{counts}, {policies['problems']} problems"),
         ("endpoints", f"{endpoints['local']} local, {endpoints['known']} known"),

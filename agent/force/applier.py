@@ -33,6 +33,7 @@ from ...redirect.errors import SystemRefusedError
 from ...redirect.map_changes import readdressed
 from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, ProxyPorts, lies_in
 from ...redirect.revocation import end_accepted
+from ...redirect.room import Need
 from ...store import ContainerNetwork, PodNetwork
 from ...xds import Enforced, Outcome, Settled, XdsServer
 from ..refusal.blame import ALL, told_in
@@ -155,6 +156,12 @@ class Applier:
             self._unheard = self._unheard or before
             self.world, self._offered, self.closed = world, None, self._kernel.closed
 
+    async def need(self, world: World) -> Need:
+        """The entries that `world` takes in the kernel's maps. Raises RedirectError."""
+        enforced = self._enforced(world)
+        async with self._turn:
+            return await self._in_thread(lambda: self._kernel.need(self._kernel.plan(enforced, world, self._ports)))
+
     async def offer(self, world: World) -> Applied:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and
         `apply` is owed."""
@@ -167,10 +174,13 @@ class Applier:
 
     def _needs(self, world: World) -> tuple[Enforced, Needs, Needs]:
         """The endpoints to enforce for; who needs Envoy for this world, and for the one in force."""
-        enforced = [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
+        enforced = self._enforced(world)
         # What an earlier agent had the kernel redirect is not known here: a subtree for everyone meanwhile.
         before = self._policed if self._policed is not None else Needs.everyones(enforced)
         return enforced, Needs.of(enforced), before
+
+    def _enforced(self, world: World) -> Enforced:
+        return [(endpoint, world.policy_of(endpoint)) for endpoint in world.endpoints if endpoint.local]
 
     def _leaving(self, enforced: Enforced) -> Enforced:
         """The endpoints in force whose identities no endpoint will have, with the policies in force."""

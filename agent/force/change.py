@@ -1,4 +1,5 @@
-"""A change of the node's policies, from what is wanted to what is in force, whatever Envoy refuses of it."""
+"""A change of the node's policies, from what is wanted to what is in force, whatever Envoy refuses of it, and whatever
+the kernel has no room for."""
 
 from __future__ import annotations
 
@@ -7,12 +8,16 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ...policies import Policy, PolicyKey, World
+from ...redirect.room import Need
 from ..refusal.containment import Containment, Refusal
 from ..refusal.culprits import InterruptedSearchError, Search
+from ..refusal.overfull import Counted, Overflow, Overfull
 from .applied import Applied
+
+WorldOf: TypeAlias = Callable[[Sequence[Policy]], World]
 
 log = logging.getLogger("lockgate.agent")
 
@@ -23,6 +28,7 @@ class Applies(Protocol):
     async def apply(self, world: World) -> Applied: ...
     async def offer(self, world: World) -> Applied: ...
     def told(self, world: World, resources: Collection[str] = ...) -> Set[PolicyKey]: ...
+    async def need(self, world: World) -> Need: ...
 
 
 class Remembers(Protocol):
@@ -49,6 +55,7 @@ class ChangeMaker:
         self._node = node
         self._whose = f" of remote node {node}" if node else ""
         self._containment = Containment()
+        self._overflow = Overflow(self._remembered)
         self._strange = False  # Envoy may be another one than what was taken, or is remembered, tells of
         self.searches = 0  # how often Envoy had to be asked who is to blame
 
@@ -56,6 +63,11 @@ class ChangeMaker:
     def refusals(self) -> Mapping[PolicyKey, Refusal]:
         """The policies that Envoy refuses."""
         return self._containment.refusals
+
+    @property
+    def overfull(self) -> Mapping[PolicyKey, Overfull]:
+        """The policies that the kernel has no room for."""
+        return self._overflow.held
 
     def distrust(self) -> None:
         """Envoy refuses what it had taken: it is another one now, and any policy may be to blame."""
@@ -68,21 +80,51 @@ class ChangeMaker:
 
     def admitted(self, wanted: Sequence[Policy]) -> tuple[Policy, ...]:
         """The policies to enforce when these are wanted."""
+        return self._overflow.admitted(self._taken_by_envoy(wanted))
+
+    def _taken_by_envoy(self, wanted: Sequence[Policy]) -> tuple[Policy, ...]:
         before = self.refusals
         admitted = self._containment.admitted(wanted)
         for key in before.keys() - self.refusals.keys():
             log.info("policy %s is another one now, or gone: it is no longer kept from Envoy%s", key, self._whose)
         return admitted
 
-    async def make(
-        self, world: World, wanted: Sequence[Policy], world_of: Callable[[Sequence[Policy]], World]
-    ) -> Changed:
-        """Applies `world`, which was made of `admitted(wanted)` by `world_of`. If Envoy refuses it, finds the policies
-        that are to blame, and goes on without them.
+    async def make(self, world: World, wanted: Sequence[Policy], world_of: WorldOf) -> Changed:
+        """Applies `world`, which was made of `admitted(wanted)` by `world_of`. If Envoy refuses it, or the kernel has
+        no room for it, finds the policies that are to blame, and goes on without them.
 
         Raises:
             RedirectError: the kernel refused something.
         """
+        while True:
+            counted = await self._fit(world, wanted, world_of)
+            changed = await self._bring(counted.world, wanted, world_of)
+            if not self.overfull or changed.applied.nacks or changed.applied.unconfirmed:
+                return changed
+            # What went with this change has made room.
+            now = await self._fit(changed.world, wanted, world_of)
+            if now.world is changed.world:
+                return changed
+            world = now.world
+
+    async def _fit(self, world: World, wanted: Sequence[Policy], world_of: WorldOf) -> Counted:
+        """As much of `world` as there is room for."""
+        before = dict(self.overfull)
+
+        async def count(policies: Sequence[Policy]) -> Counted:
+            tried = await asyncio.to_thread(world_of, policies)
+            return Counted(tried, await self._applier.need(tried))
+
+        counted = Counted(world, await self._applier.need(world))
+        fitting = await self._overflow.fit(self._taken_by_envoy(wanted), counted, count)
+        for key in before.keys() - self.overfull.keys():
+            log.info("there is room for policy %s now", key)
+        for key, each in self.overfull.items():
+            if key not in before or before[key].stand_in != each.stand_in:
+                log.error("%s", each)
+        return fitting
+
+    async def _bring(self, world: World, wanted: Sequence[Policy], world_of: WorldOf) -> Changed:
         applied = await self._applier.apply(world)
         if applied.nacks:
             try:
@@ -95,17 +137,27 @@ class ChangeMaker:
                 log.error("%s", refusal)
             if refusals:
                 world = await asyncio.to_thread(world_of, self.admitted(wanted))
+                world = (await self._fit(world, wanted, world_of)).world
                 applied = await self._applier.apply(world)
             else:
                 await self._applier.offer(world)  # what is not refused of it, instead of the trials
         if not applied.nacks and not applied.unconfirmed:
-            self._containment.take(world.policies, partial(self._applier.told, world))
-            self._strange = False
+            self._take(world)
         return Changed(world, applied)
 
-    async def _search(
-        self, world: World, nacks: Mapping[str, str], world_of: Callable[[Sequence[Policy]], World]
-    ) -> list[Refusal]:
+    def _take(self, world: World) -> None:
+        withheld = {key for key, refusal in self.refusals.items() if not refusal.stand_in.older}
+        self._overflow.take(policy for policy in world.policies if policy.key not in withheld)
+        mere = self._overflow.mere
+        policies = [policy for policy in world.policies if policy.key not in mere] if mere else world.policies
+        self._containment.take(policies, partial(self._applier.told, world))
+        self._strange = False
+
+    def _remembered(self, policy: Policy) -> Policy | None:
+        """The version of it that was in force last, of an earlier agent's."""
+        return next((each for each in self._memory.policies(policy.source) if each.key == policy.key), None)
+
+    async def _search(self, world: World, nacks: Mapping[str, str], world_of: WorldOf) -> list[Refusal]:
         async def offer(policies: Sequence[Policy]) -> Mapping[str, str]:
             applied = await self._applier.offer(await asyncio.to_thread(world_of, policies))
             if applied.unconfirmed:

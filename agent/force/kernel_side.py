@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...policies import World
 from ...policies.identity import IPNetwork
@@ -19,6 +19,7 @@ from ...redirect.map_changes import MapDelta
 from ...redirect.narrowing import narrowed
 from ...redirect.plan import DatapathPlan, Owner, Planner, ProxyPorts
 from ...redirect.reason import Counter
+from ...redirect.room import Need
 from ...redirect.uplink import interfaces
 from ...store import ContainerNetwork, PodNetwork
 from ...xds import Enforced
@@ -42,6 +43,7 @@ class Kernel:
     newcomers: int | None = None  # frames from and to ports of these that nothing polices; None: they are let be
     unseen: CutOff | None = None  # pods that nothing polices; None: they are let be
     far_ends: frozenset[int] | None = None  # that may get packets past the node's stack; None: no host routing
+    room: Mapping[str, int] = field(default_factory=dict)  # how many entries each map can hold
 
 
 class KernelSide:
@@ -67,7 +69,8 @@ class KernelSide:
         dropped, unseen = path.strangers.newcomers_dropped(), path.strangers.unseen
         sizes, counters, far_ends = path.sizes(), path.counters(), path.far_ends()
         pods = CutOff.of(unseen) if unseen is not None else None
-        return Kernel(held.pods, sizes, counters, held.uplinks, held.bridges, dropped, pods, far_ends)
+        room = {table.value: entries for table, entries in path.room.items()}
+        return Kernel(held.pods, sizes, counters, held.uplinks, held.bridges, dropped, pods, far_ends, room)
 
     def keep_hold(self, world: World | None) -> bool:
         """What somebody has taken away from under the data path is put back. True when a program at an interface in
@@ -115,6 +118,10 @@ class KernelSide:
         """What the kernel is to hold."""
         host = world.policy_of(world.host) if world.host is not None else None
         return self._planner.plan(enforced, world.ipcache, ports, host, self.closed)
+
+    def need(self, wanted: DatapathPlan) -> Need:
+        """The entries that it takes in the maps."""
+        return self._datapath.need(wanted)
 
     def busy(self, addresses: Set[IPAddress]) -> frozenset[IPAddress]:
         """Those of the addresses that an endpoint has a live connection with."""

@@ -19,6 +19,8 @@ from ..dns.learner import Names
 from ..dns.names import NameCache
 from ..errors import StateError
 from ..inspection.node_state import NodeState
+from ..refusal.containment import Refusal
+from ..refusal.overfull import Overfull
 from ..remote.nodes import RemoteNodes, Wanted
 from ..supply.endpoints import Discovery, discover
 from ..supply.intake import Intake, admit
@@ -168,13 +170,13 @@ class Reconciler:
                 world = changed.world
                 state.finish(applier.world or world, changed.applied)
                 if not changed.applied.nack:
-                    exact = not changes.refusals
+                    exact = not changes.refusals and not changes.overfull
                     self._want_of_others(Wanted(world, intake, partial(world_of, previous=world), exact))
                 if state.settled:
                     self._made(started)
                 if applier.late:
                     self._changed.set()  # Envoy may have to know
-            state.refusals = changes.refusals
+            state.refusals, state.overfull = changes.refusals, changes.overfull
             if muting is not None:
                 await muting
             selects = applier.world is not None and applier.world.host is not None
@@ -187,9 +189,8 @@ class Reconciler:
             for event in waiting:
                 event.set()
             if state.settled:
-                state.memory_problem = await keep(
-                    self._last_good, intake, state.refusals.values(), state.memory_problem
-                )
+                held: list[Refusal | Overfull] = [*state.refusals.values(), *state.overfull.values()]
+                state.memory_problem = await keep(self._last_good, intake, held, state.memory_problem)
 
     async def _look(self, workloads: tuple[Workload, ...], before: _Seen) -> _Seen:
         """What cannot be looked at stays as it was `before`, and is looked at again."""

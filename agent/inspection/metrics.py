@@ -207,9 +207,15 @@ def families_of(
     policies = status["policies"]
     yield _gauges(
         "lockgate_policies",
-        "Policies by state; nack: refused by Envoy, stale: the file is broken and the version before is enforced.",
+        "Policies by state; nack: refused by Envoy, no-room: in the kernel's maps, stale: the file is broken and the "
+        "version before is enforced.",
         "state",
-        {"enforced": policies["enforced"], "stale": policies["stale"], "nack": policies["nacked"]},
+        {
+            "enforced": policies["enforced"],
+            "stale": policies["stale"],
+            "nack": policies["nacked"],
+            "no-room": policies["overfull"],
+        },
     )
     yield _gauges(
         "lockgate_remote_refused_policies",
@@ -258,6 +264,13 @@ def families_of(
         packets.add_metric((counter["direction"], counter["reason"], dropped), counter["packets"])
     yield packets
     yield _gauges("lockgate_datapath_entries", "Entries of the kernel's maps.", "map", datapath["maps"])
+    yield _gauges("lockgate_datapath_room", "Entries that they can hold.", "map", datapath["room"])
+    yield _gauges(
+        "lockgate_datapath_entries_refused",
+        "Entries that policies want and that there is no room for, so that the policies are held back.",
+        "map",
+        datapath["wanted"],
+    )
     yield _gauge("lockgate_datapath_interfaces", "Interfaces with programs.", len(datapath["interfaces"]))
 
 

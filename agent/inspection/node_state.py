@@ -14,6 +14,7 @@ from ...xds import CertificateFiles
 from ..force.applied import Applied
 from ..force.effect_watch import Effect
 from ..refusal.containment import Refusal
+from ..refusal.overfull import Overfull
 from ..remote.nodes import RemoteNodes
 from ..settings import Settings
 from ..supply.endpoints import Discovery
@@ -46,6 +47,7 @@ class NodeState:
     service_problems: Callable[[], tuple[str, ...]] = tuple
     started: float = field(default_factory=time.monotonic)
     refusals: Mapping[PolicyKey, Refusal] = field(default_factory=dict)
+    overfull: Mapping[PolicyKey, Overfull] = field(default_factory=dict)
     effect: Effect = field(default_factory=Effect)
     remote: RemoteNodes | None = None
     certificates: CertificateFiles | None = None  # what remote Envoys are shown

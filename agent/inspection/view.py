@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,12 +18,14 @@ from ...policies.explain import explain
 from ...policies.flow import Flow
 from ...policies.workload import Endpoint
 from ...redirect.errors import RedirectError
+from ...redirect.map_changes import Table
 from ...xds import CertificateFiles, ClientStatus, XdsServer
 from ..force.effect import Name
 from ..force.effect_watch import Effect
 from ..force.kernel_side import Kernel
 from ..force.pod_guard import CutOff
 from ..refusal.containment import Refusal
+from ..refusal.overfull import Overfull
 from . import xds_view
 from .api import NoSuchPolicyError
 from .node_state import NodeState
@@ -74,6 +76,7 @@ class NodeView:
                 "enforced": len(state.intake.policies),
                 "stale": len(state.intake.stale),
                 "nacked": len(set(state.refusals).union(*self._refused_elsewhere.values())),
+                "overfull": len(state.overfull),
                 "nacked_by_node": {node: len(refused) for node, refused in self._refused_elsewhere.items()},
                 "problems": sum(problem.is_error for problem in state.intake.problems),
             },
@@ -151,6 +154,7 @@ class NodeView:
                     "endpoints": [],
                     "problems": [str(problem) for problem in file.parsed.problems if problem.is_error],
                     "nack": None,
+                    "no_room": None,
                     "remote_nacks": {},
                 }
                 for key in sorted(file.parsed.broken - known)
@@ -218,6 +222,8 @@ class NodeView:
                 "interfaces": sorted(map(_interface, kernel.far_ends or ())),
             },
             "maps": dict(kernel.sizes),
+            "room": dict(kernel.room),
+            "wanted": _wanted(self._state.overfull.values()),
             "counters": [
                 {
                     "direction": str(counter.direction),
@@ -245,11 +251,16 @@ class NodeView:
         refusal = state.refusals.get(policy.key)
         if refusal is not None:
             problems.append(str(refusal))
+        overfull = state.overfull.get(policy.key)
+        if overfull is not None:
+            problems.append(str(overfull))
         elsewhere = {
             node: refused[policy.key] for node, refused in self._refused_elsewhere.items() if policy.key in refused
         }
         problems += map(str, elsewhere.values())
-        settled = "nack" if refusal is not None or elsewhere else "stale" if stale else "enforced"
+        settled = "no-room" if overfull is not None else "stale" if stale else "enforced"
+        if refusal is not None or elsewhere:
+            settled = "nack"
         return {
             "policy": str(policy.key),
             "kind": str(policy.key.kind),
@@ -259,6 +270,7 @@ class NodeView:
             "endpoints": list(state.enforced_on.get(policy.key, ())),
             "problems": problems,
             "nack": refusal.to_json() if refusal is not None else None,
+            "no_room": overfull.to_json() if overfull is not None else None,
             "remote_nacks": {node: each.to_json() for node, each in elsewhere.items()},
         }
 
@@ -271,7 +283,7 @@ class NodeView:
         state = self._state
         problems = [str(problem) for problem in state.intake.problems if problem.is_error]
         problems += [f"policy {key} stays enforced in its last good version" for key in sorted(state.intake.stale)]
-        problems += map(str, state.refusals.values())
+        problems += map(str, (*state.refusals.values(), *state.overfull.values()))
         problems += [
             f"secret {ref} stays in force in its last good version" for ref in sorted(state.intake.stale_secrets)
         ]
@@ -330,6 +342,14 @@ def _unseen(pods: CutOff | None) -> dict[str, Any]:
         "interfaces": list(pods.interfaces) if pods is not None else [],
         "dropped": (pods.dropped if pods is not None else None) or 0,
     }
+
+
+def _wanted(overfull: Iterable[Overfull]) -> dict[str, int]:
+    """By map, the entries that policies want and there is no room for."""
+    found = {table.value: 0 for table in Table}
+    for each in overfull:
+        found[each.table.value] += each.wants
+    return found
 
 
 def _interface(ifindex: int) -> str:

@@ -1,1 +1,2 @@
-"""What is done about a policy that Envoy refuses: it is found and held back, and no other waits for it."""
+"""What is done about a policy that Envoy refuses or the kernel has no room for: it is found and held back, and no
+other waits for it."""

@@ -40,6 +40,11 @@ class Refusal:
     beside: Mapping[PolicyKey, Policy] = field(default_factory=dict)
 
     @property
+    def remembered(self) -> Policy | None:
+        """Its last good version."""
+        return self.stand_in.policy if self.stand_in.older else None
+
+    @property
     def consequence(self) -> str:
         """What is enforced now, as the end of a sentence."""
         return "its last good version stays enforced" if self.stand_in.older else "what only it allows is denied"

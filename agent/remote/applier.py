@@ -14,6 +14,7 @@ from ...policies import PolicyKey, World
 from ...policies.endpoint_policy import Direction, RuleOrigin
 from ...policies.identity import IPNetwork
 from ...policies.workload import Endpoint, IPAddress
+from ...redirect.room import Need
 from ...xds import (
     TABLES,
     Enforced,
@@ -92,6 +93,10 @@ class RemoteApplier:
     def told(self, world: World, resources: Collection[str] = ALL) -> frozenset[PolicyKey]:
         """The policies that go into these resources."""
         return told_in(world, filter(self._is_here, world.endpoints), resources)
+
+    async def need(self, world: World) -> Need:
+        """Nothing: there are no maps of ours."""
+        return Need({}, {})
 
     async def news(self) -> bool:
         """True when Envoy answers otherwise to what was published last than when it was published: one that was away

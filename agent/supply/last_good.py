@@ -21,6 +21,7 @@ from ...policies.service import Service
 from ...policies.workload import Workload
 from ..errors import StateError
 from ..refusal.containment import Refusal
+from ..refusal.overfull import Overfull
 from ..state_database import open_state, told
 from .intake import Intake, PolicyFile, WorkloadFile
 
@@ -211,10 +212,10 @@ def _names(kind: _Kind, file: _File) -> tuple[list[str], list[str]]:
     return [each.key for each in file.parsed.services], [each.key for each in file.kept_services]
 
 
-async def keep(memory: LastGood, intake: Intake, refusals: Iterable[Refusal], before: str) -> str:
-    """Remembers what `intake` accepted and Envoy did not refuse. What keeps a node from surviving a restart with a
+async def keep(memory: LastGood, intake: Intake, refusals: Iterable[Refusal | Overfull], before: str) -> str:
+    """Remembers what `intake` accepted and nobody refused. What keeps a node from surviving a restart with a
     broken file, in a sentence that is logged unless it is the one `before`; empty when nothing does."""
-    stand_ins = {each.policy.key: each.stand_in.policy if each.stand_in.older else None for each in refusals}
+    stand_ins = {each.policy.key: each.remembered for each in refusals}
     try:
         await asyncio.to_thread(memory.remember, intake.with_stand_ins(stand_ins))
     except StateError as error:

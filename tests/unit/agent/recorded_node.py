@@ -18,10 +18,11 @@ from lockgate.policies import World, parse_policies
 from lockgate.policies.identity import IPNetwork, endpoint_of
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect.errors import BpfUnsupportedError, EndpointUnreachableError, MapFullError
-from lockgate.redirect.map_changes import MapDelta
+from lockgate.redirect.map_changes import MapDelta, Table
 from lockgate.redirect.plan import DatapathPlan, Owner, Verdict
 from lockgate.redirect.program_links import Held
 from lockgate.redirect.proxy_sockets import Carried
+from lockgate.redirect.room import Need, need
 from lockgate.redirect.socket_diag import FoundSocket
 from lockgate.redirect.strangers import Strangers
 from lockgate.xds import Outcome, Settled, Snapshot
@@ -81,6 +82,13 @@ class Recorded:
         self.events.append("maps")
         self.plan = plan
         self._busy.release()
+
+    def need(self, plan: DatapathPlan) -> Need:
+        return need(self.plan, plan, self.room)
+
+    @property
+    def room(self) -> dict[Table, int]:
+        return dict.fromkeys(Table, 1000)
 
     def readdress(self, owners: MapDelta[IPNetwork, Owner]) -> None:
         self.events.append("addresses")

@@ -24,6 +24,7 @@ from lockgate.policies.identity import endpoint_of
 from lockgate.policies.model import HttpConditions
 from lockgate.policies.withheld import withheld
 from lockgate.policies.workload import Workload
+from lockgate.redirect.room import Need
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -80,6 +81,9 @@ class Envoy:
 
     def told(self, world: World, resources: Collection[str] = ALL) -> Set[PolicyKey]:
         return told_in(world, world.endpoints, resources)
+
+    async def need(self, world: World) -> Need:
+        return Need({}, {})
 
     async def apply(self, world: World) -> Applied:
         applied = await self.offer(world)

@@ -150,12 +150,18 @@ def test_every_xds_state_is_a_series_whatever_is_there() -> None:
         "ok": True,
         "problems": [],
         "agent": {"revision": 4},
-        "policies": {"enforced": 1, "stale": 0, "nacked": 1, "nacked_by_node": {"edge-1": 2}},
+        "policies": {"enforced": 1, "stale": 0, "nacked": 1, "overfull": 3, "nacked_by_node": {"edge-1": 2}},
         "endpoints": {"local": 1, "known": 1},
         "xds": [entry, *remote],
         "envoy": {"state": "running", "restarts": 2, "hangs": 1},
     }
-    datapath: dict[str, Any] = {"counters": [], "maps": {}, "interfaces": ["veth0"]}
+    datapath: dict[str, Any] = {
+        "counters": [],
+        "maps": {},
+        "room": {"policy": 80},
+        "wanted": {"policy": 160},
+        "interfaces": ["veth0"],
+    }
     found = {
         sample.name + "".join(sample.labels.values()): sample.value
         for family in families_of(status, datapath, COUNTS)
@@ -168,4 +174,6 @@ def test_every_xds_state_is_a_series_whatever_is_there() -> None:
     assert found["lockgate_envoy_restarts_total"] == 2
     assert found["lockgate_envoy_hangs_total"] == 1
     assert found["lockgate_policiesnack"] == 1
+    assert found["lockgate_policiesno-room"] == 3
+    assert [found[f"lockgate_datapath_{what}policy"] for what in ("room", "entries_refused")] == [80, 160]
     assert found["lockgate_remote_refused_policiesedge-1"] == 2

@@ -66,7 +66,14 @@ class Node:
 async def test_a_node_that_has_not_begun() -> None:
     status = await Node(policy("one")).status()
     assert (status["ok"], status["agent"]["state"], status["agent"]["revision"]) == (False, "starting", 0)
-    assert status["policies"] == {"enforced": 1, "stale": 0, "nacked": 0, "nacked_by_node": {}, "problems": 0}
+    assert status["policies"] == {
+        "enforced": 1,
+        "stale": 0,
+        "nacked": 0,
+        "overfull": 0,
+        "nacked_by_node": {},
+        "problems": 0,
+    }
     assert status["datapath"] == {"attached": 1, "uplinks": 1, "policy_entries": 3, "dropped": 0}
 
 

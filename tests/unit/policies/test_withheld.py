@@ -8,7 +8,7 @@ from lockgate.policies import HttpRequest, Policy, Verdict, World, judge, parse_
 from lockgate.policies.endpoint_policy import MismatchAction, Protocol
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.model import Entry, HttpCondition, HttpConditions
-from lockgate.policies.withheld import condition, needs_envoy, only, parts, place, port_rule, withheld
+from lockgate.policies.withheld import closed, condition, needs_envoy, only, parts, place, port_rule, shut, withheld
 from lockgate.policies.workload import Workload
 
 TEXT = """
@@ -110,3 +110,16 @@ def test_a_policy_of_some_parts_allows_these_alone() -> None:
     assert next(parts(less)).kind == "http"
     assert [allowed([less], 80, path) for path in ("/a", "/b")] == [False, True]
     assert not allowed([less], 82, "/a")
+
+
+def test_what_allows_nothing_opens_nothing() -> None:
+    """A request that another policy allows passes, unless its headers were to be changed."""
+    other = parse_policies(OTHER.encode(), "o.yaml").policies[0]
+    assert not allowed([shut(policy())], 82, "/")
+    assert allowed([shut(policy()), other], 80, "/other")
+    assert not allowed([shut(policy()), other], 81, "/other")
+    assert not allowed([closed(policy()), other], 80, "/other")
+    plain = parse_policies(TEXT.replace(", headerMatches: [{name: x-a, value: b}]", "").encode(), "p.yaml").policies[0]
+    assert shut(plain) == closed(plain)
+    assert not allowed([closed(plain)], 82, "/")
+    assert allowed([closed(plain), other], 81, "/other")
