@@ -42,8 +42,11 @@ class FlowEnd:
     labels: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        host = self.endpoint or next((each for each in self.labels if each.startswith("reserved:")), "") or self.ip
-        return f"[{host}]:{self.port}" if ":" in host and not host.startswith("reserved:") else f"{host}:{self.port}"
+        """Its name, or its address and what kind of address that is. Messages that have no ports show none."""
+        host = self.endpoint or self.ip
+        place = host if not self.port else f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        kind = next((each for each in self.labels if each.startswith("reserved:")), "")
+        return f"{place} ({kind})" if kind and not self.endpoint else place
 
     def to_json(self) -> dict[str, Any]:
         """Every field."""

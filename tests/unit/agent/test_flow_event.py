@@ -137,7 +137,7 @@ def test_tls_and_unknown_ends() -> None:
     found = event(RULE, protocol="TLS", method="-", path="-", host="a.example", code=0, destination="192.0.2.7:443")
     assert (found.destination.identity, found.destination.endpoint) == (500, "")
     assert "default/frontend:40000 -> 192.0.2.7:443  TLS a.example  -  " in str(found)
-    assert "-> reserved:world:443" in str(event(destination="203.0.113.1:443"))
+    assert "-> 203.0.113.1:443 (reserved:world)" in str(event(destination="203.0.113.1:443"))
     assert "-> [2001:db8::1]:443" in str(event(destination="[2001:db8::1]:443"))
 
 
@@ -194,7 +194,7 @@ def test_a_dropped_packet_has_names_too() -> None:
     )
     found = drop_event(packet, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), DIRECTORY)
     assert str(found) == (
-        "03:04:06.500  dropped  default/frontend:40000 -> reserved:world:53  UDP  egress, policy: "
+        "03:04:06.500  dropped  default/frontend:40000 -> 203.0.113.1:53 (reserved:world)  UDP  egress, policy: "
         "no rule allows it, or one denies it"
     )
     assert found.to_json()["destination"]["identity"] == 9
