@@ -37,7 +37,7 @@ def run(
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file with the rest of the settings.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done, not only what matters.")] = False,
 ) -> None:
-    """Enforce the policies on the workloads of this node until it is stopped.
+    """Enforce policies on this node until it is stopped.
 
     Stopping it (Ctrl-C, SIGTERM or worse) leaves the kernel and Envoy enforcing what they have; the next agent takes
     over. `lockgate agent clean` takes them away.
@@ -76,7 +76,9 @@ def _more_settings(config: Path | None) -> ConfigFile:
 
 @app.command()
 def clean(run_dir: RunDir = RUN_DIR) -> None:
-    """Take away all that an agent leaves: Envoy, eBPF programs, maps, routes and rules. Nothing is enforced then."""
+    """Take away all that an agent leaves.
+
+    Envoy, eBPF programs, maps, routes and rules: nothing is enforced then."""
     from ..machine.clean import clean_node
 
     left = asyncio.run(clean_node(run_dir.absolute()))

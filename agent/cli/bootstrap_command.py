@@ -28,8 +28,10 @@ def bootstrap(
         ),
     ] = 0,
 ) -> None:
-    """Write the files that a remote Envoy starts with (`envoy -c FOLDER/envoy.json`). docs/xds.md tells how to
-    redirect connections to it, and what it enforces."""
+    """Write the files that a remote Envoy starts with.
+
+    It is started by `envoy -c FOLDER/envoy.json`. docs/xds.md tells how to redirect connections to it, and what it
+    enforces."""
     from ...envoy.config.remote_bootstrap import BOOTSTRAP_FILE, RemoteSettings, remote_bootstrap
 
     host, server_port = _address(server)
@@ -54,5 +56,5 @@ def _address(server: str) -> tuple[str, int]:
     host, colon, port = server.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal():
-        raise InputError(f"--server {server}: write HOST:PORT, as in 192.0.2.1:18000 or [2001:db8::1]:18000")
+        raise typer.BadParameter(f"--server {server}: write HOST:PORT, as in 192.0.2.1:18000 or [2001:db8::1]:18000")
     return host, int(port)

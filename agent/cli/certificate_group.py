@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from ...xds.serve.certificates import Authority, Identity
 
-app = typer.Typer(help="Certificates for remote Envoys: an authority, a server, a node.", no_args_is_help=True)
+app = typer.Typer(help="Certificates for remote Envoys.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Option("--output", "-d", help="The folder for the new files.")]
 From = Annotated[Path, typer.Option("--authority", "-a", help="The folder of the authority (ca.pem, ca.key).")]
@@ -28,8 +28,8 @@ def _certificate() -> None:
 
 @app.command()
 def authority(output: Folder, days: Days = 3650) -> None:
-    """Make an authority: ca.pem for everybody, ca.key (mode 0600) to be kept where nobody else is. It is needed only to
-    sign."""
+    """Make the authority that signs the others. ca.pem is for everybody, ca.key (mode 0600) is to be kept where nobody
+    else is: it is needed only to sign."""
     from ...xds.serve.certificates import Authority
 
     _write(Authority.new(days=days).identity, output, "ca", replace=False)
@@ -57,10 +57,9 @@ def node(
 ) -> None:
     """Make a remote node's certificate: ID.pem and ID.key. Who has the key is the node."""
     from ...policies.language.workload_file import valid_node
-    from ..errors import InputError
 
     if not valid_node(node_id):
-        raise InputError(f"'{node_id}' is not a node id; use letters, digits, '-', '_' and '.'")
+        raise typer.BadParameter(f"'{node_id}' is not a node id; use letters, digits, '-', '_' and '.'")
     _write(_open(authority).node(node_id, days), output, node_id, replace)
 
 

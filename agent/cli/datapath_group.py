@@ -25,7 +25,7 @@ def _datapath() -> None:
 
 @app.command()
 def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Attached interfaces, the size of each map, and packets by what was decided about them."""
+    """Interfaces, sizes of maps, and packets by what was decided."""
     answer = ask(run_dir, "/v1/datapath")
     if output is not Format.TABLE:
         data(answer, output)
@@ -80,7 +80,9 @@ def maps(
     output: FormatOption = Format.TABLE,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
-    """The entries of a kernel map, read from its pin: what is enforced, whether an agent runs or not.
+    """The entries of a kernel map: what is enforced.
+
+    They are read from its pin, whether an agent runs or not.
 
     endpoints: the numbers of the policies in force at each interface. policy: verdicts by policy number, peer identity
     and port, of which the longest port prefix counts. ipcache: the identity behind each prefix. services: who is given
@@ -134,9 +136,11 @@ def doctor(
     ] = True,
     probe_name: Annotated[str, typer.Option("--probe-name", hidden=True)] = "doctor",
 ) -> None:
-    """Whether this machine can run an agent: kernel features with the version that brings each, mounts, sysctls, marks,
-    ports, Envoy, other networks; then real packets over every leg, between two namespaces that are made for it and
-    vanish again. Exits 1 when something is missing or does not work."""
+    """Whether this machine can run an agent.
+
+    Looks at kernel features with the version that brings each, mounts, sysctls, marks, ports, Envoy, other networks;
+    then sends real packets over every leg, between two namespaces that are made for it and vanish again. Exits 1 when
+    something is missing or does not work."""
     from ..machine.check import State
     from ..machine.doctor import examine
     from ..machine.probe import probe

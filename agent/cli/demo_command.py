@@ -30,9 +30,9 @@ def demo(
         list[PartName] | None, typer.Option("--only", help="This part alone; may be repeated. Otherwise all.")
     ] = None,
 ) -> None:
-    """Enforce example policies on real pods and show each request beside its explanation.
+    """Enforce example policies on pods of its own, and ask them.
 
-    Exits 1 when a request and its explanation disagree.
+    Shows each request beside its explanation. Exits 1 when the two disagree.
     """
     from ..demo.run import demo_world, demonstration, to_json
     from ..demo.scenario import Scenario

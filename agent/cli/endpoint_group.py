@@ -25,7 +25,7 @@ def _identities() -> None:
 
 @endpoints.command("list")
 def list_endpoints(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Every known workload: where it is, its identity, and how each direction is enforced."""
+    """Workloads: where each is, who it is, how it is policed."""
     answer = ask(run_dir, "/v1/endpoints")
     if output is not Format.TABLE:
         data(answer, output)

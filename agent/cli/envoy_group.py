@@ -106,11 +106,12 @@ def rbac(
     output: FormatOption = Format.TABLE,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
-    """The rules that Envoy enforces for an endpoint, read back from Envoy itself, each with its policy.
+    """The rules that Envoy enforces for an endpoint.
 
-    Of two rules that fit a request the first one counts. `x*` begins with x, `~x` matches the regular expression x,
-    otherwise is what nothing above fitted. FILTER is what a connection is for: http, tls or kafka, whose METHOD is a
-    role or APIs. What the kernel alone decides is not here: see `lockgate policy explain`.
+    They are read back from Envoy itself, each with its policy. Of two rules that fit a request the first one counts.
+    `x*` begins with x, `~x` matches the regular expression x, otherwise is what nothing above fitted. FILTER is what a
+    connection is for: http, tls or kafka, whose METHOD is a role or APIs. What the kernel alone decides is not here:
+    see `lockgate policy explain`.
     """
     from ...envoy.inspection.enforced import enforced_rules
     from ...envoy.inspection.enforced_kafka import kafka_rules
@@ -246,11 +247,11 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 @app.command()
 def restart(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Replace Envoy by a new one that takes its listening sockets over: no connection is refused or lost meanwhile.
+    """Replace Envoy by a new one without a gap.
 
-    The old one ends with its connections, at the latest after the drain time (envoy_drain of the agent's --config).
-    Needs a running agent, which gives the new Envoy its policies. Exits 1, with the old one serving, when it cannot be
-    done.
+    The new one takes the listening sockets over: no connection is refused or lost meanwhile. The old one ends with its
+    connections, at the latest after the drain time (envoy_drain of the agent's --config). Needs a running agent, which
+    gives the new Envoy its policies. Exits 1, with the old one serving, when it cannot be done.
     """
     from ...envoy.running.restart import restart as hot_restart
 

@@ -44,10 +44,11 @@ def flows(
     output: FormatOption = Format.TABLE,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
-    """Requests that Envoy refused or noted, and packets that the kernel dropped, newest last.
+    """What Envoy refused or noted and what the kernel dropped.
 
-    A request that was allowed is in no log. The kernel keeps the last 128 drops of each CPU; what it could not keep is
-    told with -f as a number. `-o json` prints one object a line. Without an agent addresses have no names.
+    Requests and packets, newest last. A request that was allowed is in no log. The kernel keeps the last 128 drops of
+    each CPU; what it could not keep is told with -f as a number. `-o json` prints one object a line. Without an agent
+    addresses have no names.
     """
     from ...envoy.config.access_log import FILE_NAME
     from ..inspection.flow_event import FlowFilter, FlowVerdict

@@ -24,10 +24,17 @@ class Format(StrEnum):
 FormatOption = Annotated[Format, typer.Option("-o", "--output", help="How to print: for people or for tools.")]
 
 
+class _Dumper(yaml.SafeDumper):
+    """Takes answers of the agent for what they are."""
+
+
+_Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
+
+
 def data(value: Any, form: Format) -> None:
     """Prints `value` (JSON types) as JSON or YAML."""
     if form is Format.YAML:
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip("\n")
+        text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip("\n")
     else:
         text = json.dumps(value, indent=2, ensure_ascii=False)
     typer.echo(text)

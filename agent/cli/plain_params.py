@@ -1,4 +1,4 @@
-"""Options that are texts, paths or flags need no pydantic, with which typer would look at each value.
+"""Options that are texts, paths, flags or one of a few words need no pydantic, with which typer would look at them.
 
 Importing it takes a fifth of a second: a good part of what an agent needs until its programs are in the kernel, and of
 what most commands need at all.
@@ -6,10 +6,12 @@ what most commands need at all.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import typer.core
+from typer._click.exceptions import BadParameter
 from typer._coercion import RuntimeParam, TypeDescriptor, build_runtime_param
 from typer._param_types import coerce_cli_path
 
@@ -24,12 +26,20 @@ class _PlainParam(RuntimeParam):
             return coerce_cli_path(Path(value), self.parameter_info, path_type=Path, param=param, ctx=ctx)
         if isinstance(value, self.annotation):
             return value
+        if issubclass(self.annotation, StrEnum):
+            try:
+                return self.annotation(value)
+            except ValueError:
+                raise BadParameter(
+                    f"{value!r} is not one of {', '.join(self.annotation)}.", ctx=ctx, param=param
+                ) from None
         return build_runtime_param(param.type_descriptor)._coerce_value(value, param, ctx)
 
 
 def _build(descriptor: TypeDescriptor) -> RuntimeParam:
     info = descriptor.parameter_info
-    if descriptor.annotation in (str, Path, bool) and not any(getattr(info, each) for each in _LOOKED_AT_BY_TYPER):
+    plain = isinstance(descriptor.annotation, type) and issubclass(descriptor.annotation, str | Path | bool)
+    if plain and not any(getattr(info, each) for each in _LOOKED_AT_BY_TYPER):
         return _PlainParam(info, descriptor.annotation)
     return build_runtime_param(descriptor)
 

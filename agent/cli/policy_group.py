@@ -13,7 +13,7 @@ import typer
 
 from ...policies import Flow, Severity, explain
 from ...policies.errors import FlowError
-from ...store import Document, read_documents
+from ...store import Document, PathError, read_documents
 from ..errors import InputError
 from ..inspection.client import ask
 from ..supply.descriptors import read_services
@@ -31,7 +31,7 @@ _Judge: TypeAlias = Callable[[object], dict[str, Any]]  # a flow, both as they a
 
 @app.command()
 def validate(
-    paths: Annotated[list[Path], typer.Argument(help="Policy files or folders.", metavar="PATH...")],
+    paths: Annotated[list[Path], typer.Argument(help="Policy files or folders.", metavar="PATH")],
     output: FormatOption = Format.TABLE,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
     workloads: Annotated[
@@ -52,10 +52,12 @@ def validate(
         typer.Option("--proto-path", metavar="DIR", help="Where .proto files import from; may be repeated."),
     ] = None,
 ) -> None:
-    """Check policy files: file:line: path: what is wrong, and what to write instead. Exits 1 when one is not valid."""
+    """Check policy files.
+
+    Says file:line: path: what is wrong, and what to write instead. Exits 1 when one is not valid."""
     documents = _documents(paths)
     grpc = read_services(descriptors, proto_path or []) if descriptors else None
-    checked = check(documents, read_documents(workloads) if workloads is not None else (), grpc)
+    checked = check(documents, _read(workloads) if workloads is not None else (), grpc)
     problems = checked.problems
     failed = any(problem.severity is Severity.ERROR or strict for problem in problems)
     if output is Format.TABLE:
@@ -80,13 +82,20 @@ def validate(
 def _documents(paths: list[Path]) -> list[Document]:
     found: dict[str, Document] = {}
     for path in paths:
-        documents = read_documents(path)
+        documents = _read(path)
         if not documents:
             raise typer.BadParameter(
                 f"{path}: no policies, which are in files named *.yaml or *.yml (*.test.yaml are tests of policies)"
             )
         found |= {document.source: document for document in documents}
     return list(found.values())
+
+
+def _read(path: Path) -> tuple[Document, ...]:
+    try:
+        return read_documents(path)
+    except PathError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _valid(documents: list[Document], policies: int) -> str:
@@ -97,7 +106,7 @@ def _valid(documents: list[Document], policies: int) -> str:
 
 @app.command("list")
 def list_policies(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Every policy the agent knows: where it is enforced and what is wrong with it."""
+    """Policies: where each is enforced, and in what state it is."""
     answer = ask(run_dir, "/v1/policies")
     if output is not Format.TABLE:
         data(answer, output)
@@ -191,9 +200,9 @@ def explain_flow(
     output: FormatOption = Format.TABLE,
     run_dir: RunDir = RUN_DIR,
 ) -> None:
-    """What happens to a flow, and which rule decides: by files, which needs no agent, or by what is in force.
+    """What happens to a flow, and which rule decides. By files, which needs no agent, or by what is in force.
 
-    Exits 1 when it is denied."""
+    Exits 1 when it is denied, 2 when nothing can be said of it."""
     judge = _judge(policies, workloads, run_dir)
     if flows is not None:
         if source or destination or port or http or grpc or kafka or server_name or encrypted:

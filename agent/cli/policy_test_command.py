@@ -16,7 +16,7 @@ from .output import Format, FormatOption, data
 
 
 def test(
-    paths: Annotated[list[Path], typer.Argument(help="Test files, or folders with *.test.yaml.", metavar="FILE...")],
+    paths: Annotated[list[Path], typer.Argument(help="Test files, or folders with *.test.yaml.", metavar="FILE")],
     output: FormatOption = Format.TABLE,
     junit: Annotated[
         Path | None, typer.Option("--junit", help="Write the results as JUnit XML, too.", metavar="FILE")

@@ -18,7 +18,9 @@ def _service() -> None:
 
 @app.command("list")
 def list_services(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Every address with its backends: their weights, and what they answered when they were asked for their health."""
+    """Every address with its backends, their weights and health.
+
+    WHY is what a backend answered when it was asked for its health."""
     answer = ask(run_dir, "/v1/services")
     if output is not Format.TABLE:
         data(answer, output)

@@ -19,7 +19,9 @@ def status(
         bool, typer.Option("--ready", help="Exit 0 when the node enforces, whatever else there is to complain about.")
     ] = False,
 ) -> None:
-    """Agent, Envoy, xDS, datapath and policies; exits 1 when something is not in order."""
+    """The node on one screen: agent, Envoy, xDS, kernel and policies.
+
+    Exits 1 when something is not in order."""
     answer = ask(run_dir, "/v1/status")
     if output is Format.TABLE:
         fields(_rows(answer))

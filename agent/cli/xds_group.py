@@ -22,8 +22,10 @@ def _xds() -> None:
 
 @app.command()
 def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Per node and resource type: SYNCED, STALE or NACK, versions, since when, and Envoy's words. Exits 1 unless all
-    are SYNCED. A version here stands for all resources of the type: `xds resources` has them one by one."""
+    """What each Envoy has confirmed: SYNCED, STALE or NACK.
+
+    By type of resource, with versions, since when, and Envoy's words. A version here stands for all resources of the
+    type: `xds resources` has them one by one. Exits 1 unless all are SYNCED."""
     answer = ask(run_dir, "/v1/xds")
     if output is Format.TABLE:
         table(
@@ -50,8 +52,10 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
 
 @app.command()
 def resources(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> None:
-    """Every resource that an Envoy asked for: the version that is published, the one it confirmed, and the
-    one that it said it enforces when it was last asked."""
+    """Every resource that an Envoy asked for, by version.
+
+    The version that is published, the one that it confirmed, and the one that it said it enforces when it was last
+    asked."""
     rows = [
         {"node": entry["node"], "type": entry["type"], **resource}
         for entry in ask(run_dir, "/v1/xds")

@@ -8,10 +8,20 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UnreachableError
+from ..errors import InputError, OtherVersionError, UnreachableError
 
 LONGEST_QUESTION = 1 << 16  # bytes of a path with its query
 _TIMEOUT = 10.0  # seconds; the API answers from memory
+
+
+class Answer(dict[str, Any]):
+    """An object of an answer: a field that it lacks is one that the agent does not know yet, or any more."""
+
+    def __missing__(self, field: str) -> Any:
+        raise OtherVersionError(
+            f"the agent is of another version than this command: its answer has no '{field}'; "
+            "ask it with the lockgate that it runs with"
+        )
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -30,6 +40,7 @@ def ask(run_dir: Path, path: str) -> Any:
 
     Raises:
         UnreachableError: no agent answers there.
+        OtherVersionError: one of another version does, now or where a field is looked up that it did not send.
         InputError: the agent answered with an error; its sentence is kept. Or the question is too long.
     """
     if len(path) > LONGEST_QUESTION:
@@ -50,11 +61,16 @@ def ask(run_dir: Path, path: str) -> Any:
     finally:
         connection.close()
     try:
-        value = json.loads(body)
+        value = json.loads(body, object_hook=Answer)
         if answer.status == 200:
             return value
         sentence = str(value["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, OtherVersionError, TypeError):
+        if answer.status == 404:
+            raise OtherVersionError(
+                f"the agent on {address} does not know {path.partition('?')[0]}: it is of another version than this "
+                "command; ask it with the lockgate that it runs with"
+            ) from None
         raise UnreachableError(
             f"what answers on {address} (HTTP status {answer.status}) is no healthy agent: see the agent's log"
         ) from None

@@ -9,8 +9,8 @@ from pathlib import Path
 from ...policies import GrpcServices, ParsedPolicies, Problem, World, parse_policies
 from ...policies.identity import endpoint_of
 from ...policies.language.lint import lint
-from ...store import Document, StoreContent, read_documents
-from ..errors import InputError
+from ...store import Document, PathError, StoreContent, read_documents
+from ..errors import NoVerdictError
 from .intake import Intake, NoMemory, admit
 
 
@@ -26,14 +26,17 @@ def read_world(policies: Path, workloads: Path) -> Offline:
     """The world of the two paths.
 
     Raises:
-        PathError: one of them does not exist.
-        InputError: a file has an error; explaining half of what was written would mislead.
+        NoVerdictError: one of them does not exist, or a file has an error; explaining half of what was written would
+            mislead.
     """
-    content = StoreContent(read_documents(policies), read_documents(workloads))
+    try:
+        content = StoreContent(read_documents(policies), read_documents(workloads))
+    except PathError as error:
+        raise NoVerdictError(str(error)) from None
     intake = admit(Intake(), content, NoMemory())
     errors = [str(problem) for problem in intake.problems if problem.is_error]
     if errors:
-        raise InputError("\n".join(errors))
+        raise NoVerdictError("\n".join(errors))
     return Offline(_world(intake), intake.problems)
 
 

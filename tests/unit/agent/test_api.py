@@ -13,12 +13,13 @@ from urllib.parse import urlencode
 
 import aiohttp
 import pytest
-from lockgate.agent.errors import HostError, InputError, UnreachableError
+from lockgate.agent.errors import HostError, InputError, OtherVersionError, UnreachableError
 from lockgate.agent.inspection.api import LocalApi, NoSuchPolicyError
 from lockgate.agent.inspection.client import ask
 from lockgate.agent.inspection.metrics_port import MetricsPort
 from lockgate.envoy.errors import AdminUnreachableError
 from lockgate.policies import Flow
+from lockgate.tests.command_line import lockgate
 
 
 class Answers:
@@ -55,6 +56,23 @@ class Answers:
 
     async def explain(self, flow: Flow) -> Any:
         return {"asked": [flow.source, flow.destination, flow.port, flow.protocol, str(flow.request)]}
+
+
+class Silence(Answers):
+    """A view of another version: objects in which nothing is as it is called here."""
+
+    async def status(self) -> Any:
+        return {}
+
+    datapath = status
+
+    async def endpoints(self) -> Any:
+        return [{}]
+
+    identities = policies = services = xds = endpoints
+
+    async def policy(self, name: str) -> Any:
+        return {}
 
 
 class Numbers:
@@ -120,11 +138,36 @@ async def test_what_the_view_refuses_arrives_in_its_own_words(run_dir: Path) -> 
     assert refused.value.exit_status == 1
 
 
-@pytest.mark.parametrize("path", ["/v1/xds", "/v2/status"])
-async def test_an_agent_that_cannot_answer_is_no_answer(run_dir: Path, path: str) -> None:
-    with pytest.raises(UnreachableError, match=r"HTTP status (500|404)\) is no healthy agent") as refused:
-        await asked(run_dir, path)
+async def test_an_agent_that_cannot_answer_is_no_answer(run_dir: Path) -> None:
+    with pytest.raises(UnreachableError, match=r"HTTP status 500\) is no healthy agent") as refused:
+        await asked(run_dir, "/v1/xds")
     assert refused.value.exit_status == 3
+
+
+async def test_an_agent_of_another_version(run_dir: Path) -> None:
+    with pytest.raises(OtherVersionError, match=r"does not know /v2/status: it is of another version"):
+        await asked(run_dir, "/v2/status?x=y")
+    answer = await asked(run_dir, "/v1/status")
+    with pytest.raises(OtherVersionError, match=r"its answer has no 'agent'") as refused:
+        answer["agent"]
+    assert refused.value.exit_status == 3
+    assert answer.get("agent") is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("status", "policy list", "policy get x", "endpoint list", "identity list", "service list", "xds status"),
+        *("xds resources", "datapath status"),
+    ],
+)
+async def test_what_it_does_not_say_is_told_in_one_sentence(tmp_path: Path, command: str) -> None:
+    api = LocalApi(tmp_path / "agent.sock", Silence(), Numbers())
+    await api.start()
+    ended = await asyncio.to_thread(lockgate, *command.split(), "--run-dir", tmp_path)
+    assert (ended.status, ended.out) == (3, "")
+    assert ended.sentence.startswith("the agent is of another version than this command: its answer has no '")
+    await api.stop()
 
 
 async def test_a_socket_that_a_killed_agent_left_is_no_agent_and_is_replaced(tmp_path: Path) -> None:

@@ -64,6 +64,12 @@ def test_every_command_has_a_help_text(path: tuple[str, ...]) -> None:
             assert len(line.split(None, 1)) == 2, f"an option without a word about it: {line}"
 
 
+@pytest.mark.parametrize("path", [path for path in [(), *COMMANDS] if any(each[:-1] == path for each in COMMANDS)])
+def test_no_line_of_a_list_of_commands_is_cut(path: tuple[str, ...]) -> None:
+    listed = lockgate(*path, "--help").out.partition("Commands:")[2]
+    assert listed and "..." not in listed
+
+
 @pytest.mark.parametrize("path", [(), ("policy",), ("agent",), ("envoy",)], ids=" ".join)
 def test_a_group_alone_shows_its_help(path: tuple[str, ...]) -> None:
     ended = lockgate(*path)
@@ -84,6 +90,13 @@ def test_a_group_alone_shows_its_help(path: tuple[str, ...]) -> None:
         ("status", "extra"),
         ("envoy", "stats", "-f", "("),
         ("envoy", "config", "everything"),
+        ("policy", "validate", "nowhere.yaml"),
+        ("policy", "validate", __file__, "--workloads", "nowhere.yaml"),
+        ("xds", "certificate", "node", "a b", "-a", "x", "-d", "x"),
+        (
+            *("envoy", "bootstrap", "--node", "a", "--authority", "a", "--certificate", "b", "--key", "c", "-d", "d"),
+            *("--server", "x"),
+        ),
     ],
     ids=" ".join,
 )

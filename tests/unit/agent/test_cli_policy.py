@@ -96,8 +96,8 @@ class TestValidate:
 
     def test_a_path_that_is_not_there(self, tmp_path: Path) -> None:
         ended = lockgate("policy", "validate", tmp_path / "missing")
-        assert ended.status == 1
-        assert ended.sentence.startswith(f"{tmp_path}/missing: no such file or directory")
+        assert ended.status == 2
+        assert f"{tmp_path}/missing: no such file or directory" in ended.err
 
     def test_nothing_to_check_is_not_valid(self, tmp_path: Path) -> None:
         """A folder that was meant otherwise must not pass for well checked."""
@@ -198,12 +198,6 @@ class TestExplain:
         assert unnamed.status == 1 and "the connection names no server" in unnamed.out
         assert explained("--tls", "--kafka", "produce").status == 2
 
-    def test_a_broken_policy_is_not_explained_around(self, workloads: Path, broken: Path) -> None:
-        files = ("--policies", broken, "--workloads", workloads)
-        ended = lockgate("policy", "explain", *files, "--from", "frontend", "--to", "backend", "--port", 80)
-        assert (ended.status, ended.out) == (1, "")
-        assert ended.sentence.startswith(f"{broken}:")
-
     @pytest.mark.parametrize(
         ("more", "hint"),
         [
@@ -233,6 +227,19 @@ class TestExplain:
         ended = explain(workloads, *more)
         assert (ended.status, ended.out) == (2, "")
         assert hint in ended.err
+
+    def test_files_of_which_nothing_can_be_said_deny_nothing(
+        self, workloads: Path, broken: Path, tmp_path: Path
+    ) -> None:
+        flow = ("--from", "frontend", "--to", "default/api-server", "--port", 80)
+        for policies, listed, sentence in (
+            (tmp_path / "missing", workloads, f"{tmp_path}/missing: no such file or directory"),
+            (API, tmp_path / "missing", f"{tmp_path}/missing: no such file or directory"),
+            (broken, workloads, f"{broken}:"),
+        ):
+            ended = lockgate("policy", "explain", "--policies", policies, "--workloads", listed, *flow)
+            assert (ended.status, ended.out) == (2, "")
+            assert ended.sentence.startswith(sentence)
 
     def test_without_files_the_agent_is_asked(self, tmp_path: Path) -> None:
         flow = ("policy", "explain", "--from", "a", "--to", "b", "--port", 80, "--run-dir", tmp_path)

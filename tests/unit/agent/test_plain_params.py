@@ -29,6 +29,13 @@ def test_an_agent_that_starts_imports_no_pydantic(tmp_path: Path) -> None:
     assert ended.stdout.split()[-1] == "False"
 
 
+@pytest.mark.parametrize("arguments", [("status", "-o", "json"), ("identity", "list"), ("datapath", "maps", "policy")])
+def test_nor_does_a_command_that_only_asks(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-P", "-c", ASK, *arguments, "--run-dir", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.split()[-1] == "False"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -36,6 +43,12 @@ def test_an_agent_that_starts_imports_no_pydantic(tmp_path: Path) -> None:
         (("agent", "run", "--policies"), "Option '--policies' requires an argument"),
         (("flows", "--last", "many"), "Invalid value for '-n' / '--last'"),
         (("policy", "get"), "Missing argument 'name'"),
+        (("status", "-o", "xml"), "Invalid value for '-o' / '--output': 'xml' is not one of table, json, yaml."),
+        (
+            ("datapath", "maps", "x"),
+            "Invalid value for 'name': 'x' is not one of endpoints, policy, ipcache, services.",
+        ),
+        (("demo", "--only", "x"), "'x' is not one of 'http', 'grpc', 'kafka'."),
     ],
 )
 def test_usage_errors_are_typers(arguments: tuple[str, ...], words: str) -> None:

@@ -174,7 +174,7 @@ def test_a_report_that_cannot_be_written(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Missing argument 'FILE...'"),
+        ([], "Missing argument 'FILE'"),
         (["nowhere.test.yaml"], "nowhere.test.yaml: no such file or directory"),
         (["empty"], "empty: no file named *.test.yaml"),
         (["db.test.yaml", "-o", "xml"], "'xml' is not one of"),
