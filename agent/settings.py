@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..envoy.running.run_files import ADMIN_SOCKET
+from ..envoy.running.run_files import ADMIN_SOCKET, XDS_SOCKET
 
 if TYPE_CHECKING:
     from ..policies.identity import IPNetwork
@@ -16,11 +16,6 @@ DEFAULT_RUN_DIR = Path("/run/lockgate")
 DEFAULT_STATE_DIR = Path("/var/lib/lockgate")
 DEFAULT_CACHE_DIR = Path("/var/cache/lockgate")
 BPFFS = Path("/sys/fs/bpf")
-# An Envoy asks for filters by the names in its bootstrap, and its connections carry what the filters look up. Where one
-# of these becomes another, this becomes another too: an Envoy that is being replaced then goes on with what it has. It
-# is neither told that its filters are gone nor given some that know none of its connections, nor waited for.
-XDS_SOCKET = "xds-5.sock"
-FORMER_XDS_SOCKETS = ("xds.sock", "ads.sock", "xds-3.sock", "xds-4.sock")
 DROP, ALLOW = "drop", "allow"  # what becomes of the packets of containers and pods that the agent does not know
 
 

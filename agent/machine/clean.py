@@ -13,13 +13,14 @@ from ...envoy.running.binary import find_binary
 from ...envoy.running.process import EnvoyProcess
 from ...redirect.datapath import Datapath
 from ..errors import HostError
-from ..settings import FORMER_XDS_SOCKETS, XDS_SOCKET, Settings
+from ..settings import Settings
 from .host import make_own_dir
 from .lock import AgentLock
 
 # Each also with what rotation and atomic writing append to its name.
 _FILES = (
-    *("agent.lock", "agent.sock", XDS_SOCKET, *FORMER_XDS_SOCKETS, run_files.ADMIN_SOCKET, ACCESS_LOG),
+    *("agent.lock", "agent.sock", run_files.XDS_SOCKET, *run_files.FORMER_XDS_SOCKETS),
+    *(run_files.ADMIN_SOCKET, ACCESS_LOG),
     *(run_files.BOOTSTRAP, run_files.LOCK, run_files.LAUNCH, run_files.STATE, run_files.LOG, hot_restart.BASE_ID),
 )
 

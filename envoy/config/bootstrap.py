@@ -11,14 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from ..errors import BootstrapError
-from ..running.run_files import ADMIN_SOCKET
+from ..running.run_files import ADMIN_SOCKET, XDS_SOCKET
 from .access_log import FILE_NAME as ACCESS_LOG
 from .http_listener import HttpListener, http_listener, original_destination_cluster
 from .identity_filter import Ipcache
 from .messages import boot, cluster, connection_monitor, core, endpoint, heap_monitor, overload, protobuf, upstream_http
 from .policy_slot import XDS_CLUSTER, from_ads
 
-XDS_SOCKET = "xds-5.sock"
 REGEX_PROGRAM_SIZE = 1_000_000
 
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL

@@ -6,6 +6,7 @@
     envoy.log          Envoy's own log, and before it envoy.log.1
     bootstrap.pb.*.pb  what an Envoy starts with, named by its content
     admin.sock         its admin interface
+    xds-5.sock         the agent's, where it asks for its configuration
     envoy.base-id      of its shared memory; hot_* are the sockets of hot restarts
 
 Imported by the supervisor, which should stay small: nothing heavier than json here.
@@ -29,6 +30,11 @@ STATE = "envoy.json"
 LOG = "envoy.log"
 BOOTSTRAP = "bootstrap.pb"
 ADMIN_SOCKET = "admin.sock"
+# An Envoy asks for filters by the names in its bootstrap, and its connections carry what the filters look up. Where one
+# of these becomes another, this becomes another too: an Envoy that is being replaced then goes on with what it has. It
+# is neither told that its filters are gone nor given some that know none of its connections, nor waited for.
+XDS_SOCKET = "xds-5.sock"
+FORMER_XDS_SOCKETS = ("xds.sock", "ads.sock", "xds-3.sock", "xds-4.sock")
 
 # The phases of `SupervisorState`.
 RUNNING = "running"  # Envoy has been started (whether it is ready, its admin interface says)
