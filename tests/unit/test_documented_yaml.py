@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from textwrap import dedent
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from lockgate.agent.config_file import ConfigFile, read_config
+from lockgate.agent.settings import Settings
 from lockgate.policies import Problem, parse_policies
 from lockgate.policies.language.workload_file import parse_workloads
 from lockgate.policies.policy_test import parse_policy_test
@@ -41,6 +43,21 @@ def test_it_is_valid(piece: str, tmp_path: Path) -> None:
         assert read_config(path)
         return
     assert problems(keys, text, content) == []
+
+
+def test_every_setting_has_a_row_with_its_default() -> None:
+    told: dict[str, str] = {}
+    for line in (ROOT / "docs" / "agent.md").read_text().partition("\n## Settings\n")[2].splitlines():
+        if line.startswith("| `"):
+            keys, defaults = (cell.strip().split(", ") for cell in line.split("|")[1:3])
+            told |= zip([key.strip("`") for key in keys], defaults, strict=True)
+    unset = {"uplinks": "all"}
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert told == {key: _in_words(fields[key]) or unset.get(key, "none") for key in ConfigFile.__annotations__}
+
+
+def _in_words(default: object) -> str:
+    return "" if default in (None, "", ()) else str(default).lower()
 
 
 def problems(keys: Any, text: str, content: dict[str, Any]) -> list[Problem]:
