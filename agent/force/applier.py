@@ -50,6 +50,10 @@ FIRST_SECONDS = 5.0  # the same for the first world, which Envoy takes longest o
 _OVERTAKEN_SECONDS = 3.0  # how long it is waited for when something newer is wanted
 _LOOK_SECONDS = 0.5  # how often it is looked at meanwhile
 _SILENT = "Envoy runs, but has not answered to the last change yet: what it has to know for is dropped"
+_REFUSED = (
+    "Envoy refused the last change when the kernel had what narrows of it already: what it had to know for stays "
+    "dropped until a change that it takes"
+)
 _CLOSED = 0  # a redirect to this port is a drop
 
 T = TypeVar("T")
@@ -109,6 +113,8 @@ class Applier:
         applied = await self._offer(
             [*enforced, *leaving], world, wanted | before, lambda: self._narrow(enforced, world, wanted | before)
         )
+        if applied.nacks:
+            self._silent = False
         if applied.nacks or (applied.unconfirmed and self._envoy_runs()):
             # It still judges by what it had, so the kernel must not send it anything new.
             return applied
@@ -220,8 +226,9 @@ class Applier:
 
     @property
     def silence(self) -> str:
-        """A sentence while the kernel has what Envoy has not heard of."""
-        return _SILENT if self._silent else ""
+        """A sentence while the kernel has what Envoy has not heard of, or refused."""
+        narrow = self._unheard is not None or self._narrowed is not None
+        return _SILENT if self._silent else _REFUSED if narrow else ""
 
     @property
     def judging(self) -> tuple[World, ...]:

@@ -308,9 +308,8 @@ class NodeView:
             problems += state.remote.problems(state.intake.workloads)
         problems += [f"{origin}: {reason}" for origin, reason in state.applied.unexpressed]
         if state.applied.nack:
-            problems.append(
-                f"Envoy refused the last change, the policies before it stay enforced: {state.applied.nack}"
-            )
+            stays = "" if state.silence() else ", the policies before it stay enforced"
+            problems.append(f"Envoy refused the last change{stays}: {state.applied.nack}")
         return problems
 
 

@@ -140,6 +140,28 @@ async def test_what_envoy_need_not_know_does_not_wait_for_it(
     assert [plans[1], node.proxy_ports()] == [meanwhile, at_last]
 
 
+async def test_what_envoy_refuses_late_stays_narrowed_until_it_takes_something(
+    node: Recorded, impatient: Applier
+) -> None:
+    """It is told, and the next change that Envoy takes puts it right."""
+    old, new = world(L4), world(L7)
+    await impatient.apply(old)
+    refused = Settled(Outcome.NACKED, ((("type", "lockgate.http.ingress"), "no"),))
+    node.answers = [Settled(Outcome.TIMEOUT), refused]
+    assert (await impatient.apply(new)).nack == "lockgate.http.ingress: no"
+    assert node.proxy_ports() == DROPS
+    assert impatient.silence.startswith("Envoy refused the last change when the kernel had")
+    assert list(impatient.judging) == [old, new]
+    node.answers = [Settled(Outcome.ACKED)]
+    assert await impatient.apply(old) == Applied()
+    assert (node.proxy_ports(), impatient.silence, list(impatient.judging)) == (PASSES, "", [old])
+    node.answers = [Settled(Outcome.TIMEOUT), refused]
+    await impatient.apply(new)
+    node.answers = [Settled(Outcome.ACKED)]
+    assert await impatient.apply(new) == Applied()
+    assert (node.proxy_ports(), impatient.silence, list(impatient.judging)) == (SENDS, "", [new])
+
+
 async def test_something_newer_does_not_wait_for_an_envoy_that_is_silent(node: Recorded, impatient: Applier) -> None:
     old, second, third = world(L7), world(L4), world()
     await impatient.apply(old)
