@@ -34,6 +34,7 @@ from .dns.memory import NameMemory
 from .dns.names import Bounds, NameCache
 from .dns.proxy import DnsProxy
 from .dns.view import dns_counts, dns_view
+from .force.ack_watch import AckWatch
 from .force.applier import Applier
 from .force.bridge_watch import BridgeWatch
 from .force.change import ChangeMaker
@@ -161,6 +162,11 @@ class NodeAgent:
             changes = ChangeMaker(applier, last_good)
             watch = EffectWatch(xds, _node_id(), settings.admin_socket, metrics.effect_seen)
 
+            ears = AckWatch(
+                xds, _node_id(), settings.run_dir, settings.admin_socket, lambda: self._state.envoy, settings.envoy_hang
+            )
+            self._state.deafness = lambda: ears.problem
+
             def made(began: float) -> None:
                 metrics.change_made(time.monotonic() - began)
                 watch.changed(began)
@@ -192,7 +198,9 @@ class NodeAgent:
                 settings.admin_socket,
                 view.status,
                 view.datapath,
-                lambda: _counts([watch.effect, *remote.effects.values()], changes.searches + remote.searches, streams),
+                lambda: _counts(
+                    [watch.effect, *remote.effects.values()], changes.searches + remote.searches, streams, ears
+                ),
                 lambda: dns_counts(dns, self._names),
             )
             for service in (
@@ -215,6 +223,8 @@ class NodeAgent:
                 asyncio.create_task(learner.run(), name="names"),
                 asyncio.create_task(stop.wait(), name="stop"),
             ]
+            if settings.envoy_hang:
+                tasks.append(asyncio.create_task(ears.run(), name="answers of Envoy"))
             if self._cluster is not None:
                 told = PolicyStatus(self._cluster, lambda: self._state.intake)
                 tasks.append(asyncio.create_task(told.run(), name="status of policies"))
@@ -310,7 +320,7 @@ def _node_id() -> str:
     return socket.gethostname()
 
 
-def _counts(effects: Sequence[Effect], searches: int, streams: StreamWatch) -> dict[str, int]:
+def _counts(effects: Sequence[Effect], searches: int, streams: StreamWatch, ears: AckWatch) -> dict[str, int]:
     """For `families_of`."""
     return {
         "looks": sum(effect.looks for effect in effects),
@@ -318,6 +328,8 @@ def _counts(effects: Sequence[Effect], searches: int, streams: StreamWatch) -> d
         "repaired": sum(effect.repaired for effect in effects),
         "searches": searches,
         "streams": streams.ended,
+        "deaf_stream": ears.streams,
+        "deaf_replacement": ears.replaced,
     }
 
 

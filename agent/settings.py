@@ -72,7 +72,7 @@ class Settings:
     envoy_cgroup: str = ""  # that Envoy is moved to; empty: it stays in the agent's, and ends with its container
     host_routing: bool = False  # pods' packets go straight to each other, past the node's stack (docs/host-routing.md)
     envoy_hang: int = (
-        30  # seconds for which a thread of Envoy's may do nothing before that is replaced; 0 is any number
+        30  # seconds for which a thread of Envoy's may do nothing, or Envoy not answer to the agent; 0 is any number
     )
     envoy_drain: int = 300  # seconds that a replaced Envoy has to end with its connections
 

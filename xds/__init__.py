@@ -17,7 +17,7 @@ from .serve.certificates import node_of_names
 from .serve.observer import Observer
 from .serve.remote import Remote
 from .serve.server import XdsServer
-from .serve.settled import Outcome, Settled
+from .serve.settled import Hearing, Outcome, Settled
 from .serve.status import ClientStatus, ResourceStatus, SyncState, TypeStatus, XdsStatus
 from .snapshot import CLUSTER, ENDPOINTS, FILTER_CONFIG, LISTENER, ROUTE, SECRET, Resource, Snapshot
 
@@ -38,6 +38,7 @@ __all__ = [
     "ClientStatus",
     "Enforced",
     "FragmentCache",
+    "Hearing",
     "KafkaCompiler",
     "NodeCompiler",
     "NodeResources",

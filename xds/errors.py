@@ -6,7 +6,7 @@ XdsError
 ├── RemoteError          the server cannot listen for remote nodes
 ├── IdentityError        a remote client is not the node that it says it is
 ├── LimitError           a client wants more than it may have
-├── SilentClientError    a client has not said in time who it is
+├── SilentClientError    a client has not said in time who it is, or answered
 ├── CertificateError     a certificate or a key cannot be made, read or written
 └── UnknownRevision      somebody waits for a snapshot that was never published
 """
@@ -51,7 +51,7 @@ class LimitError(XdsError):
 
 
 class SilentClientError(XdsError):
-    """A client has not said in time who it is."""
+    """A client has not said in time who it is, or answered to what it was told."""
 
 
 class CertificateError(XdsError):

@@ -243,6 +243,14 @@ def families_of(
     yield _gauge("lockgate_envoy_up", "1 while Envoy runs.", int(status["envoy"]["state"] == "running"))
     yield _counter("lockgate_envoy_restarts", "How often Envoy had to be started again.", status["envoy"]["restarts"])
     yield _counter("lockgate_envoy_hangs", "How often that was because it hung.", status["envoy"]["hangs"])
+    cures = CounterMetricFamily(
+        "lockgate_envoy_deaf",
+        "What was done because Envoy did not answer to what it was told: a stream was ended, it was replaced.",
+        labels=("cure",),
+    )
+    for cure in ("stream", "replacement"):
+        cures.add_metric((cure,), counts[f"deaf_{cure}"])
+    yield cures
     yield _gauge("lockgate_drift", "Resources that Envoy confirmed and has not in force.", counts["drift"])
     yield _counter("lockgate_drift_repaired", "Resources that were sent again because of drift.", counts["repaired"])
     yield _counter("lockgate_effect_looks", "How often Envoy was asked what it has in force.", counts["looks"])

@@ -43,6 +43,7 @@ class NodeState:
     dns: Callable[[], dict[str, Any]] = dict
     names_problem: Callable[[], str] = str
     silence: Callable[[], str] = str  # of Envoy, about a change
+    deafness: Callable[[], str] = str  # of Envoy, to whatever it is told
     services: Callable[[], list[dict[str, Any]]] = list
     service_problems: Callable[[], tuple[str, ...]] = tuple
     started: float = field(default_factory=time.monotonic)

@@ -294,7 +294,7 @@ class NodeView:
         if state.envoy is not None and (state.envoy.silent is not None or state.envoy.supervisor_idle):
             problems.append(f"Envoy: {state.envoy.sentence}")
         problems += map(str, state.effect.drifts)
-        problems += filter(None, (state.envoy_problem, state.hold_problem))
+        problems += filter(None, (state.envoy_problem, state.deafness(), state.hold_problem))
         problems += state.uplink_problems
         problems += state.bridge_problems()
         problems += state.service_problems()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..errors import RestartError
 from . import run_files
-from .run_files import RUNNING, SupervisorState
+from .run_files import RUNNING, Launch, SupervisorState
 
 _LOOK_SECONDS = 0.05
 
@@ -25,8 +25,8 @@ class Restarted(NamedTuple):
     drain: float
 
 
-async def restart(run_dir: Path) -> Restarted:
-    """Returns when the successor has taken over.
+async def restart(run_dir: Path, drain: float | None = None) -> Restarted:
+    """Returns when the successor has taken over. `drain`, if not None, is what the old one has this time.
 
     Raises:
         RestartError: none runs, it cannot be replaced like that, or the successor did not take over: then the old one
@@ -47,7 +47,18 @@ async def restart(run_dir: Path) -> Restarted:
             f"the Envoy before this one (pid {before.leaving[0]}) still ends its last connections; try again when it "
             "is gone, at most the drain time after it was replaced"
         )
-    launch = run_files.read_launch(run_dir)
+    usual = run_files.read_launch(run_dir)
+    if drain is None:
+        return await _restart(run_dir, before, usual)
+    launch = usual._replace(drain=drain)
+    run_files.write_launch(run_dir, launch)
+    try:
+        return await _restart(run_dir, before, launch)
+    finally:
+        run_files.write_launch(run_dir, usual)
+
+
+async def _restart(run_dir: Path, before: SupervisorState, launch: Launch) -> Restarted:
     os.kill(before.supervisor_pid, signal.SIGHUP)
     deadline = time.monotonic() + launch.patience + 5
     began = False

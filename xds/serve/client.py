@@ -38,6 +38,8 @@ class Client:
         self._observer = observer
         self.wake = asyncio.Event()
         self.over = False  # nothing more is to be written
+        self.dismissed = asyncio.Event()  # the server ends the stream
+        self.words = 0  # requests that have come
         self.stream: Conversation[Any] = variant(NodeMemory())  # until the first request tells the node
         self._variant = variant
         self._type_url = type_url
@@ -49,6 +51,7 @@ class Client:
 
     def receive(self, message: bytes) -> str | None:
         """Take a request in; returns the text of a NACK. Raises WireError, IdentityError, LimitError."""
+        self.words += 1
         request = self._variant.decode(message)
         if self._type_url:
             # Implicit in requests to the service of one type (DiscoveryRequest.type_url).

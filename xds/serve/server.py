@@ -30,7 +30,7 @@ from .node_memory import NodeKey, NodeMemories, NodeMemory
 from .observer import NobodyWatches, Observer
 from .remote import Remote, node_of
 from .service import SERVICES
-from .settled import Outcome, Settled
+from .settled import Hearing, Outcome, Settled
 from .sotw import SotwStream
 from .status import XdsStatus
 
@@ -187,6 +187,19 @@ class XdsServer:
                 subscription.owe(names)
                 client.wake.set()
 
+    def hearing(self, node: str) -> Hearing:
+        """Whether the Envoys of this machine that have this id answer to what is published."""
+        clients = self._own(node)
+        behind = self._latest(None).revision > 0 and not (clients and all(map(self._is_done, clients)))
+        return Hearing(bool(clients), behind, sum(client.words for client in clients))
+
+    def end_unanswered(self, node: str) -> int:
+        """End the streams of these that have not answered, so that they make others; how many there were."""
+        found = [client for client in self._own(node) if not self._is_done(client)]
+        for client in found:
+            client.dismissed.set()
+        return len(found)
+
     async def stop(self) -> None:
         """Close every stream and remove the socket. Clients keep what they have."""
         if self._servers:
@@ -200,6 +213,13 @@ class XdsServer:
 
     def _clients_of(self, node: str | None) -> list[Client]:
         return [client for client in self._clients.values() if client.remote == node]
+
+    def _own(self, node: str) -> list[Client]:
+        return [client for client in self._clients_of(None) if client.greeted and client.node == node]
+
+    def _is_done(self, client: Client) -> bool:
+        latest = self._latest(client.remote)
+        return client.stream.has_answered(latest.snapshot, latest.revision)
 
     def _answer(self, revision: int, node: str | None) -> Settled | None:
         clients = self._clients_of(node)
@@ -275,13 +295,14 @@ class XdsServer:
         return self._memories.of(key, {(client.remote, client.node) for client in self._clients.values()})
 
     async def _serve(self, client: Client, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        tasks = [asyncio.create_task(self._read(client, context)), asyncio.create_task(self._write(client, context))]
+        work = (self._read(client, context), self._write(client, context), _until_dismissed(client))
+        tasks = [asyncio.create_task(each) for each in work]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             # gRPC cannot tell a client why its stream ends while a response is being written.
             client.over = True
             client.wake.set()
-            await asyncio.wait(tasks[1:], timeout=_LAST_WRITE_SECONDS)
+            await asyncio.wait(tasks[1:2], timeout=_LAST_WRITE_SECONDS)
             for task in done:
                 await task
         finally:
@@ -320,3 +341,9 @@ class XdsServer:
                     return
                 self._observer.sent(id(client), response.type_url, response.nonce)
                 await context.write(response.encode())
+
+
+async def _until_dismissed(client: Client) -> None:
+    """Raises SilentClientError."""
+    await client.dismissed.wait()
+    raise SilentClientError("it has not answered to what it was told; the stream is closed, and another is awaited")

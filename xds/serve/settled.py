@@ -31,3 +31,13 @@ class Settled:
     def text(self) -> str:
         """Envoy's texts in one line; empty when there are none."""
         return "; ".join(f"{name}: {error}" for (_, name), error in self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """Of one node's clients on the socket. `behind`: there are none, or one has not answered to all that is published.
+    `words`: how many requests have come from them."""
+
+    connected: bool
+    behind: bool
+    words: int

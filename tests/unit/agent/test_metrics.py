@@ -30,7 +30,7 @@ spec:
   endpointSelector: {matchLabels: {app: NAME}}
   ingress: [{toPorts: [{ports: [{port: "80", protocol: TCP}]}]}]
 """
-COUNTS = {"looks": 5, "drift": 1, "repaired": 2, "searches": 3, "streams": 4}
+COUNTS = {"looks": 5, "drift": 1, "repaired": 2, "searches": 3, "streams": 4, "deaf_stream": 6, "deaf_replacement": 7}
 
 
 def samples(text: bytes) -> dict[str, float]:
@@ -173,6 +173,7 @@ def test_every_xds_state_is_a_series_whatever_is_there() -> None:
     assert by_state == {"SYNCED": 0, "STALE": 1, "NACK": 1, "ABSENT": 1}
     assert found["lockgate_envoy_restarts_total"] == 2
     assert found["lockgate_envoy_hangs_total"] == 1
+    assert [found[f"lockgate_envoy_deaf_total{cure}"] for cure in ("stream", "replacement")] == [6, 7]
     assert found["lockgate_policiesnack"] == 1
     assert found["lockgate_policiesno-room"] == 3
     assert [found[f"lockgate_datapath_{what}policy"] for what in ("room", "entries_refused")] == [80, 160]

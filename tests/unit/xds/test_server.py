@@ -17,7 +17,7 @@ from envoy_data_plane.google.rpc import Status
 from lockgate.xds.errors import SocketError, UnknownRevision
 from lockgate.xds.serve.server import XdsServer
 from lockgate.xds.serve.service import AGGREGATED
-from lockgate.xds.serve.settled import Outcome
+from lockgate.xds.serve.settled import Hearing, Outcome
 from lockgate.xds.serve.status import SyncState
 from lockgate.xds.snapshot import CLUSTER, FILTER_CONFIG, LISTENER, Resource, Snapshot
 
@@ -200,6 +200,33 @@ async def test_a_silent_client_delays_nobody(server: XdsServer, client: Client, 
     states = {one.node: one.state for one in server.status().clients}
     assert states["silent"] is SyncState.STALE
     await silent.close()
+
+
+async def test_a_client_that_does_not_answer_loses_its_stream(
+    server: XdsServer, client: Client, tmp_path: Path
+) -> None:
+    """It alone, and what it is given on another is what it lacks."""
+    assert server.hearing("n1") == Hearing(False, False, 0), "nothing is published"
+    await server.publish(Snapshot.of([A1]))
+    assert server.hearing("n1") == Hearing(False, True, 0), "there is nobody"
+    good = Client(tmp_path / "xds.sock", "n2")
+    for each in (good, client):
+        await each.say(resource_names_subscribe=["a"])
+        response = await each.hear()
+        if each is good:
+            await each.ack(response)
+    await until(lambda: not server.hearing("n2").behind)
+    assert server.hearing("n1") == Hearing(True, True, 1)
+    assert (server.end_unanswered("n2"), server.end_unanswered("n1")) == (0, 1)
+    with pytest.raises(grpc.aio.AioRpcError, match="has not answered to what it was told"):
+        assert await client.hear()
+    await until(lambda: not server.hearing("n1").connected)
+    again = Client(tmp_path / "xds.sock", "n1")
+    await again.say(resource_names_subscribe=["a"])
+    await again.ack(await again.hear())
+    await until(lambda: not server.hearing("n1").behind)
+    for each in (good, again):
+        await each.close()
 
 
 async def test_settled_waits_for_a_client_to_come(server: XdsServer, tmp_path: Path) -> None:
