@@ -28,3 +28,15 @@ static __always_inline char *above(const char *device)
         return 0;
     return READ(upper, first - NETDEV_ADJACENT_LIST, NETDEV_ADJACENT_DEV) ? 0 : upper;
 }
+
+/* True for a part of another interface, as a bridge's port. A master stands before what else is above. */
+static __always_inline int has_master(const struct __sk_buff *skb)
+{
+    char *device, *first = 0;
+    __u8 master = 0;
+
+    if (READ(device, skb, SK_BUFF_DEV) || READ(first, device, NET_DEVICE_ADJ_LIST_UPPER) ||
+        first == device + NET_DEVICE_ADJ_LIST_UPPER)
+        return 0;
+    return !READ(master, first - NETDEV_ADJACENT_LIST, NETDEV_ADJACENT_MASTER) && master;
+}

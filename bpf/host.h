@@ -138,21 +138,21 @@ static __always_inline int is_extension(const struct packet *p)
 }
 
 /* A router asks who listens to which group (MLD, RFC 2710): behind a hop-by-hop header nothing but ICMPv6. */
-static __always_inline int is_query(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int is_query(struct __sk_buff *skb, __u32 at, const struct packet *p)
 {
-    const __u8 *next = header(skb, ETH_HLEN + sizeof(struct ipv6hdr), sizeof(*next));
+    const __u8 *next = header(skb, at + sizeof(struct ipv6hdr), sizeof(*next));
 
     return p->v6 && p->protocol == 0 && next && *next == IPPROTO_ICMPV6;
 }
 
 /* False for protocols that have none. */
-static __always_inline int hides_port(struct __sk_buff *skb, const struct packet *p, int reason)
+static __always_inline int hides_port(struct __sk_buff *skb, __u32 at, const struct packet *p, int reason)
 {
-    return reason != DROP_UNSUPPORTED || (is_extension(p) && !is_query(skb, p));
+    return reason != DROP_UNSUPPORTED || (is_extension(p) && !is_query(skb, at, p));
 }
 
 /* What cannot be read whole must not pass the node's policy; a protocol that no rule can name is left to its default. */
-static __always_inline int decide_unread(struct __sk_buff *skb, const struct packet *p, int reason, int leaving)
+static __always_inline int decide_unread(struct __sk_buff *skb, __u32 at, const struct packet *p, int reason, int leaving)
 {
     struct owner *src, *dst;
     struct verdict v = {};
@@ -162,7 +162,7 @@ static __always_inline int decide_unread(struct __sk_buff *skb, const struct pac
     if (!leaving && is_tagged_again(skb))
         return reason;
     if (is_everybodys(&p->dst))
-        return leaving || !hides_port(skb, p, reason) ? PASS_ELSEWHERE : reason;
+        return leaving || !hides_port(skb, at, p, reason) ? PASS_ELSEWHERE : reason;
     if (!is_host(leaving ? &p->src : &p->dst))
         return PASS_ELSEWHERE;
     src = find_owner(&p->src);

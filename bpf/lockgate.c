@@ -19,6 +19,7 @@
 #include "admit.h"
 #include "drops.h"
 #include "link.h"
+#include "network.h"
 #include "tunnel.h"
 #include "unfinished.h"
 
@@ -274,20 +275,21 @@ static __always_inline struct __sk_buff *same(struct __sk_buff *skb)
     return skb;
 }
 
-/* tc ingress of an uplink: what reaches the node from elsewhere. What is not read whole is left to to_pod. */
-int from_uplink(struct __sk_buff *skb)
+/* What reaches the node from elsewhere. What is not read whole is left to to_pod. What is addressed to another interface's
+ * hardware address is of one that lies above this one (macvlan), or of nobody here. */
+static __always_inline int come_in(struct __sk_buff *skb, __u32 at)
 {
     struct packet *p;
     int reason;
 
-    if (came_through(skb)) /* from_pod, or another uplink */
+    if (skb->pkt_type == PACKET_OTHERHOST)
         return TC_ACT_UNSPEC;
     p = new_packet(0);
     if (!p)
         return TC_ACT_SHOT;
-    reason = parse_received(skb, p);
+    reason = parse_received(skb, at, p);
     if (is_host_policed() && (reason || is_for_host(p)))
-        reason = reason ? decide_unread(skb, p, reason, 0) : decide_host(skb, p, 0);
+        reason = reason ? decide_unread(skb, at, p, reason, 0) : decide_host(skb, p, 0);
     else
         reason = reason ? PASS_ELSEWHERE : decide_from_uplink(same(skb), p);
     if (reason == ALLOWED || reason == PASS_ELSEWHERE)
@@ -295,25 +297,62 @@ int from_uplink(struct __sk_buff *skb)
     return done(skb, p, reason, TO_POD);
 }
 
-/* tc egress of an uplink: what the node's own processes send elsewhere. */
-int to_uplink(struct __sk_buff *skb)
+/* What the node's own processes send elsewhere. */
+static __always_inline int go_out(struct __sk_buff *skb, __u32 at)
 {
-    struct packet *p;
+    struct packet *p = new_packet(0);
     int reason;
 
-    if (!is_host_policed())
-        return TC_ACT_UNSPEC;
-    p = new_packet(0);
     if (!p)
         return TC_ACT_SHOT;
-    reason = parse(skb, p);
+    reason = skb->vlan_present ? DROP_UNSUPPORTED : parse_untagged(skb, at, p);
     if (reason)
-        reason = decide_unread(skb, p, reason, 1);
+        reason = decide_unread(skb, at, p, reason, 1);
     else
         reason = is_host(&p->src) ? decide_host(skb, p, 1) : PASS_ELSEWHERE;
     if (reason == ALLOWED || reason == PASS_ELSEWHERE)
         return TC_ACT_UNSPEC;
     return done(skb, p, reason, FROM_POD);
+}
+
+/* tc ingress of an uplink. */
+int from_uplink(struct __sk_buff *skb)
+{
+    int action;
+
+    if (came_through(skb)) /* from_pod, or another uplink */
+        return TC_ACT_UNSPEC;
+    action = come_in(skb, ETH_HLEN);
+    if (action == TC_ACT_OK && (skb->mark & MARK_MASK) == MARK_PROXY && has_master(skb) && take_up(skb))
+        return TC_ACT_SHOT;
+    return action;
+}
+
+/* tc egress of an uplink. */
+int to_uplink(struct __sk_buff *skb)
+{
+    return is_host_policed() ? go_out(skb, ETH_HLEN) : TC_ACT_UNSPEC;
+}
+
+/* The same of an uplink without Ethernet headers. */
+int from_tunnel(struct __sk_buff *skb)
+{
+    int at;
+
+    if (came_through(skb))
+        return TC_ACT_UNSPEC;
+    at = network_at(skb);
+    return at < 0 ? TC_ACT_SHOT : come_in(skb, at);
+}
+
+int to_tunnel(struct __sk_buff *skb)
+{
+    int at;
+
+    if (!is_host_policed())
+        return TC_ACT_UNSPEC;
+    at = network_at(skb);
+    return at < 0 ? TC_ACT_SHOT : go_out(skb, at);
 }
 
 /* tc ingress of an engine's bridge: what comes up from its ports. A container that the agent has not heard of has a port

@@ -202,10 +202,11 @@ static __always_inline int is_tagged_again(const struct __sk_buff *skb)
     return has_priority_only(skb) && (skb->protocol == BE16(ETH_P_8021Q) || skb->protocol == BE16(ETH_P_8021AD));
 }
 
-static __always_inline int parse_untagged(struct __sk_buff *skb, struct packet *p)
+/* `at`: where the packet begins, behind the link's header. */
+static __always_inline int parse_untagged(struct __sk_buff *skb, __u32 at, struct packet *p)
 {
     if (skb->protocol == BE16(ETH_P_IP)) {
-        const struct iphdr *ip = header(skb, ETH_HLEN, sizeof(*ip));
+        const struct iphdr *ip = header(skb, at, sizeof(*ip));
         if (!ip || ip->version != 4 || ip->ihl < 5)
             return DROP_MALFORMED;
         map_v4(&p->src, ip->saddr);
@@ -213,10 +214,10 @@ static __always_inline int parse_untagged(struct __sk_buff *skb, struct packet *
         if (ip->frag_off & BE16(0x3fff))
             return DROP_FRAGMENT;
         p->protocol = ip->protocol;
-        return parse_transport(skb, ETH_HLEN + ip->ihl * 4, ip->ttl, p);
+        return parse_transport(skb, at + ip->ihl * 4, ip->ttl, p);
     }
     if (skb->protocol == BE16(ETH_P_IPV6)) {
-        const struct ipv6hdr *ip = header(skb, ETH_HLEN, sizeof(*ip));
+        const struct ipv6hdr *ip = header(skb, at, sizeof(*ip));
         if (!ip || ip->version != 6)
             return DROP_MALFORMED;
         __builtin_memcpy(&p->src, &ip->saddr, sizeof(p->src));
@@ -225,7 +226,7 @@ static __always_inline int parse_untagged(struct __sk_buff *skb, struct packet *
             return DROP_MALFORMED; /* would be taken for the IPv4 address */
         p->protocol = ip->nexthdr;
         p->v6 = 1;
-        return parse_transport(skb, ETH_HLEN + sizeof(*ip), ip->hop_limit, p);
+        return parse_transport(skb, at + sizeof(*ip), ip->hop_limit, p);
     }
     return skb->protocol == BE16(ETH_P_ARP) ? PASS_LINK : DROP_UNSUPPORTED;
 }
@@ -233,11 +234,11 @@ static __always_inline int parse_untagged(struct __sk_buff *skb, struct packet *
 /* Fills `p` and returns 0, PASS_LINK (ARP, neighbour discovery), or the reason to drop. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
-    return skb->vlan_present ? DROP_UNSUPPORTED : parse_untagged(skb, p);
+    return skb->vlan_present ? DROP_UNSUPPORTED : parse_untagged(skb, ETH_HLEN, p);
 }
 
 /* The same at an uplink, where frames may have a priority. */
-static __always_inline int parse_received(struct __sk_buff *skb, struct packet *p)
+static __always_inline int parse_received(struct __sk_buff *skb, __u32 at, struct packet *p)
 {
-    return skb->vlan_present && !has_priority_only(skb) ? DROP_UNSUPPORTED : parse_untagged(skb, p);
+    return skb->vlan_present && !has_priority_only(skb) ? DROP_UNSUPPORTED : parse_untagged(skb, at, p);
 }

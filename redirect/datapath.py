@@ -29,7 +29,7 @@ from .far_ends import FarEnds
 from .ipcache_map import IpcacheMap
 from .kernel import bpffs, tcx
 from .kernel.maps import CounterMap, PinnedMap
-from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, UPLINK_HOOKS, Hook
+from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, TUNNEL_HOOKS, UPLINK_HOOKS, Hook
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, Table, diff
 from .opening import DEFAULT_PIN_DIR, Opening
@@ -157,18 +157,18 @@ class Datapath:
         """Interfaces that both programs police. Links of interfaces that are gone are taken away."""
         return self.held().pods
 
-    def attach_uplink(self, ifindex: int) -> None:
+    def attach_uplink(self, ifindex: int, *, ethernet: bool = True) -> None:
         """Hand what arrives there for endpoints to Envoy where an L7 rule says so, and police the node itself there.
 
-        Without it such requests are dropped, and the node's policies do not hold.
+        Without it such requests are dropped, and the node's policies do not hold. `ethernet`: frames have such headers.
 
         Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
         """
-        self._links.attach(ifindex, UPLINK_HOOKS)
+        self._links.attach(ifindex, UPLINK_HOOKS if ethernet else TUNNEL_HOOKS)
 
     def detach_uplink(self, ifindex: int) -> None:
         """An uplink no more. Unknown ones are fine."""
-        self._links.detach(ifindex, UPLINK_HOOKS)
+        self._links.detach(ifindex, UPLINK_HOOKS + TUNNEL_HOOKS)
 
     def attach_bridge(self, ifindex: int) -> None:
         """From now on only endpoints send and receive beyond this bridge.

@@ -53,7 +53,9 @@ class ProgramLinks:
                 path.unlink(missing_ok=True)
         return Held(
             frozenset(found[Hook.TO_POD] & found[Hook.FROM_POD]),
-            frozenset(found[Hook.TO_UPLINK] & found[Hook.FROM_UPLINK]),
+            frozenset(
+                found[Hook.TO_UPLINK] & found[Hook.FROM_UPLINK] | found[Hook.TO_TUNNEL] & found[Hook.FROM_TUNNEL]
+            ),
             frozenset(found[Hook.TO_BRIDGE] & found[Hook.FROM_BRIDGE]),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -16,9 +16,13 @@ from .device import undisturbed
 from .errors import RoutingFailedError
 from .plan import lies_in
 
-_ETHERNET = 1  # ARPHRD_ETHER: the programs read an Ethernet header
+_ETHERNET = 1  # ARPHRD_ETHER: frames have an Ethernet header
 _LOOPBACK = 1
-_MAIN_TABLE = 254
+_LOCAL_TABLE = 255
+_UNICAST = 1  # RTN_UNICAST
+_VRF = "vrf"
+# What comes in there goes to a process as a frame, or comes from the node itself.
+_NO_WAY_IN = ("macvtap", "ipvtap", _VRF)
 _ANY: Mapping[int, IPNetwork] = {
     socket.AF_INET: ip_network("0.0.0.0/0"),
     socket.AF_INET6: ip_network("::/0"),
@@ -27,8 +31,9 @@ _ANY: Mapping[int, IPNetwork] = {
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """An interface of the node. `routed`: a route of the main table leads there, not only a link-local one; `routes` is
-    where these lead. `kind`: as the kernel calls it, empty for a card. `master`: the bridge that it is at, or 0."""
+    """An interface of the node. `ethernet`: frames have such headers. `routed`: a route of any table leads there, not
+    only a link-local one; `routes` is where these lead. `kind`: as the kernel calls it, empty for a card. `master`: the
+    interface that it is a part of (a bridge, bond, VRF), or 0."""
 
     ifindex: int
     name: str
@@ -45,10 +50,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Uplinks:
-    """Names by ifindex, and a sentence for each that was asked for and cannot be one."""
+    """Those that were chosen, and a sentence for each that was asked for and cannot be one."""
 
-    names: dict[int, str]
+    chosen: tuple[Interface, ...]
     problems: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> dict[int, str]:
+        """By ifindex."""
+        return {each.ifindex: each.name for each in self.chosen}
 
 
 def interfaces() -> tuple[Interface, ...]:
@@ -77,37 +87,46 @@ def interfaces() -> tuple[Interface, ...]:
 
 
 def choose(
-    found: Iterable[Interface], endpoints: Set[int], named: Sequence[str] | None, pods: Collection[IPNetwork] = ()
+    found: Sequence[Interface], endpoints: Set[int], named: Sequence[str] | None, pods: Collection[IPNetwork] = ()
 ) -> Uplinks:
-    """The uplinks among the node's interfaces: those that carry a route, or those that were named. A veth that leads
-    only into the prefixes of `pods` is a pod's, known or not.
+    """The uplinks among the node's interfaces: all by which a packet can come in, or those that were named.
 
-    `endpoints` are the interfaces of workloads, which are none. An interface without Ethernet headers (a tunnel) is
-    none either: what arrives there at a pod with request rules is dropped.
+    The kernel takes up what is for the node by any interface, whether it has an address and a route or not
+    (https://www.rfc-editor.org/rfc/rfc1122#section-3.3.4.2, the weak model). So all are uplinks but
+    - `endpoints`, the interfaces of workloads, and a veth that leads only into the prefixes of `pods`, or nowhere when
+      there are such: it is a pod's, known or not;
+    - the parts of a bridge or bond without a route, which has up what comes in there.
     """
     free = [each for each in found if each.ifindex not in endpoints]
     if named is None:
-        free = [each for each in free if each.kind != VETH or not pods or not each.leads_to(pods)]
-        return Uplinks({each.ifindex: each.name for each in free if each.routed and each.ethernet})
+        of_vrf = {0, *(each.ifindex for each in found if each.kind == _VRF)}
+        return Uplinks(tuple(each for each in free if _lets_in(each, of_vrf, pods)))
     by_name = {each.name: each for each in free}
-    problems = []
-    for name in named:
-        if name not in by_name:
-            problems.append(
-                f"uplink {name} is no interface of this node (or a workload's): correct uplinks in --config"
-            )
-        elif not by_name[name].ethernet:
-            problems.append(f"uplink {name} has no Ethernet headers: requests that arrive there are dropped")
-    chosen = [by_name[name] for name in named if name in by_name and by_name[name].ethernet]
-    return Uplinks({each.ifindex: each.name for each in chosen}, tuple(problems))
+    problems = tuple(
+        f"uplink {name} is no interface of this node (or a workload's): correct uplinks in --config"
+        for name in named
+        if name not in by_name
+    )
+    return Uplinks(tuple(by_name[name] for name in named if name in by_name), problems)
+
+
+def _lets_in(interface: Interface, masters: Set[int], pods: Collection[IPNetwork]) -> bool:
+    """`masters`: with one of these, or none (0), it is itself that has up what comes in."""
+    if interface.kind in _NO_WAY_IN:
+        return False
+    if interface.kind == VETH and pods and interface.leads_to(pods):
+        return False
+    return interface.routed or interface.master in masters
 
 
 def _routed(routes: IPRoute) -> Iterator[tuple[int, IPNetwork]]:
     for family in (socket.AF_INET, socket.AF_INET6):
-        for route in routes.get_routes(family=family, table=_MAIN_TABLE):
+        for route in routes.get_routes(family=family):
             destination = str(route.get("dst") or "")
             # The kernel makes fe80::/64 and ff00::/8 on every interface.
-            if destination.startswith(("fe80:", "ff00:")):
+            if destination.startswith(("fe80:", "ff00:")) or route["type"] != _UNICAST:
+                continue
+            if (route.get("table") or route["table"]) == _LOCAL_TABLE:
                 continue
             network = ip_network((destination, route["dst_len"])) if destination else _ANY[family]
             if route.get("oif"):

@@ -25,20 +25,22 @@ class Uplinks:
         wanted = choose(interfaces(), endpoints | self._datapath.attached(), named, prefixes)
         problems = list(wanted.problems)
         selected = world is not None and world.host is not None
-        if selected and not wanted.names:
+        if selected and not wanted.chosen:
             problems.append(
                 "a policy selects this node, which has no uplink to enforce it at: name the node's interfaces under "
                 "uplinks in --config"
             )
         held = self._datapath.uplinks()
-        for ifindex in wanted.names.keys() - held:
+        for uplink in wanted.chosen:
+            if uplink.ifindex in held:
+                continue
             try:
-                self._datapath.attach_uplink(ifindex)
+                self._datapath.attach_uplink(uplink.ifindex, ethernet=uplink.ethernet)
             except RedirectError as error:
                 problems.append(
-                    f"uplink {wanted.names[ifindex]}: {error}; requests that arrive there are dropped"
+                    f"uplink {uplink.name}: {error}; requests that arrive there are dropped"
                     + (", and the policies of the node do not hold there" if selected else "")
                 )
-        for ifindex in held - wanted.names.keys():
+        for ifindex in held - {uplink.ifindex for uplink in wanted.chosen}:
             self._datapath.detach_uplink(ifindex)
         return tuple(problems)

@@ -52,13 +52,20 @@ FEATURES = (
     _Feature("BPF links on tc (TCX)", "6.6", "tcx_link_attach", "programs that outlive the agent"),
 )
 
-# What an agent sets by itself; a program that sets it back is in the way.
+# What an agent leaves to others, as they may have a reason: wg-quick sets the second where all traffic goes into a tunnel.
+_OF_OTHERS = ("core/bpf_jit_enable", "ipv4/conf/all/src_valid_mark")
+# The rest it sets by itself; a program that sets it back is in the way.
 _SYSCTLS = (
     ("ipv4/ip_forward", ("1",), "pods do not reach each other without it"),
     ("ipv4/conf/all/rp_filter", ("0",), "Envoy's upstream connections have pods' addresses"),
     ("ipv4/conf/lo/accept_local", ("1",), "answers of servers on this node are turned back over lo"),
     ("ipv4/ip_early_demux", ("0",), "the kernel drops what is translated on its way to Envoy, as to a published port"),
     ("ipv6/conf/all/forwarding", ("1",), "pods do not reach each other over IPv6 without it"),
+    (
+        "ipv4/conf/all/src_valid_mark",
+        ("0",),
+        "requests that Envoy carries are dropped where they come in by IPv4 uplinks",
+    ),
     ("core/bpf_jit_enable", ("1", "2"), "programs would be interpreted, several times slower"),
 )
 _CNI_INTERFACES: Mapping[str, str] = {
@@ -151,7 +158,7 @@ def sysctl_checks(value: Callable[[str], str | None]) -> Iterator[Check]:
         elif found in wanted:
             yield Check("sysctls", name, State.OK, found)
         else:
-            own = "set it to {0}" if key.startswith("core/") else "an agent sets it to {0} when it starts"
+            own = "set it to {0}" if key in _OF_OTHERS else "an agent sets it to {0} when it starts"
             yield Check("sysctls", name, State.WARN, found, f"{why}; {own.format(wanted[0])}")
 
 

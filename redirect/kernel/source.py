@@ -19,6 +19,7 @@ _OF_PACKETS_AND_SOCKETS = (
     ("sk_buff", "csum_start"),
     ("sk_buff", "csum_offset"),
     ("sk_buff", "mac_header"),
+    ("sk_buff", "network_header"),
     ("udp_sock", "encap_type"),
     ("udp_sock", "gro_receive"),
 )
@@ -27,6 +28,7 @@ _ABOVE = (
     ("net_device", "adj_list", "upper"),
     ("netdev_adjacent", "dev"),
     ("netdev_adjacent", "list"),
+    ("netdev_adjacent", "master"),
 )
 _DEVICE = (*_ABOVE, ("net_device", "ifindex"), ("net_device", "name"))
 _FIELDS: Mapping[str, Sequence[tuple[str, ...]]] = {

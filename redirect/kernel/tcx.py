@@ -21,6 +21,8 @@ class Hook(ProgramHook):
     TO_POD = ("to_pod", 47)  # BPF_TCX_EGRESS
     FROM_UPLINK = ("from_uplink", 46)
     TO_UPLINK = ("to_uplink", 47)
+    FROM_TUNNEL = ("from_tunnel", 46)
+    TO_TUNNEL = ("to_tunnel", 47)
     FROM_BRIDGE = ("from_bridge", 46)
     TO_BRIDGE = ("to_bridge", 47)
     FROM_LOOPBACK = ("from_loopback", 46)
@@ -31,6 +33,7 @@ class Hook(ProgramHook):
 
 
 UPLINK_HOOKS = (Hook.TO_UPLINK, Hook.FROM_UPLINK)
+TUNNEL_HOOKS = (Hook.TO_TUNNEL, Hook.FROM_TUNNEL)  # of an uplink without Ethernet headers
 BRIDGE_HOOKS = (Hook.TO_BRIDGE, Hook.FROM_BRIDGE)  # before those of an uplink, which a bridge may be too
 LOOPBACK_HOOKS = (Hook.FROM_LOOPBACK,)
 POD_HOOKS = (Hook.TO_POD, Hook.FROM_POD)  # both sides of an endpoint's interface, in the order of attaching

@@ -299,7 +299,7 @@ def test_an_uplink_that_comes_later_is_found(node: LiveNode, outside: Outside) -
     node.node.run(["ip", "link", "set", "late0", "up"], check=True)
     node.node.run(["ip", "link", "set", "late1", "up"], check=True)
     node.node.run(["ip", "route", "add", "203.0.113.0/24", "dev", "late0"], check=True)
-    node.until("it is attached", lambda: node.status()["datapath"]["uplinks"] == 2)
+    node.until("both of its ends are attached", lambda: node.status()["datapath"]["uplinks"] == 3)
     node.node.run(["ip", "link", "del", "late0"], check=True)
     node.until("it is gone", lambda: node.status()["datapath"]["uplinks"] == 1)
     node.until("nothing is wrong", node.ok)

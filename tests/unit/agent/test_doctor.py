@@ -24,6 +24,7 @@ WELL = {
     "ipv4/conf/lo/accept_local": "1",
     "ipv4/ip_early_demux": "0",
     "ipv6/conf/all/forwarding": "1",
+    "ipv4/conf/all/src_valid_mark": "0",
     "core/bpf_jit_enable": "2",
 }
 
@@ -53,6 +54,10 @@ def test_sysctls() -> None:
     (wrong,) = (check for check in sysctl_checks(strict.get) if check.state is not State.OK)
     assert (wrong.name, wrong.state, wrong.found) == ("net.ipv4.conf.all.rp_filter", State.WARN, "1")
     assert "Envoy's upstream connections have pods' addresses" in wrong.advice
+    (marked,) = (
+        each for each in sysctl_checks((WELL | {"ipv4/conf/all/src_valid_mark": "1"}).get) if each.state is not State.OK
+    )
+    assert (marked.state, marked.advice.endswith("IPv4 uplinks; set it to 0")) == (State.WARN, True)
     without_ipv6 = {key: value for key, value in WELL.items() if not key.startswith("ipv6")}
     assert set(states(list(sysctl_checks(without_ipv6.get)))) == {State.OK}
 

@@ -34,6 +34,7 @@ from lockgate.redirect.opening import Opening
 from lockgate.redirect.plan import DatapathPlan, Planner
 from lockgate.redirect.reason import Reason
 from lockgate.tests.program_run import run_program
+from pyroute2 import IPRoute
 
 T = TypeVar("T")
 
@@ -108,7 +109,12 @@ class Kernel:
         self.datapath.apply(wanted)
         return wanted
 
-    def run(self, hook: Hook, ifindex: int, packet: bytes, mark: int = 0, came_from: int = 0) -> Outcome:
+    def run(
+        self, hook: Hook, ifindex: int, packet: bytes, mark: int = 0, came_from: int = 0, *, astray: bool = False
+    ) -> Outcome:
+        """At an uplink a frame is addressed to it, unless it is `astray`."""
+        if hook in (Hook.FROM_UPLINK, Hook.FROM_TUNNEL) and not astray:
+            packet = self.inside(lambda: hardware_address(ifindex)) + packet[6:]
         context = bytearray(192)  # struct __sk_buff
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, came_from, ifindex)
@@ -128,6 +134,11 @@ class Kernel:
             os.close(fd)
         self.inside(self.datapath.remove)
         self.ground.close()
+
+
+def hardware_address(ifindex: int) -> bytes:
+    with IPRoute() as routes:
+        return bytes.fromhex(routes.get_links(ifindex)[0].get("address").replace(":", ""))
 
 
 def ether(payload: bytes, kind: int) -> bytes:

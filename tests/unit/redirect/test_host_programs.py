@@ -19,6 +19,7 @@ from lockgate.tests.unit.redirect.programs import (
     UNSPEC,
     WORLD,
     Kernel,
+    Outcome,
     egress,
     frame,
     fresh,
@@ -77,6 +78,41 @@ def test_what_comes_to_the_node(kernel: Kernel) -> None:
     # The default of the other direction is open.
     assert leave(kernel, WORLD, 6, tcp(next(fresh), 443)) == "passes"
     assert leave(kernel, WORLD, 47, bytes(20)) == "passes"
+
+
+def test_a_frame_for_somebody_else_on_the_link_is_left_alone(kernel: Kernel) -> None:
+    """As for a macvlan interface above this one: there it is judged. The node itself does not take it up here."""
+    kernel.enforce(server=ingress(rule(WORLD_IDENTITY, 80, http=True)), host=host(incoming=ingress()))
+    for there in (HOST, kernel.server.ipv4):
+        packet = frame(ip(WORLD, there, 6, tcp(next(fresh), 80)))
+        uplink = kernel.outside.ifindex
+        assert kernel.run(Hook.FROM_UPLINK, uplink, packet, astray=True) == Outcome(UNSPEC, 0, None)
+        assert kernel.run(Hook.FROM_UPLINK, uplink, packet).reason in (Reason.POLICY, Reason.NO_PROXY)
+
+
+def test_over_a_tunnel(kernel: Kernel) -> None:
+    """The same by the programs that look for where the packet begins; without any header before it: test_uplinks."""
+    kernel.enforce(
+        server=ingress(rule(WORLD_IDENTITY, 80, http=True), rule(WORLD_IDENTITY, 81)),
+        host=host(incoming=ingress(rule(WORLD_IDENTITY, 22)), outgoing=egress(rule(WORLD_IDENTITY, 443))),
+    )
+
+    def passes(
+        hook: Hook, source: IPAddress, destination: IPAddress, payload: bytes, mark: int = 0, **more: int
+    ) -> str:
+        packet = frame(ip(source, destination, 6, payload, **more))  # type: ignore[arg-type]
+        return outcome(kernel, hook, packet, mark)
+
+    assert passes(Hook.FROM_TUNNEL, WORLD, HOST, tcp(next(fresh), 22)) == "passes"
+    assert passes(Hook.FROM_TUNNEL, WORLD, HOST, tcp(next(fresh), 23)) == Reason.POLICY.name
+    assert passes(Hook.FROM_TUNNEL, WORLD, HOST, tcp(next(fresh), 22), fragment=0x2000) == Reason.FRAGMENT.name
+    assert passes(Hook.FROM_TUNNEL, kernel.client.ipv4, HOST, tcp(next(fresh), 22)) == Reason.SPOOFED.name
+    assert passes(Hook.FROM_TUNNEL, WORLD, HOST, tcp(next(fresh), 23), SENT_MARK) == "passes", "judged before"
+    assert passes(Hook.FROM_TUNNEL, WORLD, kernel.server.ipv4, tcp(next(fresh), 80)) == Reason.NO_PROXY.name
+    assert passes(Hook.FROM_TUNNEL, WORLD, kernel.server.ipv4, tcp(next(fresh), 81)) == "passes"
+    assert passes(Hook.FROM_TUNNEL, WORLD, kernel.server.ipv4, tcp(next(fresh), 82)) == Reason.POLICY.name
+    assert passes(Hook.TO_TUNNEL, HOST, WORLD, tcp(next(fresh), 443)) == "passes"
+    assert passes(Hook.TO_TUNNEL, HOST, WORLD, tcp(next(fresh), 444)) == Reason.POLICY.name
 
 
 def test_who_claims_to_be_a_pod_or_the_node(kernel: Kernel) -> None:

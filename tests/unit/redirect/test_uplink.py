@@ -22,12 +22,12 @@ POD, ETH, IDLE, TUNNEL = (
 @pytest.mark.parametrize(
     ("named", "chosen", "problems"),
     [
-        (None, {"eth0"}, []),
+        (None, {"eth0", "eth1", "wg0"}, []),
         ((), set(), []),
         (("eth1",), {"eth1"}, []),
         (("eth0", "eth7"), {"eth0"}, ["uplink eth7 is no interface"]),
         (("lg2-pod",), set(), ["uplink lg2-pod is no interface"]),
-        (("wg0",), set(), ["uplink wg0 has no Ethernet headers"]),
+        (("wg0",), {"wg0"}, []),
     ],
 )
 def test_the_choice(named: Sequence[str] | None, chosen: set[str], problems: list[str]) -> None:
@@ -37,6 +37,33 @@ def test_the_choice(named: Sequence[str] | None, chosen: set[str], problems: lis
     assert all(problem.startswith(start) for problem, start in zip(found.problems, problems, strict=True))
 
 
+BR, BOND, VRF = Interface(10, "br0", kind="bridge"), Interface(11, "bond0", kind="bond"), Interface(12, "v", kind="vrf")
+
+
+@pytest.mark.parametrize(
+    ("interface", "uplink"),
+    [
+        (Interface(7, "eth1", routed=False), True),
+        (Interface(7, "lan0", kind="veth", routed=False), True),
+        (Interface(7, "tun0", ethernet=False, kind="tun", routed=False), True),
+        (Interface(7, "eth1", routed=False, master=10), False),
+        (Interface(7, "eth1", routed=False, master=11), False),
+        (Interface(7, "eth1", routed=False, master=12), True),
+        (Interface(7, "eth1", master=10), True),
+        (Interface(7, "macvtap0", kind="macvtap", routed=False), False),
+        (BR, True),
+        (BOND, True),
+        (VRF, False),
+    ],
+    ids=lambda value: f"{value.name}-{value.master}" if isinstance(value, Interface) else "",
+)
+def test_every_way_in_counts(interface: Interface, uplink: bool) -> None:
+    """With a route or without: the kernel takes up what is for the node by any. Bridges and bonds have up what comes in
+    by their parts. A VRF's parts have it up themselves, and what comes out of the VRF is from the node itself."""
+    chosen = choose([interface, BR, BOND, VRF], frozenset(), None).names
+    assert (interface.ifindex in chosen) is uplink
+
+
 PODS = (ip_network("10.244.0.0/16"),)
 
 
@@ -44,6 +71,7 @@ PODS = (ip_network("10.244.0.0/16"),)
     ("interface", "uplink"),
     [
         (Interface(7, "cali1", kind="veth", routes=(ip_network("10.244.1.7/32"),)), False),
+        (Interface(7, "cali2", kind="veth", routed=False), False),
         (Interface(7, "eth0", kind="veth", routes=(ip_network("0.0.0.0/0"), ip_network("10.244.2.0/24"))), True),
         (Interface(7, "flannel.1", kind="vxlan", routes=(ip_network("10.244.2.0/24"),)), True),
         (Interface(7, "eth0", routes=(ip_network("10.244.0.0/16"),)), True),
@@ -69,6 +97,9 @@ def test_a_real_nodes_interfaces() -> None:
         assert ip_network("0.0.0.0/0") in found[UPLINK].routes
         assert set(found[pod.interface].routes) == {ip_network(pod.ipv4), ip_network(pod.ipv6)}
         assert "lo" not in found
+        ground.node.run(["ip", "route", "add", "10.9.0.0/16", "dev", pod.interface, "table", "300"], check=True)
+        found = {each.name: each for each in netns.run_in(ground.node.path, interfaces)}
+        assert ip_network("10.9.0.0/16") in found[pod.interface].routes, "of any table"
         ground.node.run(["ip", "route", "flush", "dev", UPLINK], check=True)
         ground.node.run(["ip", "-6", "route", "flush", "dev", UPLINK], check=True)
         assert {each.name for each in netns.run_in(ground.node.path, interfaces) if each.routed} == {pod.interface}
