@@ -60,7 +60,7 @@ class Settings:
     dns_min_ttl: int = 60  # seconds for which an address from a DNS answer is allowed at least
     metrics_port: int = 0  # of the metrics on 127.0.0.1; 0 leaves them to the local API's socket
     concurrency: int = 0  # Envoy's worker threads; 0 is one for each core
-    uplinks: tuple[str, ...] | None = None  # interfaces; None: all that carry a route and are no workload's
+    uplinks: tuple[str, ...] | None = None  # interfaces; None: all by which a packet can come in
     envoy_heap_mb: int = 2048  # of 10^6 bytes that Envoy's heap may have; near them it takes nothing new. 0: no limit
     connections_per_client: int = 10_000  # that an address may have through Envoy at a time; 0 is any number
     engines: tuple[str, ...] = ()  # unix://PATH of Docker or Podman sockets whose containers are workloads

@@ -52,7 +52,7 @@ FEATURES = (
     _Feature("BPF links on tc (TCX)", "6.6", "tcx_link_attach", "programs that outlive the agent"),
 )
 
-# What an agent leaves to others, as they may have a reason: wg-quick sets the second where all traffic goes into a tunnel.
+# What an agent leaves to others, who may have a reason: wg-quick sets the second where all goes into a tunnel.
 _OF_OTHERS = ("core/bpf_jit_enable", "ipv4/conf/all/src_valid_mark")
 # The rest it sets by itself; a program that sets it back is in the way.
 _SYSCTLS = (

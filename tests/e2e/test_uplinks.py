@@ -271,6 +271,11 @@ class TestOneThatChanges:
                 ip(outside, f"{way} route add {own}/{length} via {hop} dev port1 onlink")
             before = received(node.node, "mac1")
             assert reaches(node, outside, PATIENCE) == AS_SAID
+            for end in outside.ips:
+                assert fetch(node.frontend, end, WEB, "/public") == OK
+                assert fetch(node.frontend, end, WEB, "/other") == DENIED
+                assert fetch(node.node, end, OPEN_OUT) == OK
+                assert get(node.node, end, SHUT_OUT) == DROPPED
             assert received(node.node, "mac1") >= before + len(AS_SAID)
         finally:
             ip(node.node, "link del mac1")
@@ -336,3 +341,25 @@ def test_a_card_that_keeps_its_address_as_a_bridges_port(node: LiveNode, outside
         finally:
             others.close()
             ip(node.node, "link del br0")
+
+
+if known("bond"):
+
+    def test_a_bond_whose_active_card_dies(node: LiveNode, outside: Outside) -> None:
+        """Connections go on by the other one, judged as before."""
+        with laid(MORE_KINDS["bond"][1], node.node, outside):
+            node.until("all works", lambda: reaches(node, outside) == AS_SAID)
+            with Line(outside, node.api.ipv4, 80) as by_request, Line(outside, node.backend.ipv6, 8080) as by_port:
+                for dying in ("port0", "port1"):
+                    assert str(by_request.ask("/public")) == str(by_port.ask()) == OK
+                    ip(outside, f"link set {dying} down")
+                    assert str(by_request.ask("/public")) == str(by_port.ask()) == OK
+                    assert str(by_request.ask("/other")) == DENIED
+                    assert reaches(node, outside, PATIENCE) == AS_SAID
+                    ip(outside, f"link set {dying} up")
+                    node.until("it is back", lambda d=dying: is_up(node, d.replace("port", "nic")))  # type: ignore[misc]
+
+    def is_up(node: LiveNode, interface: str) -> bool:
+        text = node.node.run(["cat", "/proc/net/bonding/bond0"], check=True).stdout
+        _, _, about = text.partition(f"Slave Interface: {interface}\n")
+        return about.startswith("MII Status: up")
