@@ -22,7 +22,6 @@ from ...policies.request import HttpRequest, TlsRequest
 from .access_log import SocketEnd
 from .end import SOURCE, identity_of
 from .messages import (
-    access_log_service,
     accesslog,
     core,
     filter_state,
@@ -33,6 +32,7 @@ from .messages import (
     stream_log,
 )
 from .policy_slot import XDS_CLUSTER
+from .stream_report import Common, Entries, Entry, Report, Text
 
 REPORT_SECONDS = 3.0  # at the latest so long after a change a stream that it forbids is known
 _FLUSH_SECONDS = 0.2
@@ -129,22 +129,20 @@ def report_handler(told: Listener) -> grpc.GenericRpcHandler:
 
 
 def running_streams(message: bytes) -> tuple[RunningStream, ...]:
-    """What a StreamAccessLogsMessage holds, without entries that lack an end. Raises ValueError for other bytes."""
+    """What a StreamAccessLogsMessage holds, without entries that lack an end; what is no text in it is replaced. Raises
+    ValueError for other bytes."""
     try:
-        logs = access_log_service.StreamAccessLogsMessage.parse(message)
+        logs = Report.parse(message)
     except EOFError as error:
         raise ValueError(f"a report of what runs is cut off: {error}") from error
-    requests = (
-        [(entry.common_properties, _request(entry)) for entry in logs.http_logs.log_entry] if logs.http_logs else []
-    )
-    greetings = (
-        [(entry.common_properties, _greeting(entry)) for entry in logs.tcp_logs.log_entry] if logs.tcp_logs else []
-    )
-    return tuple(_streams([*requests, *greetings]))
+    requests, greetings = logs.http_logs or Entries(), logs.tcp_logs or Entries()
+    said = [(entry.common_properties, _request(entry)) for entry in requests.log_entry]
+    carried = [(entry.common_properties, _greeting(entry)) for entry in greetings.log_entry]
+    return tuple(_streams([*said, *carried]))
 
 
 def _streams(
-    entries: Iterable[tuple[stream_log.AccessLogCommon | None, HttpRequest | TlsRequest | None]],
+    entries: Iterable[tuple[Common | None, HttpRequest | TlsRequest | None]],
 ) -> Iterator[RunningStream]:
     for common, request in entries:
         if common is None or request is None:
@@ -156,31 +154,34 @@ def _streams(
             yield RunningStream(source, destination, request, _state(common, _CHAIN), number)
 
 
-def _request(entry: stream_log.HttpAccessLogEntry) -> HttpRequest | None:
+def _request(entry: Entry) -> HttpRequest | None:
     request, common = entry.request, entry.common_properties
     if request is None or common is None:
         return None
     tls = common.tls_properties  # of TLS that Envoy has taken away
     return HttpRequest(
-        request.request_headers.get(_METHOD, ""),
-        request.path,
-        request.authority,
-        server_name=tls.tls_sni_hostname.lower() if tls is not None else "",
+        _text(request.request_headers.get(_METHOD, b"")),
+        _text(request.path),
+        _text(request.authority),
+        server_name=_text(tls.tls_sni_hostname).lower() if tls is not None else "",
         encrypted=tls is not None,
     )
 
 
-def _greeting(entry: stream_log.TcpAccessLogEntry) -> TlsRequest | None:
+def _greeting(entry: Entry) -> TlsRequest | None:
     common = entry.common_properties
     if common is None:
         return None
     return TlsRequest(_state(common, _GREETING), encrypted=_state(common, TRANSPORT) != WAS_PLAIN)
 
 
-def _state(common: stream_log.AccessLogCommon, key: str) -> str:
+def _state(common: Common, key: str) -> str:
     left = common.filter_state_objects.get(key)
-    value = left.unpack() if left is not None else None
-    return value.value if isinstance(value, protobuf.StringValue) else ""
+    return _text(Text.parse(left.value).value) if left is not None else ""
+
+
+def _text(said: bytes) -> str:
+    return said.decode(errors="replace")
 
 
 def _end(address: core.Address | None) -> SocketEnd | None:

@@ -53,10 +53,14 @@ def talk(where: Namespace, ip: str, port: int, listener: socket.socket) -> Itera
 
 
 @contextmanager
-def stream(where: Namespace, ip: str, port: int, listener: socket.socket, path: str = "/stream") -> Iterator[Talk]:
-    """A new WebSocket that begins with a request for `path`: a proxy on the way connects when it has that."""
+def stream(
+    where: Namespace, ip: str, port: int, listener: socket.socket, path: str = "/stream", header: bytes = b""
+) -> Iterator[Talk]:
+    """A new WebSocket that begins with a request for `path`: a proxy on the way connects when it has that. `header` is
+    one line more of its head."""
     with _dialled(where, ip, port) as client:
-        client.sendall(UPGRADE.replace(b"/stream", path.encode()))
+        head = UPGRADE.replace(b"/stream", path.encode("latin-1"))
+        client.sendall(head if not header else head.replace(b"\r\n\r\n", b"\r\n" + header + b"\r\n\r\n"))
         with _accepted(listener) as server:
             while not server.recv(4096).endswith(b"\r\n\r\n"):
                 pass

@@ -73,9 +73,9 @@ class Scene:
         """A new connection."""
         return self._stack.enter_context(talk(where, str(ip), PORT, self._listener))
 
-    def stream(self, where: Namespace, ip: IPAddress, path: str = "/stream") -> Talk:
+    def stream(self, where: Namespace, ip: IPAddress, path: str = "/stream", header: bytes = b"") -> Talk:
         """A WebSocket through Envoy."""
-        return self._stack.enter_context(stream(where, str(ip), PORT, self._listener, path))
+        return self._stack.enter_context(stream(where, str(ip), PORT, self._listener, path, header))
 
     def both_end(self, *talks: Talk) -> None:
         """Waits until every end of every connection has been told, though none says anything."""
@@ -156,6 +156,16 @@ class TestTightening:
         scene.say(POLICY.replace("RULES", more.replace(', {path: "/stream"}', "")))
         scene.both_end(*ours)
         assert all(stream.lives() for stream in kept)
+
+    def test_by_request_ends_streams_whose_head_is_no_text(self, scene: Scene, family: int) -> None:
+        """Envoy's reports of what runs repeat what it says of itself, and they must be read all the same."""
+        api, node = scene.node.api.ips[family], scene.node
+        more = L7.replace("{path", '{path: "/more"}, {path')
+        scene.say(POLICY.replace("RULES", more))
+        names = (b"X-Request-Id", b"User-Agent", b"Referer", b"X-Forwarded-For")
+        odd = [scene.stream(node.frontend, api, header=name + b": \xff") for name in names]
+        scene.say(POLICY.replace("RULES", more.replace(', {path: "/stream"}', "")))
+        scene.both_end(*odd)
 
     def test_of_what_a_pod_may_reach(self, scene: Scene, family: int) -> None:
         """Outside, and on the node itself, there is no program at the other end."""

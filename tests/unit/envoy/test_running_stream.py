@@ -78,3 +78,16 @@ def test_an_entry_without_an_end_is_left_out() -> None:
 def test_other_bytes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"."):
         running_streams(b"\x12\xff")
+
+
+def test_what_is_no_text_hides_nobody() -> None:
+    """What a client says of itself is in the report as it came, beside what others do."""
+    tls = stream_log.TlsProperties(tls_sni_hostname="#######", tls_session_id="#######")
+    odd = entry(tls, made_by="23:70103:in")
+    assert odd.request is not None
+    odd.request.request_id = odd.request.user_agent = odd.request.authority = "#######"
+    first, second = running_streams(message(odd, entry()).replace(b"#######", b"\xff\xc0\x80\xed\xa0\x80\xfe"))
+    assert isinstance(first.request, HttpRequest)
+    assert (first.source, first.request.path, first.made_by) == (CLIENT, "/ws?x=1", 70103)
+    assert set(first.request.server_name) == set(first.request.host) == {"\ufffd"}
+    assert second == RunningStream(CLIENT, SERVER, HttpRequest("PURGE", "/ws?x=1", "shop"))
