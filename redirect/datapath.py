@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..policies.endpoint_policy import Direction
+from ..policies.endpoint_policy import Direction, EndpointPolicy
 from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from . import layout, routing
@@ -39,7 +39,7 @@ from .proxy_sockets import Carried, carried, end_carried
 from .published import free_published, hold_published
 from .reason import Counter, Reason
 from .revocation import end, revoked
-from .room import Need, need
+from .room import Need, is_ample, need
 from .services import ServiceAddresses
 from .strangers import Strangers
 
@@ -235,6 +235,10 @@ class Datapath:
     def need(self, wanted: DatapathPlan) -> Need:
         """What `apply` would take."""
         return need(self.current, wanted, self.room)
+
+    def has_ample_room(self, policies: Sequence[EndpointPolicy], addresses: int) -> bool:
+        """True where endpoints with these policies, and so many addresses, have room without being counted."""
+        return is_ample(self.current, policies, addresses, self.room)
 
     @property
     def room(self) -> Mapping[Table, int]:

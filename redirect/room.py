@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..policies.endpoint_policy import EndpointPolicy, ResolvedRule
 from .map_changes import Table, diff
 from .plan import DatapathPlan
 from .port_prefix import split
+
+_AMPLE = 4
+_MOST_PREFIXES = 30  # of a span of ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,25 @@ class Need:
 def need(current: DatapathPlan, wanted: DatapathPlan, room: Mapping[Table, int]) -> Need:
     """What it takes to get from one to the other."""
     return Need(diff(current, wanted).most(current), room)
+
+
+def is_ample(
+    current: DatapathPlan, policies: Sequence[EndpointPolicy], addresses: int, room: Mapping[Table, int]
+) -> bool:
+    """True where the maps hold many times what these endpoints and addresses can take, which takes no plan to know."""
+    halves = {id(half): half for policy in policies for half in (policy.ingress, policy.egress)}
+    entries = sum(
+        (1 if rule.peers is None else len(rule.peers))
+        * (1 if rule.ports is None else sum(1 if each.first == each.last else _MOST_PREFIXES for each in rule.ports))
+        for half in halves.values()
+        for rule in half.rules
+    )
+    taken = {
+        Table.POLICY: len(current.policy) + entries + len(halves),
+        Table.IPCACHE: len(current.ipcache) + addresses,
+        Table.ENDPOINTS: len(current.endpoints) + len(policies),
+    }
+    return all(_AMPLE * entries <= room[table] for table, entries in taken.items())
 
 
 def asked(policies: Iterable[EndpointPolicy]) -> Mapping[tuple[str, str, str], int]:

@@ -165,8 +165,15 @@ class Applier:
     async def need(self, world: World) -> Need:
         """The entries that `world` takes in the kernel's maps. Raises RedirectError."""
         enforced = self._enforced(world)
+
+        def work() -> Need:
+            # The first plan takes long; where it need not be counted it is made while Envoy takes up what it is told.
+            if self.world is None and self._kernel.has_ample_room(enforced, world):
+                return Need({}, {})
+            return self._kernel.need(self._kernel.plan(enforced, world, self._ports))
+
         async with self._turn:
-            return await self._in_thread(lambda: self._kernel.need(self._kernel.plan(enforced, world, self._ports)))
+            return await self._in_thread(work)
 
     async def offer(self, world: World) -> Applied:
         """Shows `world` to Envoy, which judges by it from then on if it takes it. Nothing is told to the kernel, and

@@ -28,6 +28,8 @@ from .handover import Handover
 from .pod_guard import CutOff, PodGuard, pod_bridges
 from .uplinks import Uplinks
 
+_CLOSED = 2  # networks that nobody may talk to on any node
+
 _log = logging.getLogger(__name__)
 
 
@@ -118,6 +120,12 @@ class KernelSide:
         """What the kernel is to hold."""
         host = world.policy_of(world.host) if world.host is not None else None
         return self._planner.plan(enforced, world.ipcache, ports, host, self.closed)
+
+    def has_ample_room(self, enforced: Enforced, world: World) -> bool:
+        """True where `world` needs no counting."""
+        policies = [*(policy for _, policy in enforced), *([world.policy_of(world.host)] if world.host else [])]
+        addresses = len(world.ipcache) + sum(len(endpoint.ips) for endpoint, _ in enforced) + len(self.closed) + _CLOSED
+        return self._datapath.has_ample_room(policies, addresses)
 
     def need(self, wanted: DatapathPlan) -> Need:
         """The entries that it takes in the maps."""

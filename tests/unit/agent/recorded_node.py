@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,7 +14,7 @@ from lockgate.agent.force.tls_side import TlsSide
 from lockgate.envoy.config.identity_filter import Ipcache
 from lockgate.envoy.config.kafka_listener import KafkaListener
 from lockgate.envoy.config.tls_listener import TlsListener
-from lockgate.policies import World, parse_policies
+from lockgate.policies import EndpointPolicy, World, parse_policies
 from lockgate.policies.identity import IPNetwork, endpoint_of
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect.errors import BpfUnsupportedError, EndpointUnreachableError, MapFullError
@@ -22,7 +22,7 @@ from lockgate.redirect.map_changes import MapDelta, Table
 from lockgate.redirect.plan import DatapathPlan, Owner, Verdict
 from lockgate.redirect.program_links import Held
 from lockgate.redirect.proxy_sockets import Carried
-from lockgate.redirect.room import Need, need
+from lockgate.redirect.room import Need, is_ample, need
 from lockgate.redirect.socket_diag import FoundSocket
 from lockgate.redirect.strangers import Strangers
 from lockgate.xds import Outcome, Settled, Snapshot
@@ -85,6 +85,9 @@ class Recorded:
 
     def need(self, plan: DatapathPlan) -> Need:
         return need(self.plan, plan, self.room)
+
+    def has_ample_room(self, policies: Sequence[EndpointPolicy], addresses: int) -> bool:
+        return is_ample(self.plan, policies, addresses, self.room)
 
     @property
     def room(self) -> dict[Table, int]:

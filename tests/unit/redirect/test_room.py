@@ -18,7 +18,7 @@ from lockgate.redirect.plan import (
     compile_direction,
 )
 from lockgate.redirect.port_prefix import EVERYTHING
-from lockgate.redirect.room import asked, need
+from lockgate.redirect.room import asked, is_ample, need
 
 ROOM = {Table.POLICY: 3, Table.ENDPOINTS: 1, Table.IPCACHE: 2}
 
@@ -56,3 +56,23 @@ def test_documents_ask_for_an_entry_for_each_peer_and_prefix() -> None:
     assert found == {("NetworkPolicy", "default", "a"): 7, ("NetworkPolicy", "default", "b"): 1}
     assert sum(found.values()) >= len(compile_direction(ingress, ProxyPorts()))
     assert found["NetworkPolicy", "default", "c"] == 0
+
+
+@pytest.mark.parametrize(
+    ("held", "ports", "addresses", "ample"),
+    [
+        (holding(2, 1), ((80, 80),), 1, True),
+        (holding(2, 1), ((80, 81),), 1, False),  # up to thirty entries for each peer
+        (holding(2, 1), ((80, 80), (90, 90), (91, 91), (92, 92)), 1, False),
+        (holding(2, 1), ((80, 80),), 20, False),
+        (holding(2, 9), ((80, 80),), 1, False),
+        (holding(2, 1, 9), ((80, 80),), 1, False),
+    ],
+)
+def test_where_nothing_has_to_be_counted(
+    held: DatapathPlan, ports: tuple[tuple[int, int], ...], addresses: int, ample: bool
+) -> None:
+    spans = [PortSpan(Protocol.TCP, *each) for each in ports]
+    policy = EndpointPolicy(DirectionPolicy(True, (rule("a", frozenset({5, 6}), *spans),)), DirectionPolicy())
+    room = {Table.POLICY: 4 * (2 + 2 + 2), Table.IPCACHE: 4 * 9, Table.ENDPOINTS: 4 * 9}
+    assert is_ample(held, [policy], addresses, room) is ample
