@@ -39,6 +39,7 @@ from .force.applier import Applier
 from .force.bridge_watch import BridgeWatch
 from .force.change import ChangeMaker
 from .force.effect_watch import Effect, EffectWatch
+from .force.group_watch import follow_groups
 from .force.kafka_side import KafkaSide
 from .force.reconciler import Reconciler
 from .force.service_side import ServiceSide
@@ -214,6 +215,9 @@ class NodeAgent:
                 asyncio.create_task(self._follow_store(reconciler, bridges), name="store"),
                 asyncio.create_task(bridges.run(), name="bridges"),
                 asyncio.create_task(_follow_links(reconciler), name="links"),
+                asyncio.create_task(
+                    follow_groups(lambda: self._state.intake.workloads, reconciler.look_again), name="control groups"
+                ),
                 asyncio.create_task(self._keep_hold(applier, reconciler), name="pins"),
                 asyncio.create_task(self._follow_envoy(envoy, datapath), name="envoy"),
                 asyncio.create_task(reconciler.run(listed, reading), name="reconcile"),

@@ -72,15 +72,6 @@ static __always_inline int is_direct(const struct packet *p, const struct track 
     return t->known && !p->syn && !p->error && !t->known->proxied && p->protocol == IPPROTO_TCP;
 }
 
-/* A connection that is no longer allowed: one reset may go on to its other end, more could carry what they like. */
-static __always_inline int pass_last(const struct track *t)
-{
-    if (t->known->ended == 3)
-        return DROP_POLICY;
-    t->known->ended = 3;
-    return ALLOWED;
-}
-
 /* A live connection is no longer allowed, or not past the proxy. A listener, which knows nothing of it, resets who sent
  * this; a reset goes on to the other end. */
 static __always_inline int revoke(struct __sk_buff *skb, const struct packet *p, const struct track *t, __u32 ifindex)

@@ -12,7 +12,8 @@ struct track {
     __u8 side; /* the end that sent this packet */
 };
 
-static __always_inline void track(const struct packet *p, struct track *t)
+/* The key by which both ends' packets find the connection. */
+static __always_inline void name(const struct packet *p, struct track *t)
 {
     __builtin_memset(&t->key, 0, sizeof(t->key));
     t->side = 0;
@@ -30,10 +31,20 @@ static __always_inline void track(const struct packet *p, struct track *t)
     t->key.port[0] = t->side ? p->dport : p->sport;
     t->key.port[1] = t->side ? p->sport : p->dport;
     t->key.protocol = p->protocol;
+}
+
+static __always_inline void find(const struct packet *p, struct track *t)
+{
     t->now = bpf_ktime_get_coarse_ns() / 1000000000;
     t->known = connections.lookup(&t->key);
     if (t->known && t->now - t->known->seen > (p->protocol == IPPROTO_TCP ? TCP_IDLE_SECONDS : OTHER_IDLE_SECONDS))
         t->known = 0;
+}
+
+static __always_inline void track(const struct packet *p, struct track *t)
+{
+    name(p, t);
+    find(p, t);
 }
 
 /* The local endpoint at one end. Not an array index: the verifier cannot see that `side` is 0 or 1. */
@@ -72,6 +83,15 @@ static __always_inline void touch(const struct packet *p, const struct track *t)
         t->known->seen = t->now;
     if (t->known->ended != ended)
         t->known->ended = ended;
+}
+
+/* A connection that is no longer allowed: one reset may go on to its other end, more could carry what they like. */
+static __always_inline int pass_last(const struct track *t)
+{
+    if (t->known->ended == 3)
+        return DROP_POLICY;
+    t->known->ended = 3;
+    return ALLOWED;
 }
 
 /* Who made the connection: proxies go by that as long as it lives, and a later agent asks for it. A packet that begins a

@@ -24,6 +24,7 @@ PINNED("array", __u32, __u64, ipcache_generation, 1, BPF_F_MMAPABLE);
 /* Local endpoints by interface. No entry: not synced, everything is dropped. The node itself is HOST_ENDPOINT, and has no
  * entry unless a policy selects it. */
 #define HOST_ENDPOINT 1 /* lo: no endpoint's interface */
+#define GROUP_ENDPOINT 0x80000000 /* with the number of a control group: its processes, and no interface either */
 struct endpoint {
     __u32 ingress, egress; /* numbers of the policies in force; endpoints with equal rules share one */
 };
@@ -52,13 +53,14 @@ struct connection_key {
     struct address address[2];
     __be16 port[2];
     __u8 protocol;
-    __u8 zero[3];
+    __u8 at_socket; /* 1, 2: what the processes at end 0 or 1 may; 0: what the packets between endpoints may */
+    __u8 zero[2];
 };
 struct connection {
     __u32 revision;   /* of the config when it was judged */
     __u32 seen;       /* coarse seconds since boot */
     __u32 ifindex[2]; /* local endpoint at that end, or 0 */
-    __u32 identity[2]; /* who was at that end when it was made; 0: not known */
+    __u32 identity[2]; /* who was at that end when it was made; 0: not known. At a socket: its control group */
     __be16 service;   /* what was judged */
     union {
         __be16 proxy_port;

@@ -153,10 +153,14 @@ static __always_inline const void *header(struct __sk_buff *skb, __u32 offset, _
 
     if (found + size <= (const void *)(long)skb->data_end)
         return found;
+#ifdef AT_SOCKET
+    return 0; /* the stack has gathered them */
+#else
     if (bpf_skb_pull_data(skb, offset + size) < 0)
         return 0;
     found = (const void *)(long)skb->data + offset;
     return found + size <= (const void *)(long)skb->data_end ? found : 0;
+#endif
 }
 
 static __always_inline int parse_transport(struct __sk_buff *skb, __u32 offset, __u8 hops, struct packet *p)

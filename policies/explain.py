@@ -10,7 +10,7 @@ from typing import Any
 from .endpoint_policy import Direction, ResolvedRule
 from .errors import FlowError
 from .flow import Flow, Peer, find_peer, find_receiver, is_node
-from .identity import IPNetwork
+from .identity import IPNetwork, Reserved
 from .interception import Interception
 from .request import HttpRequest, Request, TlsRequest
 from .service import Backend, Frontend, Service
@@ -18,6 +18,7 @@ from .verdict import Considered, Judgement, Verdict, judge
 from .workload import IPAddress
 from .world import World
 
+_NO_PROXY = "a rule judges its requests, and no proxy takes up what processes of the node send and are sent"
 _SEVERITY = (Verdict.ALLOW, Verdict.REDIRECT, Verdict.DENY)
 
 
@@ -149,8 +150,8 @@ def explain(world: World, flow: Flow, closed: Collection[IPNetwork] = ()) -> Exp
         return _explain_service(world, flow, vip, closed)
     source = find_peer(world, flow.source, closed)
     destination = find_receiver(world, flow.destination, source, flow.protocol, closed)
-    if is_node(source) and is_node(destination):  # by its loopback interface, where nothing is judged
-        return Explanation(flow, replace(source, cut_off=""), replace(destination, cut_off=""), None, None)
+    if is_node(source) and is_node(destination):
+        return _explain_within(world, flow, source, destination)
     if source.cut_off or destination.cut_off:
         return Explanation(flow, source, destination, None, None)
     egress = _judge(world, flow, Direction.EGRESS, source, destination)
@@ -158,6 +159,18 @@ def explain(world: World, flow: Flow, closed: Collection[IPNetwork] = ()) -> Exp
     taken_up = egress is not None and egress.interception is not None and _have_one_envoy(source, destination)
     ingress = _judge(world, arriving, Direction.INGRESS, destination, source, taken_up)
     return Explanation(flow, source, destination, egress, ingress)
+
+
+def _explain_within(world: World, flow: Flow, source: Peer, destination: Peer) -> Explanation:
+    """By the node's loopback interface, where nothing is judged but processes that have policies of their own."""
+    source, destination = (replace(each, identity=int(Reserved.HOST), cut_off="") for each in (source, destination))
+    return Explanation(
+        flow,
+        source,
+        destination,
+        _judge(world, flow, Direction.EGRESS, source, destination) if _of_node(source) else None,
+        _judge(world, flow, Direction.INGRESS, destination, source) if _of_node(destination) else None,
+    )
 
 
 def _vip(world: World, text: str) -> IPAddress | None:
@@ -210,13 +223,17 @@ def _judge(
 ) -> Judgement | None:
     if subject.endpoint is None:
         return None
+    if _of_node(subject) and world.host is not None and not is_node(other):  # which it is part of
+        of_node = _judge(world, flow, direction, replace(subject, endpoint=world.host), other)
+        if of_node is not None and of_node.verdict is Verdict.DENY:
+            return of_node
     policy = world.policy_of(subject.endpoint).direction(direction)
     name = (
         f"{other.name} ({world.peer_name(other.identity)})"
         if other.endpoint is not None and other.endpoint is not world.host
         else other.name
     )
-    return judge(
+    judged = judge(
         policy,
         other.identity,
         flow.protocol,
@@ -226,6 +243,15 @@ def _judge(
         taken_up=taken_up,
         direction=direction,
     )
+    past_proxies = direction is Direction.INGRESS and other.identity == Reserved.HOST
+    if _of_node(subject) and judged.redirected and not past_proxies:
+        return replace(judged, verdict=Verdict.DENY, reason=_NO_PROXY, redirected=False, actions=(), interception=None)
+    return judged
+
+
+def _of_node(peer: Peer) -> bool:
+    """Processes of the node that have a policy of their own."""
+    return peer.endpoint is not None and peer.endpoint.of_node
 
 
 def _side_json(side: Judgement | None, subject: Peer, cut_off: str) -> dict[str, Any]:

@@ -72,8 +72,9 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One end of a flow as the world knows it. `endpoint` is None for an address or identity without a workload;
-    `cut_off` says why whatever is there can talk to nobody."""
+    """One end of a flow as the world knows it; `identity` is what its peers see, of processes of the node the node.
+    `endpoint` is None for an address or identity without a workload; `cut_off` says why whatever is there can talk to
+    nobody."""
 
     name: str
     identity: int
@@ -182,7 +183,7 @@ def _find_workload(world: World, text: str, closed: Collection[IPNetwork]) -> Pe
     endpoint = found[0]
     if not endpoint.local and (why := _cut_off(endpoint.key, endpoint.ips, closed)):
         return Peer(endpoint.key, NOBODY, None, why)
-    return Peer(endpoint.key, endpoint.identity, endpoint)
+    return Peer(endpoint.key, int(Reserved.HOST) if endpoint.of_node else endpoint.identity, endpoint)
 
 
 def parse_port(value: object) -> int:

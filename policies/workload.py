@@ -17,8 +17,10 @@ _NO_PORTS: Mapping[str, int] = MappingProxyType({})
 class Workload:
     """One entry of the workloads file (architecture: public surface).
 
-    Exactly one of `netns` (a named network namespace), `pid` and `interface` (the host side of a veth) says where the
-    workload is; all three None is a workload elsewhere, known by its `ips` only.
+    Exactly one of `netns` (a named network namespace), `pid`, `interface` (the host side of a veth) and `cgroup` says
+    where the workload is; all None is a workload elsewhere, known by its `ips` only. Those of a control group
+    (`cgroup`, a path below the root of the hierarchy) are processes of the node itself: they have its addresses, and to
+    others they are the node.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Workload:
     source: str = ""
     line: int = 0
     born: int | None = None  # when the process `pid` started, in clock ticks since boot: tells it from a later one
+    cgroup: str | None = None
     node: str = ""  # the remote node whose Envoy enforces its policies; empty: none, or this node
 
     @property
@@ -45,7 +48,7 @@ class Endpoint:
     """A workload that was found on this node (`ifindex` set) or is known by address only (`ifindex` 0).
 
     `ifindex` is the host side of its veth and serves as the endpoint's id: unique on the node, and the kernel has it
-    at hand for every packet.
+    at hand for every packet. For processes of the node it is a number that no interface has, of their control group.
     """
 
     workload: Workload
@@ -58,6 +61,11 @@ class Endpoint:
     def key(self) -> str:
         """namespace/name."""
         return self.workload.key
+
+    @property
+    def of_node(self) -> bool:
+        """True for processes of the node itself, whose peers see the node."""
+        return self.workload.cgroup is not None
 
     @property
     def local(self) -> bool:

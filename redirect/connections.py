@@ -21,7 +21,7 @@ _TCP = 6
 # After so many seconds of silence the kernel judges anew: bpf/conntrack.h.
 _TCP_IDLE_SECONDS = 8000
 _OTHER_IDLE_SECONDS = 60
-_KEY = struct.Struct(">16s16sHHB3x")  # struct connection_key: both addresses, both ports, the protocol
+_KEY = struct.Struct(">16s16sHHB3x")  # struct connection_key: both addresses, both ports, the protocol, whose view
 # struct connection: seen, interfaces, identities, service, initiator, proxied, ended
 _VALUE = struct.Struct("=4xIIIII2s2xBBBx")
 _LIFE = struct.Struct("=4xI22xBx")  # of it: seen, ended

@@ -24,6 +24,7 @@ from ..policies.identity import IPNetwork
 from ..policies.workload import Endpoint, IPAddress
 from . import layout, routing
 from .connections import Concern, ConnectionMap
+from .control_group import ControlGroups
 from .errors import RedirectError
 from .far_ends import FarEnds
 from .ipcache_map import IpcacheMap
@@ -33,7 +34,7 @@ from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, TUNNEL_HOOKS, U
 from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, Table, diff
 from .opening import DEFAULT_PIN_DIR, Opening
-from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner
+from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner, is_group
 from .program_links import Held, ProgramLinks
 from .proxy_sockets import Carried, carried, end_carried
 from .published import free_published, hold_published
@@ -87,6 +88,7 @@ class Datapath:
         self._counters = CounterMap(maps, layout.COUNTERS_NAME)
         self._connections = ConnectionMap(maps)
         self.strangers = Strangers(pin_dir, cache_dir)
+        self._groups = ControlGroups(pin_dir, cache_dir)
         self._far_ends: FarEnds | None = None
         self._current: DatapathPlan | None = None  # what the maps hold; None: read them first
         self._writing_config = threading.Lock()
@@ -112,6 +114,7 @@ class Datapath:
                 routing.tolerate_gaps()
             datapath._links.attach(_LOOPBACK, LOOPBACK_HOOKS)  # before a program may turn anything back
             datapath._links.take_over(datapath._learn, datapath._trust)
+            datapath._groups.take_over()
             routing.install()
         except BaseException:
             for fd in (*programs.values(), lock):
@@ -120,11 +123,15 @@ class Datapath:
         return datapath
 
     def attach(self, endpoint: Endpoint) -> None:
-        """Police the endpoint's interface from now on; until a plan names it, all its packets are dropped.
+        """Police the endpoint's interface, or its processes' sockets, from now on; until a plan names it, all its
+        packets are dropped.
 
-        Doing it twice is fine. Raises EndpointUnreachableError when the interface is gone.
+        Doing it twice is fine. Raises EndpointUnreachableError when the interface, or the control group, is gone.
         """
-        self.attach_interface(endpoint.ifindex, endpoint.interface)
+        if endpoint.workload.cgroup is not None:
+            self._groups.attach(endpoint.ifindex, endpoint.workload.cgroup)
+        else:
+            self.attach_interface(endpoint.ifindex, endpoint.interface)
 
     def attach_interface(self, ifindex: int, interface: str) -> None:
         """`attach` for the interface of an endpoint that is still to come."""
@@ -146,7 +153,11 @@ class Datapath:
             raise
 
     def detach(self, ifindex: int) -> None:
-        """Stop policing an interface; its traffic flows freely, or it is gone. Unknown ones are fine."""
+        """Stop policing an interface or a control group; its traffic flows freely, or it is gone. Unknown ones are
+        fine."""
+        if is_group(ifindex):
+            self._groups.detach(ifindex)
+            return
         self.strangers.leave(ifindex)
         routing.check_sources(ifindex)
         if self._far_ends is not None:
@@ -154,8 +165,9 @@ class Datapath:
         self._links.detach(ifindex, POD_HOOKS)
 
     def attached(self) -> frozenset[int]:
-        """Interfaces that both programs police. Links of interfaces that are gone are taken away."""
-        return self.held().pods
+        """Interfaces and control groups that both of their programs police. Links of those that are gone are taken
+        away."""
+        return self.held().pods | self._groups.attached()
 
     def attach_uplink(self, ifindex: int, *, ethernet: bool = True) -> None:
         """Hand what arrives there for endpoints to Envoy where an L7 rule says so, and police the node itself there.
@@ -340,6 +352,7 @@ class Datapath:
         if self._far_ends is not None:
             self._far_ends.close()
         self.strangers.close()
+        self._groups.close()
         for fd in (*self._programs.values(), self._lock):
             os.close(fd)
 
@@ -362,6 +375,7 @@ class Datapath:
                     routing.check_sources(tcx.interface_of(path))
                 bpffs.remove_folder(pin_dir / "links")
                 ServiceAddresses.remove_pinned(pin_dir)
+                ControlGroups.remove_pinned(pin_dir)
                 free_published(pin_dir)
                 bpffs.remove_folder(pin_dir)
             finally:

@@ -15,6 +15,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from ..policies.workload import IPAddress, Workload
+from . import control_group
 from .errors import EndpointUnreachableError, NamespaceGoneError, NotSeenError
 from .kernel import netns
 
@@ -32,7 +33,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """The node's side of a workload's veth, and the workload's addresses (without link-local ones)."""
+    """The node's side of a workload's veth, and the workload's addresses (without link-local ones). Of processes of the
+    node the number of their control group, without a name and addresses."""
 
     ifindex: int
     interface: str
@@ -83,6 +85,8 @@ def _look_up(routes: IPRoute, workload: Workload) -> Device:
 
 
 def _find(routes: IPRoute, workload: Workload) -> Device:
+    if workload.cgroup is not None:
+        return Device(control_group.number_of(workload.cgroup), "", ())
     if workload.interface is not None:
         return _by_interface(routes, workload.interface)
     if workload.netns is not None:
@@ -90,7 +94,8 @@ def _find(routes: IPRoute, workload: Workload) -> Device:
     if workload.pid is not None:
         return _by_namespace(routes, netns.of_process(workload.pid), f"process {workload.pid}", workload.ips)
     raise EndpointUnreachableError(
-        f"workload {workload.key} names no netns, pid or interface, so it is not on this node; add one to enforce it"
+        f"workload {workload.key} names no netns, pid, interface or cgroup, so it is not on this node; "
+        "add one to enforce it"
     )
 
 

@@ -40,6 +40,12 @@ DEFAULT_TLS_PORT = 15002
 DEFAULT_KAFKA_PORT = 15003
 HOST = 1
 HOST_ENDPOINT = 1  # in the map of endpoints, the node itself: bpf/maps.h
+GROUP_ENDPOINT = 0x80000000  # there, with the number of a control group: processes of the node
+
+
+def is_group(endpoint: int) -> bool:
+    """True for the number of a control group among those of endpoints, which else are interfaces'."""
+    return bool(endpoint & GROUP_ENDPOINT)
 
 
 class Verdict(IntEnum):
@@ -178,6 +184,17 @@ class DatapathPlan:
             effect = effect.combine(self.lookup(subject, Direction.INGRESS, client.identity, protocol, port))
             if client.identity == HOST and effect.verdict is Verdict.REDIRECT:
                 return ALLOW
+        return effect
+
+    def judge_group(self, group: int, direction: Direction, peer: IPAddress, protocol: Protocol, port: int) -> Effect:
+        """What the processes of a control group may: `decide_at_socket` in bpf/processes.c. No proxy serves them."""
+        owner = Owner(HOST) if peer.is_loopback else self.owner(peer)
+        if owner is None or not owner.identity:
+            return DENY
+        effect = self.lookup(group, direction, owner.identity, protocol, port)
+        if effect.verdict is Verdict.REDIRECT:
+            past_proxies = direction is Direction.INGRESS and owner.identity == HOST
+            return ALLOW if past_proxies else DENY
         return effect
 
     def _subject(self, owner: Owner) -> int:

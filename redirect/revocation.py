@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 
-from ..policies.endpoint_policy import Protocol
+from ..policies.endpoint_policy import Direction, Protocol
 from ..policies.workload import IPAddress
 from .connections import LiveConnection
 from .errors import BpfUnsupportedError
-from .plan import HOST, DatapathPlan, Owner, Verdict
+from .plan import HOST, DatapathPlan, Owner, Verdict, is_group
 from .socket_diag import End, SocketDiag
 
 _MARK_JUDGED = 0x400  # bpf/mark.h
@@ -33,6 +33,10 @@ def revoked(live: Iterable[LiveConnection], plan: DatapathPlan) -> tuple[LiveCon
     owner: Callable[[IPAddress], Owner | None] = cache(plan.owner)
 
     @cache
+    def of_group(group: int, direction: Direction, peer: IPAddress, service: int) -> Verdict:
+        return plan.judge_group(group, direction, peer, Protocol.TCP, service).verdict
+
+    @cache
     def verdict(client: IPAddress, interface: int, server: IPAddress, service: int) -> Verdict:
         asks = owner(client)
         if interface and asks is not None and asks.identity == HOST:
@@ -40,7 +44,12 @@ def revoked(live: Iterable[LiveConnection], plan: DatapathPlan) -> tuple[LiveCon
         return plan.judge_owners(asks, owner(server), Protocol.TCP, service).verdict
 
     def is_revoked(each: LiveConnection) -> bool:
-        found = verdict(each.client, each.client_interface, each.server, each.service)
+        if is_group(each.client_interface):
+            found = of_group(each.client_interface, Direction.EGRESS, each.server, each.service)
+        elif is_group(each.server_interface):
+            found = of_group(each.server_interface, Direction.INGRESS, each.client, each.service)
+        else:
+            found = verdict(each.client, each.client_interface, each.server, each.service)
         return found is Verdict.DENY or (found is Verdict.REDIRECT and not each.proxied)
 
     return tuple(each for each in live if is_revoked(each))
@@ -59,7 +68,7 @@ def end(connections: Iterable[LiveConnection]) -> None:
                 _destroy(diag, client, server)
                 _destroy(diag, server, client)
                 asking = raw[each.client.version]
-                if asking is not None and not each.proxied:
+                if asking is not None and not each.proxied and not _is_a_groups(each):
                     # Where the server's address is translated conntrack has to know the segment for one of the
                     # connection, as it does what answers a SYN again; the client acknowledges that as well.
                     _ask(asking, server, client, each.client_interface, _ACK if each.client_interface else _SYN | _ACK)
@@ -78,6 +87,11 @@ def end_accepted(connections: Iterable[tuple[IPAddress, int, IPAddress, int]]) -
     with SocketDiag() as diag:
         for client, client_port, server, server_port in connections:
             _destroy(diag, (server, server_port), (client, client_port))
+
+
+def _is_a_groups(connection: LiveConnection) -> bool:
+    """At a socket of the node's, which is closed."""
+    return is_group(connection.client_interface) or is_group(connection.server_interface)
 
 
 def _raw_socket(family: socket.AddressFamily) -> socket.socket | None:

@@ -7,6 +7,7 @@ from .content import ContainerNetwork, Document, PodNetwork, Store, StoreContent
 from .directory import DirectoryStore, read_documents, read_policy_tests
 from .engine import EngineStore
 from .errors import PathError, StoreError
+from .watch import FolderWatch
 
 __all__ = [
     "CombinedStore",
@@ -14,6 +15,7 @@ __all__ = [
     "DirectoryStore",
     "Document",
     "EngineStore",
+    "FolderWatch",
     "PathError",
     "PodNetwork",
     "Store",

@@ -34,6 +34,7 @@ def status(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DIR) -> No
         [
             ("pins", answer["pin_dir"]),
             ("interfaces", "\n".join(answer["interfaces"]) or "none"),
+            ("control groups", "\n".join(answer["groups"]) or "none"),
             ("uplinks", "\n".join(answer["uplinks"]) or "none"),
             ("guarded bridges", "\n".join(answer["bridges"]) or "none"),
             ("new ports of theirs", _newcomers(answer["newcomers"])),

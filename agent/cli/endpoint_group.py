@@ -37,7 +37,7 @@ def list_endpoints(output: FormatOption = Format.TABLE, run_dir: RunDir = RUN_DI
                 entry["endpoint"],
                 entry["id"] or "-",
                 entry["identity"],
-                entry["interface"] or "-",
+                entry["interface"] or entry["cgroup"] or "-",
                 ", ".join(entry["ips"]),
                 entry["ingress"],
                 entry["egress"],

@@ -49,7 +49,7 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("endpoints", f"{endpoints['local']} local, {endpoints['known']} known"),
         (
             "datapath",
-            f"{datapath['attached']} interfaces, {datapath['uplinks']} uplinks, "
+            f"{datapath['attached']} interfaces, {_groups(datapath['groups'])}{datapath['uplinks']} uplinks, "
             f"{datapath['policy_entries']} policy entries, {datapath['dropped']} packets dropped",
         ),
     ]
@@ -59,6 +59,10 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("services", f"{services['addresses']} addresses with ports, {serving}"))
     notes = [("note", note) for note in answer["notes"]]
     return rows + [("problem", problem) for problem in answer["problems"]] + notes
+
+
+def _groups(count: int) -> str:
+    return f"{count} control groups, " if count else ""
 
 
 def _xds(entry: dict[str, Any]) -> str:

@@ -43,6 +43,7 @@ from .envoy_side import EnvoySide, Needs
 from .kafka_side import KafkaSide
 from .kernel_side import Kernel, KernelSide
 from .tls_side import TlsSide
+from .unserved import unserved
 
 ACK_SECONDS = 15.0  # how long a living Envoy may take over one change before it is reported
 NARROW_SECONDS = 1.0  # and before the kernel gets what Envoy need not know
@@ -216,7 +217,7 @@ class Applier:
         """`meanwhile` is done once when Envoy lives and takes its time."""
         self._offered = world
         telling = self._envoy.told(enforced, world, needs)
-        unexpressed = telling.unexpressed
+        unexpressed = (*telling.unexpressed, *unserved(enforced))
         revision = await self._xds.publish(telling.snapshot)
         if self.world is None:
             # The first plan takes long, and so does Envoy: the planner will remember it.

@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What the kernel holds at one moment: policed interfaces, entries by map, packets by what became of them."""
+    """What the kernel holds at one moment: policed interfaces and control groups, entries by map, packets by what
+    became of them."""
 
     attached: frozenset[int]
     sizes: Mapping[str, int]
@@ -72,7 +73,7 @@ class KernelSide:
         sizes, counters, far_ends = path.sizes(), path.counters(), path.far_ends()
         pods = CutOff.of(unseen) if unseen is not None else None
         room = {table.value: entries for table, entries in path.room.items()}
-        return Kernel(held.pods, sizes, counters, held.uplinks, held.bridges, dropped, pods, far_ends, room)
+        return Kernel(path.attached(), sizes, counters, held.uplinks, held.bridges, dropped, pods, far_ends, room)
 
     def keep_hold(self, world: World | None) -> bool:
         """What somebody has taken away from under the data path is put back. True when a program at an interface in

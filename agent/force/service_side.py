@@ -171,7 +171,7 @@ class ServiceSide:
         return tuple(
             f"endpoint {endpoint.key} cannot use services' addresses: its network namespace has no name and no process"
             for endpoint in world.endpoints
-            if endpoint.local and endpoint.ifindex not in cookies
+            if endpoint.local and not endpoint.of_node and endpoint.ifindex not in cookies
         )
 
     async def _left_serving(self) -> Mapping[Frontend, Set[Backend]]:

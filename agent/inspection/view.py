@@ -19,6 +19,7 @@ from ...policies.flow import Flow
 from ...policies.workload import Endpoint
 from ...redirect.errors import RedirectError
 from ...redirect.map_changes import Table
+from ...redirect.plan import is_group
 from ...xds import CertificateFiles, ClientStatus, XdsServer
 from ..force.effect import Name
 from ..force.effect_watch import Effect
@@ -85,7 +86,8 @@ class NodeView:
                 "known": len(state.discovery.endpoints),
             },
             "datapath": {
-                "attached": len(kernel.attached),
+                "attached": sum(not is_group(each) for each in kernel.attached),
+                "groups": sum(map(is_group, kernel.attached)),
                 "uplinks": len(kernel.uplinks),
                 "policy_entries": kernel.sizes.get("policy", 0),
                 "dropped": sum(counter.packets for counter in kernel.counters if counter.dropped),
@@ -117,6 +119,7 @@ class NodeView:
                     "id": endpoint.ifindex,
                     "identity": endpoint.identity,
                     "interface": endpoint.interface,
+                    "cgroup": endpoint.workload.cgroup or "",
                     "ips": [str(ip) for ip in endpoint.ips],
                     "labels": [str(label) for label in world.identities[endpoint.identity]] if world else [],
                     "ingress": _enforcement(policy.ingress) if policy else _elsewhere(endpoint),
@@ -208,11 +211,13 @@ class NodeView:
 
     async def datapath(self) -> dict[str, Any]:
         """Interfaces, map sizes, counters."""
-        interfaces = self._state.world.endpoints if self._state.world else ()
         kernel = await self._kernel()
+        endpoints = self._state.world.endpoints if self._state.world else ()
+        policed = [each for each in endpoints if each.ifindex in kernel.attached]
         return {
             "pin_dir": str(self._state.settings.pin_dir),
-            "interfaces": [each.interface for each in interfaces if each.ifindex in kernel.attached],
+            "interfaces": [each.interface for each in policed if not each.of_node],
+            "groups": [each.workload.cgroup for each in policed if each.of_node],
             "uplinks": sorted(map(_interface, kernel.uplinks)),
             "bridges": sorted(map(_interface, kernel.bridges)),
             "newcomers": {"mute": kernel.newcomers is not None, "dropped": kernel.newcomers or 0},

@@ -37,7 +37,7 @@ def discover(
     for workload in workloads:
         endpoint = Endpoint(workload=workload, identity=workload_identity(workload), ips=workload.ips)
         missing = False
-        if workload.netns or workload.pid or workload.interface:
+        if workload.netns or workload.pid or workload.interface or workload.cgroup:
             try:
                 device = find(workload)
             except RedirectError as error:
@@ -47,7 +47,7 @@ def discover(
             if device is not None:
                 if device.ifindex in interfaces:
                     problems.append(
-                        f"workload {workload.key} has the same interface {device.interface} as "
+                        f"workload {workload.key} has the same {_what(workload, device)} as "
                         f"{interfaces[device.ifindex]}; the second one is ignored: correct one of them"
                     )
                     continue
@@ -62,7 +62,7 @@ def discover(
                 "the address stays with the first: correct one of them"
             )
             endpoint = replace(endpoint, ips=tuple(ip for ip in endpoint.ips if ip not in owners))
-        if not endpoint.ips and not missing and not taken:
+        if not endpoint.ips and not missing and not taken and not endpoint.of_node:
             problems.append(f"workload {workload.key} has no address: give it `ips`, or an interface that has some")
         owners.update((ip, workload.key) for ip in endpoint.ips)
         endpoints.append(endpoint)
@@ -77,4 +77,8 @@ def _last_seen(workload: Workload, before: Endpoint | None) -> Device | None:
 
 
 def _place(workload: Workload) -> tuple[object, ...]:
-    return workload.netns, workload.pid, workload.born, workload.interface
+    return workload.netns, workload.pid, workload.born, workload.interface, workload.cgroup
+
+
+def _what(workload: Workload, device: Device) -> str:
+    return f"control group {workload.cgroup}" if workload.cgroup else f"interface {device.interface}"

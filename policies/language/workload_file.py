@@ -19,7 +19,21 @@ from .service_entry import SERVICE_FIELDS, read_service
 _NETNS = re.compile(r"[^/\x00]{1,255}")
 _INTERFACE = re.compile(r"[^/\s:]{1,15}")  # IFNAMSIZ less the final zero
 _NODE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]{0,251}[A-Za-z0-9])?")
-_WORKLOAD_FIELDS = ("name", "namespace", "labels", "netns", "pid", "born", "interface", "node", "ips", "ports")
+_PLACES = ("netns", "pid", "interface", "cgroup")
+DEEPEST_CGROUP = 16  # bpf/processes.c
+_WORKLOAD_FIELDS = (
+    "name",
+    "namespace",
+    "labels",
+    "netns",
+    "pid",
+    "born",
+    "interface",
+    "cgroup",
+    "node",
+    "ips",
+    "ports",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,7 @@ class _Reader:
             line=item.line,
             node=_node(item, fields),
             born=_born(item, fields),
+            cgroup=_cgroup(item, fields),
         )
         if workload.key in self.workloads:
             first = self.workloads[workload.key].line
@@ -163,10 +178,10 @@ class _Reader:
 
 
 def _place(item: Field, fields: dict[str, Field]) -> tuple[str | None, int | None, str | None]:
-    """netns, pid and interface, at most one of them."""
-    given = [name for name in ("netns", "pid", "interface") if name in fields]
+    """netns, pid and interface, at most one of them and cgroup."""
+    given = [name for name in _PLACES if name in fields]
     if len(given) > 1:
-        item.error(f"{given[0]} and {given[1]} both say where the workload is", "write one of netns, pid and interface")
+        item.error(f"{given[0]} and {given[1]} both say where the workload is", f"write one of {', '.join(_PLACES)}")
     netns = fields["netns"].text() if "netns" in fields else None
     if netns is not None and (not _NETNS.fullmatch(netns) or netns in (".", "..")):
         fields["netns"].error(
@@ -179,6 +194,31 @@ def _place(item: Field, fields: dict[str, Field]) -> tuple[str | None, int | Non
         )
     pid = fields["pid"].integer(1, 1 << 22) if "pid" in fields else None
     return netns, pid, interface
+
+
+def _cgroup(item: Field, fields: dict[str, Field]) -> str | None:
+    """A control group of the node, by its path."""
+    if "cgroup" not in fields:
+        return None
+    if "ips" in fields:
+        fields["ips"].error("processes of a control group have the node's addresses", "remove ips")
+    group = fields["cgroup"].text()
+    if group is None:
+        return None
+    parts = group.removesuffix("/").split("/")
+    if parts[0] or not all(parts[1:]) or {".", ".."} & {*parts} or "\0" in group:
+        fields["cgroup"].error(
+            f"'{shorten(group)}' is not a control group's path", "write one like /system.slice/nginx.service"
+        )
+    elif len(parts) == 1:
+        fields["cgroup"].error(
+            "the root of the control groups is the whole node", "select the node by a policy with nodeSelector"
+        )
+    elif len(parts) - 1 > DEEPEST_CGROUP:
+        fields["cgroup"].error(
+            f"a control group {len(parts) - 1} levels deep is not looked for", f"write one of {DEEPEST_CGROUP} at most"
+        )
+    return "/".join(parts)
 
 
 def _born(item: Field, fields: dict[str, Field]) -> int | None:
@@ -194,10 +234,10 @@ def _node(item: Field, fields: dict[str, Field]) -> str:
     """The remote node that it is on."""
     if "node" not in fields:
         return ""
-    here = [name for name in ("netns", "pid", "interface") if name in fields]
+    here = [name for name in _PLACES if name in fields]
     if here:
         item.error(f"{here[0]} says that the workload is on this node, node that it is not", "remove one of the two")
-    if "ips" not in fields:
+    elif "ips" not in fields:
         item.error("a workload on another node has no address that could be read here", "write ips: and its addresses")
     node = fields["node"].text()
     if node is not None and not valid_node(node):

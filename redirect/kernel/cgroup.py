@@ -1,4 +1,4 @@
-"""Programs at sockets: links to the root of the cgroups (v2), alive as long as their pins."""
+"""Programs at sockets: links to control groups (v2), most to their root, alive as long as their pins."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..errors import BpfUnsupportedError
 from . import pinned_link, syscall
 from .program_hook import ProgramHook
 
+_PACKETS = 8  # BPF_PROG_TYPE_CGROUP_SKB
 _SOCK_ADDR = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 _PROC = Path("/proc")
 
@@ -43,6 +44,21 @@ class PublishedHook(_AddressHook):
 
     CONNECT4 = ("published_connect4", 10)
     CONNECT6 = ("published_connect6", 11)
+
+
+class ProcessHook(ProgramHook):
+    """A program of bpf/processes.c, and which way it looks."""
+
+    TO_PROCESS = ("to_process", 0)  # BPF_CGROUP_INET_INGRESS
+    FROM_PROCESS = ("from_process", 1)  # BPF_CGROUP_INET_EGRESS
+
+    @property
+    def program_type(self) -> int:
+        return _PACKETS
+
+    @property
+    def verified_for(self) -> int:
+        return self.attach_type
 
 
 def root(proc: Path = _PROC) -> Path:
@@ -86,7 +102,7 @@ def _view(process: Path) -> tuple[int, int] | None:
     return told.st_dev, told.st_ino
 
 
-def create_pinned(hook: SocketHook | PublishedHook, group: Path, program_fd: int, path: Path) -> None:
+def create_pinned(hook: ProgramHook, group: Path, program_fd: int, path: Path) -> None:
     """Attach the program to the cgroup and pin the link at `path`; it stays when this process ends."""
     target = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import ProgramRejectedError
 from . import syscall
-from .cgroup import PublishedHook, SocketHook
+from .cgroup import ProcessHook, PublishedHook, SocketHook
 from .compiled import Compiled, MapSpec, ProgramSpec
 from .kept_programs import KeptPrograms, makers
 from .kernel_headers import write_kernel_headers
@@ -38,6 +38,7 @@ SOURCES: Mapping[str, type[ProgramHook]] = {
     HOST_ROUTING: Hook,
     "services.c": SocketHook,
     "published.c": PublishedHook,
+    "processes.c": ProcessHook,
     "newcomers.c": NewcomerHook,
     "unseen.c": UnseenHook,
 }

@@ -34,6 +34,7 @@ _DEVICE = (*_ABOVE, ("net_device", "ifindex"), ("net_device", "name"))
 _FIELDS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "lockgate.c": (*_OF_PACKETS_AND_SOCKETS, *_ABOVE),
     "host_routing.c": (*_OF_PACKETS_AND_SOCKETS, *_ABOVE),
+    "processes.c": (*_OF_PACKETS_AND_SOCKETS, *_ABOVE),
     "newcomers.c": _DEVICE,
     "unseen.c": (*_DEVICE, ("net_device", "rtnl_link_ops"), ("rtnl_link_ops", "kind")),
 }

@@ -131,6 +131,12 @@ def link_ifindex(fd: int) -> int:
     return ifindex
 
 
+def link_cgroup(fd: int) -> int:
+    """The control group a link sits on; 0 when the group is gone."""
+    group: int = struct.unpack_from("=Q", _info(fd), 16)[0]
+    return group
+
+
 def program_name(fd: int) -> str:
     """What a program is called, 15 bytes at most."""
     return _info(fd)[64:80].split(b"\0")[0].decode(errors="replace")

@@ -51,6 +51,16 @@ def test_a_workload_elsewhere_is_known_by_its_addresses_and_never_looked_for() -
     assert not discover([workload("x", ONE)], find).endpoints[0].local
 
 
+def test_processes_of_the_node_have_no_address_and_need_none() -> None:
+    listed = [Workload(name, "default", (), cgroup="/a.service") for name in ("x", "y")]
+    discovery = discover(listed, lambda workload: Device(1 << 31 | 7, "", ()))
+    assert described(discovery) == {"default/x": (1 << 31 | 7, "", ())}
+    assert discovery.problems == (
+        "workload default/y has the same control group /a.service as default/x; the second one is ignored: correct one "
+        "of them",
+    )
+
+
 def test_a_workload_that_is_gone_keeps_its_listed_addresses_and_its_neighbours() -> None:
     discovery = discover([workload("x", THREE, netns="gone"), workload("y", netns="b")], find)
     assert discovery.problems == ("workload default/x: network namespace gone is gone",)

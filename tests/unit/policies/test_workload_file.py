@@ -26,6 +26,7 @@ workloads:
   ports: {HTTP: 80}
 - {name: b, pid: 1234, born: 5678}
 - {name: c, interface: veth-c}
+- {name: d, cgroup: /system.slice/d.service/}
 services:
 - {name: data, labels: {a: b}, selector: {app: api-server}, ips: [192.0.2.1]}
 """)
@@ -43,9 +44,10 @@ services:
         ),
         Workload("b", "default", (), pid=1234, source="w.yaml", line=8, born=5678),
         Workload("c", "default", (), interface="veth-c", source="w.yaml", line=9),
+        Workload("d", "default", (), cgroup="/system.slice/d.service", source="w.yaml", line=10),
     )
     assert parsed.services == (
-        Service("data", "default", (("a", "b"),), (("app", "api-server"),), (ip_address("192.0.2.1"),), "w.yaml", 11),
+        Service("data", "default", (("a", "b"),), (("app", "api-server"),), (ip_address("192.0.2.1"),), "w.yaml", 12),
     )
 
 
@@ -151,7 +153,42 @@ REFUSALS = [
     (
         "workloads: [{name: a, netns: a, pid: 1}]",
         PLACE,
-        "netns and pid both say where the workload is; write one of netns, pid and interface",
+        "netns and pid both say where the workload is; write one of netns, pid, interface, cgroup",
+    ),
+    (
+        "workloads: [{name: a, interface: veth-a, cgroup: /a}]",
+        PLACE,
+        "interface and cgroup both say where the workload is; write one of netns, pid, interface, cgroup",
+    ),
+    (
+        "workloads: [{name: a, cgroup: /a, ips: [192.0.2.1]}]",
+        f"{PLACE}.ips",
+        "processes of a control group have the node's addresses; remove ips",
+    ),
+    (
+        "workloads: [{name: a, cgroup: nginx.service}]",
+        f"{PLACE}.cgroup",
+        "'nginx.service' is not a control group's path; write one like /system.slice/nginx.service",
+    ),
+    (
+        "workloads: [{name: a, cgroup: /a/../b}]",
+        f"{PLACE}.cgroup",
+        "'/a/../b' is not a control group's path; write one like /system.slice/nginx.service",
+    ),
+    (
+        "workloads: [{name: a, cgroup: /}]",
+        f"{PLACE}.cgroup",
+        "the root of the control groups is the whole node; select the node by a policy with nodeSelector",
+    ),
+    (
+        "workloads: [{name: a, cgroup: /1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17}]",
+        f"{PLACE}.cgroup",
+        "a control group 17 levels deep is not looked for; write one of 16 at most",
+    ),
+    (
+        "workloads: [{name: a, cgroup: /a, node: n}]",
+        PLACE,
+        "cgroup says that the workload is on this node, node that it is not; remove one of the two",
     ),
     (
         "workloads: [{name: a, netns: ../etc}]",

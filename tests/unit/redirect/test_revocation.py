@@ -17,11 +17,11 @@ from lockgate.policies.endpoint_policy import (
     ResolvedRule,
     RuleOrigin,
 )
-from lockgate.policies.workload import Endpoint, Workload
+from lockgate.policies.workload import Endpoint, IPAddress, Workload
 from lockgate.redirect.connections import Concern, LiveConnection
 from lockgate.redirect.layout import packed
 from lockgate.redirect.map_changes import diff
-from lockgate.redirect.plan import DatapathPlan, plan
+from lockgate.redirect.plan import GROUP_ENDPOINT, HOST, DatapathPlan, plan
 from lockgate.redirect.revocation import end, end_accepted, revoked, segment
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
@@ -46,6 +46,32 @@ def planned(server: EndpointPolicy, identity: int = CLIENT, world: int = 9) -> D
         (Endpoint(Workload("server", "default", ()), SERVER, (ADDRESS,), 8), server),
     ]
     return plan(ends, {ip_network("0.0.0.0/0"): 9, ip_network("192.0.2.0/24"): world})
+
+
+GROUP = GROUP_ENDPOINT | 4711
+NODE = ip_address("10.0.0.254")
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "interfaces"),
+    [(OURS, NODE, (0, GROUP)), (ip_address("127.0.0.1"), ip_address("127.0.0.1"), (0, GROUP))],
+    ids=["a pod's", "over loopback"],
+)
+def test_of_processes_of_the_node(client: IPAddress, server: IPAddress, interfaces: tuple[int, int]) -> None:
+    """They have no address by which they could be found."""
+    service = Workload("service", "default", (), cgroup="/a.service")
+
+    def of(*peers: int) -> DatapathPlan:
+        ends = [
+            (Endpoint(Workload("client", "default", ()), CLIENT, (OURS,), 7), OPEN),
+            (Endpoint(service, SERVER, (), GROUP), ingress(*peers)),
+        ]
+        return plan(ends, {ip_network("0.0.0.0/0"): 9, ip_network(NODE): HOST})
+
+    live = LiveConnection(client, 40000, server, 80, 80, False, *interfaces)
+    assert over_after(of(CLIENT, HOST), of(), live) == [live]
+    assert over_after(of(), of(CLIENT, HOST), live) == []
+    assert over_after(of(CLIENT, HOST), of(CLIENT, HOST, 9), live) == []
 
 
 def over_after(before: DatapathPlan, after: DatapathPlan, *live: LiveConnection) -> list[LiveConnection]:
