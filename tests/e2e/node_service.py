@@ -51,9 +51,13 @@ class NodeService:
         number, outcome = self.connect(ip, port, patience)
         return self.ask(number, patience) if outcome == ANSWERED else outcome
 
-    def send(self, ip: object, port: int, patience: float = 1.0) -> str:
-        """One datagram: ANSWERED or DROPPED."""
-        return str(self._tell("send", ip=str(ip), port=port, patience=patience))
+    def send(self, ip: object, port: int, patience: float = 1.0, source: int = 0) -> str:
+        """One datagram, from a port if it is to be a certain one: ANSWERED or DROPPED."""
+        return str(self._tell("send", ip=str(ip), port=port, patience=patience, source=source))
+
+    def send_raw(self, *packets: bytes) -> None:
+        """IPv4 packets with all their headers."""
+        self._tell("send_raw", packets=[each.hex() for each in packets])
 
     def close(self) -> None:
         """End the process and take the group away."""
@@ -111,9 +115,16 @@ class _Sockets:
         except OSError:
             return CLOSED
 
-    def send(self, ip: str, port: int, patience: float) -> str:
+    def send_raw(self, packets: list[str]) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as opened:
+            for each in map(bytes.fromhex, packets):
+                with suppress(PermissionError):
+                    opened.sendto(each, (socket.inet_ntoa(each[16:20]), 0))
+
+    def send(self, ip: str, port: int, patience: float, source: int) -> str:
         with socket.socket(_family(ip), socket.SOCK_DGRAM) as opened:
             opened.settimeout(patience)
+            opened.bind(("", source))
             try:
                 opened.sendto(b"?", (ip, port))
                 return ANSWERED if opened.recv(1 << 16) else CLOSED
@@ -150,6 +161,7 @@ def _run() -> None:
         "connect": sockets.connect,
         "ask": sockets.ask,
         "send": sockets.send,
+        "send_raw": sockets.send_raw,
     }
     for line in sys.stdin:
         told = json.loads(line)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 
 import pytest
-from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6
+from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, UPLINK_IPV4
 from lockgate.tests.e2e.live_node import CLOSED, DROPPED, GLANCE, OK, Line, LiveNode, fetch, live_node
 from lockgate.tests.e2e.node_service import ANSWERED, NodeService
 from lockgate.tests.e2e.node_service import CLOSED as ENDED
 from lockgate.tests.e2e.node_service import DROPPED as MUTE
 from lockgate.tests.e2e.udp_echo import UdpEcho
+from lockgate.tests.e2e.wire import ACK, TCP, UDP, Wire, ip, tcp, udp
 
 OPEN_IN, SHUT_IN = 7001, 7002  # of the service
 OPEN_OUT, SHUT_OUT, UDP_OUT, UDP_SHUT = 7101, 7102, 7301, 7302  # of the world
@@ -33,19 +34,26 @@ spec:
     toPorts: [{ports: [{port: "7101", protocol: TCP}, {port: "7301", protocol: UDP}]}]
   - toEndpoints: [{matchLabels: {app: backend}}]
     toPorts: [{ports: [{port: "8080", protocol: TCP}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: shut}
+spec:
+  endpointSelector: {matchLabels: {app: shut}}
+  ingress: [{}]
+  egress: [{}]
 """
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 NODE, OUTSIDE = (NODE_IPV4, NODE_IPV6), (OUTSIDE_IPV4, OUTSIDE_IPV6)
 
 
-def list_service(node: LiveNode, group: str) -> None:
-    listed = "\n".join(
-        [
-            node.ground.workloads_yaml(),
-            f"- {{name: billing, namespace: default, labels: {{app: billing}}, cgroup: {group}}}",
-        ]
-    )
-    node.replace(node.workloads, listed)
+def list_services(node: LiveNode, groups: Mapping[str, str]) -> None:
+    """These, by their names, beside the pods."""
+    listed = [
+        f"- {{name: {name}, namespace: default, labels: {{app: {name}}}, cgroup: {group}}}"
+        for name, group in groups.items()
+    ]
+    node.replace(node.workloads, "\n".join([node.ground.workloads_yaml(), *listed]))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +70,7 @@ def node(group: str) -> Iterator[LiveNode]:
         made.webs["beside"] = made.web_at(made.node, LOCAL)
         for port in (UDP_OUT, UDP_SHUT):
             opened.enter_context(UdpEcho(outside, port))
-        list_service(made, group)
+        list_services(made, {"billing": group})
         made.write("billing", POLICY)
         made.start_agent(ready=False)
         made.until("the missing service is told", lambda: any(group in each for each in made.problems()))
@@ -158,16 +166,16 @@ class TestChanges:
     def test_a_service_that_is_started_anew(self, node: LiveNode, service: NodeService, group: str) -> None:
         """Its group is another then, under the same path, as systemd does it."""
         other = f"{group.rpartition('/')[0]}/other.service"
-        list_service(node, other)
+        list_services(node, {"billing": other})
         node.until("the list is read", lambda: any(other in each for each in node.problems()))
-        assert service.fetch(OUTSIDE_IPV4, SHUT_OUT) == ANSWERED  # nobody's any more
+        node.until("the first is nobody's any more", lambda: service.fetch(OUTSIDE_IPV4, SHUT_OUT) == ANSWERED)
         for _ in range(2):
             with closing(NodeService(node.node, other)) as started:
                 node.until("it is policed", node.ok)
                 assert started.fetch(OUTSIDE_IPV4, OPEN_OUT) == ANSWERED
                 assert started.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
             node.until("it is missed", lambda: any(other in each for each in node.problems()))
-        list_service(node, group)
+        list_services(node, {"billing": group})
         node.until("the first is policed again", node.ok)
         assert service.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
 
@@ -180,6 +188,60 @@ class TestChanges:
         node.until("it is in force", lambda: service.fetch(OUTSIDE_IPV4, OPEN_OUT, 0.2) == MUTE)
         node.write("billing", POLICY)
         node.until("it is let out again", lambda: service.fetch(OUTSIDE_IPV4, OPEN_OUT) == ANSWERED)
+
+
+class TestRoundIt:
+    def test_raw_packets(self, node: LiveNode, service: NodeService) -> None:
+        """Of any protocol, and in fragments, which would hide a port."""
+        here, there, mark = UPLINK_IPV4, OUTSIDE_IPV4, os.urandom(16)
+        shut = [
+            udp(here, there, 40000, UDP_SHUT, mark),
+            tcp(here, there, 40000, SHUT_OUT, data=mark),
+            tcp(here, there, 40000, SHUT_OUT, ACK, data=mark),
+        ]
+        protocols = {UDP: shut[:1], TCP: shut[1:], 4: [mark * 2], 47: [mark * 2], 132: [mark * 2], 255: [mark * 2]}
+        tried = [ip(here, there, number, each) for number, sent in protocols.items() for each in sent]
+        whole = udp(here, there, 40000, UDP_OUT, mark * 2)
+        tried += [ip(here, there, UDP, whole[:16], fragment=0x2000), ip(here, there, UDP, whole[16:], fragment=2)]
+        with Wire(node.ground.outside(), node.node) as wire:
+            service.send_raw(*tried)
+            service.send_raw(ip(here, there, UDP, udp(here, there, 40001, UDP_OUT, b"last")))
+            seen: list[bytes] = []
+
+            def the_last_came() -> bool:
+                seen.extend(wire.received())
+                return any(b"last" in frame for frame in seen)
+
+            node.until("what is allowed comes through", the_last_came)
+        assert not [frame for frame in seen if mark in frame]
+
+    def test_a_group_below(self, node: LiveNode, service: NodeService, group: str) -> None:
+        with closing(NodeService(node.node, f"{group}/worker")) as below:
+            assert below.fetch(OUTSIDE_IPV4, OPEN_OUT) == ANSWERED
+            assert below.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
+
+    def test_the_deepest_group_that_is_a_workload_counts(
+        self, node: LiveNode, service: NodeService, group: str
+    ) -> None:
+        above = group.rpartition("/")[0]
+        list_services(node, {"billing": group, "shut": above})
+        with closing(NodeService(node.node, f"{above}/beside.service")) as beside:
+            node.until("both are policed", lambda: node.ok() and node.status()["datapath"]["groups"] == 2)
+            assert service.fetch(OUTSIDE_IPV4, OPEN_OUT) == ANSWERED
+            assert beside.fetch(OUTSIDE_IPV4, OPEN_OUT, GLANCE) == MUTE
+        list_services(node, {"billing": group})
+        node.until("one is left", lambda: node.ok() and node.status()["datapath"]["groups"] == 1)
+
+    def test_a_port_that_another_has_left(self, node: LiveNode, service: NodeService, group: str) -> None:
+        other = f"{group.rpartition('/')[0]}/shut.service"
+        with closing(NodeService(node.node, other)) as shut:
+            list_services(node, {"billing": group, "shut": other})
+            node.until("both are policed", lambda: node.ok() and node.status()["datapath"]["groups"] == 2)
+            assert service.send(OUTSIDE_IPV4, UDP_OUT, source=40002) == ANSWERED
+            assert shut.send(OUTSIDE_IPV4, UDP_OUT, GLANCE, source=40002) == MUTE
+            assert service.send(OUTSIDE_IPV4, UDP_OUT, source=40002) == ANSWERED
+        list_services(node, {"billing": group})
+        node.until("one is left", lambda: node.ok() and node.status()["datapath"]["groups"] == 1)
 
 
 def test_explain_agrees(node: LiveNode, service: NodeService) -> None:
