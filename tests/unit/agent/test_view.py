@@ -74,7 +74,7 @@ async def test_a_node_that_has_not_begun() -> None:
         "nacked_by_node": {},
         "problems": 0,
     }
-    assert status["datapath"] == {"attached": 1, "uplinks": 1, "policy_entries": 3, "dropped": 0}
+    assert status["datapath"] == {"attached": 1, "groups": 0, "uplinks": 1, "policy_entries": 3, "dropped": 0}
 
 
 async def test_what_envoy_refused_is_told_and_changes_nothing() -> None:
