@@ -82,8 +82,15 @@ def service(node: LiveNode, group: str) -> Iterator[NodeService]:
     with closing(NodeService(node.node, group)) as made:
         for port in (OPEN_IN, SHUT_IN):
             made.serve(port)
-        node.until("its group is policed", lambda: node.ok() and node.status()["datapath"]["groups"] == 1)
+        in_force(node, made)
         yield made
+
+
+def in_force(node: LiveNode, *services: NodeService) -> None:
+    """Each is policed, and by its policy: until then all that it sends is dropped."""
+    policed = len(services)
+    node.until("they are policed", lambda: node.ok() and node.status()["datapath"]["groups"] == policed)
+    node.until("the policy is in force", lambda: services[0].fetch(OUTSIDE_IPV4, OPEN_OUT) == ANSWERED)
 
 
 @FAMILIES
@@ -160,6 +167,7 @@ class TestChanges:
         assert service.fetch(OUTSIDE_IPV4, OPEN_OUT) == ANSWERED
         assert service.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
         node.start_agent()
+        in_force(node, service)
         assert service.ask(asking) == ANSWERED
         assert service.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
 
@@ -171,12 +179,11 @@ class TestChanges:
         node.until("the first is nobody's any more", lambda: service.fetch(OUTSIDE_IPV4, SHUT_OUT) == ANSWERED)
         for _ in range(2):
             with closing(NodeService(node.node, other)) as started:
-                node.until("it is policed", node.ok)
-                assert started.fetch(OUTSIDE_IPV4, OPEN_OUT) == ANSWERED
+                in_force(node, started)
                 assert started.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
             node.until("it is missed", lambda: any(other in each for each in node.problems()))
         list_services(node, {"billing": group})
-        node.until("the first is policed again", node.ok)
+        in_force(node, service)
         assert service.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
 
     def test_a_request_rule_allows_nothing_and_is_told(self, node: LiveNode, service: NodeService) -> None:
@@ -226,22 +233,21 @@ class TestRoundIt:
         above = group.rpartition("/")[0]
         list_services(node, {"billing": group, "shut": above})
         with closing(NodeService(node.node, f"{above}/beside.service")) as beside:
-            node.until("both are policed", lambda: node.ok() and node.status()["datapath"]["groups"] == 2)
-            assert service.fetch(OUTSIDE_IPV4, OPEN_OUT) == ANSWERED
+            in_force(node, service, beside)
             assert beside.fetch(OUTSIDE_IPV4, OPEN_OUT, GLANCE) == MUTE
         list_services(node, {"billing": group})
-        node.until("one is left", lambda: node.ok() and node.status()["datapath"]["groups"] == 1)
+        in_force(node, service)
 
     def test_a_port_that_another_has_left(self, node: LiveNode, service: NodeService, group: str) -> None:
         other = f"{group.rpartition('/')[0]}/shut.service"
         with closing(NodeService(node.node, other)) as shut:
             list_services(node, {"billing": group, "shut": other})
-            node.until("both are policed", lambda: node.ok() and node.status()["datapath"]["groups"] == 2)
+            in_force(node, service, shut)
             assert service.send(OUTSIDE_IPV4, UDP_OUT, source=40002) == ANSWERED
             assert shut.send(OUTSIDE_IPV4, UDP_OUT, GLANCE, source=40002) == MUTE
             assert service.send(OUTSIDE_IPV4, UDP_OUT, source=40002) == ANSWERED
         list_services(node, {"billing": group})
-        node.until("one is left", lambda: node.ok() and node.status()["datapath"]["groups"] == 1)
+        in_force(node, service)
 
 
 def test_explain_agrees(node: LiveNode, service: NodeService) -> None:
