@@ -79,7 +79,7 @@ def test_what_cannot_be_policed_is_named(ground: Playground) -> None:
         inside(ground, lambda: find_device(Workload("a", "default", (), netns=ground.node.netns)))
     with pytest.raises(EndpointUnreachableError, match="is not a veth"):
         inside(ground, lambda: find_device(Workload("a", "default", (), interface="lo")))
-    with pytest.raises(EndpointUnreachableError, match="names no netns, pid or interface"):
+    with pytest.raises(EndpointUnreachableError, match="names no netns, pid, interface or cgroup"):
         find_device(Workload("a", "default", ()))
     with pytest.raises(EndpointUnreachableError, match="does not end in this node's"):
         find_device(Workload("a", "default", (), netns=ground.pods[0].netns))  # from the machine's own namespace
