@@ -86,7 +86,7 @@ class Overflow:
         self._recall = recall
         self._in_force: Mapping[PolicyKey, Policy] | None = None  # None: not known, an earlier agent's
         self._held: dict[PolicyKey, Overfull] = {}
-        self._tried: tuple[Counted, Sequence[Policy]] | None = None  # with what there was no room for more
+        self._tried: tuple[Counted, Sequence[Policy]] | None = None  # nothing more can be had of this
 
     @property
     def held(self) -> Mapping[PolicyKey, Overfull]:
@@ -116,7 +116,7 @@ class Overflow:
         """As much of `wanted` as there is room for, where `counted` is what is `admitted` of it. That itself where
         nothing helps, as where no policy is to blame."""
         lacks = counted.need.lacking is not None
-        if not lacks and (not self._held or self._has_tried(counted, wanted)):
+        if (not lacks and not self._held) or self._has_tried(counted, wanted):
             return counted
         fitting = _Fitting(wanted, self._ladder, self._held.values(), counted, count)
         if lacks and not (
@@ -125,7 +125,7 @@ class Overflow:
             or await fitting.lower(fitting.heavy)
             or await fitting.lower(fitting.heavy)
         ):
-            self._held, self._tried = {}, None
+            self._held, self._tried = {}, (counted, wanted)
             return counted
         self._held = {
             each.policy.key: Overfull(*each, remembered=self._good(each.policy)) for each in await fitting.settle()

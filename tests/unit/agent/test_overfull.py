@@ -93,6 +93,7 @@ class Node:
         self.kernel = Kernel()
         self.maker = ChangeMaker(self.kernel, memory or Memory())
         self.pods = ["client", "server", "other"]
+        self.last: World | None = None
 
     def _world_of(self, policies: Sequence[Policy]) -> World:
         endpoints = [
@@ -107,10 +108,12 @@ class Node:
             for at, name in enumerate(self.pods, start=1)
         ]
         local = [replace(each, ifindex=at) for at, each in enumerate(endpoints, start=7)]
-        return World.of(policies, local, previous=self.kernel.world)
+        return World.of(policies, local, previous=self.last)
 
     async def wants(self, *policies: Policy) -> None:
-        made = await self.maker.make(self._world_of(self.maker.admitted(policies)), policies, self._world_of)
+        world = self._world_of(self.maker.admitted(policies))
+        self.last = world
+        made = await self.maker.make(world, policies, self._world_of)
         assert made.applied == Applied()
         assert made.world is self.kernel.world
 
@@ -222,9 +225,25 @@ async def test_after_a_restart_the_version_in_force_last_stays() -> None:
 async def test_where_no_policy_is_to_blame_the_change_is_refused() -> None:
     node = Node()
     node.kernel.room[Table.ENDPOINTS] = 2
-    with pytest.raises(MapFullError, match="endpoints"):
-        await node.wants(policy("a", 5))
+    for _ in range(3):
+        with pytest.raises(MapFullError, match="endpoints"):
+            await node.wants(policy("a", 5))
     assert not node.held()
+    node.kernel.room[Table.ENDPOINTS] = 9
+    await node.wants(policy("a", 5))
+
+
+async def test_addresses_alone_that_have_no_room_are_not_searched_again_and_again() -> None:
+    node = Node()
+    node.kernel.room[Table.IPCACHE] = 2
+    wanted = policy("a", 5), policy("b", 0, networks=3)
+    counts = []
+    for _ in range(3):
+        before = node.kernel.counts
+        with pytest.raises(MapFullError, match="ipcache"):
+            await node.wants(*wanted)
+        counts.append(node.kernel.counts - before)
+    assert counts[0] > counts[-1] <= 2
 
 
 async def test_what_is_held_back_is_not_counted_again_while_nothing_is_new() -> None:
