@@ -19,6 +19,8 @@ from .messages import boot, cluster, connection_monitor, core, endpoint, heap_mo
 from .policy_slot import XDS_CLUSTER, from_ads
 
 REGEX_PROGRAM_SIZE = 1_000_000
+# Requests of one connection that are served before others have their turn. Envoy would serve all that have come.
+_REQUESTS_IN_TURN = 16
 
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final NUL
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -168,6 +170,7 @@ def runtime(regex_program_size: int = REGEX_PROGRAM_SIZE) -> boot.LayeredRuntime
     values = {
         "re2.max_program_size.error_level": regex_program_size,
         "re2.max_program_size.warn_level": regex_program_size,
+        "http.max_requests_per_io_cycle": _REQUESTS_IN_TURN,
     }
     return boot.LayeredRuntime(
         layers=[boot.RuntimeLayer(name="lockgate", static_layer=protobuf.Struct.from_dict(values))]

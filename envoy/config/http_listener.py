@@ -51,6 +51,10 @@ _UNLIMITED = 1_000_000
 # What Envoy holds of one stream and of all of a connection while the other end does not take it. Its own 16 and 24 MiB
 # would let a hundred connections have the memory of all.
 _STREAM_WINDOW, _CONNECTION_WINDOW = 1 << 18, 1 << 21
+# Requests of a connection that are answered beside each other: each costs before it is judged, and holds a head.
+_STREAMS = 128
+# Bytes of a connection that are read before others have their turn, and that wait for an end that takes nothing.
+BUFFER = 1 << 16
 _NOBODYS_HOPS = (1 << 32) - 1  # more addresses than a header can list
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -87,7 +91,8 @@ def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) ->
             listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager),
         ],
     )
-    return transparent_listener("lockgate.http", settings, ipcache, [policed, refuse_own_address(settings.port)])
+    chains = [policed, refuse_own_address(settings.port)]
+    return transparent_listener("lockgate.http", settings, ipcache, chains, buffer=BUFFER)
 
 
 def http_routes(settings: HttpListener, egress: Collection[int], ingress: Collection[int]) -> bytes:
@@ -130,6 +135,7 @@ def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
         type=cluster.ClusterDiscoveryType.ORIGINAL_DST,
         lb_policy=cluster.ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=timedelta(seconds=settings.connect_timeout),
+        per_connection_buffer_limit_bytes=BUFFER,
         typed_extension_protocol_options={UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
         # The cluster stands for every server of every client here; Envoy's default of 1024 would answer 503.
         circuit_breakers=cluster.CircuitBreakers(
@@ -164,6 +170,7 @@ def http2() -> core.Http2ProtocolOptions:
     Envoy would end all the others on the connection with it."""
     return core.Http2ProtocolOptions(
         override_stream_error_on_invalid_http_message=True,
+        max_concurrent_streams=_STREAMS,
         initial_stream_window_size=_STREAM_WINDOW,
         initial_connection_window_size=_CONNECTION_WINDOW,
     )

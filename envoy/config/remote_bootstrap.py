@@ -22,7 +22,7 @@ from ..running.run_files import ADMIN_SOCKET
 from .access_log import FILE_NAME as ACCESS_LOG
 from .bootstrap import LONGEST_SOCKET_PATH, UPSTREAM_OPTIONS, ads, runtime
 from .end import DESTINATION, SOURCE
-from .http_listener import ORIGINAL_DESTINATION, HttpListener, connection_manager, original_destination_cluster
+from .http_listener import BUFFER, ORIGINAL_DESTINATION, HttpListener, connection_manager, original_destination_cluster
 from .messages import (
     boot,
     cluster,
@@ -140,6 +140,7 @@ def _listener(http: HttpListener, access_log: Path) -> listener.Listener:
         stat_prefix="lockgate_http",
         address=address,
         additional_addresses=[listener.AdditionalAddress(address=other)],
+        per_connection_buffer_limit_bytes=BUFFER,
         tcp_backlog_size=http.backlog,
         listener_filters=[
             listener.ListenerFilter(

@@ -21,7 +21,14 @@ from pathlib import Path
 
 from ..running.module_file import NAME as MODULE
 from .access_log import CONNECTION_FORMAT, GREETING
-from .http_listener import ORIGINAL_DESTINATION, HttpListener, connection_limit, connection_manager, policy_slots
+from .http_listener import (
+    BUFFER,
+    ORIGINAL_DESTINATION,
+    HttpListener,
+    connection_limit,
+    connection_manager,
+    policy_slots,
+)
 from .identity_filter import Ipcache
 from .messages import (
     accesslog,
@@ -112,7 +119,9 @@ def _listener(settings: TlsListener, access_log: Path, ipcache: Ipcache) -> list
         *(_taken_up(settings, access_log, each) for each in waiting),
     ]
     inspector = listener_filter("tls_inspector", tls_inspector.TlsInspector())
-    return transparent_listener(NAME, settings, ipcache, chains, greeting=[inspector], greeting_timeout=_GREETING)
+    return transparent_listener(
+        NAME, settings, ipcache, chains, greeting=[inspector], greeting_timeout=_GREETING, buffer=BUFFER
+    )
 
 
 def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:

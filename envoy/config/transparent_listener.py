@@ -34,8 +34,12 @@ def transparent_listener(
     *,
     greeting: Sequence[listener.ListenerFilter] = (),
     greeting_timeout: timedelta | None = None,
+    buffer: int | None = None,
 ) -> listener.Listener:
-    """The listener `name`, for both address families. `greeting` are filters that read what a client says first."""
+    """The listener `name`, for both address families. `greeting` are filters that read what a client says first.
+
+    `buffer` are the bytes of a connection that may wait in each direction; None leaves that to Envoy (1 MiB).
+    """
     address, others = listen(settings.port)
     return listener.Listener(
         name=name,
@@ -44,6 +48,7 @@ def transparent_listener(
         additional_addresses=others,
         transparent=True,
         traffic_direction=core.TrafficDirection.OUTBOUND,
+        per_connection_buffer_limit_bytes=buffer,
         tcp_backlog_size=settings.backlog,
         listener_filters_timeout=greeting_timeout,
         listener_filters=[

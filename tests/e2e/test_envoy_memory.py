@@ -11,16 +11,19 @@ from contextlib import ExitStack, suppress
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from hpack import Encoder
 from lockgate.agent.playground import Namespace
 from lockgate.redirect.kernel import netns
-from lockgate.tests.e2e.field import L7, Field, field
-from lockgate.tests.e2e.test_http2_tricks import PREFACE, SETTINGS, frame, request
+from lockgate.tests.e2e.field import L7, Field, field, listen
+from lockgate.tests.e2e.test_http2_tricks import END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, request
 
 MB = 1_000_000
 HEAP = 150 * MB
 ROOM = 8 * MB  # of what does not belong to a stream
 HELD = 3 * MB  # of a connection, at most
 STREAMS = 12
+LONG, HEAD = 4000, 90_000  # bytes of a field, and of a head
+HEADS = 20 * MB  # of a connection, at most
 MANY = 2 * HEAP // HELD
 
 
@@ -110,6 +113,23 @@ def test_a_connection_holds_little(ground: Field) -> None:
         for _ in range(4):
             held.enter_context(hold(ground))
         assert allocated(ground) - before < ROOM + 4 * HELD
+
+
+def test_a_connections_heads_hold_little(ground: Field) -> None:
+    """Each is told by a few bytes that stand for the same long one (HPACK), and answered by nobody."""
+    encoder = Encoder()
+    long = [(b"x-long", b"y" * (LONG - 40))] * (HEAD // LONG)
+    with ground.connect(0) as connection:
+        connection.settimeout(10)
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+        before = allocated(ground)
+        heads = (encoder.encode([*request(), *long], huffman=False) for _ in range(1000))
+        data = b"".join(frame(HEADERS, END_STREAM | END_HEADERS, 2 * at + 1, head) for at, head in enumerate(heads))
+        assert len(data) < MB
+        with suppress(OSError):
+            connection.sendall(data)
+        assert listen(connection, 0.5)
+        assert allocated(ground) - before < ROOM + HEADS
 
 
 def test_who_holds_most_is_reset_before_others_are_refused(ground: Field) -> None:
