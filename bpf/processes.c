@@ -69,10 +69,11 @@ static __always_inline __u8 track_at_socket(const struct packet *p, struct track
     return here;
 }
 
-static __always_inline int decide_at_socket(struct __sk_buff *skb, struct packet *p, int leaving)
+/* `group` becomes the number of the endpoint that is asked. */
+static __always_inline int decide_at_socket(struct __sk_buff *skb, struct packet *p, int leaving, __u32 *group)
 {
     struct connection next = {.revision = current_revision(), .service = p->service};
-    __u32 group = 0, leaf = (__u32)bpf_skb_cgroup_id(skb);
+    __u32 leaf = (__u32)bpf_skb_cgroup_id(skb);
     struct endpoint *endpoint;
     struct verdict v = {};
     struct track t;
@@ -91,7 +92,7 @@ static __always_inline int decide_at_socket(struct __sk_buff *skb, struct packet
     }
     if (t.known && identity_at(t.known, here) != leaf)
         t.known = 0; /* the port was another group's */
-    endpoint = find_group(skb, &group);
+    endpoint = find_group(skb, group);
     if (!endpoint)
         return DROP_UNSYNCED;
     peer = identity_of(skb, p, leaving);
@@ -113,10 +114,10 @@ static __always_inline int decide_at_socket(struct __sk_buff *skb, struct packet
     next.ended = ended_by(p, &t, t.known && !p->syn ? t.known->ended : 0);
     next.seen = t.now;
     if (here) {
-        next.ifindex[1] = group;
+        next.ifindex[1] = *group;
         next.identity[1] = leaf;
     } else {
-        next.ifindex[0] = group;
+        next.ifindex[0] = *group;
         next.identity[0] = leaf;
     }
     connections.update(&t.key, &next);
@@ -128,12 +129,13 @@ static __always_inline int judge_at_socket(struct __sk_buff *skb, int leaving)
 {
     struct packet packet = {}, *p = &packet; /* one program may be called within another on the same CPU */
     int reason = parse_untagged(skb, 0, p);
+    __u32 group = 0;
 
     if (reason == PASS_LINK)
         reason = DROP_UNSUPPORTED; /* neighbour discovery is the stack's, and not a process's */
     if (!reason)
-        reason = decide_at_socket(skb, p, leaving);
-    return done(skb, p, reason, leaving ? FROM_POD : TO_POD) == TC_ACT_OK;
+        reason = decide_at_socket(skb, p, leaving, &group);
+    return done_at(group, p, reason, leaving ? FROM_POD : TO_POD) == TC_ACT_OK;
 }
 
 int from_process(struct __sk_buff *skb)

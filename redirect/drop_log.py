@@ -27,7 +27,8 @@ _Address: TypeAlias = IPv4Address | IPv6Address
 @dataclass(frozen=True, slots=True, order=True)
 class DroppedPacket:
     """`at` is on the monotonic clock, in nanoseconds. `reason` and `direction` are those of the counter it is in; ports
-    are 0 and addresses unspecified where the packet was not read so far."""
+    are 0 and addresses unspecified where the packet was not read so far. `ifindex` is the number of an endpoint where
+    processes of the node sent it or were to get it."""
 
     at: int
     source: _Address

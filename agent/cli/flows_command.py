@@ -142,15 +142,15 @@ class _Node:
 
     def _blame(self, packet: DroppedPacket) -> Blame:
         """What the agent's policies say of it; the same connection is asked about once a second."""
-        from ..inspection.flow_event import NOBODY, asks_policies, blame, protocol_of
+        from ..inspection.flow_event import NOBODY, asked_as, asks_policies, blame, ends, protocol_of
 
         if not asks_policies(packet):
             return NOBODY
         if time.monotonic() - self._explained > _AGENT_SECONDS:
             self._explained = time.monotonic()
             self._blames.clear()
-        ends = {"from": str(packet.source), "to": str(packet.destination)}
-        question = urlencode({**ends, "port": packet.destination_port, "protocol": protocol_of(packet)})
+        between = dict(zip(("from", "to"), map(asked_as, ends(packet, self.directory())), strict=True))
+        question = urlencode({**between, "port": packet.destination_port, "protocol": protocol_of(packet)})
         if question not in self._blames:
             self._blames[question] = NOBODY
             with suppress(UnreachableError, InputError):

@@ -40,6 +40,7 @@ class FlowEnd:
     endpoint: str = ""
     identity: int = 0
     labels: tuple[str, ...] = ()
+    of_node: bool = False  # processes of the node, whose address is not theirs alone
 
     def __str__(self) -> str:
         """Its name, or its address and what kind of address that is. Messages that have no ports show none."""
@@ -112,6 +113,7 @@ class Directory:
     ) -> None:
         entries = list(endpoints)
         self._endpoints = {ip: entry for entry in entries for ip in entry["ips"]}
+        self._of_node = {entry["id"]: entry for entry in entries if entry.get("cgroup")}
         self._by_identity: dict[int, list[Mapping[str, Any]]] = {}
         for entry in entries:
             self._by_identity.setdefault(entry["identity"], []).append(entry)
@@ -128,6 +130,15 @@ class Directory:
             return found
         name = same[0]["endpoint"] if len(same) == 1 else ""
         return FlowEnd(found.ip, found.port, name, identity, tuple(same[0]["labels"]))
+
+    def of_node(self, number: int, address: SocketEnd) -> FlowEnd | None:
+        """The end at processes of the node that are an endpoint with this number."""
+        entry = self._of_node.get(number)
+        if entry is None:
+            return None
+        return FlowEnd(
+            str(address.ip), address.port, entry["endpoint"], entry["identity"], tuple(entry["labels"]), True
+        )
 
     def _at(self, address: SocketEnd) -> FlowEnd:
         ip = str(address.ip)
@@ -348,17 +359,33 @@ class DropEvent:
 
 def drop_event(packet: DroppedPacket, booted: datetime, directory: Directory, blamed: Blame = NOBODY) -> DropEvent:
     """`booted` is the moment from which the kernel counts."""
-    protocol = protocol_of(packet)
     return DropEvent(
         booted + timedelta(microseconds=packet.at // 1000),
-        directory.end(SocketEnd(packet.source, packet.source_port)),
-        directory.end(SocketEnd(packet.destination, packet.destination_port)),
-        protocol,
+        *ends(packet, directory),
+        protocol_of(packet),
         str(packet.direction),
         packet.reason.name.lower().replace("_", "-"),
         packet.reason.text,
         blamed,
     )
+
+
+def ends(packet: DroppedPacket, directory: Directory) -> tuple[FlowEnd, FlowEnd]:
+    """Who sent it and who was to get it. Processes of the node are known by where it was dropped: their address is the
+    node's."""
+    source = SocketEnd(packet.source, packet.source_port)
+    destination = SocketEnd(packet.destination, packet.destination_port)
+    leaving = packet.direction is Direction.EGRESS
+    here = directory.of_node(packet.ifindex, source if leaving else destination)
+    return (
+        here if here is not None and leaving else directory.end(source),
+        here if here is not None and not leaving else directory.end(destination),
+    )
+
+
+def asked_as(end: FlowEnd) -> str:
+    """What `explain` is to call it: by its address, unless that does not say who it is."""
+    return end.endpoint if end.endpoint and end.of_node else end.ip
 
 
 _PROTOCOLS = {number: protocol.value for protocol, number in PROTOCOL_NUMBERS.items()}

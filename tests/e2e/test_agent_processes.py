@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -248,6 +249,14 @@ class TestRoundIt:
             assert service.send(OUTSIDE_IPV4, UDP_OUT, source=40002) == ANSWERED
         list_services(node, {"billing": group})
         in_force(node, service)
+
+
+def test_a_denial_is_told_with_the_services_name(node: LiveNode, service: NodeService) -> None:
+    assert service.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
+    told = node.lockgate("flows", "--verdict", "dropped", "--from", "billing", "-o", "json").out.splitlines()
+    last = json.loads(told[-1])
+    assert (last["source"]["endpoint"], last["destination"]["ip"]) == ("default/billing", str(OUTSIDE_IPV4))
+    assert (last["direction"], last["why"]) == ("egress", "no egress rule of default/billing allows it")
 
 
 def test_explain_agrees(node: LiveNode, service: NodeService) -> None:

@@ -16,10 +16,12 @@ from lockgate.agent.inspection.flow_event import (
     FlowEvent,
     FlowFilter,
     FlowVerdict,
+    asked_as,
     asks_policies,
     blame,
     drop_event,
     drops_between,
+    ends,
     flow_event,
 )
 from lockgate.envoy.config.access_log import parse
@@ -30,8 +32,10 @@ from lockgate.policies.flow import Flow
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.workload import Workload
 from lockgate.redirect.drop_log import DroppedPacket
+from lockgate.redirect.plan import GROUP_ENDPOINT
 from lockgate.redirect.reason import Reason
 
+GROUP = GROUP_ENDPOINT | 4711
 RULE = "default/api:spec.ingress[0].toPorts[0]"
 DIRECTORY = Directory(
     [
@@ -42,6 +46,14 @@ DIRECTORY = Directory(
             "labels": ["k8s:app=frontend"],
         },
         {"endpoint": "prod/api", "ips": ["10.0.0.3"], "identity": 301, "labels": ["k8s:app=api"]},
+        {
+            "endpoint": "prod/till",
+            "id": GROUP,
+            "cgroup": "/till",
+            "ips": [],
+            "identity": 302,
+            "labels": ["k8s:app=till"],
+        },
     ],
     [
         {"identity": 9, "labels": ["reserved:world"], "prefixes": ["0.0.0.0/0"]},
@@ -201,6 +213,16 @@ def test_a_dropped_packet_has_names_too() -> None:
     assert FlowFilter(FlowVerdict.DROPPED, source="frontend").wants(found)
     for wanted in (FlowFilter(FlowVerdict.DENIED), FlowFilter(path="x"), FlowFilter(destination="frontend")):
         assert not wanted.wants(found)
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_processes_of_the_node_are_named_by_where_it_was_dropped(direction: Direction) -> None:
+    leaving = direction is Direction.EGRESS
+    node, pod = (ip_address("10.0.0.1"), 40000), (ip_address("10.0.0.2"), 53)
+    packet = DroppedPacket(1, *(*node, *pod) if leaving else (*pod, *node), *(17, GROUP, Reason.POLICY, direction))
+    service, other = ends(packet, DIRECTORY) if leaving else reversed(ends(packet, DIRECTORY))
+    assert (str(service), asked_as(service)) == ("prod/till:40000", "prod/till")
+    assert (str(other), asked_as(other)) == ("default/frontend:53", "10.0.0.2")
 
 
 WORLD = World.of(
