@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 from ...policies import Policy, PolicyKey, World
 from ...redirect.room import Need
+from ..errors import StateError
 from ..refusal.containment import Containment, Refusal
 from ..refusal.culprits import InterruptedSearchError, Search
 from ..refusal.overfull import Counted, Overflow, Overfull
@@ -56,6 +57,7 @@ class ChangeMaker:
         self._whose = f" of remote node {node}" if node else ""
         self._containment = Containment()
         self._overflow = Overflow(self._remembered)
+        self._recalled: dict[str, Mapping[PolicyKey, Policy]] = {}  # of one look, by source
         self._strange = False  # Envoy may be another one than what was taken, or is remembered, tells of
         self.searches = 0  # how often Envoy had to be asked who is to blame
 
@@ -110,6 +112,7 @@ class ChangeMaker:
     async def _fit(self, world: World, wanted: Sequence[Policy], world_of: WorldOf) -> Counted:
         """As much of `world` as there is room for."""
         before = dict(self.overfull)
+        self._recalled.clear()
 
         async def count(policies: Sequence[Policy]) -> Counted:
             tried = await asyncio.to_thread(world_of, policies)
@@ -155,7 +158,14 @@ class ChangeMaker:
 
     def _remembered(self, policy: Policy) -> Policy | None:
         """The version of it that was in force last, of an earlier agent's."""
-        return next((each for each in self._memory.policies(policy.source) if each.key == policy.key), None)
+        if policy.source not in self._recalled:
+            try:
+                found = self._memory.policies(policy.source)
+            except StateError as error:  # then what only it allows is denied
+                log.error("%s", error)
+                found = ()
+            self._recalled[policy.source] = {each.key: each for each in found}
+        return self._recalled[policy.source].get(policy.key)
 
     async def _search(self, world: World, nacks: Mapping[str, str], world_of: WorldOf) -> list[Refusal]:
         async def offer(policies: Sequence[Policy]) -> Mapping[str, str]:

@@ -17,6 +17,7 @@ from ...redirect.map_changes import Table
 from ...redirect.room import Need, asked
 from .containment import StandIn
 
+_LONGEST_LADDER = 3
 _MOST_TRIALS = 64  # to give back what there is room for: meanwhile all other changes wait
 
 
@@ -119,12 +120,7 @@ class Overflow:
         if (not lacks and not self._held) or self._has_tried(counted, wanted):
             return counted
         fitting = _Fitting(wanted, self._ladder, self._held.values(), counted, count)
-        if lacks and not (
-            await fitting.lower(policy.key for policy in wanted if self._good(policy) != policy)
-            or await fitting.lower(fitting.heavy)
-            or await fitting.lower(fitting.heavy)
-            or await fitting.lower(fitting.heavy)
-        ):
+        if lacks and not await fitting.make_room(each.key for each in wanted if self._good(each) != each):
             self._held, self._tried = {}, (counted, wanted)
             return counted
         self._held = {
@@ -186,12 +182,16 @@ class _Fitting:
             self._steps[key] = 1 + steps.index(each.stand_in) if each.stand_in in steps else len(steps)
             self._told[key] = (each.table, each.wants, each.others, each.room)
 
-    @property
-    def heavy(self) -> list[PolicyKey]:
-        """All that ask for entries where there is no room."""
-        return [key for key, weight in self._weights().items() if weight]
+    async def make_room(self, new: Iterable[PolicyKey]) -> bool:
+        """Those that are new give way first, then any that ask for something; false when nothing helps."""
+        suspects = [*new]
+        for _ in range(_LONGEST_LADDER + 1):
+            if await self._lower(suspects):
+                return True
+            suspects = [key for key, weight in self._weights().items() if weight]
+        return False
 
-    async def lower(self, suspects: Iterable[PolicyKey]) -> bool:
+    async def _lower(self, suspects: Iterable[PolicyKey]) -> bool:
         """They give way one step, the heaviest first, until there is room; false when that was not enough."""
         waiting = {key for key in suspects if self._steps.get(key, 0) < len(self._ladder(key))}
         while (table := self.counted.need.lacking) is not None:

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lockgate.agent.errors import StateError
 from lockgate.agent.force.applied import Applied
 from lockgate.agent.force.change import ChangeMaker
 from lockgate.agent.refusal.blame import ALL, told_in
@@ -220,6 +221,16 @@ async def test_after_a_restart_the_version_in_force_last_stays() -> None:
     await node.wants(other, policy("b", 99, "other"))
     assert node.enforced() == {"a": other, "b": old}
     assert node.held()["b"].remembered == old
+
+
+async def test_where_nothing_can_be_remembered_it_is_denied() -> None:
+    class Lost(Memory):
+        def policies(self, source: str) -> tuple[Policy, ...]:
+            raise StateError(f"cannot read what was accepted from {source}")
+
+    node = Node(Lost())
+    await node.wants(policy("a", 5), policy("b", 99, "other"))
+    assert node.enforced() == {"a": policy("a", 5), "b": shut(policy("b", 99, "other"))}
 
 
 async def test_where_no_policy_is_to_blame_the_change_is_refused() -> None:
