@@ -71,7 +71,8 @@ class Field:
 
     @property
     def path(self) -> str:
-        """`spec.ingress[0].toPorts[0]`; a key that is no plain word is written in brackets."""
+        """`spec.ingress[0].toPorts[0]`; a key that is no plain word is written in brackets, in one line whatever it
+        is: it is shown on screens."""
         steps: list[str | int] = []
         at: Field | None = self
         while at is not None and at._parent is not None:
@@ -80,7 +81,7 @@ class Field:
         text = ""
         for step in reversed(steps):
             if isinstance(step, int) or not _PLAIN_KEY.fullmatch(step):
-                text += f"[{step}]"
+                text += f"[{step if isinstance(step, int) else shorten(step)}]"
             else:
                 text += f".{step}" if text else step
         return sys.intern(text)  # thousands of files have the same places

@@ -31,6 +31,13 @@ REFUSALS: list[Row] = [
         "write name",
     ),
     (
+        'endpointSelector: {matchLabels: {"a\\e[2J": x}}\ningress: [{}]',
+        0,
+        r"spec.endpointSelector.matchLabels[a\x1b[2J]",
+        r"'a\x1b[2J' is not a label key",
+        "write name",
+    ),
+    (
         "endpointSelector: {matchLabels: {app: -x}}\ningress: [{}]",
         0,
         "spec.endpointSelector.matchLabels.app",
