@@ -20,7 +20,7 @@ import typer
 from ..errors import InputError, UnreachableError
 from ..inspection.client import ask
 from .options import RUN_DIR, RunDir
-from .output import Format, FormatOption, printable
+from .output import Format, FormatOption, printable, reader_left
 
 if TYPE_CHECKING:
     from ...redirect.drop_log import DroppedPacket
@@ -77,8 +77,7 @@ def flows(
         _print(event, output)
     seen.untold()
     with suppress(KeyboardInterrupt):
-        while follow:
-            time.sleep(_POLL_SECONDS)
+        while follow and not reader_left(_POLL_SECONDS):
             lines = tail.more()
             new: list[FlowEvent | DropEvent] = list(_requests(lines, seen.directory())) if lines else []
             new += seen.drops()

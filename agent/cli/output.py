@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import select
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
@@ -68,6 +70,19 @@ def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def reader_left(patience: float) -> bool:
+    """Waits so many seconds; True at once when standard output is a pipe that nobody reads any more, which who has
+    nothing to say would not notice."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # none, or not the system's
+        time.sleep(patience)
+        return False
+    waiting = select.poll()
+    waiting.register(descriptor, 0)  # of POLLERR and POLLHUP the kernel tells unasked
+    return bool(waiting.poll(patience * 1000))
 
 
 def printable(text: str) -> str:

@@ -251,7 +251,13 @@ async def test_metrics_on_a_port_and_nothing_else_there() -> None:
     await served.stop()
 
 
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 async def test_no_port_is_none() -> None:
     served = MetricsPort(0, Numbers(), starting)
+    before = descriptors()
     await served.start()
+    assert descriptors() == before
     await served.stop()

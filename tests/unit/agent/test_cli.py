@@ -149,6 +149,20 @@ def test_flows_where_there_never_was_an_agent(tmp_path: Path) -> None:
         assert ended.sentence.startswith(sentence)
 
 
+def test_following_ends_with_its_reader(tmp_path: Path) -> None:
+    """`lockgate flows -f | head -1`, also where nothing more happens that it could say."""
+    (tmp_path / "requests.jsonl").touch()
+    command = [sys.executable, "-P", "-m", "lockgate", "flows", "-f", "--run-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+        assert (process.returncode, process.stderr.read()) == (0, b"")
+
+
 def test_who_is_not_root_is_told_so(tmp_path: Path) -> None:
     """Not that there is no agent."""
     socket_file = tmp_path / "agent.sock"
