@@ -97,7 +97,7 @@ def node() -> Iterator[LiveNode]:
         made.write("policies", POLICIES)
         made.write("backend", BACKEND % 8080)
         made.start_agent(ready=False)
-        made.until("no uplink is told", lambda: any("no uplink" in each for each in made.problems()))
+        made.until("policies are in force", lambda: "in force" in made.log)
         yield made
 
 
