@@ -145,12 +145,12 @@ class NodeAgent:
                 settings.http_port,
                 self._envoy_runs,
                 TlsSide(
-                    TlsListener(port=settings.tls_port, connections_per_client=of_one),
+                    TlsListener(port=settings.tls_port, connections_per_client=of_one, heap=_heap(settings)),
                     settings.run_dir / ACCESS_LOG,
                     ipcache,
                 ),
                 KafkaSide(
-                    KafkaListener(port=settings.kafka_port, connections_per_client=of_one),
+                    KafkaListener(port=settings.kafka_port, connections_per_client=of_one, heap=_heap(settings)),
                     settings.run_dir / ACCESS_LOG,
                     ipcache,
                 ),
@@ -306,14 +306,20 @@ def _connections_of_one(settings: Settings) -> int:
     return connections_of_one(settings.connections_per_client, _connections())
 
 
+def _heap(settings: Settings) -> int:
+    return settings.envoy_heap_mb * 1_000_000
+
+
 def _bootstrap(settings: Settings, ipcache: Ipcache) -> bytes:
     return bootstrap(
         BootstrapSettings(
             run_dir=settings.run_dir,
             node_id=_node_id(),
             ipcache=ipcache,
-            http=HttpListener(port=settings.http_port, connections_per_client=_connections_of_one(settings)),
-            max_heap=settings.envoy_heap_mb * 1_000_000,
+            http=HttpListener(
+                port=settings.http_port, connections_per_client=_connections_of_one(settings), heap=_heap(settings)
+            ),
+            max_heap=_heap(settings),
             max_connections=_connections(),
         )
     )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from ..running.module_file import NAME
 from .access_log import FORMAT, GRPC_CONTENT_TYPE, MISMATCH_KEY, MISMATCH_NAMESPACE
+from .connection_limit import connection_limit
 from .end import DESTINATION, SOURCE
 from .http_routes import ROUTES, Spared, mark_absent_forwarded_proto, routes
 from .identity_filter import Ipcache
@@ -23,8 +23,6 @@ from .messages import (
     cluster,
     composite,
     core,
-    dynamic_filter,
-    dynamic_modules,
     file_access_log,
     hcm,
     http_router,
@@ -75,6 +73,7 @@ class HttpListener:
     connect_timeout: float = 10.0  # seconds to reach the server
     backlog: int = 4096
     connections_per_client: int = 0  # at a time, over all listeners; 0 is any number, and needs no dynamic module
+    heap: int = 0  # bytes that Envoy's may have, of which a client has its share when it is short; 0: any number
 
 
 def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
@@ -87,7 +86,7 @@ def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) ->
     policed = listener.FilterChain(
         name="policed",
         filters=[
-            *connection_limit(settings.connections_per_client),
+            *connection_limit(settings.connections_per_client, settings.heap),
             listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=manager),
         ],
     )
@@ -103,22 +102,6 @@ def http_routes(settings: HttpListener, egress: Collection[int], ingress: Collec
         Spared(settings.ingress_slot, DESTINATION, ingress),
     )
     return bytes(routes(ORIGINAL_DESTINATION, spared))
-
-
-def connection_limit(connections: int) -> list[listener.Filter]:
-    """The module's filter that refuses a client (an address) that has so many connections already; none for 0.
-
-    Envoy's own limits count all clients together (envoy/module/connection_limit.rs).
-    """
-    if not connections:
-        return []
-    limit = protobuf.StringValue(value=str(connections))
-    limited = dynamic_filter.DynamicModuleNetworkFilter(
-        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=NAME, do_not_close=True),
-        filter_name="lockgate.connection_limit",
-        filter_config=protobuf.Any.pack(limit),
-    )
-    return [listener.Filter(name="lockgate.connection_limit", typed_config=protobuf.Any.pack(limited))]
 
 
 def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from .http_listener import ORIGINAL_DESTINATION, connection_limit
+from .connection_limit import connection_limit
+from .http_listener import ORIGINAL_DESTINATION
 from .identity_filter import Ipcache
 from .messages import dynamic_filter, dynamic_modules, listener, protobuf, tcp_proxy
 from .own_address import refuse_own_address
@@ -35,6 +36,7 @@ class KafkaListener:
     mark: int = 0xA00  # SO_MARK of upstream sockets
     backlog: int = 4096
     connections_per_client: int = 0  # as of HttpListener
+    heap: int = 0  # likewise
 
 
 def kafka_listener(settings: KafkaListener, ipcache: Ipcache) -> bytes:
@@ -55,7 +57,7 @@ def _judged(settings: KafkaListener) -> listener.FilterChain:
     return listener.FilterChain(
         name="kafka",
         filters=[
-            *connection_limit(settings.connections_per_client),
+            *connection_limit(settings.connections_per_client, settings.heap),
             _policy_slot(settings.slot, settings.first_policy_timeout),
             listener.Filter(name="envoy.filters.network.tcp_proxy", typed_config=protobuf.Any.pack(proxy)),
         ],

@@ -21,11 +21,11 @@ from pathlib import Path
 
 from ..running.module_file import NAME as MODULE
 from .access_log import CONNECTION_FORMAT, GREETING
+from .connection_limit import connection_limit
 from .http_listener import (
     BUFFER,
     ORIGINAL_DESTINATION,
     HttpListener,
-    connection_limit,
     connection_manager,
     policy_slots,
 )
@@ -79,6 +79,7 @@ class TlsListener:
     mark: int = 0xA00  # SO_MARK of upstream sockets
     backlog: int = 4096
     connections_per_client: int = 0  # as of HttpListener
+    heap: int = 0  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:
     return listener.FilterChain(
         name="encrypted",
         filters=[
-            *connection_limit(settings.connections_per_client),
+            *connection_limit(settings.connections_per_client, settings.heap),
             _policy_slot(settings.egress_slot, settings.first_policy_timeout),
             _policy_slot(settings.ingress_slot, settings.first_policy_timeout),
             remember,
@@ -174,7 +175,7 @@ def _taken_up(settings: TlsListener, access_log: Path, wanted: TakenUp) -> liste
     else:
         other = settings.ingress_slot if wanted.certificate and wanted.encrypts else settings.taken_slot
     filters = [
-        *connection_limit(settings.connections_per_client),
+        *connection_limit(settings.connections_per_client, settings.heap),
         _policy_slot(other, settings.first_policy_timeout),
     ]
     filters.append(_remember_how_it_began(wanted))

@@ -63,6 +63,7 @@ pub type NetworkConfigEnvoy = *mut c_void;
 pub type NetworkConfigModule = *const c_void;
 pub type NetworkFilterEnvoy = *mut c_void;
 pub type NetworkFilterModule = *const c_void;
+pub type NetworkSchedulerModule = *mut c_void;
 
 /// on_listener_filter_status and on_network_filter_data_status.
 pub type FilterStatus = u32;
@@ -242,6 +243,16 @@ extern "C" {
         key: ModuleBuffer,
         value: ModuleBuffer,
     );
+
+    // Network filters: the scheduler
+    pub fn envoy_dynamic_module_callback_network_filter_scheduler_new(
+        filter: NetworkFilterEnvoy,
+    ) -> NetworkSchedulerModule;
+    pub fn envoy_dynamic_module_callback_network_filter_scheduler_commit(
+        scheduler: NetworkSchedulerModule,
+        event_id: u64,
+    );
+    pub fn envoy_dynamic_module_callback_network_filter_scheduler_delete(scheduler: NetworkSchedulerModule);
 
     // Network filters: metrics
     pub fn envoy_dynamic_module_callback_network_filter_config_define_counter(

@@ -161,6 +161,19 @@ impl Connection {
         }
     }
 
+    /// Have the filter's `later` called when Envoy is through with what it is at. False: it cannot be.
+    pub fn call_later(&self) -> bool {
+        unsafe {
+            let scheduler = envoy_dynamic_module_callback_network_filter_scheduler_new(self.envoy);
+            if scheduler.is_null() {
+                return false;
+            }
+            envoy_dynamic_module_callback_network_filter_scheduler_commit(scheduler, 0);
+            envoy_dynamic_module_callback_network_filter_scheduler_delete(scheduler);
+            true
+        }
+    }
+
     /// Stop or go on reading from the client. Calls are counted: as many must let go as have held.
     pub fn read_disable(&self, disable: bool) {
         unsafe {

@@ -14,6 +14,7 @@ mod ends;
 mod generation;
 mod greeting;
 mod guard;
+mod heap;
 mod identity;
 mod ipcache;
 mod kafka;

@@ -34,6 +34,9 @@ pub trait NetworkFilter {
     /// The connection ends (EVENT_REMOTE_CLOSE, EVENT_LOCAL_CLOSE). Not called for a close of the filter's own.
     fn event(&mut self, connection: &Connection, event: ConnectionEvent);
 
+    /// What `Connection::call_later` asked for. Not called when the connection ends before.
+    fn later(&mut self, _connection: &Connection) {}
+
     /// Towards the client so much is buffered that reading should pause (true), or no longer (false).
     fn pressure(&mut self, _connection: &Connection, _high: bool) {}
 }
@@ -240,6 +243,19 @@ pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_below_write_buff
     let connection = Connection::of(envoy);
     let held = &*(filter as *const Held);
     held.tell(|filter| filter.pressure(&connection, false))
+}
+
+/// # Safety
+/// As above.
+#[no_mangle]
+pub unsafe extern "C" fn envoy_dynamic_module_on_network_filter_scheduled(
+    envoy: NetworkFilterEnvoy,
+    filter: NetworkFilterModule,
+    _event_id: u64,
+) {
+    let connection = Connection::of(envoy);
+    let held = &*(filter as *const Held);
+    held.tell(|filter| filter.later(&connection))
 }
 
 /// # Safety

@@ -1,4 +1,5 @@
-"""What one client can hold of the shared Envoy's memory, with a server that takes nothing; others are served."""
+"""What of the shared Envoy's memory a connection can hold, with a server that takes nothing, and what is reset when it
+runs short. Clients are not counted here; test_client_memory.py is about those that are."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ class Sink:
 
 @pytest.fixture(scope="module")
 def ground() -> Iterator[Field]:
-    with field(f"envoy_heap_mb: {HEAP // MB}\n") as made:
+    with field(f"envoy_heap_mb: {HEAP // MB}\nconnections_per_client: 0\n") as made:
         made.record.close()
         yield made
 

@@ -15,16 +15,23 @@ LOG = Path("/run/lockgate/requests.jsonl")
 IPCACHE = Ipcache(Path("/sys/fs/bpf/lockgate/maps/ipcache"), 7, 8)
 
 
-def listeners(limit: int) -> list[listener.Listener]:
-    http = http_listener(HttpListener(connections_per_client=limit), LOG, IPCACHE)
-    tls = tls_listener(TlsListener(connections_per_client=limit), LOG, IPCACHE)
-    kafka = kafka_listener(KafkaListener(connections_per_client=limit), IPCACHE)
+def listeners(limit: int, heap: int = 0) -> list[listener.Listener]:
+    http = http_listener(HttpListener(connections_per_client=limit, heap=heap), LOG, IPCACHE)
+    tls = tls_listener(TlsListener(connections_per_client=limit, heap=heap), LOG, IPCACHE)
+    kafka = kafka_listener(KafkaListener(connections_per_client=limit, heap=heap), IPCACHE)
     return [http, listener.Listener.parse(tls), listener.Listener.parse(kafka)]
 
 
-@pytest.mark.parametrize("limit", [1, 10_000])
-def test_the_limit_comes_first(limit: int) -> None:
-    found = listeners(limit)
+@pytest.mark.parametrize(
+    ("limit", "heap", "told"),
+    [
+        (1, 0, "1"),
+        (10_000, 0, "10000"),
+        (10_000, 2_000_000_000, "10000 1300000000 300000000 1200000 30000000"),
+    ],
+)
+def test_the_limit_comes_first(limit: int, heap: int, told: str) -> None:
+    found = listeners(limit, heap)
     assert len(found) == 3
     for each in found:
         first = each.filter_chains[0].filters[0].typed_config
@@ -33,7 +40,7 @@ def test_the_limit_comes_first(limit: int) -> None:
         assert isinstance(limited, dynamic_filter.DynamicModuleNetworkFilter)
         assert limited.filter_name == "lockgate.connection_limit"
         assert limited.filter_config is not None
-        assert limited.filter_config.unpack() == protobuf.StringValue(value=str(limit))
+        assert limited.filter_config.unpack() == protobuf.StringValue(value=told)
 
 
 def test_without_a_limit_there_is_no_filter() -> None:
