@@ -19,6 +19,7 @@
 #include "admit.h"
 #include "drops.h"
 #include "link.h"
+#include "masked.h"
 #include "network.h"
 #include "tunnel.h"
 #include "unfinished.h"
@@ -26,7 +27,7 @@
 static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet *p)
 {
     struct connection next = {.revision = current_revision()};
-    struct owner *src, *dst, node = {.identity = HOST};
+    struct owner *src, *dst, node = {.identity = HOST}, other = {};
     struct track t;
     int reason;
 
@@ -58,6 +59,11 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
         dst = &node;
     if (is_for_tunnel(skb, p, dst->identity))
         return DROP_UNSUPPORTED;
+    other.identity = masked_at(p, &t, dst);
+    if (other.identity) {
+        dst = &other;
+        next.revision = t.known->revision; /* its own next packet tells who it is now */
+    }
     reason = admit(skb, p, &t, src, dst, &next);
     if (reason == ALLOWED)
         choose_way(skb, p, &next, t.side);
@@ -115,17 +121,6 @@ static __always_inline int is_spoofed(struct __sk_buff *skb, __u32 ifindex)
     return ifindex && skb->ingress_ifindex && skb->ingress_ifindex != ifindex && sent_by(skb) != ifindex;
 }
 
-/* The endpoint that was given the node's address on its way (masquerade), by the mark; no identity: it is not known. */
-static __always_inline struct owner masked(struct __sk_buff *skb)
-{
-    struct owner sender = {.ifindex = sent_by(skb)};
-    __u32 *identity = senders.lookup(&sender.ifindex);
-
-    if (identity)
-        sender.identity = *identity;
-    return sender;
-}
-
 /* True for a client's packet that came past the proxy which is to have it: its address was translated on the way. What
  * the node sends itself was not. */
 static __always_inline int may_turn_back(const struct __sk_buff *skb, const struct packet *p)
@@ -152,7 +147,8 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
         forget_quoted(p);
         track(p, &t);
     }
-    if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, !t.side) == skb->ifindex) {
+    if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, !t.side) == skb->ifindex &&
+        !may_be_anothers(p, &t)) {
         int passes = !t.known->proxied || envoy || t.known->initiator != t.side;
         if (passes || may_turn_back(skb, p)) {
             if (is_spoofed(skb, ifindex_at(t.known, t.side)))
@@ -170,7 +166,7 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
     if (!src || !src->identity || !dst || dst->ifindex != skb->ifindex)
         return DROP_ADDRESS;
     if (src->identity == HOST && skb->ingress_ifindex) {
-        sender = masked(skb);
+        sender = masked(skb, p);
         /* It claims to be this node, but was not sent by it. */
         if (!sender.identity && (sender.ifindex || !lets_in_anybody(skb->ifindex)))
             return DROP_SPOOFED;
@@ -179,12 +175,12 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
     if (is_spoofed(skb, src->ifindex))
         return DROP_SPOOFED;
     reason = judge_again(p, &t, src, dst, &next, &v);
-    if (sender.ifindex) {
+    if (sender.identity) {
         /* The address is not its alone, and another connection with the same ends may have been somebody else's. */
-        if (p->syn)
+        if (p->syn || p->protocol != IPPROTO_TCP) {
             next.identity[0] = t.side ? dst->identity : sender.identity;
-        if (p->syn)
             next.identity[1] = t.side ? sender.identity : dst->identity;
+        }
         if (next.proxied && next.initiator == t.side && identity_at(&next, t.side) != sender.identity)
             return DROP_POLICY;
         if (!reason && v.verdict == REDIRECT && !asks_makers())

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from .endpoint_policy import Direction, DirectionPolicy, HttpRule, HttpRules, Protocol, ResolvedRule
 from .explain import passed_on
-from .identity import Reserved
+from .identity import WORKLOAD_IDENTITIES, Reserved
 from .request import HttpRequest, TlsRequest
 from .verdict import Judgement, Verdict, judge
 from .workload import Endpoint, IPAddress
@@ -32,6 +32,7 @@ class Ongoing:
             ip: endpoint for endpoint in world.endpoints if endpoint.local for ip in endpoint.ips
         }
         self._of_identity: dict[int, Endpoint] = {endpoint.identity: endpoint for endpoint in self._local.values()}
+        self._elsewhere = frozenset(endpoint.identity for endpoint in world.endpoints if not endpoint.local)
         self._verdicts: dict[tuple[IPAddress, IPAddress, int, _Running, str, int], str] = {}
         self._halves: dict[int, tuple[DirectionPolicy, DirectionPolicy]] = {}
 
@@ -47,8 +48,8 @@ class Ongoing:
         key = (client, server, port, request, chain, made_by if masked else 0)
         if key not in self._verdicts:
             subject = self._of_identity.get(made_by) if masked else self._local.get(client)
-            if masked and subject is None:
-                self._verdicts[key] = "who made it is no endpoint of this node any more"
+            if masked and subject is None and made_by in WORKLOAD_IDENTITIES and made_by not in self._elsewhere:
+                self._verdicts[key] = "who made it is no endpoint any more"
             else:
                 who = made_by if masked else client_is
                 self._verdicts[key] = self._refusal(subject, who, server, port, request, chain)

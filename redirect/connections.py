@@ -41,6 +41,7 @@ class LiveConnection:
     proxied: bool
     client_interface: int = 0  # 0: no endpoint of this node
     server_interface: int = 0
+    made_by: int = 0  # the client's identity then; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class ConnectionMap:
         for key, value in self._going_on(now):
             *ends, protocol = _KEY.unpack(key)
             _, *both, service, initiator, proxied, _ = _VALUE.unpack(value)
-            interfaces = both[:2]
+            interfaces, identities = both[:2], both[2:]
             if protocol != _TCP or not concern.touches(ends[:2], interfaces):
                 continue
             server = 1 - initiator
@@ -126,6 +127,7 @@ class ConnectionMap:
                 bool(proxied),
                 interfaces[initiator],
                 interfaces[server],
+                identities[initiator],
             )
 
     def _going_on(self, now: int) -> Iterator[tuple[bytes, bytes]]:

@@ -37,10 +37,13 @@ def revoked(live: Iterable[LiveConnection], plan: DatapathPlan) -> tuple[LiveCon
         return plan.judge_group(group, direction, peer, Protocol.TCP, service).verdict
 
     @cache
-    def verdict(client: IPAddress, interface: int, server: IPAddress, service: int) -> Verdict:
+    def verdict(client: IPAddress, interface: int, made_by: int, server: IPAddress, service: int) -> Verdict:
         asks = owner(client)
-        if interface and asks is not None and asks.identity == HOST:
-            asks = plan.owner_at(interface)  # it was given the node's address on its way
+        if asks is not None and asks.identity == HOST:  # it may have been given the node's address on its way
+            if interface:
+                asks = plan.owner_at(interface)
+            elif made_by:
+                asks = Owner(made_by)
         return plan.judge_owners(asks, owner(server), Protocol.TCP, service).verdict
 
     def is_revoked(each: LiveConnection) -> bool:
@@ -49,7 +52,7 @@ def revoked(live: Iterable[LiveConnection], plan: DatapathPlan) -> tuple[LiveCon
         elif is_group(each.server_interface):
             found = of_group(each.server_interface, Direction.INGRESS, each.client, each.service)
         else:
-            found = verdict(each.client, each.client_interface, each.server, each.service)
+            found = verdict(each.client, each.client_interface, each.made_by, each.server, each.service)
         return found is Verdict.DENY or (found is Verdict.REDIRECT and not each.proxied)
 
     return tuple(each for each in live if is_revoked(each))

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import BpfUnsupportedError
 
 BTF = Path("/sys/kernel/btf/vmlinux")
+CONNTRACK_BTF = BTF.with_name("nf_conntrack")  # where that is a module, once it is loaded
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("=HBBIIIII")  # magic, version, flags, header, types (offset, length), strings (offset, length)
 _TYPE = struct.Struct("=III")  # name, kind and number of what follows, size or type
@@ -23,15 +24,23 @@ _FOLLOWS_EACH = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _FUNCTION: 8, _SECTION: 12, 
 _AT_ONCE = 1000  # types to be walked over
 
 
-class KernelTypes:
-    """Reads what is asked for only, behind the types before it. Raises BpfUnsupportedError when `btf` is none."""
+def _sections(btf: bytes) -> tuple[memoryview, memoryview]:
+    """Types and strings."""
+    magic, _, _, header, types, types_length, strings, strings_length = _HEADER.unpack_from(btf.ljust(24, b"\0"))
+    if magic != _MAGIC:
+        raise BpfUnsupportedError(f"{BTF.parent} has no type information of this machine's byte order")
+    whole = memoryview(btf)[header:]
+    return whole[types : types + types_length], whole[strings : strings + strings_length]
 
-    def __init__(self, btf: bytes) -> None:
-        magic, _, _, header, types, types_length, strings, strings_length = _HEADER.unpack_from(btf.ljust(24, b"\0"))
-        if magic != _MAGIC:
-            raise BpfUnsupportedError(f"{BTF} is no type information of this machine's byte order")
-        self._types = memoryview(btf)[header + types : header + types + types_length]
-        self._strings = btf[header + strings : header + strings + strings_length]
+
+class KernelTypes:
+    """Reads what is asked for only, behind the types before it. A `module` has types and strings that are numbered on
+    from the kernel's. Raises BpfUnsupportedError when either is no type information."""
+
+    def __init__(self, btf: bytes, module: bytes = b"") -> None:
+        parts = [_sections(each) for each in (btf, module) if each or each is btf]
+        self._types = memoryview(b"".join(types for types, _ in parts))
+        self._strings = b"".join(strings for _, strings in parts)
         self._places: list[int] = []  # where each type begins; the first has the number 1
         self._walked = 0
 

@@ -298,14 +298,19 @@ def test_ports_of_the_node(nodes: Nodes, number: int) -> None:
 
 
 def test_a_node_port_that_gives_its_clients_the_nodes_address(nodes: Nodes) -> None:
-    """As kube-proxy does by default: they come to a pod that lets in anybody, on whichever node."""
+    """As kube-proxy does by default: on the pod's own node they are who they are, on another one that node."""
     near, far = nodes
     far.put("published", WEB)
     near.kubectl("apply", "-f", "-", input=NODE_PORT.replace("Local", "Cluster"))
     for asked in nodes:
         asked.live.becomes(ALLOWED, partial(from_outside, asked, 30080, "/open"))
     enforced(nodes, WORLD)
-    for asked in nodes:
-        asked.live.becomes(DROPPED, partial(from_outside, asked, 30080, "/open"))
+    far.live.becomes(DENIED, partial(from_outside, far, 30080, "/shut"))
+    assert from_outside(far, 30080, "/open") == ALLOWED
+    near.live.becomes(DROPPED, partial(from_outside, near, 30080, "/open"))
+    enforced(nodes, WORLD.replace("[world]", "[remote-node]"))
+    near.live.becomes(DENIED, partial(from_outside, near, 30080, "/shut"))
+    assert from_outside(near, 30080, "/open") == ALLOWED
+    assert from_outside(far, 30080, "/open") == DROPPED
     near.kubectl("delete", "service", "published")
     far.delete("published")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 from lockgate.agent.playground import Namespace, Outside
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, Web, fetch, live_node
 from lockgate.tests.e2e.published.ground import HTTP, OTHER, PLAIN
+from lockgate.tests.e2e.talk import ended, stream, talk
 from lockgate.tests.e2e.udp_echo import UdpEcho
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 NODES = {4: "192.0.2.1", 6: "2001:db8::1"}
 FAR = {4: "198.51.100.7", 6: "2001:db8:7::7"}  # behind a link for shorter packets
-API = 18090
+LONG_PORT = 18090
 ECHO, NOBODY = 18053, 18054  # translated to a port of UDP where somebody listens, and where nobody does
 POLICY = """
 apiVersion: cilium.io/v2
@@ -89,42 +92,109 @@ def test_requests(node: LiveNode, outside: Outside, version: int) -> None:
     assert seen == {(str(outside.ips[version == 6]), path) for path in ("/open", "/any")}
 
 
-@pytest.mark.parametrize("port", [HTTP, PLAIN])
-def test_who_is_given_the_nodes_address_is_dropped(node: LiveNode, outside: Outside, port: int) -> None:
-    """Nobody could tell it from the node, which may everything."""
+@pytest.fixture
+def masquerade(node: LiveNode) -> Iterator[None]:
+    """The pod sees the node's address."""
     translate(node, masquerade=True)
-    try:
-        assert large(outside, 4, port, "/open", GLANCE) == DROPPED
-    finally:
-        translate(node)
-    assert large(outside, 4, port, "/open") == OK
+    yield
+    translate(node)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_who_is_given_the_nodes_address_is_judged_as_who_it_is(
+    node: LiveNode, outside: Outside, masquerade: None, version: int
+) -> None:
+    assert [large(outside, version, HTTP, path) for path in ("/open", "/shut")] == [OK, DENIED]
+    assert large(outside, version, PLAIN, "/any") == OK
+    seen = {each.client for web in node.webs.values() for each in web.seen}
+    assert seen and str(outside.ips[version == 6]) not in seen
+    told = node.lockgate("flows", "--verdict", "denied").out
+    assert "GET /shut  403" in told
+    for port in (HTTP, PLAIN):
+        if version == 4:
+            with pytest.raises(TimeoutError):
+                Line(outside, NODES[4], port, GLANCE, source=OTHER)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_datagrams_of_who_is_given_the_nodes_address(
+    node: LiveNode, outside: Outside, masquerade: None, version: int
+) -> None:
+    """Conntrack forgets whose they were before the kernel's programs do, and another may come with the same port."""
+    ask = partial(datagram, outside)
+    to = NODES[version], ECHO
+    assert [ask(to, port=41060) for _ in range(2)] == ["hello"] * 2
+    assert ask((NODES[version], NOBODY)) == "nobody"
+    if version == 4:
+        netns.run_in(node.node.path, forget_tracked)
+        assert ask(to, str(OTHER), 41060) == DROPPED
+        netns.run_in(node.node.path, forget_tracked)
+        assert ask(to, port=41060) == "hello"
+
+
+def forget_tracked() -> None:
+    """What conntrack knows."""
+    with NFCTSocket() as tracked:
+        tracked.flush()
+
+
+LONG = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: long, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: api-server}}
+  ingress:
+  - fromCIDR: [PREFIX]
+    toPorts: [{ports: [{port: "7000", protocol: TCP}]RULES}]
+"""
+STREAMS = ', rules: {http: [{path: "/stream"}]}'
 
 
 @pytest.fixture
-def led_to_api(node: LiveNode) -> Iterator[None]:
-    """Whoever asks the node at this port comes to the API server with the node's address, as kube-proxy has it."""
-    lines = ["table inet api {", "chain before {", "type nat hook prerouting priority dstnat"]
-    lines += [f"ip daddr {NODES[4]} tcp dport {API} dnat ip to {node.api.ipv4}:80", "}"]
+def listener(node: LiveNode) -> Iterator[socket.socket]:
+    """Of the API server's pod. Whoever asks the node at this port comes to it with the node's address."""
+    lines = ["table inet long {", "chain before {", "type nat hook prerouting priority dstnat"]
+    lines += [f"ip daddr {NODES[4]} tcp dport {LONG_PORT} dnat ip to {node.api.ipv4}:7000", "}"]
     lines += ["chain behind {", "type nat hook postrouting priority srcnat"]
     lines += [f"oifname {node.api.interface} masquerade", "}", "}"]
     assert node.node.run(["nft", "-f", "-"], input="\n".join(lines) + "\n").returncode == 0
-    yield
-    assert node.node.run(["nft", "delete", "table", "inet", "api"]).returncode == 0
+    with netns.run_in(node.api.path, partial(socket.create_server, ("0.0.0.0", 7000))) as made:
+        made.settimeout(20)
+        yield made
+    assert node.node.run(["nft", "delete", "table", "inet", "long"]).returncode == 0
 
 
-def test_who_is_given_the_nodes_address_comes_to_who_lets_in_anybody(
-    node: LiveNode, outside: Outside, led_to_api: None
+def say(node: LiveNode, prefix: str, rules: str = "") -> Path:
+    """The API server's policy, when it is in force."""
+    before = node.status()["agent"]["revision"]
+    path = node.write("long", LONG.replace("PREFIX", prefix).replace("RULES", rules))
+    node.until("it is in force", lambda: node.ok() and node.status()["agent"]["revision"] > before)
+    return path
+
+
+@pytest.mark.parametrize("rules", ["", STREAMS], ids=["l4", "by request"])
+def test_a_connection_of_who_is_given_the_nodes_address(
+    node: LiveNode, outside: Outside, listener: socket.socket, rules: str
 ) -> None:
-    """Whoever it is. Once that is of importance it is not let in, also on the connection that it has."""
-    with Line(outside, NODES[4], API) as line:
-        assert str(line.ask("/any")) == OK
-        policy = node.write(
-            "api", POLICY.replace("by-hand", "api").replace("backend", "api-server").replace("8081", "80")
-        )
-        node.becomes(DROPPED, lambda: fetch(outside, NODES[4], API, patience=GLANCE))
-        assert str(line.ask("/any", patience=GLANCE)) == DROPPED
-    policy.unlink()
-    node.becomes(OK, lambda: fetch(outside, NODES[4], API, patience=GLANCE))
+    """Goes on while the policies let it in. Then the client is told, though it says nothing, and the server at its next
+    word at the latest."""
+    policy = say(node, "192.0.2.0/24", rules)
+    try:
+        with (stream if rules else talk)(outside, NODES[4], LONG_PORT, listener) as made:
+            assert made.lives()
+            say(node, "192.0.2.0/24, 203.0.113.0/24", rules)
+            assert made.lives()
+            say(node, "198.51.100.0/24", rules)
+            node.until("the client is told", partial(ended, made.client))
+            with suppress(OSError):
+                made.server.sendall(b"hello")
+            node.until("the server is told", partial(ended, made.server))
+            with pytest.raises(TimeoutError):
+                Line(outside, NODES[4], LONG_PORT, GLANCE)
+    finally:
+        policy.unlink()
+        node.until("it is gone", lambda: len(node.lockgate("policy", "list", "-o", "json").data) == 1)
 
 
 @pytest.fixture(name="far", scope="module")

@@ -99,6 +99,21 @@ def test_who_was_given_the_nodes_address_and_is_gone() -> None:
     assert "no endpoint" in Ongoing(made).refusal(NODE, API, 80, HttpRequest("GET", "/"), made_by=70000)
 
 
+@pytest.mark.parametrize("who", ["world", "remote-node", "default/web"])
+@pytest.mark.parametrize(("path", "refused"), [("/stream", False), ("/other", True)])
+def test_who_was_given_the_nodes_address_and_is_elsewhere(who: str, path: str, refused: bool) -> None:
+    """Only the server's policy is this node's business."""
+    of_all = POLICY.format(rule="{path: /stream}", **INGRESS).replace("{matchLabels: {app: web}}", "{}")
+    by_entity = POLICY.format(rule="{path: /stream}", **INGRESS | {"peers": "fromEntities"})
+    made = world(of_all if "/" in who else by_entity.replace("{matchLabels: {app: web}}", who), hosts=[NODE])
+    web = made.endpoint("default/web")
+    assert web is not None
+    ends = [replace(each, ifindex=0) if each is web else each for each in made.endpoints]
+    far = World.of(made.policies, ends, hosts=[NODE])
+    made_by = {"world": Reserved.WORLD_IPV4, "remote-node": Reserved.REMOTE_NODE}.get(who, web.identity)
+    assert bool(Ongoing(far).refusal(NODE, API, 80, HttpRequest("GET", path), made_by=made_by)) is refused
+
+
 _HTTP = "rules: {{http: [{rule}]}}"
 NAMED = POLICY.replace(_HTTP, "serverNames: [{rule}]")
 TAKEN = POLICY.replace(_HTTP, "terminatingTLS: {{secret: {{name: s}}}}")

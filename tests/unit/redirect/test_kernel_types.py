@@ -57,6 +57,18 @@ def test_what_is_not_there(path: tuple[str, ...]) -> None:
         KernelTypes(TYPES).offset(*path)
 
 
+def test_a_module_goes_on_where_the_kernel_ends() -> None:
+    """Its types and strings are numbered on from the kernel's."""
+    strings = b"own\0"
+    own = struct.pack("=III", len(NAMES), 4 << 24 | 1, 8) + struct.pack("=III", name("inner"), 3, 32)
+    module = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(own), len(own), len(strings)) + own + strings
+    types = KernelTypes(TYPES, module)
+    assert types.offset("own", "inner", "deep") == 4 + 8
+    assert types.offset("outer", "inner", "deep") == 20
+    with pytest.raises(BpfUnsupportedError, match="has no field"):
+        KernelTypes(TYPES).offset("own", "inner")
+
+
 def test_what_is_no_type_information() -> None:
     for data in (b"", b"BTF", bytes(100)):
         with pytest.raises(BpfUnsupportedError):

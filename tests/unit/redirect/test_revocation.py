@@ -26,11 +26,12 @@ from lockgate.redirect.revocation import end, end_accepted, revoked, segment
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
 CLIENT, SERVER = 70001, 70002
-OURS, WORLD = ip_address("10.0.0.1"), ip_address("192.0.2.9")
+OURS, WORLD, NODE = map(ip_address, ("10.0.0.1", "192.0.2.9", "10.0.0.254"))
 ADDRESS = ip_address("10.0.0.2")
 OPEN = EndpointPolicy()
 DIRECT = LiveConnection(OURS, 40000, ADDRESS, 80, 80, False, 7, 8)
 PROXIED = replace(DIRECT, proxied=True)
+MASKED = replace(DIRECT, client=NODE, client_interface=0, made_by=9)
 FROM_WORLD = replace(DIRECT, client=WORLD, client_interface=0)
 
 
@@ -45,7 +46,7 @@ def planned(server: EndpointPolicy, identity: int = CLIENT, world: int = 9) -> D
         (Endpoint(Workload("client", "default", ()), identity, (OURS,), 7), OPEN),
         (Endpoint(Workload("server", "default", ()), SERVER, (ADDRESS,), 8), server),
     ]
-    return plan(ends, {ip_network("0.0.0.0/0"): 9, ip_network("192.0.2.0/24"): world})
+    return plan(ends, {ip_network("0.0.0.0/0"): 9, ip_network("192.0.2.0/24"): world, ip_network(NODE): 1})
 
 
 GROUP = GROUP_ENDPOINT | 4711
@@ -102,6 +103,12 @@ def over_after(before: DatapathPlan, after: DatapathPlan, *live: LiveConnection)
 )
 def test_what_is_over(before: DatapathPlan, after: DatapathPlan, over: list[LiveConnection]) -> None:
     assert over_after(before, after, DIRECT, PROXIED, FROM_WORLD) == over
+
+
+def test_who_was_given_the_nodes_address_is_judged_as_who_it_was() -> None:
+    """The node itself may everything."""
+    for after, over in ((ingress(CLIENT, 1), [MASKED]), (ingress(9, 1, http=True), [MASKED]), (ingress(9, 1), [])):
+        assert over_after(planned(OPEN), planned(after), MASKED, replace(MASKED, made_by=1)) == over
 
 
 def test_the_service_counts_and_not_the_port() -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
+from lockgate.policies.endpoint_policy import Protocol
 from lockgate.policies.workload import IPAddress
 from lockgate.redirect.connections import ConnectionMap
 from lockgate.redirect.kernel.tcx import Hook
@@ -184,6 +185,43 @@ def test_who_was_given_the_nodes_address_is_judged_as_who_it_is(kernel: Kernel) 
         assert plain.arrives(ACK, mark).reason is Reason.SPOOFED, "nor whether the connection is its own"
     kernel.enforce(server=ingress(rule(9, 22)))
     assert plain.arrives(ACK) == Outcome(TURNED_BACK, TURNED_MARK, None), "it is reset at lo"
+
+
+def test_what_a_server_answers_is_judged_as_for_who_asked(kernel: Kernel) -> None:
+    """The node, whose address that is, may everything; and who asked is looked at when it speaks."""
+    kernel.enforce(server=ingress(rule(CLIENT, 80)))
+    masked = Masked(kernel, 80)
+    masked.asks_the_node()
+    assert masked.arrives().reason is Reason.ALLOWED
+    answer = frame(ip(kernel.server.ipv4, HOST, 6, tcp(80, masked.own, ACK)))
+
+    def answers() -> Reason | None:
+        return kernel.run(Hook.FROM_POD, kernel.server.ifindex, answer).reason
+
+    assert answers() is Reason.ALLOWED
+    kernel.enforce(server=ingress(rule(CLIENT, 80), rule(9, 22)))
+    assert answers() is Reason.ALLOWED
+    assert masked.arrives(ACK, 0).reason is Reason.SPOOFED, "that was no answer to whose it is"
+    kernel.enforce(server=ingress(rule(9, 22)))
+    assert answers() is Reason.NO_PROXY, "it is reset, by a listener that is not here"
+
+
+def test_datagrams_are_judged_one_by_one(kernel: Kernel) -> None:
+    """Of who has the node's address: nothing else tells whose they are."""
+    kernel.enforce(server=ingress(rule(CLIENT, 53, protocol=Protocol.UDP)))
+    masked = Masked(kernel, 53)
+    masked.asks_the_node()
+    packet = frame(ip(HOST, kernel.server.ipv4, 17, udp(masked.own, 53)))
+    itself = kernel.run(
+        Hook.FROM_POD, kernel.server.ifindex, frame(ip(kernel.server.ipv4, HOST, 6, tcp(next(fresh), 18080)))
+    ).mark
+    for mark, reason in (
+        (masked.mark, Reason.ALLOWED),
+        (itself, Reason.POLICY),
+        (0, Reason.SPOOFED),
+        (masked.mark, Reason.ALLOWED),
+    ):
+        assert kernel.run(Hook.TO_POD, kernel.server.ifindex, packet, mark, 7).reason is reason
 
 
 def test_who_is_not_known_comes_to_whoever_lets_in_anybody(kernel: Kernel) -> None:
