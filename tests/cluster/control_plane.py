@@ -32,6 +32,10 @@ HOST = "10.200.0.1"  # of the node
 _SERVICE = "10.96.0.1"  # default/kubernetes, the first address of services
 _WHOLE = ("kube-controller-manager", "kube-scheduler")
 PODS = "10.244.0.0/16"  # each node has a part of it
+SERVICES = "10.96.0.0/16"
+# What a cluster of both families has besides, and how its programs are told (before 1.21).
+PODS_IPV6, SERVICES_IPV6 = "fd00:244::/48", "fd00:96::/112"
+DUAL_STACK = {"feature-gates": "IPv6DualStack=true"}
 log = logging.getLogger(__name__)
 _PATIENCE = 120.0  # seconds
 # Who is asked about: tests count what the agent asks for.
@@ -43,14 +47,18 @@ _AUDIT = {
 
 
 class ControlPlane:
-    """Runs at once. `whole`: with kube-controller-manager and kube-scheduler, and for other nodes too, at `host`."""
+    """Runs at once. `whole`: with kube-controller-manager and kube-scheduler, and for other nodes too, at `host`.
+    `dual`: pods and services may have addresses of both families."""
 
-    def __init__(self, folder: Path, where: Namespace, *, whole: bool = False, host: str = HOST) -> None:
+    def __init__(
+        self, folder: Path, where: Namespace, *, whole: bool = False, host: str = HOST, dual: bool = False
+    ) -> None:
         if not (BINARIES / "kube-apiserver").exists():
             raise RuntimeError(f"{BINARIES} has no kube-apiserver: run scripts/cluster, which builds it")
         self.folder = folder
         self.where = where
         self._whole = whole
+        self._dual = dual
         self.host = host
         self.authority, self._certificate = certificates(folder, host, _SERVICE)
         self.audit = folder / "audit.log"
@@ -106,10 +114,11 @@ class ControlPlane:
                 "authorization-mode": "Node,RBAC",
                 # It asks for accounts, which a controller makes.
                 "disable-admission-plugins": "" if self._whole else "ServiceAccount",
-                "service-cluster-ip-range": "10.96.0.0/16",
+                "service-cluster-ip-range": f"{SERVICES},{SERVICES_IPV6}" if self._dual else SERVICES,
                 "allow-privileged": "true",
                 "audit-policy-file": self.folder / "audit.yaml",
                 "audit-log-path": self.audit,
+                **(DUAL_STACK if self._dual else {}),
             },
         )
         log.info("kube-apiserver starts")
@@ -119,9 +128,11 @@ class ControlPlane:
         """They ask the API as its administrator."""
         kubeconfig = {"kubeconfig": self.kubeconfig}
         alone = {**kubeconfig, "leader-elect": "false", "bind-address": "127.0.0.1", "port": 0}
+        if self._dual:
+            alone |= DUAL_STACK
         accounts = {"service-account-private-key-file": self.folder / "accounts.key", "root-ca-file": self.authority}
         plugins = {"flex-volume-plugin-dir": self.folder / "plugins"}  # it makes the folder
-        prefixes = {"allocate-node-cidrs": "true", "cluster-cidr": PODS}
+        prefixes = {"allocate-node-cidrs": "true", "cluster-cidr": f"{PODS},{PODS_IPV6}" if self._dual else PODS}
         options: tuple[dict[str, object], ...] = (alone | accounts | plugins | prefixes, alone)
         log.info("%s start", ", ".join(_WHOLE))
         self._others += [self._run(name, each) for name, each in zip(_WHOLE, options, strict=True)]

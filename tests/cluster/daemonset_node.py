@@ -73,14 +73,18 @@ class DaemonSetNode:
         status = self.api.get("pods", name)["status"]
         return str(status.get("podIP", "")) if status["phase"] == "Running" else ""
 
+    def ips(self, name: str) -> list[str]:
+        """All addresses of a pod that runs."""
+        return [each["ip"] for each in self.api.get("pods", name)["status"]["podIPs"]]
+
     def inside(self, name: str) -> Any:
         """The network of a pod."""
         (container,) = self.runtime.containers(name, "c")
         return self._inside(container)
 
-    def asks(self, client: str, path: str, server: str = "api-server") -> str:
+    def asks(self, client: str, path: str, server: str = "api-server", family: int = 0) -> str:
         """What somebody in the network of a pod of this node is told by the server, wherever that is."""
-        return fetch(self.inside(client), self.ip(server), 80, path, patience=2 * GLANCE)
+        return fetch(self.inside(client), self.ips(server)[family], 80, path, patience=2 * GLANCE)
 
     def endpoints(self) -> list[str]:
         """What the agent polices."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from lockgate.agent.playground import Namespace
-from lockgate.tests.cluster.control_plane import BINARIES
+from lockgate.tests.cluster.control_plane import BINARIES, DUAL_STACK
 from lockgate.tests.e2e.engine import environment
 
 
 class KubeProxy:
     """Runs at once, in the mode that writes rules of iptables."""
 
-    def __init__(self, folder: Path, name: str, node: Namespace, kubeconfig: Path) -> None:
+    def __init__(self, folder: Path, name: str, node: Namespace, kubeconfig: Path, dual: bool) -> None:
         folder.mkdir()
         options: dict[str, object] = {
             "kubeconfig": kubeconfig,
@@ -20,6 +20,7 @@ class KubeProxy:
             "proxy-mode": "iptables",
             **{f"conntrack-{each}": 0 for each in ("max-per-core", "tcp-timeout-established")},
             "conntrack-tcp-timeout-close-wait": 0,
+            **(DUAL_STACK if dual else {}),
         }
         command: list[str | Path] = [BINARIES / "kube-proxy", *(f"--{key}={value}" for key, value in options.items())]
         with (folder / "log").open("wb") as log:

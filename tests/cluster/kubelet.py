@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from lockgate.agent.playground import Namespace
-from lockgate.tests.cluster.control_plane import BINARIES
+from lockgate.tests.cluster.control_plane import BINARIES, DUAL_STACK
 from lockgate.tests.cluster.runtime import Runtime
 from lockgate.tests.e2e.engine import ROOT
 
@@ -29,7 +29,15 @@ class Kubelet:
     of two kubelets that share one each would end the other's pods."""
 
     def __init__(
-        self, folder: Path, name: str, ip: str, node: Namespace, kubeconfig: Path, runtime: Runtime, group: str
+        self,
+        folder: Path,
+        name: str,
+        ip: str,
+        node: Namespace,
+        kubeconfig: Path,
+        runtime: Runtime,
+        group: str,
+        dual: bool = False,
     ) -> None:
         folder.mkdir()
         self._group = group
@@ -53,6 +61,7 @@ class Kubelet:
             "image-gc-high-threshold": 100,
             "eviction-hard": "",  # the machine's disk is nothing to end a test's pods for
             **runtime.options,
+            **(DUAL_STACK if dual else {}),
         }
         script.append(f"exec {BINARIES / 'kubelet'} " + " ".join(f"--{key}={value}" for key, value in options.items()))
         path = f"{ROOT}/usr/sbin:{ROOT}/usr/bin:{os.environ['PATH']}"

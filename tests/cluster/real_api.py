@@ -42,8 +42,10 @@ class Refused(Exception):  # noqa: N818 - what the server said, not a fault of o
 class RealApi:
     """The manifests of compose/kubernetes are there. What is asked is asked as the cluster's administrator."""
 
-    def __init__(self, folder: Path, where: Namespace, *, whole: bool = False, host: str = HOST) -> None:
-        self.plane = ControlPlane(folder, where, whole=whole, host=host)
+    def __init__(
+        self, folder: Path, where: Namespace, *, whole: bool = False, host: str = HOST, dual: bool = False
+    ) -> None:
+        self.plane = ControlPlane(folder, where, whole=whole, host=host, dual=dual)
         try:
             self.manifests = [
                 # The release in Debian is older than `appArmorProfile`, which its kubectl then refuses.

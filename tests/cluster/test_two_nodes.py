@@ -1,5 +1,6 @@
 """Two nodes, each with its own containerd, CNI plugin, kubelet, kube-proxy and pod of the DaemonSet: worker-1 with the
-plugin bridge, worker-2 with ptp (routed veths). Nobody's address is translated between pods."""
+plugin bridge, worker-2 with ptp (routed veths). Pods have addresses of both families. Nobody's is translated between
+pods."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ spec:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Nodes]:
-    with whole_cluster(Kind("bridge", masquerade=False), Kind("ptp", masquerade=False)) as (near, far):
+    with whole_cluster(Kind("bridge", masquerade=False), Kind("ptp", masquerade=False), dual=True) as (near, far):
         for name, command in FAR.items():
             far.put(name, command)
         far.live.until("its pods run", lambda: all(map(far.ip, FAR)))
@@ -113,6 +114,22 @@ def test_l4_to_the_other_node(nodes: Nodes) -> None:
     near.live.becomes(DROPPED, lambda: near.asks("intruder", "/open", "far-server"))
     assert near.asks("frontend", "/open", "far-server") == ALLOWED
     assert far.asks("far-client", "/open", "far-server") == DROPPED
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+def test_both_families(nodes: Nodes, family: int) -> None:
+    """A policy says nothing of families: pods are who they are by either address, also to the other node."""
+    near, far = nodes
+    enforced(nodes, POLICY, EGRESS, INGRESS)
+    near.live.becomes(DENIED, lambda: near.asks("frontend", "/shut", family=family))
+    assert near.asks("frontend", "/open", family=family) == ALLOWED
+    assert near.asks("intruder", "/open", family=family) == DROPPED
+    assert near.asks("frontend", "/open", "far-server", family) == ALLOWED
+    assert near.asks("intruder", "/open", "far-server", family) == DROPPED
+    enforced(nodes, POLICY.replace("app: frontend", "app: far-client").replace("/open", "/.*"), EGRESS, INGRESS)
+    far.live.becomes(ALLOWED, lambda: far.asks("far-client", "/open", family=family))
+    assert far.asks("far-client", "/shut", family=family) == DENIED
+    assert near.asks("frontend", "/open", family=family) == DROPPED
 
 
 @pytest.fixture
