@@ -72,10 +72,6 @@ MORE_KINDS: Mapping[str, tuple[str, Kind]] = {
             "switch.7",
         ),
     ),
-    "ipvlan": ("ipvlan", Kind("link add ipv0 link nic0 type ipvlan mode l2", top="ipv0")),
-    "ipvlan l3s": ("ipvlan", Kind("link add ipv0 link nic0 type ipvlan mode l3s", top="ipv0")),
-    "gre": ("gre", _tunnel("gre")),
-    "gretap": ("gretap", _tunnel("gretap")),
 }
 
 
@@ -84,7 +80,7 @@ def known(kind: str) -> bool:
     return Path("/sys/module", _MODULES.get(kind, kind)).is_dir()
 
 
-_MODULES = {"bond": "bonding", "vlan": "8021q", "gre": "ip_gre", "gretap": "ip_gre"}
+_MODULES = {"bond": "bonding", "vlan": "8021q"}
 
 
 @contextmanager
