@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from ..envoy.config.access_log import FILE_NAME as ACCESS_LOG
-from ..envoy.config.access_log import Rotation
-from ..envoy.config.bootstrap import BootstrapSettings, bootstrap, connections_of_one, connections_with
-from ..envoy.config.http_listener import HttpListener
 from ..envoy.config.identity_filter import Ipcache
-from ..envoy.config.kafka_listener import KafkaListener
 from ..envoy.config.running_stream import report_handler
-from ..envoy.config.tls_listener import TlsListener
-from ..envoy.errors import EnvoyError
-from ..envoy.inspection.admin import Admin
-from ..envoy.running.process import EnvoyProcess, EnvoyStatus, Phase
 from ..redirect.datapath import Datapath
 from ..redirect.errors import RedirectError
 from ..redirect.kernel.links import Links
-from ..store import Store
+from ..store import Store, StoreContent
 from ..xds import XdsServer
 from .dns import clock
 from .dns.learner import Learner
@@ -40,11 +31,9 @@ from .force.bridge_watch import BridgeWatch
 from .force.change import ChangeMaker
 from .force.effect_watch import Effect, EffectWatch
 from .force.group_watch import follow_groups
-from .force.kafka_side import KafkaSide
 from .force.reconciler import Reconciler
 from .force.service_side import ServiceSide
 from .force.stream_watch import StreamWatch
-from .force.tls_side import TlsSide
 from .inspection.api import LocalApi
 from .inspection.metrics import Exposition, Metrics
 from .inspection.metrics_port import MetricsPort
@@ -54,6 +43,7 @@ from .inspection.view import NodeView
 from .machine.claim import Claim
 from .machine.stop_signal import stop_signal
 from .machine.thread_pool import have_threads
+from .own_envoy import OwnEnvoy
 from .remote.admin import remote_doors
 from .remote.nodes import RemoteNodes
 from .remote.port import remote_port
@@ -67,7 +57,6 @@ from .supply.sources import make_store
 log = logging.getLogger("lockgate.agent")
 
 _HOLD_CHECK_SECONDS = 2.0
-_ENVOY_CHECK_SECONDS = 1.0  # how often a missing supervisor is noticed
 
 
 class NodeAgent:
@@ -100,16 +89,12 @@ class NodeAgent:
             stack.callback(name_memory.close)
             name_memory.recall(self._names, clock.now(), time.time())
             content = await self._store.read()
-            # Read while the kernel's programs are compiled and Envoy starts.
-            reader = SecondReader(content.policies)
-            listed = admit(Intake(), replace(content, policies=()), last_good)
-            reading = asyncio.create_task(asyncio.to_thread(admit, listed, content, last_good, reader.parse))
-            reading.add_done_callback(lambda _: reader.close())
+            listed, reading = _read(content, last_good)
             stop = stop_signal()
 
             metrics = Metrics()
             streams = StreamWatch()
-            served, files = remote_port(settings.remote, _node_id())
+            served, files = remote_port(settings.remote, self._state.node)
             others = [report_handler(streams.reported)]
             xds = XdsServer(settings.xds_socket, metrics, served, others=others)
             nodes = settings.remote.nodes if settings.remote is not None else ()
@@ -125,35 +110,15 @@ class NodeAgent:
             stack.callback(addresses.close)
             services = ServiceSide(addresses)
             self._state.services, self._state.service_problems = services.view, lambda: services.problems
-            ipcache = Ipcache(*datapath.ipcache)
-            startup = _bootstrap(settings, ipcache)
-            envoy = EnvoyProcess(
-                settings.run_dir,
-                claim.binary,
-                startup,
-                module=claim.module,
-                concurrency=settings.concurrency or None,
-                drain=settings.envoy_drain,
-                control_group=settings.envoy_cgroup,
-                hang=settings.envoy_hang,
-            )
-            self._state.envoy = await envoy.ensure()
-            of_one = _connections_of_one(settings)
+            envoy = OwnEnvoy(claim, self._state, Ipcache(*datapath.ipcache))
+            await envoy.ensure()
             applier = Applier(
                 datapath,
                 xds,
                 settings.http_port,
-                self._envoy_runs,
-                TlsSide(
-                    TlsListener(port=settings.tls_port, connections_per_client=of_one, heap=_heap(settings)),
-                    settings.run_dir / ACCESS_LOG,
-                    ipcache,
-                ),
-                KafkaSide(
-                    KafkaListener(port=settings.kafka_port, connections_per_client=of_one, heap=_heap(settings)),
-                    settings.run_dir / ACCESS_LOG,
-                    ipcache,
-                ),
+                envoy.runs,
+                envoy.tls_side(),
+                envoy.kafka_side(),
                 dns_port=settings.dns_port,
                 dns_uses=dns.use,
                 redirecting=datapath.redirecting,
@@ -161,10 +126,14 @@ class NodeAgent:
             streams.judge_by(lambda: applier.judging, applier.end_streams)
             self._state.silence = lambda: applier.silence
             changes = ChangeMaker(applier, last_good)
-            watch = EffectWatch(xds, _node_id(), settings.admin_socket, metrics.effect_seen)
-
+            watch = EffectWatch(xds, self._state.node, settings.admin_socket, metrics.effect_seen)
             ears = AckWatch(
-                xds, _node_id(), settings.run_dir, settings.admin_socket, lambda: self._state.envoy, settings.envoy_hang
+                xds,
+                self._state.node,
+                settings.run_dir,
+                settings.admin_socket,
+                lambda: self._state.envoy,
+                settings.envoy_hang,
             )
             self._state.deafness = lambda: ears.problem
 
@@ -211,61 +180,31 @@ class NodeAgent:
                 await service.start()
                 stack.push_async_callback(service.stop)
 
-            tasks = [
-                asyncio.create_task(self._follow_store(reconciler, bridges), name="store"),
-                asyncio.create_task(bridges.run(), name="bridges"),
-                asyncio.create_task(_follow_links(reconciler), name="links"),
-                asyncio.create_task(
-                    follow_groups(lambda: self._state.intake.workloads, reconciler.look_again), name="control groups"
-                ),
-                asyncio.create_task(self._keep_hold(applier, reconciler), name="pins"),
-                asyncio.create_task(self._follow_envoy(envoy, datapath), name="envoy"),
-                asyncio.create_task(reconciler.run(listed, reading), name="reconcile"),
-                asyncio.create_task(services.run(), name="services"),
-                asyncio.create_task(remote.run(), name="remote nodes"),
-                asyncio.create_task(watch.run(), name="effect"),
-                asyncio.create_task(learner.run(), name="names"),
-                asyncio.create_task(stop.wait(), name="stop"),
-            ]
+            work: dict[str, Coroutine[Any, Any, object]] = {
+                "store": self._follow_store(reconciler, bridges),
+                "bridges": bridges.run(),
+                "links": _follow_links(reconciler),
+                "control groups": follow_groups(lambda: self._state.intake.workloads, reconciler.look_again),
+                "pins": self._keep_hold(applier, reconciler),
+                "envoy": envoy.follow(datapath),
+                "reconcile": reconciler.run(listed, reading),
+                "services": services.run(),
+                "remote nodes": remote.run(),
+                "effect": watch.run(),
+                "names": learner.run(),
+                "stop": stop.wait(),
+            }
             if settings.envoy_hang:
-                tasks.append(asyncio.create_task(ears.run(), name="answers of Envoy"))
+                work["answers of Envoy"] = ears.run()
             if self._cluster is not None:
-                told = PolicyStatus(self._cluster, lambda: self._state.intake)
-                tasks.append(asyncio.create_task(told.run(), name="status of policies"))
-            try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()  # a task that ended by an error ends the agent with it
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                work["status of policies"] = PolicyStatus(self._cluster, lambda: self._state.intake).run()
+            await _first_to_end([asyncio.create_task(each, name=name) for name, each in work.items()])
             log.info("stopping; the kernel and Envoy go on enforcing ('lockgate agent clean' takes them away)")
 
     async def _follow_store(self, reconciler: Reconciler, bridges: BridgeWatch) -> None:
         async for content in self._store.changes():
             bridges.want(content.networks, content.pods)
             reconciler.store_says(content)
-
-    async def _follow_envoy(self, envoy: EnvoyProcess, datapath: Datapath) -> None:
-        """The supervisor restarts Envoy; this restarts the supervisor, and keeps the log of denials bounded."""
-        while True:
-            await asyncio.sleep(_ENVOY_CHECK_SECONDS)
-            before = self._state.envoy
-            try:
-                self._state.envoy, problem = await envoy.ensure(), ""
-            except EnvoyError as error:
-                problem = f"Envoy: {error}"
-                with suppress(OSError):
-                    self._state.envoy = await envoy.status()
-            if problem and problem != self._state.envoy_problem:
-                log.error("%s", problem)
-            self._state.envoy_problem = problem
-            _tell_envoy(before, self._state.envoy)
-            if self._state.envoy is not None and self._state.envoy.serves_as_wanted:
-                datapath.envoy_asks_makers()
-            with suppress(EnvoyError, OSError):
-                await self._rotate_log()
 
     async def _keep_hold(self, applier: Applier, reconciler: Reconciler) -> None:
         """Others of root's may unmount, unpin and detach."""
@@ -283,46 +222,33 @@ class NodeAgent:
                 reconciler.look_again()
                 reconciler.apply_again()
 
-    async def _rotate_log(self) -> None:
-        if Rotation().rotate(self._settings.run_dir / ACCESS_LOG):
-            async with Admin(self._settings.admin_socket) as admin:
-                await admin.reopen_logs()
 
-    def _envoy_runs(self) -> bool:
-        return self._state.envoy is not None and self._state.envoy.phase is Phase.RUNNING
+def _read(content: StoreContent, last_good: LastGood) -> tuple[Intake, asyncio.Task[Intake]]:
+    """The workloads that the store lists, and all that it says: that is read while the kernel's programs are compiled
+    and Envoy starts. Raises StateError."""
+    reader = SecondReader(content.policies)
+    listed = admit(Intake(), replace(content, policies=()), last_good)
+    reading = asyncio.create_task(asyncio.to_thread(admit, listed, content, last_good, reader.parse))
+    reading.add_done_callback(lambda _: reader.close())
+    return listed, reading
+
+
+async def _first_to_end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Waits for it and ends the others. Raises what it ended by."""
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _follow_links(reconciler: Reconciler) -> None:
     async with Links() as news:
         async for _ in news:
             reconciler.look_again()
-
-
-def _connections() -> int:
-    return connections_with(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-
-
-def _connections_of_one(settings: Settings) -> int:
-    return connections_of_one(settings.connections_per_client, _connections())
-
-
-def _heap(settings: Settings) -> int:
-    return settings.envoy_heap_mb * 1_000_000
-
-
-def _bootstrap(settings: Settings, ipcache: Ipcache) -> bytes:
-    return bootstrap(
-        BootstrapSettings(
-            run_dir=settings.run_dir,
-            node_id=_node_id(),
-            ipcache=ipcache,
-            http=HttpListener(
-                port=settings.http_port, connections_per_client=_connections_of_one(settings), heap=_heap(settings)
-            ),
-            max_heap=_heap(settings),
-            max_connections=_connections(),
-        )
-    )
 
 
 def _node_id() -> str:
@@ -341,16 +267,6 @@ def _counts(effects: Sequence[Effect], searches: int, streams: StreamWatch, ears
         "deaf_stream": ears.streams,
         "deaf_replacement": ears.replaced,
     }
-
-
-def _tell_envoy(before: EnvoyStatus | None, now: EnvoyStatus | None) -> None:
-    if now is not None and (before is None or _what_matters(before) != _what_matters(now)):
-        log.warning("Envoy: %s", now.sentence)
-
-
-def _what_matters(envoy: EnvoyStatus) -> tuple[object, ...]:
-    silent = envoy.silent is not None, envoy.supervisor_idle
-    return envoy.phase, envoy.restarts, envoy.epoch, envoy.hot_failure, silent
 
 
 __all__ = ["NodeAgent"]
