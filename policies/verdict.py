@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from .endpoint_policy import Direction, DirectionPolicy, HttpRules, Protocol, ResolvedRule
 from .header_action import HeaderAction
-from .http_path import judged_path
+from .http_path import LONGEST, judged_path
 from .identity import Reserved
 from .interception import Interception, Taken, passed_over, take_up
 from .proxy_kind import clash
@@ -180,6 +180,9 @@ def _as_envoy_sees(request: Request | None) -> tuple[Request | None, str, str]:
     whatever the rules say. Both are empty for most requests."""
     if not isinstance(request, HttpRequest):
         return request, "", ""
+    for what, value in (("host", request.host), ("method", request.method)):
+        if len(value.encode(errors="surrogatepass")) > LONGEST:
+            return request, "", f"Envoy refuses the {what} before any rule is asked: it has at most {LONGEST} bytes"
     path, refusal = judged_path(request.path)
     if refusal:
         return request, "", f"Envoy refuses the path {request.path} before any rule is asked: {refusal}"

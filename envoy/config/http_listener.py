@@ -8,7 +8,7 @@ and a server that Lockgate allows to talk must not notice it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -101,7 +101,7 @@ def http_routes(settings: HttpListener, egress: Collection[int], ingress: Collec
         Spared(settings.egress_slot, SOURCE, egress),
         Spared(settings.ingress_slot, DESTINATION, ingress),
     )
-    return bytes(routes(ORIGINAL_DESTINATION, spared))
+    return bytes(routes(ORIGINAL_DESTINATION, (settings.egress_slot, settings.ingress_slot), spared))
 
 
 def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
@@ -162,7 +162,7 @@ def http2() -> core.Http2ProtocolOptions:
 def connection_manager(
     settings: HttpListener,
     access_log: Path,
-    policy: Iterable[hcm.HttpFilter],
+    policy: Sequence[hcm.HttpFilter],
     upstream: str = "",
     *,
     changes_transport: bool = False,
@@ -176,7 +176,7 @@ def connection_manager(
         stat_prefix="lockgate_http",
         codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
         rds=None if upstream else hcm.Rds(from_ads(settings.first_policy_timeout), ROUTES),
-        route_config=routes(upstream) if upstream else None,
+        route_config=routes(upstream, [each.name for each in policy]) if upstream else None,
         scheme_header_transformation=transformation,
         http_filters=[
             *policy,

@@ -10,7 +10,7 @@ https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/http/http_filte
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,6 +19,8 @@ from .messages import core, early_mutation, matcher, mutation_rules, protobuf, r
 
 ROUTES = "lockgate.http"  # the name of the resource
 ABSENT_FORWARDED_PROTO = "lockgate-absent"  # what a request without X-Forwarded-Proto has there while it passes
+LONGEST = 8192  # bytes of what patterns are tried on; policies/http_path.py says why
+_JUDGED = (":path", ":authority", ":method")
 MOST_LISTED = 1000  # identities of each filter; those that are not listed pay for their filter, and nothing else
 _FORWARDED_PROTO = "x-forwarded-proto"
 _NO_TIMEOUT = timedelta(0)
@@ -35,16 +37,24 @@ class Spared:
     identities: Collection[int] = ()
 
 
-def routes(upstream: str, spared: Sequence[Spared] = ()) -> route.RouteConfiguration:
-    """Onwards to the cluster `upstream`. A request whose ends are all spared may still run through a filter: the kernel
-    sends none here, but for the moment after a policy has gone."""
+def routes(upstream: str, policy: Iterable[str], spared: Sequence[Spared] = ()) -> route.RouteConfiguration:
+    """Onwards to the cluster `upstream`; `policy` are the names of all filters of the policy. A request whose ends are
+    all spared may still run through a filter: the kernel sends none here, but for the moment after a policy has gone.
+    """
     skipping = [found for each in spared for found in _onwards(upstream, each.filter, _condition(each))]
     return route.RouteConfiguration(
         name=ROUTES,
         validate_clusters=False,  # one that comes by xDS may be on its way
         virtual_hosts=[
             route.VirtualHost(
-                name="any", domains=["*"], routes=[_refuse_dots_with_parameters(), *skipping, *_onwards(upstream)]
+                name="any",
+                domains=["*"],
+                routes=[
+                    *_refuse_what_is_long(list(policy)),
+                    _refuse_dots_with_parameters(),
+                    *skipping,
+                    *_onwards(upstream),
+                ],
             )
         ],
     )
@@ -100,6 +110,19 @@ def _onwards(
 def _absent(*, invert: bool) -> route.HeaderMatcher:
     wanted = matcher.StringMatcher(exact=ABSENT_FORWARDED_PROTO)
     return route.HeaderMatcher(name=_FORWARDED_PROTO, string_match=wanted, invert_match=invert)
+
+
+def _refuse_what_is_long(policy: Iterable[str]) -> Iterator[route.Route]:
+    # RE2 counts to 1000 at most. No policy is asked: to try its patterns is what must not take long.
+    longer = r"\C{1000}" * (LONGEST // 1000) + rf"\C{{{LONGEST % 1000 + 1}}}\C*"
+    for name in _JUDGED:
+        long = matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=longer))
+        yield route.Route(
+            name=f"long{name.replace(':', '_')}",
+            match=route.RouteMatch(prefix="/", headers=[route.HeaderMatcher(name=name, string_match=long)]),
+            direct_response=route.DirectResponseAction(status=400),
+            typed_per_filter_config=dict.fromkeys(policy, _OFF),
+        )
 
 
 def _refuse_dots_with_parameters() -> route.Route:

@@ -23,7 +23,7 @@ from lockgate.policies.endpoint_policy import (
     Protocol,
     ResolvedRule,
 )
-from lockgate.policies.http_path import judged_path
+from lockgate.policies.http_path import LONGEST, judged_path
 from lockgate.policies.request import HttpRequest
 from lockgate.policies.verdict import Verdict, judge
 from lockgate.tests.e2e.redirected_envoy import (  # noqa: F401
@@ -140,6 +140,8 @@ def test_envoy_judges_and_forwards_the_path_that_the_verdict_function_judges(run
             @example(["/%2%66", "/%%32%66", "/%a/../%41%42CD", "//", "///", "/a/..//", "/a//..//../b"])
             @example([f"/a/{chr(code)}" for code in range(0x21, 0x7F)])
             @example([f"/a/%{code:02x}" for code in range(256)])
+            @example([f"/a/{'b' * more}{query}" for more in (8180, 8188, 8189, 8190) for query in ("", "?", "?x=3")])
+            @example(["/a/../" * 2000 + "a/b", "/a/%41" + "b" * 8186, "/a/%41" + "b" * 8189])
             @given(st.lists(written_paths, min_size=10, max_size=30))
             def agrees(paths: list[str]) -> None:
                 for path, answer in zip(paths, runner.run(ask_all(client, paths)), strict=True):
@@ -173,3 +175,16 @@ async def test_the_same_over_http2(run_dir: Path) -> None:
             else:
                 assert code is expecting[status], (path, code)
             assert (echo.seen > before) == (status == 200), path
+
+
+async def test_a_host_or_a_method_that_is_too_long_is_refused(run_dir: Path) -> None:
+    async with policed(run_dir) as echo:
+        asked = (("GET", "a" * LONGEST, 200), ("GET", "a" * (LONGEST + 1), 400), ("G" * (LONGEST + 1), "a", 400))
+        for method, host, status in asked:
+            reader, writer = await asyncio.open_connection(SERVER, PORT, local_addr=(CLIENT, 0))
+            writer.write(f"{method} /a/b HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert int((await reader.readline()).split()[1]) == status
+            writer.close()
+            verdict = judge(POLICY, 9, Protocol.TCP, PORT, HttpRequest(method, "/a/b", host)).verdict
+            assert (verdict is Verdict.ALLOW) == (status == 200)
+        assert echo.seen == 1

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from lockgate.agent.force.effect_watch import EffectWatch
 from lockgate.agent.force.http_side import HttpSide
+from lockgate.envoy.config import http_routes
 from lockgate.envoy.config.bootstrap import bootstrap
 from lockgate.envoy.config.http_routes import ROUTES
 from lockgate.envoy.inspection.admin import Admin
@@ -114,7 +116,10 @@ async def running(run_dir: Path, first: Snapshot) -> AsyncIterator[tuple[Node, X
         await xds.stop()
 
 
-async def test_of_one_connection_each_request_is_judged_by_who_is_policed_then(run_dir: Path) -> None:
+async def test_of_one_connection_each_request_is_judged_by_who_is_policed_then(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_routes, "LONGEST", 50)  # an expression that such an Envoy takes
     side = HttpSide()
 
     def made(more: Sequence[Endpoint] = (), egress: DirectionPolicy | None = None) -> Snapshot:

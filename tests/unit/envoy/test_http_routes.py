@@ -20,6 +20,7 @@ from lockgate.envoy.config.http_routes import (
     routes,
 )
 from lockgate.envoy.config.messages import early_mutation, matcher, route
+from lockgate.policies.http_path import LONGEST, judged_path
 from lockgate.xds import end_text
 
 CLIENTS, SERVERS = frozenset({70001, 70010}), frozenset({80001})
@@ -33,7 +34,7 @@ ELSEWHERE = end_text(2, here=False)
 
 def taken(headers: Mapping[str, str], state: Mapping[str, str], spared: Sequence[Spared] = SPARED) -> route.Route:
     """The first route whose conditions all hold, as Envoy finds it."""
-    for candidate in routes("onwards", spared).virtual_hosts[0].routes:
+    for candidate in routes("onwards", ("client", "server"), spared).virtual_hosts[0].routes:
         match = candidate.match
         assert match is not None
         path = headers[":path"]
@@ -50,7 +51,10 @@ def taken(headers: Mapping[str, str], state: Mapping[str, str], spared: Sequence
 def holds(wanted: route.HeaderMatcher, headers: Mapping[str, str]) -> bool:
     value, asked = headers.get(wanted.name), wanted.string_match
     assert asked is not None
-    found = value is not None and (asked.contains in value if asked.contains else value == asked.exact)
+    if asked.safe_regex is not None:
+        found = value is not None and re2.fullmatch(asked.safe_regex.regex, value) is not None
+    else:
+        found = value is not None and (asked.contains in value if asked.contains else value == asked.exact)
     return found is not wanted.invert_match
 
 
@@ -168,16 +172,35 @@ def test_what_is_listed_is_bounded_and_the_rest_is_judged() -> None:
     assert off(taken(headers(), ends(MOST_LISTED, 5), spared)) == {"client"}
     for left_out in (MOST_LISTED + 1, MOST_LISTED + 2):
         assert off(taken(headers(), ends(left_out, 5), spared)) == set()
-    assert len(bytes(routes("onwards", spared))) < 2 * 8 * MOST_LISTED
+    assert len(bytes(routes("onwards", ("client", "server"), spared))) < 2 * 8 * MOST_LISTED
 
 
 def test_equal_identities_give_equal_bytes() -> None:
-    made = {bytes(routes("onwards", [replace(SPARED[0], identities=each)])) for each in ([3, 1, 2], {1, 2, 3})}
+    made = {
+        bytes(routes("onwards", ("client", "server"), [replace(SPARED[0], identities=each)]))
+        for each in ([3, 1, 2], {1, 2, 3})
+    }
     assert len(made) == 1
 
 
-def test_without_filters_to_leave_out_all_of_them_run() -> None:
-    assert not any(each.typed_per_filter_config for each in routes("onwards").virtual_hosts[0].routes)
+def test_without_filters_to_leave_out_all_of_them_run_wherever_a_request_goes_on() -> None:
+    for each in routes("onwards", ("client", "server")).virtual_hosts[0].routes:
+        assert not each.typed_per_filter_config or each.direct_response is not None
+
+
+def test_what_is_too_long_is_refused_before_any_policy_is_asked() -> None:
+    longest = "/" + "a" * 100 + "?" + "b" * (LONGEST - 102)
+    assert judged_path(longest).path == longest and not judged_path(longest + "b").path
+    assert taken(headers(longest), {}).route is not None
+    for fields in (
+        headers(longest + "b"),
+        headers() | {":authority": "a" * (LONGEST + 1)},
+        headers() | {":method": "A" * (LONGEST + 1)},
+    ):
+        found = taken(fields, {})
+        assert found.direct_response is not None and found.direct_response.status == 400
+        assert off(found) == {"client", "server"}
+    assert taken(headers() | {":authority": "a" * LONGEST}, {}).route is not None
 
 
 def test_every_request_goes_on_and_keeps_what_it_said_of_its_scheme() -> None:
