@@ -52,7 +52,7 @@ _STREAM_WINDOW, _CONNECTION_WINDOW = 1 << 18, 1 << 21
 # Requests of a connection that are answered beside each other: each costs before it is judged, and holds a head.
 _STREAMS = 128
 # Bytes of a connection that are read before others have their turn, and that wait for an end that takes nothing.
-BUFFER = 1 << 16
+BUFFER = 1 << 18
 _NOBODYS_HOPS = (1 << 32) - 1  # more addresses than a header can list
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
