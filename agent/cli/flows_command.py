@@ -24,7 +24,10 @@ from .output import Format, FormatOption, printable, reader_left
 
 if TYPE_CHECKING:
     from ...redirect.drop_log import DroppedPacket
-    from ..inspection.flow_event import Blame, Directory, DropEvent, Drops, FlowEvent, FlowFilter
+    from ..inspection.drop_event import Blame, DropEvent, Drops
+    from ..inspection.flow_end import Directory
+    from ..inspection.flow_event import FlowEvent
+    from ..inspection.flow_filter import FlowFilter
 
 _POLL_SECONDS = 0.2
 _AGENT_SECONDS = 1.0  # between two looks at the kernel's counters and at who is who
@@ -51,7 +54,8 @@ def flows(
     addresses have no names.
     """
     from ...envoy.config.access_log import FILE_NAME
-    from ..inspection.flow_event import FlowFilter, FlowVerdict
+    from ..inspection.flow_end import FlowVerdict
+    from ..inspection.flow_filter import FlowFilter
     from ..inspection.log_tail import LogTail
 
     if verdict and verdict not in list(FlowVerdict):
@@ -96,7 +100,7 @@ class _Node:
     def __init__(self, run_dir: Path) -> None:
         from ...redirect.drop_log import DropLog
         from ...redirect.errors import RedirectError
-        from ..inspection.flow_event import Directory
+        from ..inspection.flow_end import Directory
         from ..settings import Settings
 
         self._run_dir = run_dir
@@ -118,7 +122,7 @@ class _Node:
 
     def directory(self) -> Directory:
         """Who is who, as of a second ago at most."""
-        from ..inspection.flow_event import Directory
+        from ..inspection.flow_end import Directory
 
         if time.monotonic() - self._asked > _AGENT_SECONDS:
             self._asked = time.monotonic()
@@ -128,7 +132,7 @@ class _Node:
 
     def drops(self) -> list[DropEvent]:
         """The packets that were dropped since the last call, as far as the kernel kept them."""
-        from ..inspection.flow_event import drop_event
+        from ..inspection.drop_event import drop_event
 
         packets = self._drops.read(self._after) if self._drops is not None else []
         if not packets:
@@ -141,7 +145,7 @@ class _Node:
 
     def _blame(self, packet: DroppedPacket) -> Blame:
         """What the agent's policies say of it; the same connection is asked about once a second."""
-        from ..inspection.flow_event import NOBODY, asked_as, asks_policies, blame, ends, protocol_of
+        from ..inspection.drop_event import NOBODY, asked_as, asks_policies, blame, ends, protocol_of
 
         if not asks_policies(packet):
             return NOBODY
@@ -161,7 +165,7 @@ class _Node:
 
         What is compared is a second old: by then `drops` has told what it can.
         """
-        from ..inspection.flow_event import drops_between
+        from ..inspection.drop_event import drops_between
 
         if time.monotonic() - self._counted < _AGENT_SECONDS:
             return []
@@ -199,7 +203,7 @@ def _requests(lines: Iterable[bytes], directory: Directory) -> Iterable[FlowEven
 
 def _wants_all_drops(wanted: FlowFilter) -> bool:
     """The counters know no ends and no requests."""
-    from ..inspection.flow_event import FlowVerdict
+    from ..inspection.flow_end import FlowVerdict
 
     if wanted.verdict not in (None, FlowVerdict.DROPPED):
         return False
