@@ -124,3 +124,14 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
         keep_sender(src->ifindex, src->identity);
     return pass_judged(skb, dst->ifindex);
 }
+
+/* True for an answer to a proxy's own question that comes from elsewhere: no to_pod saw the question leave, or it has the
+ * ports of the client's leg by chance. Then only the client's leg is sent by the node. */
+static __always_inline int is_for_proxy(struct __sk_buff *skb, const struct packet *p, const struct track *t)
+{
+    if (t->known && (!t->known->proxied || t->known->initiator == t->side))
+        return 0;
+    if (t->known && !skb->ingress_ifindex && !p->error)
+        return 0;
+    return awaited(skb, p);
+}

@@ -31,7 +31,7 @@ struct endpoint {
 PINNED("hash", __u32, struct endpoint, endpoints, 65536, BPF_F_NO_PREALLOC);
 
 /* One entry is one port prefix for one peer. Of all prefixes that match only the longest is seen, so it holds the
- * effect of the shorter ones too (redirect/plan.py). */
+ * effect of the shorter ones too (redirect/planner.py). */
 struct policy_key {
     __u32 length;
     __u32 policy;

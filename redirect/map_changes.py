@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 from ..policies.difference import other_values
 from ..policies.identity import IPNetwork
 from .meanwhile import meanwhile
-from .plan import DatapathPlan, Effect, EndpointPolicies, Owner, PolicyKey, can_own
+from .plan import DatapathPlan, Effect, EndpointPolicies, Owner, PolicyKey
+from .planner import can_own
 
 K = TypeVar("K")
 V = TypeVar("V")

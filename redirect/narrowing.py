@@ -16,20 +16,8 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from ..policies.endpoint_policy import Direction
-from .plan import (
-    ALLOW,
-    ANYONE,
-    DENY,
-    HOST,
-    HOST_ENDPOINT,
-    DatapathPlan,
-    Effect,
-    EndpointPolicies,
-    PolicyKey,
-    Verdict,
-    digest_of,
-    number_of,
-)
+from .plan import ALLOW, ANYONE, DENY, HOST, HOST_ENDPOINT, DatapathPlan, Effect, EndpointPolicies, PolicyKey, Verdict
+from .planner import digest_of, number_of
 from .port_prefix import PortPrefix
 
 _DROP = Effect(Verdict.REDIRECT)

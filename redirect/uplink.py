@@ -14,7 +14,7 @@ from ..policies.identity import IPNetwork
 from .bridge import VETH, kind_of
 from .device import undisturbed
 from .errors import RoutingFailedError
-from .plan import lies_in
+from .planner import lies_in
 
 _ETHERNET = 1  # ARPHRD_ETHER: frames have an Ethernet header
 _LOOPBACK = 1

@@ -31,7 +31,8 @@ from ...policies.workload import Endpoint, IPAddress
 from ...redirect.datapath import Datapath
 from ...redirect.errors import SystemRefusedError
 from ...redirect.map_changes import readdressed
-from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, ProxyPorts, lies_in
+from ...redirect.plan import DEFAULT_DNS_PORT, DatapathPlan, ProxyPorts
+from ...redirect.planner import lies_in
 from ...redirect.revocation import end_accepted
 from ...redirect.room import Need
 from ...store import ContainerNetwork, PodNetwork

@@ -17,7 +17,8 @@ from ...redirect.errors import RedirectError
 from ...redirect.grace_period import expedited
 from ...redirect.map_changes import MapDelta
 from ...redirect.narrowing import narrowed
-from ...redirect.plan import DatapathPlan, Owner, Planner, ProxyPorts
+from ...redirect.plan import DatapathPlan, Owner, ProxyPorts
+from ...redirect.planner import Planner
 from ...redirect.reason import Counter
 from ...redirect.room import Need
 from ...redirect.uplink import interfaces

@@ -35,7 +35,7 @@ from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.device import find_device, node_addresses
 from lockgate.redirect.kernel import netns
 from lockgate.redirect.opening import Opening
-from lockgate.redirect.plan import plan
+from lockgate.redirect.planner import plan
 from lockgate.redirect.reason import Reason
 
 T = TypeVar("T")

@@ -24,7 +24,8 @@ from lockgate.policies.withheld import closed, shut, withheld
 from lockgate.policies.workload import Workload
 from lockgate.redirect.errors import MapFullError
 from lockgate.redirect.map_changes import Table
-from lockgate.redirect.plan import DatapathPlan, Planner
+from lockgate.redirect.plan import DatapathPlan
+from lockgate.redirect.planner import Planner
 from lockgate.redirect.room import Need, need
 from lockgate.tests.unit.agent.test_change import Memory, bad_words, paths
 from lockgate.tests.unit.agent.test_change import policy as by_request

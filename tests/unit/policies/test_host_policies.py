@@ -8,8 +8,8 @@ import pytest
 from lockgate.policies import Flow, Protocol, Verdict, World, explain, parse_policies, parse_workloads
 from lockgate.policies.identity import endpoint_of
 from lockgate.policies.language.lint import lint
-from lockgate.redirect.plan import Planner
 from lockgate.redirect.plan import Verdict as Kernel
+from lockgate.redirect.planner import Planner
 
 HOST = "10.0.0.254"
 WORKLOADS = """

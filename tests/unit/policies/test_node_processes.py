@@ -9,8 +9,9 @@ import pytest
 from lockgate.policies import Flow, HttpRequest, Verdict, World, explain, parse_policies, parse_workloads
 from lockgate.policies.endpoint_policy import Direction, Protocol
 from lockgate.policies.identity import endpoint_of
-from lockgate.redirect.plan import GROUP_ENDPOINT, Planner
+from lockgate.redirect.plan import GROUP_ENDPOINT
 from lockgate.redirect.plan import Verdict as Kernel
+from lockgate.redirect.planner import Planner
 
 HOST = "10.0.0.254"
 GROUP = GROUP_ENDPOINT | 4711

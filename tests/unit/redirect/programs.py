@@ -31,7 +31,8 @@ from lockgate.redirect.datapath import Datapath
 from lockgate.redirect.kernel import netns, syscall
 from lockgate.redirect.kernel.tcx import Hook
 from lockgate.redirect.opening import Opening
-from lockgate.redirect.plan import DatapathPlan, Planner
+from lockgate.redirect.plan import DatapathPlan
+from lockgate.redirect.planner import Planner
 from lockgate.redirect.reason import Reason
 from lockgate.tests.program_run import run_program
 from pyroute2 import IPRoute

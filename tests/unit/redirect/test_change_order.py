@@ -11,7 +11,8 @@ from lockgate.policies.endpoint_policy import EndpointPolicy, ResolvedRule
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect.kernel.maps import PinnedMap
 from lockgate.redirect.kernel.tcx import Hook
-from lockgate.redirect.plan import DatapathPlan, Planner
+from lockgate.redirect.plan import DatapathPlan
+from lockgate.redirect.planner import Planner
 from lockgate.redirect.reason import Reason
 from lockgate.tests.unit.redirect.programs import (
     CLIENT,

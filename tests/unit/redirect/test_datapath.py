@@ -26,7 +26,8 @@ from lockgate.redirect.errors import EndpointUnreachableError, MapFullError, Pin
 from lockgate.redirect.kernel import netns
 from lockgate.redirect.kernel.maps import PinnedMap, open_map
 from lockgate.redirect.opening import Opening
-from lockgate.redirect.plan import DatapathPlan, plan
+from lockgate.redirect.plan import DatapathPlan
+from lockgate.redirect.planner import plan
 from lockgate.tests.scarcity import pin_small
 
 T = TypeVar("T")

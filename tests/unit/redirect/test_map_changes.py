@@ -13,7 +13,8 @@ from lockgate.policies.endpoint_policy import Direction, DirectionPolicy, Endpoi
 from lockgate.policies.identity import IPNetwork
 from lockgate.policies.workload import Endpoint, IPAddress, Workload
 from lockgate.redirect.map_changes import Table, diff
-from lockgate.redirect.plan import DENY, DatapathPlan, Effect, Planner, Verdict
+from lockgate.redirect.plan import DENY, DatapathPlan, Effect, Verdict
+from lockgate.redirect.planner import Planner
 from lockgate.tests.unit.redirect.programs import CLIENT, ORIGIN, SERVER
 
 ROOT = {ip_network("0.0.0.0/0"): 9}

@@ -26,7 +26,8 @@ from lockgate.policies.endpoint_policy import (
 from lockgate.policies.identity import IPNetwork
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect.narrowing import narrowed
-from lockgate.redirect.plan import ALLOW, DENY, HOST, DatapathPlan, Effect, Owner, Planner, ProxyPorts, Verdict
+from lockgate.redirect.plan import ALLOW, DENY, HOST, DatapathPlan, Effect, Owner, ProxyPorts, Verdict
+from lockgate.redirect.planner import Planner
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)
 HTTP = HttpRules((HttpRule(path="/"),))

@@ -30,22 +30,8 @@ from lockgate.policies.verdict import judge
 from lockgate.policies.workload import Endpoint, Workload
 from lockgate.redirect import layout
 from lockgate.redirect.map_changes import diff
-from lockgate.redirect.plan import (
-    ALLOW,
-    ANYONE,
-    DENY,
-    OPEN_POLICY,
-    DatapathPlan,
-    Effect,
-    Owner,
-    Planner,
-    ProxyPorts,
-    Verdict,
-    compile_direction,
-    digest_of,
-    number_of,
-    plan,
-)
+from lockgate.redirect.plan import ALLOW, ANYONE, DENY, OPEN_POLICY, DatapathPlan, Effect, Owner, ProxyPorts, Verdict
+from lockgate.redirect.planner import Planner, compile_direction, digest_of, number_of, plan
 from lockgate.redirect.port_prefix import EVERYTHING, PortPrefix, exact
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)

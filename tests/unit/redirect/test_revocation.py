@@ -21,7 +21,8 @@ from lockgate.policies.workload import Endpoint, IPAddress, Workload
 from lockgate.redirect.connections import Concern, LiveConnection
 from lockgate.redirect.layout import packed
 from lockgate.redirect.map_changes import diff
-from lockgate.redirect.plan import GROUP_ENDPOINT, HOST, DatapathPlan, plan
+from lockgate.redirect.plan import GROUP_ENDPOINT, HOST, DatapathPlan
+from lockgate.redirect.planner import plan
 from lockgate.redirect.revocation import end, end_accepted, revoked, segment
 
 ORIGIN = RuleOrigin("CiliumNetworkPolicy", "default", "test", "spec", "test.yaml", 1)

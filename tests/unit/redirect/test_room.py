@@ -8,15 +8,8 @@ import pytest
 from lockgate.policies import EndpointPolicy
 from lockgate.policies.endpoint_policy import DirectionPolicy, PortSpan, Protocol, ResolvedRule, RuleOrigin
 from lockgate.redirect.map_changes import Table
-from lockgate.redirect.plan import (
-    ALLOW,
-    DatapathPlan,
-    EndpointPolicies,
-    Owner,
-    PolicyKey,
-    ProxyPorts,
-    compile_direction,
-)
+from lockgate.redirect.plan import ALLOW, DatapathPlan, EndpointPolicies, Owner, PolicyKey, ProxyPorts
+from lockgate.redirect.planner import compile_direction
 from lockgate.redirect.port_prefix import EVERYTHING
 from lockgate.redirect.room import asked, is_ample, need
 
