@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 
 import pytest
@@ -194,8 +195,24 @@ states = st.tuples(
 
 def planned(state: State, said: list[EndpointPolicy]) -> DatapathPlan:
     pods, others, host = state
-    ends = [(ifindex, identity, said[number].ingress, said[number].egress) for ifindex, identity, number in pods]
-    return made(*ends, others=others, host=None if host is None else said[host])
+    ends = [
+        (ifindex, identity, with_node(said[number].ingress), said[number].egress) for ifindex, identity, number in pods
+    ]
+    return made(*ends, others=others, host=None if host is None else by_port(said[host]))
+
+
+def with_node(ingress: DirectionPolicy) -> DirectionPolicy:
+    """Every endpoint lets the node in, by a rule that nobody writes."""
+    return DirectionPolicy(ingress.default_deny, (*ingress.rules, rule({HOST})))
+
+
+def by_port(policy: EndpointPolicy) -> EndpointPolicy:
+    """Policies of the node have no rules by request: they are refused."""
+    ingress, egress = (
+        replace(half, rules=tuple(replace(each, l7=None) for each in half.rules))
+        for half in (policy.ingress, policy.egress)
+    )
+    return EndpointPolicy(ingress=ingress, egress=egress)
 
 
 def owners_in(plan: DatapathPlan) -> set[Owner]:
