@@ -12,7 +12,7 @@ kernel makes the same of the socket's group at each packet that it judges anew.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .errors import (
     NotSeenError,
     RedirectError,
 )
-from .kernel import bpffs, cgroup, pinned_link, syscall
+from .kernel import bpffs, cgroup, pinned_link
 from .kernel.cgroup import ProcessHook
 from .kernel.program import Loading
 from .plan import GROUP_ENDPOINT
@@ -37,7 +37,11 @@ def number_of(group: str) -> int:
     Raises NamespaceGoneError when there is none, NotSeenError when that cannot be told, EndpointUnreachableError for
     one that holds this very process, BpfUnsupportedError where no control groups (v2) are mounted.
     """
-    path = cgroup.root() / group.lstrip("/")
+    return _number(cgroup.root(), group)
+
+
+def _number(root: Path, group: str) -> int:
+    path = root / group.lstrip("/")
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -58,21 +62,24 @@ def _own_group() -> str:
     return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
 
 
-def present(groups: Iterable[str]) -> dict[str, int]:
+def present(groups: Collection[str]) -> dict[str, int]:
     """The endpoints' numbers of those that there are."""
-    found = {}
-    for group in groups:
-        with suppress(RedirectError):
-            found[group] = number_of(group)
+    found: dict[str, int] = {}
+    with suppress(BpfUnsupportedError):
+        root = cgroup.root() if groups else Path()
+        for group in groups:
+            with suppress(RedirectError):
+                found[group] = _number(root, group)
     return found
 
 
-def parents(groups: Iterable[str]) -> frozenset[str]:
+def parents(groups: Collection[str]) -> frozenset[str]:
     """The folders in which something happens when one of them comes or goes: the nearest that there are above each."""
-    found = set()
-    for group in groups:
-        with suppress(BpfUnsupportedError):
-            above = (cgroup.root() / group.lstrip("/")).parent
+    found: set[str] = set()
+    with suppress(BpfUnsupportedError):
+        root = cgroup.root() if groups else Path()
+        for group in groups:
+            above = (root / group.lstrip("/")).parent
             found.add(str(next(each for each in (above, *above.parents) if each.is_dir())))
     return frozenset(found)
 
@@ -149,11 +156,7 @@ class ControlGroups:
     def _is_alive(path: Path) -> bool:
         if not path.exists():
             return False
-        fd = syscall.get(path)
-        try:
-            alive = bool(syscall.link_cgroup(fd))
-        finally:
-            os.close(fd)
-        if not alive:
-            path.unlink(missing_ok=True)
-        return alive
+        if cgroup.group_of(path):
+            return True
+        path.unlink(missing_ok=True)
+        return False

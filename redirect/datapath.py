@@ -167,7 +167,11 @@ class Datapath:
     def attached(self) -> frozenset[int]:
         """Interfaces and control groups that both of their programs police. Links of those that are gone are taken
         away."""
-        return self.held().pods | self._groups.attached()
+        return self.held().pods | self.groups()
+
+    def groups(self) -> frozenset[int]:
+        """The control groups among these."""
+        return self._groups.attached()
 
     def attach_uplink(self, ifindex: int, *, ethernet: bool = True) -> None:
         """Hand what arrives there for endpoints to Envoy where an L7 rule says so, and police the node itself there.

@@ -74,7 +74,8 @@ class KernelSide:
         sizes, counters, far_ends = path.sizes(), path.counters(), path.far_ends()
         pods = CutOff.of(unseen) if unseen is not None else None
         room = {table.value: entries for table, entries in path.room.items()}
-        return Kernel(path.attached(), sizes, counters, held.uplinks, held.bridges, dropped, pods, far_ends, room)
+        attached = held.pods | path.groups()
+        return Kernel(attached, sizes, counters, held.uplinks, held.bridges, dropped, pods, far_ends, room)
 
     def keep_hold(self, world: World | None) -> bool:
         """What somebody has taken away from under the data path is put back. True when a program at an interface in

@@ -5,9 +5,10 @@ its share of it. Counted by a filter of Lockgate's module, as Envoy's own limits
 
 from __future__ import annotations
 
-from ..running.module_file import NAME
-from .messages import dynamic_filter, dynamic_modules, listener, protobuf
+from .messages import listener, protobuf
+from .module_filter import module_filter
 
+_NAME = "lockgate.connection_limit"
 # Of the heap: from where on it is short, and what a client (an address) may hold of it then. A pod has two addresses:
 # when one has filled it up to there in silence and the other takes its share, that is where Envoy itself begins to
 # reset streams (see bootstrap), and others are served still.
@@ -25,9 +26,5 @@ def connection_limit(connections: int, heap: int) -> list[listener.Filter]:
         return []
     numbers = (connections, *((int(heap * SHORT), int(heap * SHARE), PLAIN, HTTP2) if heap else ()))
     limit = protobuf.StringValue(value=" ".join(map(str, numbers)))
-    limited = dynamic_filter.DynamicModuleNetworkFilter(
-        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=NAME, do_not_close=True),
-        filter_name="lockgate.connection_limit",
-        filter_config=protobuf.Any.pack(limit),
-    )
-    return [listener.Filter(name="lockgate.connection_limit", typed_config=protobuf.Any.pack(limited))]
+    limited = module_filter(_NAME, protobuf.Any.pack(limit))
+    return [listener.Filter(name=_NAME, typed_config=protobuf.Any.pack(limited))]

@@ -14,7 +14,8 @@ from datetime import timedelta
 from .connection_limit import connection_limit
 from .http_listener import ORIGINAL_DESTINATION
 from .identity_filter import Ipcache
-from .messages import dynamic_filter, dynamic_modules, listener, protobuf, tcp_proxy
+from .messages import dynamic_filter, listener, protobuf, tcp_proxy
+from .module_filter import module_filter
 from .own_address import refuse_own_address
 from .policy_slot import policy_source
 from .transparent_listener import transparent_listener
@@ -73,6 +74,4 @@ def _policy_slot(name: str, first_policy_timeout: float) -> listener.Filter:
 
 def without_policy(name: str) -> dynamic_filter.DynamicModuleNetworkFilter:
     """The filter with no policy of its own: it judges by what the module was given last, and until then denies."""
-    return dynamic_filter.DynamicModuleNetworkFilter(
-        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=MODULE, do_not_close=True), filter_name=name
-    )
+    return module_filter(name)

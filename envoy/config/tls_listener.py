@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from ..running.module_file import NAME as MODULE
 from .access_log import CONNECTION_FORMAT, GREETING
 from .connection_limit import connection_limit
 from .http_listener import (
@@ -34,8 +33,6 @@ from .messages import (
     accesslog,
     cel_filter,
     core,
-    dynamic_filter,
-    dynamic_modules,
     file_access_log,
     listener,
     network_rbac,
@@ -47,6 +44,7 @@ from .messages import (
     xds_core,
     xds_matcher,
 )
+from .module_filter import module_filter
 from .own_address import refuse_own_address
 from .policy_slot import NOT_SYNCED, policy_source
 from .running_stream import REPORT_SECONDS, TRANSPORT, WAS_PLAIN, WAS_TLS, greeting_reports, kept, set_state
@@ -144,11 +142,8 @@ def _encrypted(settings: TlsListener, access_log: Path) -> listener.FilterChain:
 def _call_nobody_else() -> listener.Filter:
     """The module's filter that ends a connection whose client greets again with another server name, or where nobody
     can see with which (envoy/module/greeting)."""
-    watched = dynamic_filter.DynamicModuleNetworkFilter(
-        dynamic_module_config=dynamic_modules.DynamicModuleConfig(name=MODULE, do_not_close=True),
-        filter_name="lockgate.greeting",
-    )
-    return listener.Filter(name="lockgate.greeting", typed_config=protobuf.Any.pack(watched))
+    name = "lockgate.greeting"
+    return listener.Filter(name=name, typed_config=protobuf.Any.pack(module_filter(name)))
 
 
 def _carry(upstream: str, access_log: Path, reports: accesslog.AccessLog) -> listener.Filter:

@@ -116,6 +116,15 @@ def create_pinned(hook: ProgramHook, group: Path, program_fd: int, path: Path) -
     pinned_link.keep(fd, path)
 
 
+def group_of(path: Path) -> int:
+    """The number of the pinned link's cgroup, 0 when that is gone."""
+    fd = syscall.get(path)
+    try:
+        return syscall.link_cgroup(fd)
+    finally:
+        os.close(fd)
+
+
 def swap(path: Path, program_fd: int) -> None:
     """Put another program behind the pinned link, atomically."""
     fd = syscall.get(path)

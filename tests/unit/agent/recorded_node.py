@@ -128,6 +128,9 @@ class Recorded:
     def attached(self) -> frozenset[int]:
         return frozenset(self.interfaces)
 
+    def groups(self) -> frozenset[int]:
+        return frozenset()
+
     def uplinks(self) -> frozenset[int]:
         return frozenset()
 
