@@ -84,15 +84,27 @@ static __always_inline int may_turn_back(const struct __sk_buff *skb, const stru
     return p->protocol == IPPROTO_TCP && skb->ingress_ifindex;
 }
 
+/* True for a proxy's answer to its client over a connection that was forgotten: on the node only proxies, which are root's,
+ * send with an address of somebody else's, and what they begin themselves has their mark. */
+static __always_inline int is_proxys_answer(struct __sk_buff *skb, const struct packet *p, const struct track *t,
+                                            const struct owner *src)
+{
+    int ports = p->protocol == IPPROTO_UDP || (p->protocol == IPPROTO_TCP && !p->syn);
+
+    return !t->known && ports && !p->error && !skb->ingress_ifindex && src->identity != HOST &&
+           (skb->mark & MARK_MASK) != MARK_ENVOY && !bpf_get_socket_uid(skb);
+}
+
 /* REDIRECTED and REVOKED here mean to turn the packet back. */
 static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p)
 {
     struct connection next = {.revision = current_revision()};
     int envoy = (skb->mark & MARK_MASK) == MARK_ENVOY;
     struct owner *src, *dst, sender = {};
+    struct connection forgotten = {};
     struct verdict v = {};
     struct track t;
-    int reason;
+    int reason, answers;
 
     if ((skb->mark & MARK_MASK) == MARK_TURNED)
         return DROP_UNPROXIED; /* nobody was at lo */
@@ -130,7 +142,20 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
     }
     if (is_spoofed(skb, src->ifindex))
         return DROP_SPOOFED;
-    reason = judge_again(p, &t, src, dst, &next, &v);
+    forgotten.initiator = !t.side;
+    forgotten.service = p->sport;
+    forgotten.proxied = p->protocol == IPPROTO_TCP; /* stays so when the L7 rule goes */
+    answers = is_proxys_answer(skb, p, &t, src);
+    if (answers) {
+        t.known = &forgotten;
+        reason = judge_again(p, &t, src, dst, &next, &v);
+        /* A datagram that no proxy needs to answer begins something. */
+        answers = v.verdict != ALLOW || p->protocol == IPPROTO_TCP;
+        if (!answers)
+            t.known = 0;
+    }
+    if (!answers)
+        reason = judge_again(p, &t, src, dst, &next, &v);
     if (sender.identity) {
         /* The address is not its alone, and another connection with the same ends may have been somebody else's. */
         if (p->syn || p->protocol != IPPROTO_TCP) {
@@ -154,6 +179,9 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
             return DROP_UNPROXIED; /* the proxy has judged a connection to somebody else */
         if (v.verdict == REDIRECT)
             next.proxy_port = v.proxy_port;
+    } else if (answers && v.verdict == REDIRECT) {
+        next.proxied = 1;
+        next.proxy_port = v.proxy_port;
     } else if (next.initiator == t.side && skb->ingress_ifindex) {
         next.altered = LED_HERE;
     }

@@ -60,10 +60,8 @@ def listen_tcp(family: socket.AddressFamily, port: int, backlog: int) -> socket.
 
 
 def answer_socket(family: socket.AddressFamily) -> socket.socket:
-    """Sends whole packets (packet.udp_packet) and receives nothing. OSError."""
-    made = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
-    made.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK_UPSTREAM)
-    return made
+    """Sends whole packets (packet.udp_packet) and receives nothing. Without a mark: it begins nothing. OSError."""
+    return socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
 
 
 def upstream_socket(kind: socket.SocketKind, client: IPAddress) -> socket.socket:

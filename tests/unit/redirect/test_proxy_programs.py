@@ -107,6 +107,36 @@ def test_answers_from_outside_are_turned_back_to_the_proxy(kernel: Kernel, versi
     assert arrive(53, own, 0).reason is Reason.POLICY
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_what_a_proxy_answers_keeps_a_forgotten_connection_with_it(
+    kernel: Kernel, version: int, protocol: Protocol
+) -> None:
+    """The client lets nobody in: what is no answer to it does not pass."""
+    is_tcp = protocol is Protocol.TCP
+    allowed = rule(SERVER, 53, http=is_tcp, dns=not is_tcp, protocol=protocol)
+    kernel.enforce(client=replace(egress(allowed), ingress=ingress().ingress))
+    source, destination = both(kernel, version)
+
+    def arrive(sport: int, dport: int, flags: int = ACK, came_from: int = 0) -> Outcome:
+        payload = tcp(sport, dport, flags) if is_tcp else udp(sport, dport)
+        packet = frame(ip(destination, source, 6 if is_tcp else 17, payload))
+        return kernel.run(Hook.TO_POD, kernel.client.ifindex, packet, 0, came_from)
+
+    def asks(sport: int) -> Outcome:
+        payload = tcp(sport, 53, ACK) if is_tcp else udp(sport, 53)
+        return kernel.send(frame(ip(source, destination, 6 if is_tcp else 17, payload)))
+
+    port = next(fresh)
+    assert arrive(54, port).reason is Reason.POLICY
+    assert arrive(53, port, came_from=kernel.server.ifindex).reason is Reason.POLICY
+    if is_tcp:
+        assert arrive(53, port, SYN).reason is Reason.POLICY
+    assert arrive(53, port).reason is Reason.ALLOWED
+    assert asks(port).reason is Reason.NO_PROXY  # and not ALLOWED
+    assert arrive(53, port).reason is Reason.ALLOWED
+
+
 def test_what_no_proxy_takes_is_dropped(kernel: Kernel) -> None:
     spans = tuple(PortSpan(protocol, 53, 53) for protocol in (Protocol.UDP, Protocol.SCTP))
     http = ResolvedRule(ORIGIN, False, None, (*spans, PortSpan(Protocol.UDP, 80, 80)), HttpRules((HttpRule(),)))

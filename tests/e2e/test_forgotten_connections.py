@@ -1,0 +1,171 @@
+"""What the kernel forgets of a connection while a proxy has yet to answer (it remembers 131,072 of them, and an upgrade
+may begin anew) is found again by that answer: the connection goes on, and stays with the proxy."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import dns.message
+import dns.rcode
+import pytest
+from lockgate.agent.playground import Pod
+from lockgate.redirect.kernel import netns
+from lockgate.redirect.kernel.maps import PinnedMap
+from lockgate.redirect.layout import CONNECTIONS_NAME, SIZES, Codec
+from lockgate.tests.e2e.live_node import PATIENCE, LiveNode, live_node
+from lockgate.tests.e2e.name_server import NameServer
+
+DENIED = b"GET /denied HTTP/1.1\r\nHost: x\r\n\r\n"
+ALLOWED = b"GET /allowed HTTP/1.1\r\nHost: x\r\n\r\n"
+POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: api, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: api-server}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: frontend}}]
+    toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: /allowed}]}}]
+"""
+# Of the client: anybody may open a connection to it, or nobody.
+OPEN = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: client, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: frontend}}
+  ingress: [{fromEntities: [all]}]
+"""
+SHUT = OPEN.replace("fromEntities: [all]", "")
+NAMES = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: names, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: frontend}}
+  egress:
+  - toEntities: [all]
+    toPorts: [{ports: [{port: "80"}]}]
+  - toEndpoints: [{matchLabels: {app: backend}}]
+    toPorts: [{ports: [{port: "53", protocol: ANY}], rules: {dns: [{matchPattern: "**.example.com"}]}}]
+"""
+
+
+class SlowServer:
+    """HTTP in a pod: it answers each request with 200 when `go` is set. `asked` says that one waits."""
+
+    def __init__(self, where: Pod, port: int) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+        self._socket = netns.run_in(
+            where.path, lambda: socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        )
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            while connection.recv(65536):
+                self.asked.set()
+                self.go.wait()
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    def close(self) -> None:
+        self.go.set()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+class SlowNames(NameServer):
+    """It answers no question before `go` is set."""
+
+    def __init__(self, where: Pod) -> None:
+        self.go = threading.Event()
+        super().__init__(where)
+
+    def _answer(self, wire: bytes, peer: tuple[str, int], tcp: bool) -> bytes:
+        answer = super()._answer(wire, peer, tcp)
+        self.go.wait()
+        return answer
+
+
+@pytest.fixture
+def node() -> Iterator[LiveNode]:
+    with live_node(start=False) as made:
+        for path in made.policies.iterdir():
+            path.unlink()
+        yield made
+
+
+def forget(node: LiveNode) -> None:
+    """As if very many others had come meanwhile."""
+    key_size, value_size = SIZES[CONNECTIONS_NAME]
+    raw = Codec[bytes, bytes](CONNECTIONS_NAME, key_size, value_size, bytes, bytes, bytes, bytes)
+    remembered = PinnedMap(node.settings.pin_dir / "maps", raw)
+    try:
+        remembered.remove(remembered.read())
+    finally:
+        remembered.close()
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("client", [OPEN, SHUT], ids=["open client", "client that nobody may ask"])
+def test_a_request_that_is_answered_late(node: LiveNode, client: str, family: int) -> None:
+    node.webs.pop("api-server").close()
+    server = SlowServer(node.api, 80)
+    node.write("api", POLICY)
+    node.write("client", client)
+    node.start_agent()
+    there = (str(node.api.ips[family]), 80)
+    with closing(server), netns.run_in(node.frontend.path, lambda: socket.create_connection(there, PATIENCE)) as line:
+        line.sendall(ALLOWED)
+        assert server.asked.wait(PATIENCE)
+        time.sleep(0.3)  # until the client has been told that its request has come
+        forget(node)
+        server.go.set()
+        assert line.recv(65536).startswith(b"HTTP/1.1 200")
+        line.sendall(DENIED)
+        assert line.recv(65536).startswith(b"HTTP/1.1 403")
+        line.sendall(ALLOWED)
+        assert line.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("client", [OPEN, SHUT], ids=["open client", "client that nobody may ask"])
+def test_a_name_that_is_answered_late(node: LiveNode, client: str, family: int) -> None:
+    """From the same port the client could else ask for anything, past the proxy."""
+    server = SlowNames(node.backend)
+    server.zone["slow.example.com"] = 60, ("198.51.100.7",)
+    node.write("names", NAMES)
+    node.write("client", client)
+    node.start_agent()
+    version = (socket.AF_INET, socket.AF_INET6)[family]
+    with closing(server), netns.run_in(node.frontend.path, lambda: socket.socket(version, socket.SOCK_DGRAM)) as asking:
+        asking.settimeout(PATIENCE)
+        asking.connect((str(node.backend.ips[family]), 53))
+
+        def ask(name: str) -> None:
+            asking.send(dns.message.make_query(name, "A").to_wire())
+
+        def answer() -> dns.rcode.Rcode:
+            return dns.message.from_wire(asking.recv(65535)).rcode()
+
+        ask("slow.example.com")
+        node.until("it is asked", lambda: server.names() == ["slow.example.com"])
+        forget(node)
+        server.go.set()
+        assert answer() == dns.rcode.NOERROR
+        ask("other.example.org")
+        assert answer() == dns.rcode.REFUSED
+        assert server.names() == ["slow.example.com"]
+        ask("slow.example.com")
+        assert answer() == dns.rcode.NOERROR
