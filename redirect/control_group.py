@@ -95,10 +95,11 @@ class ControlGroups:
         self._programs: Mapping[ProcessHook, int] = {}
 
     def take_over(self) -> None:
-        """Exchange the programs behind the links of an earlier agent. Raises as `attach`."""
-        for number in self.attached():
-            for hook, fd in self._loaded().items():
-                cgroup.swap(self._link(number, hook), fd)
+        """Exchange the programs behind the links of an earlier agent, also where it had no time for both. Raises as
+        `attach`."""
+        for number, hooks in self._alive().items():
+            for hook in hooks:
+                cgroup.swap(self._link(number, hook), self._loaded()[hook])
 
     def attach(self, number: int, group: str) -> None:
         """Police the group's sockets from now on; until a plan names it, all that they send and are sent is dropped.
@@ -123,12 +124,11 @@ class ControlGroups:
 
     def attached(self) -> frozenset[int]:
         """The numbers of groups that both programs police. Links of groups that are gone are taken away."""
-        found: dict[int, int] = {}
-        for path in self._links.iterdir() if self._links.is_dir() else ():
-            if self._is_alive(path):
-                number = int(path.name.partition("-")[0])
-                found[number] = found.get(number, 0) + 1
-        return frozenset(number for number, links in found.items() if links == len(ProcessHook))
+        return frozenset(number for number, hooks in self._alive().items() if len(hooks) == len(ProcessHook))
+
+    def touched(self) -> frozenset[int]:
+        """Those that at least one of them polices: nothing passes one alone."""
+        return frozenset(self._alive())
 
     def close(self) -> None:
         """Let go of the programs and leave the kernel enforcing."""
@@ -148,6 +148,15 @@ class ControlGroups:
             loading = Loading(self._pin_dir / "maps", self._pin_dir / _PROGRAMS, ProcessHook, self._cache_dir)
             self._programs = loading.finish()
         return self._programs
+
+    def _alive(self) -> dict[int, list[ProcessHook]]:
+        found: dict[int, list[ProcessHook]] = {}
+        for path in self._links.iterdir() if self._links.is_dir() else ():
+            number, _, program = path.name.partition("-")
+            for hook in ProcessHook:
+                if hook.program == program and self._is_alive(path):
+                    found.setdefault(int(number), []).append(hook)
+        return found
 
     def _link(self, number: int, hook: ProcessHook) -> Path:
         return self._links / f"{number}-{hook.program}"

@@ -169,6 +169,11 @@ class Datapath:
         away."""
         return self.held().pods | self.groups()
 
+    def touched(self) -> frozenset[int]:
+        """These, and those that only one of the programs polices: nothing passes it."""
+        held = self.held()
+        return held.pods | held.begun | self._groups.touched()
+
     def groups(self) -> frozenset[int]:
         """The control groups among these."""
         return self._groups.attached()

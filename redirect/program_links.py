@@ -13,11 +13,13 @@ from .kernel.tcx import Hook
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Interfaces that programs are attached to: those of endpoints (both programs), uplinks, and bridges of engines."""
+    """Interfaces that programs are attached to: those of endpoints (both programs), uplinks, and bridges of engines.
+    `begun`: of endpoints with one of them alone, as an agent leaves it that is killed between the two."""
 
     pods: frozenset[int]
     uplinks: frozenset[int]
     bridges: frozenset[int] = frozenset()
+    begun: frozenset[int] = frozenset()
 
 
 class ProgramLinks:
@@ -57,6 +59,7 @@ class ProgramLinks:
                 found[Hook.TO_UPLINK] & found[Hook.FROM_UPLINK] | found[Hook.TO_TUNNEL] & found[Hook.FROM_TUNNEL]
             ),
             frozenset(found[Hook.TO_BRIDGE] & found[Hook.FROM_BRIDGE]),
+            frozenset(found[Hook.TO_POD] ^ found[Hook.FROM_POD]),
         )
 
     def take_over(self, before: Callable[[int, Hook], None], after: Callable[[int, Hook], None]) -> None:

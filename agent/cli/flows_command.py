@@ -79,6 +79,13 @@ def flows(
     past = sorted(filter(wanted.wants, past), key=lambda event: event.time)
     for event in past[max(0, len(past) - last) :]:
         _print(event, output)
+    for end in (source, destination):
+        if end and not past and not seen.directory().knows(end):
+            typer.echo(
+                f"nobody here is called '{end}': write namespace/name or name ('lockgate endpoint list' shows them), "
+                "an address, a prefix, or a label such as reserved:world",
+                err=True,
+            )
     seen.untold()
     with suppress(KeyboardInterrupt):
         while follow and not reader_left(_POLL_SECONDS):

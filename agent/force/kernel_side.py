@@ -105,7 +105,7 @@ class KernelSide:
         self._datapath.apply(wanted)
         problems = [*self._end_carried(before, world), *self.attach(endpoint for endpoint, _ in enforced)]
         kept = {endpoint.ifindex for endpoint, _ in enforced}
-        gone = self._datapath.attached() - kept - self._bridges.ports
+        gone = self._datapath.touched() - kept - self._bridges.ports
         if gone:
             with expedited():
                 for ifindex in gone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from typing import Any
 
 from ...envoy.config.access_log import SocketEnd
@@ -75,6 +75,22 @@ class Directory:
             return found
         name = same[0]["endpoint"] if len(same) == 1 else ""
         return FlowEnd(found.ip, found.port, name, identity, tuple(same[0]["labels"]))
+
+    def knows(self, end: str) -> bool:
+        """False for what nobody here is called: the name of an endpoint, whole or without its namespace, a label of an
+        endpoint or of an identity. Any address or prefix may be somebody's, and who knows nobody cannot tell."""
+        try:
+            ip_interface(end)
+        except ValueError:
+            pass
+        else:
+            return True
+        called = {entry["endpoint"] for entries in self._by_identity.values() for entry in entries}
+        if not called:
+            return True
+        labels = {label for entries in self._by_identity.values() for entry in entries for label in entry["labels"]}
+        labels |= {label for identity in self._prefixes.values() for label in identity["labels"]}
+        return end in called or end in labels or end in {each.rpartition("/")[2] for each in called}
 
     def of_node(self, number: int, address: SocketEnd) -> FlowEnd | None:
         """The end at processes of the node that are an endpoint with this number."""

@@ -102,6 +102,27 @@ def test_an_upgrade_whose_programs_remember_connections_otherwise(node: LiveNode
     assert node.ok()
 
 
+def test_an_agent_that_was_killed_between_two_programs_of_a_pod(node: LiveNode) -> None:
+    """One that stays an endpoint, and one that is none any more when the next agent comes."""
+    links = node.settings.pin_dir / "links"
+    left = node.ground.pod("left", labels={"app": "left"})
+    workloads = node.workloads.read_text()
+    try:
+        node.list_pods()
+        node.until("it is policed", lambda: node.status()["datapath"]["attached"] == 5)
+        with Probes(node, l7_may_fail=True):
+            node.end_agent(signal.SIGKILL)
+            (links / f"{left.ifindex}-from_pod").unlink()
+            (links / f"{node.frontend.ifindex}-to_pod").unlink()
+            node.replace(node.workloads, workloads)
+            node.start_agent()
+        assert [*links.glob(f"{left.ifindex}-*_pod")] == []
+        assert len([*links.glob(f"{node.frontend.ifindex}-*_pod")]) == 2
+    finally:
+        node.remove(left)
+        node.replace(node.workloads, workloads)
+
+
 def test_a_file_that_breaks_while_no_agent_runs_keeps_its_last_good_version(node: LiveNode) -> None:
     workloads = node.workloads.read_text()
     with Probes(node) as probes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 
@@ -171,6 +172,25 @@ class TestChanges:
         in_force(node, service)
         assert service.ask(asking) == ANSWERED
         assert service.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
+
+    def test_an_agent_that_was_killed_between_two_programs(
+        self, node: LiveNode, service: NodeService, group: str
+    ) -> None:
+        """Of one group that stays a workload, and of one that is none any more when the next agent comes."""
+        links = node.settings.pin_dir / "process-links"
+        other = f"{group.rpartition('/')[0]}/other.service"
+        with closing(NodeService(node.node, other)) as left:
+            list_services(node, {"billing": group, "shut": other})
+            in_force(node, service, left)
+            node.end_agent(signal.SIGKILL)
+            for path in links.glob("*-from_process"):
+                path.unlink()
+            list_services(node, {"billing": group})
+            node.start_agent()
+            in_force(node, service)
+            assert service.fetch(OUTSIDE_IPV4, SHUT_OUT, GLANCE) == MUTE
+            assert left.fetch(OUTSIDE_IPV4, SHUT_OUT) == ANSWERED
+            assert len(list(links.iterdir())) == 2
 
     def test_a_service_that_is_started_anew(self, node: LiveNode, service: NodeService, group: str) -> None:
         """Its group is another then, under the same path, as systemd does it."""

@@ -93,4 +93,11 @@ def test_dropped_packets_are_remembered_without_a_follower(shared_node: LiveNode
     why = "no ingress rule of default/allow-frontend-to-backend allows it"
     assert "default/intruder:" in last and f"-> default/backend:8080  TCP  egress, policy: {why}" in last
     assert last in node.lockgate("flows", "--policy", "allow-frontend-to-backend").out
-    assert node.lockgate("flows", "--verdict", "dropped", "--from", "frontend", "--to", "frontend").out == ""
+    asked = node.lockgate("flows", "--verdict", "dropped", "--from", "frontend", "--to", "frontend")
+    assert (asked.status, asked.out, asked.err) == (0, "", "")
+
+
+def test_an_end_that_nobody_is_called(shared_node: LiveNode) -> None:
+    asked = shared_node.lockgate("flows", "--from", "frontent")
+    assert (asked.status, asked.out) == (0, "")
+    assert asked.err.startswith("nobody here is called 'frontent': write namespace/name or name")

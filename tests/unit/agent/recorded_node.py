@@ -128,6 +128,9 @@ class Recorded:
     def attached(self) -> frozenset[int]:
         return frozenset(self.interfaces)
 
+    def touched(self) -> frozenset[int]:
+        return self.attached()
+
     def groups(self) -> frozenset[int]:
         return frozenset()
 

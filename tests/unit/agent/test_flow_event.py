@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from lockgate.agent.inspection.flow_end import FlowEnd, FlowVerdict
+from lockgate.agent.inspection.flow_end import Directory, FlowEnd, FlowVerdict
 from lockgate.agent.inspection.flow_event import FlowEvent, flow_event
 from lockgate.agent.inspection.flow_filter import FlowFilter
 from lockgate.envoy.config.access_log import parse
@@ -129,3 +129,16 @@ def test_tls_and_unknown_ends() -> None:
 )
 def test_filters(wanted: FlowFilter, passes: bool) -> None:
     assert wanted.wants(event()) is passes
+
+
+@pytest.mark.parametrize(
+    "end", ["prod/api", "api", "till", "k8s:app=till", "reserved:world", "cidr:192.0.2.0/24", "10.9.9.9", "fd00::/8"]
+)
+def test_who_may_be_an_end(end: str) -> None:
+    assert DIRECTORY.knows(end)
+    assert Directory().knows("anybody"), "it knows nobody, and cannot tell"
+
+
+@pytest.mark.parametrize("end", ["prod/apy", "default/api", "app=till", "world", "prod/"])
+def test_what_nobody_is_called(end: str) -> None:
+    assert not DIRECTORY.knows(end)
