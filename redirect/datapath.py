@@ -13,11 +13,9 @@ the maps stay as they are until the first `apply` says what has changed.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..policies.endpoint_policy import Direction, EndpointPolicy
 from ..policies.identity import IPNetwork
@@ -27,37 +25,24 @@ from .connections import Concern, ConnectionMap
 from .control_group import ControlGroups
 from .errors import RedirectError
 from .far_ends import FarEnds
-from .ipcache_map import IpcacheMap
 from .kernel import bpffs, tcx
-from .kernel.maps import CounterMap, PinnedMap
+from .kernel.maps import CounterMap
 from .kernel.tcx import BRIDGE_HOOKS, LOOPBACK_HOOKS, POD_HOOKS, TUNNEL_HOOKS, UPLINK_HOOKS, Hook
-from .layout import Config
 from .map_changes import NO_CHANGE, MapChanges, MapDelta, Table, diff
 from .opening import DEFAULT_PIN_DIR, Opening
 from .plan import DEFAULT_HTTP_PORT, DatapathPlan, Owner, is_group
+from .plan_maps import Applied, PlanMaps
 from .program_links import Held, ProgramLinks
 from .proxy_sockets import Carried, carried, end_carried
 from .published import free_published, hold_published
 from .reason import Counter, Reason
 from .revocation import end, revoked
-from .room import Need, is_ample, need
+from .room import Need
 from .services import ServiceAddresses
 from .strangers import Strangers
 
-_CONFIG_KEY = 0
 _LOOPBACK = 1  # interface number of lo in every namespace
 _COUNTED = (Direction.EGRESS, Direction.INGRESS)  # enum hook in bpf/maps.h; uplinks count as to_pod
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """Map entries written and deleted by one `apply`, the revision that counts from now on, and how many live TCP
-    connections are over because of it."""
-
-    written: int
-    deleted: int
-    revision: int
-    revoked: int = 0
 
 
 class Datapath:
@@ -71,28 +56,16 @@ class Datapath:
     ) -> None:
         self._pin_dir = pin_dir
         self._cache_dir = cache_dir
-        self._reset_port = reset_port
         self._lock = lock
         self._programs = programs
         self._links = ProgramLinks(pin_dir / "links", programs)
         maps = pin_dir / "maps"
-        self._policy = PinnedMap(maps, layout.POLICY)
-        self._endpoints = PinnedMap(maps, layout.ENDPOINTS)
-        self._ipcache = IpcacheMap(maps)
-        self._maps: Mapping[Table, PinnedMap[Any, Any]] = {
-            Table.POLICY: self._policy,
-            Table.ENDPOINTS: self._endpoints,
-            Table.IPCACHE: self._ipcache,
-        }
-        self._config = PinnedMap(maps, layout.CONFIG)
+        self._maps = PlanMaps(maps, reset_port)
         self._counters = CounterMap(maps, layout.COUNTERS_NAME)
         self._connections = ConnectionMap(maps)
         self.strangers = Strangers(pin_dir, cache_dir)
         self._groups = ControlGroups(pin_dir, cache_dir)
         self._far_ends: FarEnds | None = None
-        self._current: DatapathPlan | None = None  # what the maps hold; None: read them first
-        self._writing_config = threading.Lock()
-        self._unfinished = True  # a revision may be owed for changes of an earlier agent or a failed apply
 
     @classmethod
     def open(cls, begun: Opening, reset_port: int = DEFAULT_HTTP_PORT) -> Datapath:
@@ -234,7 +207,7 @@ class Datapath:
     @property
     def redirecting(self) -> bool:
         """False when no endpoint has a policy in the maps, as before the first plan: nothing is redirected then."""
-        return bool(self._endpoints.read())
+        return self._maps.has_endpoints()
 
     def apply(self, wanted: DatapathPlan) -> Applied:
         """Make the maps hold `wanted`, in the order of `MapChanges.writes`, then a revision that has live connections
@@ -246,7 +219,7 @@ class Datapath:
         """
         current = self.current
         changes = diff(current, wanted)
-        applied = self._change(changes, wanted)
+        applied = self._maps.change(changes, wanted)
         if not changes.endpoints and not changes.ipcache:
             return applied
         over = revoked(self._connections.live(Concern.of(changes)), wanted)
@@ -255,16 +228,16 @@ class Datapath:
 
     def need(self, wanted: DatapathPlan) -> Need:
         """What `apply` would take."""
-        return need(self.current, wanted, self.room)
+        return self._maps.need(wanted)
 
     def has_ample_room(self, policies: Sequence[EndpointPolicy], addresses: int) -> bool:
         """True where endpoints with these policies, and so many addresses, have room without being counted."""
-        return is_ample(self.current, policies, addresses, self.room)
+        return self._maps.has_ample_room(policies, addresses)
 
     @property
     def room(self) -> Mapping[Table, int]:
         """How many entries each map can hold."""
-        return {table: opened.room for table, opened in self._maps.items()}
+        return self._maps.room
 
     def readdress(self, owners: MapDelta[IPNetwork, Owner]) -> Applied:
         """Change owners of addresses and nothing else, at a cost that does not grow with the policies.
@@ -275,31 +248,12 @@ class Datapath:
         ipcache = {**current.ipcache, **owners.put}
         for network in owners.gone:
             ipcache.pop(network, None)
-        return self._change(MapChanges(NO_CHANGE, NO_CHANGE, owners), replace(current, ipcache=ipcache))
-
-    def _change(self, changes: MapChanges, wanted: DatapathPlan) -> Applied:
-        """Write `changes`, which lead to `wanted`: nothing of what the maps have no room for."""
-        for table, entries in changes.most(self.current).items():
-            self._maps[table].require(entries)
-        revision = self._config.read()[_CONFIG_KEY].revision
-        if len(changes) or self._unfinished:
-            self._current, self._unfinished = None, True
-            self._write(changes)
-            revision = revision % 0xFFFFFFFF + 1
-            with self._writing_config:
-                asks_makers = self._config.read()[_CONFIG_KEY].asks_makers
-                self._config.put({_CONFIG_KEY: Config(revision, self._reset_port, asks_makers)})
-        self._current, self._unfinished = wanted, False
-        parts = (changes.policy, changes.endpoints, changes.ipcache)
-        return Applied(sum(len(part.put) for part in parts), sum(len(part.gone) for part in parts), revision)
+        return self._maps.change(MapChanges(NO_CHANGE, NO_CHANGE, owners), replace(current, ipcache=ipcache))
 
     def envoy_asks_makers(self) -> None:
         """The Envoy that runs is of this version, and the one before accepts nothing any more: it may have clients that
         were given the node's address. An earlier version would take them for the node. From any thread."""
-        with self._writing_config:
-            config = self._config.read()[_CONFIG_KEY]
-            if not config.asks_makers:
-                self._config.put({_CONFIG_KEY: config._replace(asks_makers=True)})
+        self._maps.envoy_asks_makers()
 
     def services(self) -> ServiceAddresses:
         """Those of this pin folder, to be closed before the data path."""
@@ -325,15 +279,13 @@ class Datapath:
     @property
     def current(self) -> DatapathPlan:
         """What the maps hold."""
-        if self._current is None:
-            self._current = self._read()
-        return self._current
+        return self._maps.current
 
     @property
     def ipcache(self) -> tuple[Path, int, int]:
         """The pin of the map from addresses to identities, and the kernel's numbers of the map behind it and of the one
         that holds its generation, which is pinned beside it."""
-        return self._pin_dir / "maps" / layout.IPCACHE.name, self._ipcache.id, self._ipcache.generation.id
+        return self._pin_dir / "maps" / layout.IPCACHE.name, self._maps.ipcache.id, self._maps.ipcache.generation.id
 
     def counters(self) -> tuple[Counter, ...]:
         """Packet counts since the maps were made."""
@@ -354,8 +306,7 @@ class Datapath:
 
     def close(self) -> None:
         """Let go of everything and leave the kernel enforcing."""
-        for opened in (self._policy, self._endpoints, self._ipcache, self._config):
-            opened.close()
+        self._maps.close()
         self._counters.close()
         self._connections.close()
         if self._far_ends is not None:
@@ -400,11 +351,3 @@ class Datapath:
         """Once the program there judges sources."""
         if hook is Hook.FROM_POD:
             routing.trust_sources(ifindex)
-
-    def _read(self) -> DatapathPlan:
-        return DatapathPlan(self._policy.read(), self._endpoints.read(), self._ipcache.read())
-
-    def _write(self, changes: MapChanges) -> None:
-        for write in changes.writes():
-            self._maps[write.table].put(write.delta.put)
-            self._maps[write.table].remove(write.delta.gone)
