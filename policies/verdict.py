@@ -5,7 +5,7 @@ https://docs.cilium.io/en/stable/security/policy/intro/ for the order: deny, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from .endpoint_policy import Direction, DirectionPolicy, HttpRules, Protocol, ResolvedRule
@@ -70,66 +70,29 @@ def judge(
     reasons call the peer. `taken_up` when the policy of the other side has made Envoy take the connection up already.
     `direction` is the policy's; it matters only where the peer is this node: a client that is let in past all proxies.
     """
-    peer_name = peer_name or f"identity {peer}"
-    considered: list[Considered] = []
-    actions: list[HeaderAction] = []
-    denying: ResolvedRule | None = None
-    plain: ResolvedRule | None = None
-    matching: ResolvedRule | None = None
-    redirecting: ResolvedRule | None = None
-    pending: ResolvedRule | None = None
-    covering: list[ResolvedRule] = []
-    request, as_judged, refusal = _as_envoy_sees(request)
-    refused = ""
-    for rule in policy.rules:
-        if (why := _why_not_covered(rule, peer, peer_name, protocol, port)) is not None:
-            considered.append(Considered(rule, False, why))
-            continue
-        covering.append(rule)
-        matched, why = True, f"{peer_name} and {protocol} port {port} match"
-        if rule.deny:
-            denying = denying or rule
-        elif not rule.redirects:
-            plain = plain or rule
-        else:
-            redirecting = redirecting or rule
-            if request is None:
-                why += "; its requests are judged by Envoy"
-            elif refusal and _reads(rule, request):
-                matched, why = False, refusal
-                refused = refusal
-            else:
-                matched, why, acting = judge_l7(rule.l7, rule.tls, request)
-                why += as_judged
-                actions += acting
-                if matched:
-                    matching = matching or rule
-                elif awaits_requests(rule.l7, rule.tls, request):
-                    pending = pending or rule
-        considered.append(Considered(rule, matched, why))
-
-    matching = matching or _together(covering, request)
-    from_node = direction is Direction.INGRESS and peer == Reserved.HOST
-    past_proxies = plain is not None and from_node
-    clashing = "" if past_proxies else clash(covering, protocol)
-    redirected = denying is None and redirecting is not None and not clashing
+    found = _consider(policy, peer, peer_name or f"identity {peer}", protocol, port, request)
+    request, redirecting, plain = found.request, found.redirecting, found.plain
+    matching = found.matching or _together(found.covering, request)
+    past_proxies = plain is not None and direction is Direction.INGRESS and peer == Reserved.HOST
+    clashing = "" if past_proxies else clash(found.covering, protocol)
+    redirected = found.denying is None and redirecting is not None and not clashing
     unreadable = _unreadable(redirecting, request) if redirected and not past_proxies else ""
-    taken = take_up(covering, greeting(request)) if redirected and request is not None else Taken()
+    taken = take_up(found.covering, greeting(request)) if redirected and request is not None else Taken()
     if taken.interception is not None and taken_up:
         taken = Taken(fault="Envoy takes a connection up once, and has done so for the policy of its client")
 
     def outcome(verdict: Verdict, reason: str, rule: ResolvedRule | None) -> Judgement:
-        done = tuple(dict.fromkeys(actions)) if redirected and not taken.fault else ()
-        return Judgement(verdict, reason, rule, tuple(considered), redirected, done, taken.interception)
+        done = tuple(dict.fromkeys(found.actions)) if redirected and not taken.fault else ()
+        return Judgement(verdict, reason, rule, tuple(found.considered), redirected, done, taken.interception)
 
-    if denying is not None:
-        return outcome(Verdict.DENY, f"denied by {denying.origin}", denying)
+    if found.denying is not None:
+        return outcome(Verdict.DENY, f"denied by {found.denying.origin}", found.denying)
     if clashing:
         return outcome(Verdict.DENY, clashing, None)
     if unreadable:
         return outcome(Verdict.DENY, unreadable, None)
-    if refused and not taken.fault:  # what is not taken up is not read
-        return outcome(Verdict.DENY, refused, None)
+    if found.refused and not taken.fault:  # what is not taken up is not read
+        return outcome(Verdict.DENY, found.refused, None)
     if plain is not None:
         return outcome(Verdict.ALLOW, f"allowed by {plain.origin}", plain)
     if redirecting is None:
@@ -142,10 +105,62 @@ def judge(
         return outcome(Verdict.ALLOW, "no policy turns the default to deny", None)
     if taken.fault:
         return outcome(Verdict.DENY, taken.fault, None)
-    if request is None or pending is not None:
-        judging = pending or redirecting
+    if request is None or found.pending is not None:
+        judging = found.pending or redirecting
         return outcome(Verdict.REDIRECT, f"Envoy judges each request by {judging.origin}", judging)
     return outcome(Verdict.DENY, f"no request rule of {redirecting.origin} allows it", None)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the rules say of a flow, the first of each kind: one that denies, one that allows past proxies, one that
+    asks for a proxy, one whose request rule matches, one that waits for requests inside of what was TLS. `covering`:
+    all that apply to the connection. `refused`: why Envoy refuses the request. `request`: as it is judged."""
+
+    request: Request | None
+    considered: list[Considered] = field(default_factory=list)
+    covering: list[ResolvedRule] = field(default_factory=list)
+    actions: list[HeaderAction] = field(default_factory=list)
+    denying: ResolvedRule | None = None
+    plain: ResolvedRule | None = None
+    redirecting: ResolvedRule | None = None
+    matching: ResolvedRule | None = None
+    pending: ResolvedRule | None = None
+    refused: str = ""
+
+
+def _consider(
+    policy: DirectionPolicy, peer: int, peer_name: str, protocol: Protocol, port: int, asked: Request | None
+) -> _Found:
+    request, as_judged, refusal = _as_envoy_sees(asked)
+    found = _Found(request)
+    for rule in policy.rules:
+        if (why := _why_not_covered(rule, peer, peer_name, protocol, port)) is not None:
+            found.considered.append(Considered(rule, False, why))
+            continue
+        found.covering.append(rule)
+        matched, why = True, f"{peer_name} and {protocol} port {port} match"
+        if rule.deny:
+            found.denying = found.denying or rule
+        elif not rule.redirects:
+            found.plain = found.plain or rule
+        else:
+            found.redirecting = found.redirecting or rule
+            if request is None:
+                why += "; its requests are judged by Envoy"
+            elif refusal and _reads(rule, request):
+                matched, why = False, refusal
+                found.refused = refusal
+            else:
+                matched, why, acting = judge_l7(rule.l7, rule.tls, request)
+                why += as_judged
+                found.actions += acting
+                if matched:
+                    found.matching = found.matching or rule
+                elif awaits_requests(rule.l7, rule.tls, request):
+                    found.pending = found.pending or rule
+        found.considered.append(Considered(rule, matched, why))
+    return found
 
 
 def _unreadable(redirecting: ResolvedRule | None, request: Request | None) -> str:

@@ -79,13 +79,8 @@ def flows(
     past = sorted(filter(wanted.wants, past), key=lambda event: event.time)
     for event in past[max(0, len(past) - last) :]:
         _print(event, output)
-    for end in (source, destination):
-        if end and not past and not seen.directory().knows(end):
-            typer.echo(
-                f"nobody here is called '{end}': write namespace/name or name ('lockgate endpoint list' shows them), "
-                "an address, a prefix, or a label such as reserved:world",
-                err=True,
-            )
+    if not past:
+        _tell_unknown(seen.directory(), source, destination)
     seen.untold()
     with suppress(KeyboardInterrupt):
         while follow and not reader_left(_POLL_SECONDS):
@@ -99,6 +94,16 @@ def flows(
                     _print(more, output)
     seen.close()
     tail.close()
+
+
+def _tell_unknown(directory: Directory, *ends: str) -> None:
+    for end in ends:
+        if end and not directory.knows(end):
+            typer.echo(
+                f"nobody here is called '{end}': write namespace/name or name ('lockgate endpoint list' shows them), "
+                "an address, a prefix, or a label such as reserved:world",
+                err=True,
+            )
 
 
 class _Node:

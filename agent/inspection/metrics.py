@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -189,22 +189,18 @@ def families_of(
     dns: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[Metric]:
     """What can be read off the node's state."""
-    questions = CounterMetricFamily(
-        "lockgate_dns_messages",
-        "Questions and answers at the DNS proxy by what became of them.",
-        labels=("event",),
-    )
-    for event, number in dns.items():
-        if event != "learned":
-            questions.add_metric((event,), number)
-    yield questions
-    yield _gauge(
-        "lockgate_dns_learned", "Addresses of names that answers have shown to clients.", dns.get("learned", 0)
-    )
     yield _gauge("lockgate_ready", "1 when all that is wanted is in force and nothing is wrong.", int(status["ok"]))
     yield _gauge("lockgate_problems", "Sentences in `lockgate status`.", len(status["problems"]))
     yield _gauge("lockgate_policy_revision", "Changes brought into force.", status["agent"]["revision"])
-    policies = status["policies"]
+    yield _gauges("lockgate_endpoints", "Workloads, by whether they are on this node.", "place", status["endpoints"])
+    yield from _of_policies(status["policies"], counts)
+    yield from _of_xds(status["xds"])
+    yield from _of_envoy(status["envoy"], counts)
+    yield from _of_datapath(datapath)
+    yield from _of_dns(dns)
+
+
+def _of_policies(policies: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[Metric]:
     yield _gauges(
         "lockgate_policies",
         "Policies by state; nack: refused by Envoy, no-room: in the kernel's maps, stale: the file is broken and the "
@@ -223,37 +219,6 @@ def families_of(
         "node",
         policies["nacked_by_node"],
     )
-    yield _gauges("lockgate_endpoints", "Workloads, by whether they are on this node.", "place", status["endpoints"])
-    yield _gauge(
-        "lockgate_xds_clients",
-        "Connected xDS clients.",
-        len({entry["node"] for entry in status["xds"] if entry["type"] != "-"}),
-    )
-    yield _gauges(
-        "lockgate_xds_remote_nodes",
-        "Remote nodes by the worst of their resource types; ABSENT: not connected.",
-        "state",
-        _remote_nodes(status["xds"]),
-    )
-    states = dict.fromkeys(("SYNCED", "STALE", "NACK"), 0)
-    for entry in status["xds"]:
-        for resource in entry["resources"]:
-            states[resource["state"]] += 1
-    yield _gauges("lockgate_xds_resources", "Resources that clients asked for, by state.", "state", states)
-    yield _gauge("lockgate_envoy_up", "1 while Envoy runs.", int(status["envoy"]["state"] == "running"))
-    yield _counter("lockgate_envoy_restarts", "How often Envoy had to be started again.", status["envoy"]["restarts"])
-    yield _counter("lockgate_envoy_hangs", "How often that was because it hung.", status["envoy"]["hangs"])
-    cures = CounterMetricFamily(
-        "lockgate_envoy_deaf",
-        "What was done because Envoy did not answer to what it was told: a stream was ended, it was replaced.",
-        labels=("cure",),
-    )
-    for cure in ("stream", "replacement"):
-        cures.add_metric((cure,), counts[f"deaf_{cure}"])
-    yield cures
-    yield _gauge("lockgate_drift", "Resources that Envoy confirmed and has not in force.", counts["drift"])
-    yield _counter("lockgate_drift_repaired", "Resources that were sent again because of drift.", counts["repaired"])
-    yield _counter("lockgate_effect_looks", "How often Envoy was asked what it has in force.", counts["looks"])
     yield _counter(
         "lockgate_nack_searches",
         "Changes that Envoy refused, so that the policy to blame was searched.",
@@ -262,6 +227,41 @@ def families_of(
     yield _counter(
         "lockgate_streams_ended", "Requests that ran on when their policy no longer allowed them.", counts["streams"]
     )
+
+
+def _of_xds(clients: Collection[Mapping[str, Any]]) -> Iterator[Metric]:
+    yield _gauge(
+        "lockgate_xds_clients", "Connected xDS clients.", len({row["node"] for row in clients if row["type"] != "-"})
+    )
+    yield _gauges(
+        "lockgate_xds_remote_nodes",
+        "Remote nodes by the worst of their resource types; ABSENT: not connected.",
+        "state",
+        _remote_nodes(clients),
+    )
+    states = dict.fromkeys(("SYNCED", "STALE", "NACK"), 0)
+    for row in clients:
+        for resource in row["resources"]:
+            states[resource["state"]] += 1
+    yield _gauges("lockgate_xds_resources", "Resources that clients asked for, by state.", "state", states)
+
+
+def _of_envoy(envoy: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[Metric]:
+    yield _gauge("lockgate_envoy_up", "1 while Envoy runs.", int(envoy["state"] == "running"))
+    yield _counter("lockgate_envoy_restarts", "How often Envoy had to be started again.", envoy["restarts"])
+    yield _counter("lockgate_envoy_hangs", "How often that was because it hung.", envoy["hangs"])
+    yield _counters(
+        "lockgate_envoy_deaf",
+        "What was done because Envoy did not answer to what it was told: a stream was ended, it was replaced.",
+        "cure",
+        {cure: counts[f"deaf_{cure}"] for cure in ("stream", "replacement")},
+    )
+    yield _gauge("lockgate_drift", "Resources that Envoy confirmed and has not in force.", counts["drift"])
+    yield _counter("lockgate_drift_repaired", "Resources that were sent again because of drift.", counts["repaired"])
+    yield _counter("lockgate_effect_looks", "How often Envoy was asked what it has in force.", counts["looks"])
+
+
+def _of_datapath(datapath: Mapping[str, Any]) -> Iterator[Metric]:
     packets = CounterMetricFamily(
         "lockgate_datapath_packets",
         "Packets of endpoints by what became of them.",
@@ -280,6 +280,18 @@ def families_of(
         datapath["wanted"],
     )
     yield _gauge("lockgate_datapath_interfaces", "Interfaces with programs.", len(datapath["interfaces"]))
+
+
+def _of_dns(dns: Mapping[str, int]) -> Iterator[Metric]:
+    yield _counters(
+        "lockgate_dns_messages",
+        "Questions and answers at the DNS proxy by what became of them.",
+        "event",
+        {event: number for event, number in dns.items() if event != "learned"},
+    )
+    yield _gauge(
+        "lockgate_dns_learned", "Addresses of names that answers have shown to clients.", dns.get("learned", 0)
+    )
 
 
 def _remote_nodes(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -302,6 +314,13 @@ def _counter(name: str, what: str, value: float) -> Metric:
 
 def _gauges(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, what, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family
+
+
+def _counters(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, what, labels=(label,))
     for key, value in values.items():
         family.add_metric((key,), value)
     return family
