@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 from contextlib import suppress
+from dataclasses import replace
 
 from ..envoy.config.access_log import FILE_NAME as ACCESS_LOG
 from ..envoy.config.access_log import Rotation
@@ -61,7 +62,8 @@ class OwnEnvoy:
     def tls_side(self) -> TlsSide:
         """What it is told of TLS."""
         listener = TlsListener(port=self._state.settings.tls_port, connections_per_client=self._of_one, heap=self._heap)
-        return TlsSide(listener, self._access_log, self._ipcache)
+        http = replace(listener.http, server_connections=self._connections)
+        return TlsSide(replace(listener, http=http), self._access_log, self._ipcache)
 
     def kafka_side(self) -> KafkaSide:
         """What it is told of Kafka."""
@@ -102,7 +104,12 @@ class OwnEnvoy:
                 run_dir=settings.run_dir,
                 node_id=self._state.node,
                 ipcache=self._ipcache,
-                http=HttpListener(port=settings.http_port, connections_per_client=self._of_one, heap=self._heap),
+                http=HttpListener(
+                    port=settings.http_port,
+                    connections_per_client=self._of_one,
+                    heap=self._heap,
+                    server_connections=self._connections,
+                ),
                 max_heap=self._heap,
                 max_connections=self._connections,
             )

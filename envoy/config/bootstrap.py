@@ -31,10 +31,11 @@ _OTHER_DESCRIPTORS = 256  # files, listeners, its own conversations
 
 
 def connections_with(descriptors: int) -> int:
-    """How many connections of clients an Envoy may carry that may have so many descriptors (negative: any number), one
-    for each end. One that has none left tries to accept again and again, as fast as it can."""
+    """How many connections of clients an Envoy may carry that may have so many descriptors (negative: any number), and
+    as many to servers, besides one for each client's that it always may have. One that has no descriptor left tries to
+    accept again and again, as fast as it can, or hangs when it wants one to a server."""
     return (
-        MOST_CONNECTIONS if descriptors < 0 else max(1, min(MOST_CONNECTIONS, (descriptors - _OTHER_DESCRIPTORS) // 2))
+        MOST_CONNECTIONS if descriptors < 0 else max(1, min(MOST_CONNECTIONS, (descriptors - _OTHER_DESCRIPTORS) // 3))
     )
 
 

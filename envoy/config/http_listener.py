@@ -74,6 +74,8 @@ class HttpListener:
     backlog: int = 4096
     connections_per_client: int = 0  # at a time, over all listeners; 0 is any number, and needs no dynamic module
     heap: int = 0  # bytes that Envoy's may have, of which a client has its share when it is short; 0: any number
+    # To servers at a time, of each cluster. A server can have each request of HTTP/2 want a connection of its own.
+    server_connections: int = _UNLIMITED
 
 
 def http_listener(settings: HttpListener, access_log: Path, ipcache: Ipcache) -> listener.Listener:
@@ -120,12 +122,13 @@ def original_destination_cluster(settings: HttpListener) -> cluster.Cluster:
         connect_timeout=timedelta(seconds=settings.connect_timeout),
         per_connection_buffer_limit_bytes=BUFFER,
         typed_extension_protocol_options={UPSTREAM_OPTIONS: protobuf.Any.pack(options)},
-        # The cluster stands for every server of every client here; Envoy's default of 1024 would answer 503.
+        # The cluster stands for every server of every client here; Envoy's default of 1024 would answer 503. When there
+        # are as many connections as may be, a client still has one to each server, and its requests wait for that.
         circuit_breakers=cluster.CircuitBreakers(
             thresholds=[
                 cluster.CircuitBreakersThresholds(
                     priority=core.RoutingPriority.DEFAULT,
-                    max_connections=_UNLIMITED,
+                    max_connections=settings.server_connections,
                     max_pending_requests=_UNLIMITED,
                     max_requests=_UNLIMITED,
                     max_connection_pools=_UNLIMITED,
