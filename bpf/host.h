@@ -40,16 +40,24 @@ static __always_inline __u32 socket_state(struct __sk_buff *skb, const struct pa
     return state;
 }
 
-/* True for a connection from before the policy that the node itself has opened: it has a socket and no listener. */
-static __always_inline int opened_here(struct __sk_buff *skb, const struct packet *p, int leaving)
+enum beginning { NOT_KNOWN, TAKEN_UP, OPENED };
+
+/* How the node came to a connection that nobody has seen begin: its socket has a listener beside it, or none. */
+static __always_inline enum beginning beginning_of(struct __sk_buff *skb, const struct packet *p, int leaving)
 {
     struct packet received = leaving ? reversed(p) : *p;
     __u32 state = socket_state(skb, &received);
 
     if (!state || state == STATE_LISTEN)
-        return 0;
+        return state ? TAKEN_UP : NOT_KNOWN;
     received.sport = 0; /* nobody's: only a listener can be found */
-    return socket_state(skb, &received) != STATE_LISTEN;
+    return socket_state(skb, &received) == STATE_LISTEN ? TAKEN_UP : OPENED;
+}
+
+/* True for a connection from before the policy that the node itself has opened. */
+static __always_inline int opened_here(struct __sk_buff *skb, const struct packet *p, int leaving)
+{
+    return beginning_of(skb, p, leaving) == OPENED;
 }
 
 /* A connection of a pod's with the node's address, which the node's connection tracking may have forgotten before us: then

@@ -39,6 +39,8 @@ static __always_inline int decide_from_pod(struct __sk_buff *skb, struct packet 
         forget_quoted(p);
         track(p, &t);
     }
+    if (is_to_masked(p, &t) && may_be_ours(skb, p))
+        t.known = 0;
     if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, t.side) == skb->ifindex &&
         !is_translated(&t)) {
         touch(p, &t);
@@ -84,15 +86,28 @@ static __always_inline int may_turn_back(const struct __sk_buff *skb, const stru
     return p->protocol == IPPROTO_TCP && skb->ingress_ifindex;
 }
 
-/* True for a proxy's answer to its client over a connection that was forgotten: on the node only proxies, which are root's,
- * send with an address of somebody else's, and what they begin themselves has their mark. */
-static __always_inline int is_proxys_answer(struct __sk_buff *skb, const struct packet *p, const struct track *t,
-                                            const struct owner *src)
+/* True for what may be an answer over a connection that was forgotten: on the node only proxies, which are root's, send with
+ * an address of somebody else's, and what they begin themselves has their mark. With the node's own address they send, too,
+ * as do the node's servers, of whose connections the sockets tell who began them. */
+static __always_inline int may_answer(struct __sk_buff *skb, const struct packet *p, const struct track *t,
+                                      const struct owner *src)
 {
-    int ports = p->protocol == IPPROTO_UDP || (p->protocol == IPPROTO_TCP && !p->syn);
+    int is_tcp = p->protocol == IPPROTO_TCP;
 
-    return !t->known && ports && !p->error && !skb->ingress_ifindex && src->identity != HOST &&
-           (skb->mark & MARK_MASK) != MARK_ENVOY && !bpf_get_socket_uid(skb);
+    if (t->known || p->error || skb->ingress_ifindex || (skb->mark & MARK_MASK) == MARK_ENVOY)
+        return 0;
+    if (is_tcp ? p->syn : p->protocol != IPPROTO_UDP)
+        return 0;
+    if (src->identity == HOST)
+        return !is_tcp || beginning_of(skb, p, 1) == TAKEN_UP;
+    return !bpf_get_socket_uid(skb);
+}
+
+/* A datagram that no proxy needs to answer begins something. The node may send to whom it likes: its own is none but to
+ * whoever would have had to ask a proxy. */
+static __always_inline int is_answer(const struct packet *p, const struct owner *src, const struct verdict *v)
+{
+    return p->protocol == IPPROTO_TCP || v->verdict == REDIRECT || (v->verdict != ALLOW && src->identity != HOST);
 }
 
 /* REDIRECTED and REVOKED here mean to turn the packet back. */
@@ -116,7 +131,7 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
         track(p, &t);
     }
     if (t.known && !p->syn && t.known->revision == next.revision && ifindex_at(t.known, !t.side) == skb->ifindex &&
-        !may_be_anothers(p, &t)) {
+        !may_be_anothers(skb, p, &t)) {
         int passes = !t.known->proxied || envoy || t.known->initiator != t.side;
         if (passes || may_turn_back(skb, p)) {
             if (is_spoofed(skb, ifindex_at(t.known, t.side)))
@@ -139,18 +154,19 @@ static __always_inline int decide_to_pod(struct __sk_buff *skb, struct packet *p
         if (!sender.identity && (sender.ifindex || !lets_in_anybody(skb->ifindex)))
             return DROP_SPOOFED;
         src = &sender;
+        if (p->protocol != IPPROTO_TCP && !p->error && !is_tracked_answer(skb))
+            t.known = 0; /* it may be anybody's */
     }
     if (is_spoofed(skb, src->ifindex))
         return DROP_SPOOFED;
     forgotten.initiator = !t.side;
     forgotten.service = p->sport;
-    forgotten.proxied = p->protocol == IPPROTO_TCP; /* stays so when the L7 rule goes */
-    answers = is_proxys_answer(skb, p, &t, src);
+    forgotten.proxied = p->protocol == IPPROTO_TCP && src->identity != HOST; /* stays so when the L7 rule goes */
+    answers = may_answer(skb, p, &t, src);
     if (answers) {
         t.known = &forgotten;
         reason = judge_again(p, &t, src, dst, &next, &v);
-        /* A datagram that no proxy needs to answer begins something. */
-        answers = v.verdict != ALLOW || p->protocol == IPPROTO_TCP;
+        answers = is_answer(p, src, &v);
         if (!answers)
             t.known = 0;
     }

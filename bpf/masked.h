@@ -31,6 +31,18 @@ static __always_inline int first_source(struct __sk_buff *skb, const struct pack
 #endif
 }
 
+/* True for what conntrack takes for an answer. */
+static __always_inline int is_tracked_answer(struct __sk_buff *skb)
+{
+#ifdef NF_CONN_TUPLEHASH
+    __u64 tracked = 0;
+
+    return !READ(tracked, skb, SK_BUFF__NFCT) && (tracked & ~(__u64)INFO) && (tracked & INFO) >= IS_REPLY;
+#else
+    return 0;
+#endif
+}
+
 /* An endpoint by the mark, and anybody else by conntrack, who is no endpoint of this node: its own are marked. No identity:
  * it is not known. */
 static __always_inline struct owner masked(struct __sk_buff *skb, const struct packet *p)
@@ -63,8 +75,18 @@ static __always_inline __u32 masked_at(const struct packet *p, const struct trac
     return identity == HOST ? 0 : identity;
 }
 
-/* Conntrack may have given these ends to somebody else meanwhile, whom no handshake tells from who had them. */
-static __always_inline int may_be_anothers(const struct packet *p, const struct track *t)
+/* Conntrack may have given these ends to somebody else meanwhile, whom no handshake tells from who had them: also where
+ * the node itself, which no interface names, was asked by these. */
+static __always_inline int may_be_anothers(const struct __sk_buff *skb, const struct packet *p, const struct track *t)
 {
-    return p->protocol != IPPROTO_TCP && identity_at(t->known, t->side);
+    if (p->protocol == IPPROTO_TCP)
+        return 0;
+    return identity_at(t->known, t->side) || (skb->ingress_ifindex && !ifindex_at(t->known, t->side));
+}
+
+/* True for a datagram to somebody who was given the node's address. Conntrack may have forgotten that before we do: then
+ * it is for the node itself. */
+static __always_inline int is_to_masked(const struct packet *p, const struct track *t)
+{
+    return p->protocol != IPPROTO_TCP && t->known && identity_at(t->known, !t->side);
 }

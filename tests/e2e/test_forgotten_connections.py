@@ -1,5 +1,6 @@
 """What the kernel forgets of a connection while a proxy has yet to answer (it remembers 131,072 of them, and an upgrade
-may begin anew) is found again by that answer: the connection goes on, and stays with the proxy."""
+may begin anew) is found again by that answer: the connection goes on, and stays with the proxy. One with a server of
+the node's own stays its client's."""
 
 from __future__ import annotations
 
@@ -8,16 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 
 import dns.message
 import dns.rcode
 import pytest
-from lockgate.agent.playground import Pod
+from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace, Pod
 from lockgate.redirect.kernel import netns
 from lockgate.redirect.kernel.maps import PinnedMap
 from lockgate.redirect.layout import CONNECTIONS_NAME, SIZES, Codec
 from lockgate.tests.e2e.live_node import PATIENCE, LiveNode, live_node
 from lockgate.tests.e2e.name_server import NameServer
+from lockgate.tests.e2e.talk import ended, talk
 
 DENIED = b"GET /denied HTTP/1.1\r\nHost: x\r\n\r\n"
 ALLOWED = b"GET /allowed HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -52,6 +55,16 @@ spec:
     toPorts: [{ports: [{port: "80"}]}]
   - toEndpoints: [{matchLabels: {app: backend}}]
     toPorts: [{ports: [{port: "53", protocol: ANY}], rules: {dns: [{matchPattern: "**.example.com"}]}}]
+  - toEntities: [host]
+    toPorts: [{ports: [{port: "53", protocol: ANY}], rules: {dns: [{matchPattern: "**.example.com"}]}}]
+"""
+TO_THE_NODE = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: names, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: frontend}}
+  egress: [{toEntities: [host], toPorts: [{ports: [{port: "7000"}]}]}]
 """
 
 
@@ -88,7 +101,7 @@ class SlowServer:
 class SlowNames(NameServer):
     """It answers no question before `go` is set."""
 
-    def __init__(self, where: Pod) -> None:
+    def __init__(self, where: Namespace) -> None:
         self.go = threading.Event()
         super().__init__(where)
 
@@ -140,10 +153,15 @@ def test_a_request_that_is_answered_late(node: LiveNode, client: str, family: in
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-@pytest.mark.parametrize("client", [OPEN, SHUT], ids=["open client", "client that nobody may ask"])
-def test_a_name_that_is_answered_late(node: LiveNode, client: str, family: int) -> None:
+@pytest.mark.parametrize(
+    ("client", "where"),
+    [(OPEN, "pod"), (SHUT, "pod"), (SHUT, "node")],
+    ids=["open client", "client that nobody may ask", "the node's own server"],
+)
+def test_a_name_that_is_answered_late(node: LiveNode, client: str, where: str, family: int) -> None:
     """From the same port the client could else ask for anything, past the proxy."""
-    server = SlowNames(node.backend)
+    server = SlowNames(node.backend if where == "pod" else node.node)
+    there = (node.backend.ips if where == "pod" else (NODE_IPV4, NODE_IPV6))[family]
     server.zone["slow.example.com"] = 60, ("198.51.100.7",)
     node.write("names", NAMES)
     node.write("client", client)
@@ -151,7 +169,7 @@ def test_a_name_that_is_answered_late(node: LiveNode, client: str, family: int) 
     version = (socket.AF_INET, socket.AF_INET6)[family]
     with closing(server), netns.run_in(node.frontend.path, lambda: socket.socket(version, socket.SOCK_DGRAM)) as asking:
         asking.settimeout(PATIENCE)
-        asking.connect((str(node.backend.ips[family]), 53))
+        asking.connect((str(there), 53))
 
         def ask(name: str) -> None:
             asking.send(dns.message.make_query(name, "A").to_wire())
@@ -169,3 +187,23 @@ def test_a_name_that_is_answered_late(node: LiveNode, client: str, family: int) 
         assert server.names() == ["slow.example.com"]
         ask("slow.example.com")
         assert answer() == dns.rcode.NOERROR
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+def test_what_a_server_of_the_nodes_own_says_begins_nothing(node: LiveNode, family: int) -> None:
+    """Else it would count as the node's, which may ask whom it likes, and no policy would end it."""
+    node.write("names", TO_THE_NODE)
+    node.start_agent()
+    listen = partial(socket.create_server, ("::", 7000), family=socket.AF_INET6, dualstack_ipv6=True)
+    with netns.run_in(node.node.path, listen) as listener:
+        listener.settimeout(PATIENCE)
+        there = str((NODE_IPV4, NODE_IPV6)[family])
+        with talk(node.frontend, there, 7000, listener) as made:
+            assert made.lives()
+            forget(node)
+            made.server.sendall(b"news")
+            assert made.client.recv(100) == b"news"
+            assert made.lives()
+            node.write("names", TO_THE_NODE.replace("7000", "7001"))
+            node.until("the client is told", partial(ended, made.client))
+            node.until("the server is told", partial(ended, made.server))

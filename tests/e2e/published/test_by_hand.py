@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
-from lockgate.agent.playground import Namespace, Outside
+from lockgate.agent.playground import NODE_IPV4, Namespace, Outside
 from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import DENIED, DROPPED, GLANCE, OK, Line, LiveNode, Web, fetch, live_node
 from lockgate.tests.e2e.published.ground import HTTP, OTHER, PLAIN
@@ -130,6 +131,19 @@ def test_datagrams_of_who_is_given_the_nodes_address(
         assert ask(to, str(OTHER), 41060) == DROPPED
         netns.run_in(node.node.path, forget_tracked)
         assert ask(to, port=41060) == "hello"
+
+
+def test_datagrams_by_a_port_that_the_server_has_asked(node: LiveNode, outside: Outside, masquerade: None) -> None:
+    """What it has said to the node makes nobody else's the node's answer, once conntrack gives others that port."""
+    with netns.run_in(
+        node.backend.path, partial(socket.socket, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    ) as raw:
+        for own in (NODES[4], str(NODE_IPV4)):
+            raw.sendto(struct.pack("!HHHH", 53, 41061, 8, 0), (own, 0))
+    netns.run_in(node.node.path, forget_tracked)
+    assert datagram(outside, (NODES[4], ECHO), str(OTHER), 41061) == DROPPED
+    netns.run_in(node.node.path, forget_tracked)
+    assert datagram(outside, (NODES[4], ECHO), port=41061) == "hello"
 
 
 def forget_tracked() -> None:

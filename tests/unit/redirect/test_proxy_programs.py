@@ -137,6 +137,23 @@ def test_what_a_proxy_answers_keeps_a_forgotten_connection_with_it(
     assert arrive(53, port).reason is Reason.ALLOWED
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_a_proxy_answers_as_the_node_keeps_a_forgotten_connection_with_it(kernel: Kernel, version: int) -> None:
+    """The node itself may ask the client whatever it likes."""
+    kernel.enforce(client=replace(egress(rule(1, 53, dns=True, protocol=Protocol.UDP)), ingress=ingress().ingress))
+    client, node = both(kernel, version)[0], HOST if version == 4 else HOST_LINK
+
+    def comes_and_goes(port: int, service: int) -> tuple[Reason | None, Reason | None]:
+        there = frame(ip(node, client, 17, udp(service, port)))
+        back = frame(ip(client, node, 17, udp(port, service)))
+        return kernel.run(Hook.TO_POD, kernel.client.ifindex, there).reason, kernel.send(back).reason
+
+    port = next(fresh)
+    for each in (port, port, next(fresh)):
+        assert comes_and_goes(each, 53) == (Reason.ALLOWED, Reason.NO_PROXY)
+    assert comes_and_goes(port, 54) == (Reason.ALLOWED, Reason.ALLOWED)
+
+
 def test_what_no_proxy_takes_is_dropped(kernel: Kernel) -> None:
     spans = tuple(PortSpan(protocol, 53, 53) for protocol in (Protocol.UDP, Protocol.SCTP))
     http = ResolvedRule(ORIGIN, False, None, (*spans, PortSpan(Protocol.UDP, 80, 80)), HttpRules((HttpRule(),)))

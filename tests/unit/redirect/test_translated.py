@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -31,6 +33,7 @@ from lockgate.tests.unit.redirect.programs import (
     WORLD,
     Kernel,
     Outcome,
+    egress,
     frame,
     fresh,
     icmp,
@@ -222,6 +225,49 @@ def test_datagrams_are_judged_one_by_one(kernel: Kernel) -> None:
         (masked.mark, Reason.ALLOWED),
     ):
         assert kernel.run(Hook.TO_POD, kernel.server.ifindex, packet, mark, 7).reason is reason
+
+
+def test_datagrams_by_ends_by_which_the_server_has_asked_the_node(kernel: Kernel) -> None:
+    """They are none of the node's answers."""
+    kernel.enforce(server=ingress(rule(9, 53, protocol=Protocol.UDP)))
+    masked = Masked(kernel, 53)
+    masked.asks_the_node()
+    for number in (17, 132):
+        own = next(fresh)
+        asks = frame(ip(kernel.server.ipv4, HOST, number, udp(53, own)))
+        packet = frame(ip(HOST, kernel.server.ipv4, number, udp(own, 53)))
+        for _ in range(2):
+            assert kernel.run(Hook.FROM_POD, kernel.server.ifindex, asks).reason is Reason.ALLOWED
+            for mark, reason in ((masked.mark, Reason.POLICY), (0, Reason.SPOOFED)):
+                assert kernel.run(Hook.TO_POD, kernel.server.ifindex, packet, mark, 7).reason is reason
+            assert kernel.run(Hook.TO_POD, kernel.server.ifindex, packet).reason is Reason.ALLOWED, "the node's own"
+            kernel.enforce(server=ingress(rule(9, 53, protocol=Protocol.UDP), rule(9, 22)))  # judged anew
+
+
+def test_a_datagram_to_who_was_given_the_nodes_address_may_be_for_the_node(kernel: Kernel) -> None:
+    """Conntrack may have forgotten whom it gave that: a socket of the node's would have it."""
+    policy = replace(ingress(rule(CLIENT, 53, protocol=Protocol.UDP)), egress=egress(rule(9, 443)).egress)
+    kernel.enforce(server=policy)
+    masked = Masked(kernel, 53)
+    masked.asks_the_node()
+
+    def says(own: int) -> Reason | None:
+        packet = frame(ip(kernel.server.ipv4, HOST, 17, udp(53, own)))
+        return kernel.run(Hook.FROM_POD, kernel.server.ifindex, packet).reason
+
+    def asks(own: int) -> Reason | None:
+        packet = frame(ip(HOST, kernel.server.ipv4, 17, udp(own, 53)))
+        return kernel.run(Hook.TO_POD, kernel.server.ifindex, packet, masked.mark, 7).reason
+
+    with kernel.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as listening:
+        listening.bind(("0.0.0.0", 0))
+        for own, answers in ((next(fresh), Reason.ALLOWED), (listening.getsockname()[1], Reason.POLICY)):
+            assert [says(own), asks(own), says(own), asks(own)] == [
+                Reason.POLICY,
+                Reason.ALLOWED,
+                answers,
+                Reason.ALLOWED,
+            ]
 
 
 def test_who_is_not_known_comes_to_whoever_lets_in_anybody(kernel: Kernel) -> None:
