@@ -86,6 +86,18 @@ static __always_inline int revoke(struct __sk_buff *skb, const struct packet *p,
     return reason == REDIRECTED ? REVOKED : reason;
 }
 
+/* True for a packet of a TCP connection that nobody knows, from a port whose clients come by way of a proxy: none of the
+ * proxies waits for it, and who serves there asks nobody by that port. */
+static __always_inline int is_past_proxy(const struct packet *p, const struct track *t, const struct owner *src,
+                                         const struct owner *dst)
+{
+    struct verdict back = {};
+
+    if (t->known || p->protocol != IPPROTO_TCP || p->syn || p->error)
+        return 0;
+    return !judge(dst, src, p->protocol, p->sport, &back) && back.verdict == REDIRECT;
+}
+
 /* Judges a packet on its way in, remembers its connection, and marks it for its way. */
 static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, struct track *t,
                                  const struct owner *src, const struct owner *dst, struct connection *next)
@@ -114,6 +126,8 @@ static __always_inline int admit(struct __sk_buff *skb, const struct packet *p, 
         next->proxied = 1;
         next->proxy_port = v.proxy_port;
     }
+    if (v.verdict == ALLOW && is_past_proxy(p, t, src, dst))
+        return p->reset ? DROP_UNPROXIED : revoke(skb, p, t, dst->ifindex);
     if (!next->proxied)
         keep_way(p, t, next);
     /* A connection that a proxy carries stays with it when the L7 rule goes. */

@@ -34,6 +34,7 @@ spec:
   - fromEndpoints: [{matchLabels: {app: frontend}}]
     toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{path: /allowed}]}}]
 """
+PLAIN = POLICY.replace(", rules: {http: [{path: /allowed}]}", "")
 # Of the client: anybody may open a connection to it, or nobody.
 OPEN = """
 apiVersion: cilium.io/v2
@@ -207,3 +208,33 @@ def test_what_a_server_of_the_nodes_own_says_begins_nothing(node: LiveNode, fami
             node.write("names", TO_THE_NODE.replace("7000", "7001"))
             node.until("the client is told", partial(ended, made.client))
             node.until("the server is told", partial(ended, made.server))
+
+
+def rewrite(node: LiveNode, name: str, policy: str) -> None:
+    """Returns when the policy is in force."""
+    before = node.status()["agent"]["revision"]
+    node.write(name, policy)
+    node.until("it is in force", lambda: node.ok() and node.status()["agent"]["revision"] > before)
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+def test_what_a_server_says_past_the_proxy_that_a_rule_demands_ends_it(node: LiveNode, family: int) -> None:
+    """Else it would count as the server's own, and be nobody's to end."""
+    node.webs.pop("api-server").close()
+    node.write("client", OPEN)
+    node.write("api", PLAIN)
+    node.start_agent()
+    listen = partial(socket.create_server, ("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
+    with netns.run_in(node.api.path, listen) as listener:
+        listener.settimeout(PATIENCE)
+        with talk(node.frontend, str(node.api.ips[family]), 80, listener) as made:
+            assert made.lives()
+            forget(node)
+            rewrite(node, "api", POLICY)
+            made.server.sendall(b"news")
+            node.until("the server is told", partial(ended, made.server))
+            made.client.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                made.client.recv(100)
+            made.client.sendall(b"more")
+            node.until("the client is told", partial(ended, made.client))

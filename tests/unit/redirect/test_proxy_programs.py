@@ -28,6 +28,7 @@ from lockgate.tests.unit.redirect.programs import (
     OK,
     ORIGIN,
     PROXY_MARK,
+    RST,
     SERVER,
     SHOT,
     SYN,
@@ -152,6 +153,26 @@ def test_what_a_proxy_answers_as_the_node_keeps_a_forgotten_connection_with_it(k
     for each in (port, port, next(fresh)):
         assert comes_and_goes(each, 53) == (Reason.ALLOWED, Reason.NO_PROXY)
     assert comes_and_goes(port, 54) == (Reason.ALLOWED, Reason.ALLOWED)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_server_past_the_proxy_of_its_clients_begins_nothing(kernel: Kernel, version: int) -> None:
+    """What nobody knows, from the port that a rule by request covers, is reset: by a listener that is not here."""
+    kernel.enforce(server=ingress(rule(CLIENT, 80, http=True), rule(CLIENT, 443)))
+    client, server = both(kernel, version)
+    port = next(fresh)
+
+    def says(service: int, flags: int) -> Reason | None:
+        packet = frame(ip(server, client, 6, tcp(service, port, flags)))
+        return kernel.run(Hook.FROM_POD, kernel.server.ifindex, packet).reason
+
+    assert [says(80, flags) for flags in (ACK, SYN | ACK, RST | ACK)] == [
+        Reason.NO_PROXY,
+        Reason.NO_PROXY,
+        Reason.UNPROXIED,
+    ]
+    assert says(443, ACK) is Reason.ALLOWED
+    assert [says(80, flags) for flags in (SYN, ACK)] == [Reason.ALLOWED] * 2, "a connection of its own"
 
 
 def test_what_no_proxy_takes_is_dropped(kernel: Kernel) -> None:
