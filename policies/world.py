@@ -55,6 +55,13 @@ _API_SERVER_HERE: Labels = tuple(
     sorted((*RESERVED_LABELS[Reserved.HOST], Label(RESERVED, Reserved.KUBE_APISERVER.label)))
 )
 _FEW = 8  # a change of more than one policy in so many is no small one
+_NODES: Mapping[int, str] = MappingProxyType(
+    {
+        int(Reserved.HOST): "this node",
+        int(Reserved.REMOTE_NODE): "another node",
+        int(Reserved.KUBE_APISERVER): "the cluster's API",
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +208,7 @@ class World:
         services = self._around.services
         owned: dict[IPNetwork, str] = {}
         if any(service.vips for service in services):
-            owned = {prefix: "this node" for prefix, number in self.ipcache.items() if number == Reserved.HOST}
+            owned = {prefix: _NODES[number] for prefix, number in self.ipcache.items() if number in _NODES}
             owned |= {network_of(ip): f"workload {endpoint.key}" for endpoint in self.endpoints for ip in endpoint.ips}
         return frontends_of(services, self.endpoints, owned)
 

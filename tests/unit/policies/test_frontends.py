@@ -97,6 +97,17 @@ def test_an_address_that_somebody_has_is_not_the_services() -> None:
     assert world.identity_at(next(ip for each in world.endpoints if each.workload.name == "old" for ip in each.ips)) > 1
 
 
+def test_an_address_of_another_node_is_not_the_services() -> None:
+    nodes = 'nodes:\n- {name: beside, ips: [10.96.0.1]}\n- {name: api, ips: ["fd00:96::1"], apiserver: true}\n'
+    parsed = parse_workloads((WORKLOADS + SERVICE + nodes).encode(), "w.yaml")
+    world = World.of((), map(endpoint_of, parsed.workloads), services=parsed.services, nodes=parsed.nodes)
+    assert served(world) == {}
+    assert [problem.partition(" is ")[2].partition(",")[0] for problem in world.frontends.problems] == [
+        "an address of another node",
+        "an address of the cluster's API",
+    ]
+
+
 def test_explain_judges_every_backend() -> None:
     world = world_of(policy=POLICY)
     said = explain(world, Flow("client", "10.96.0.1", 80))
