@@ -7,9 +7,9 @@
  * They hang at the root of the cgroups and act for the sockets of this node's network namespaces only.
  */
 #include <uapi/linux/bpf.h>
+#include "mark.h"
 #include "service_maps.h"
 
-#define SOCK_DGRAM 2
 #define ECONNREFUSED 111
 #define REFUSE 0
 #define PROCEED 1
@@ -19,6 +19,9 @@ enum choice { NO_SERVICE = 0, CHOSEN = 1, NOBODY = 2 };
 static __always_inline int is_served(struct bpf_sock_addr *ctx)
 {
     __u64 cookie = bpf_get_netns_cookie(ctx);
+
+    if (ctx->sk && (ctx->sk->mark & MARK_MASK) == MARK_ENVOY)
+        return 0; /* a proxy has judged who was asked, and nobody else */
     return !!service_clients.lookup(&cookie);
 }
 
@@ -118,7 +121,7 @@ static __always_inline int connect_to(struct bpf_sock_addr *ctx, int v6)
     if (choice == CHOSEN) {
         remember(ctx, &peer, &backend);
         write_peer(ctx, v6, &backend);
-    } else if (ctx->type == SOCK_DGRAM) { /* may have been connected to this peer as a backend before */
+    } else { /* the socket may have been connected to this peer as a backend before */
         flow_of(ctx, &peer, TO_SERVICE, &key);
         service_flows.delete(&key);
     }

@@ -42,6 +42,7 @@ class ServiceAddresses:
         self._pin_dir = pin_dir
         self._cache_dir = cache_dir
         self._kernel: _Kernel | None = None
+        self._attached = False  # the programs are to be at the root of the cgroups
 
     def serving(self) -> Mapping[Frontend, Set[Backend]]:
         """Who serves, by what an agent before this one has left in the kernel."""
@@ -66,13 +67,20 @@ class ServiceAddresses:
             return
         kernel = self._open()
         kernel.apply(wanted, vips, clients)
-        links = self._pin_dir / "service-links"
+        bpffs.ensure_folder(self._pin_dir / "service-links")
+        self._attached = bool(vips)
         for hook in SocketHook:
-            path = links / hook.program
+            path = self._link(hook)
             if not vips:
                 pinned_link.remove(path)
-            elif not path.exists():
+            elif not _holds(path):
+                pinned_link.remove(path)
                 cgroup.create_pinned(hook, cgroup.root(), kernel.programs[hook], path)
+
+    def is_cut_off(self) -> bool:
+        """True when somebody has taken a program off that was attached, and `apply` would attach it again."""
+        # All pins are gone where their file system is: Datapath.keep_pins.
+        return self._attached and self._pinned() and not all(_holds(self._link(hook)) for hook in SocketHook)
 
     def close(self) -> None:
         """Let go of everything and leave the kernel serving."""
@@ -84,6 +92,9 @@ class ServiceAddresses:
     def remove_pinned(pin_dir: Path) -> None:
         """Take the links away that an agent left behind; the maps go with the data path's."""
         pinned_link.remove_all(pin_dir / "service-links")
+
+    def _link(self, hook: SocketHook) -> Path:
+        return self._pin_dir / "service-links" / hook.program
 
     def _pinned(self) -> bool:
         return (self._pin_dir / "maps" / layout.SERVICE_FRONTENDS.name).exists()
@@ -102,11 +113,16 @@ class ServiceAddresses:
                 kernel = _Kernel(maps, programs)
                 stack.pop_all()
             for hook in SocketHook:
-                path = self._pin_dir / "service-links" / hook.program
+                path = self._link(hook)
                 if path.exists():
                     cgroup.swap(path, programs[hook])
             self._kernel = kernel
         return self._kernel
+
+
+def _holds(link: Path) -> bool:
+    """False for a link that is gone, or detached."""
+    return link.exists() and bool(cgroup.group_of(link))
 
 
 class _Kernel:

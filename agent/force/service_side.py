@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from ...redirect.services import ServiceAddresses
 from .health import Health, HealthChecker, Target
 
 _RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 2.0  # others of root's may unpin and detach
+_log = logging.getLogger("lockgate.agent")
 
 T = TypeVar("T")
 
@@ -65,14 +68,15 @@ class ServiceSide:
             self._news.set()  # to be tried again
 
     async def run(self) -> None:
-        """Brings every change of health into force; runs until it is cancelled."""
+        """Brings every change of health into force, and back what somebody takes away; runs until it is cancelled."""
         try:
             while True:
                 try:
-                    async with asyncio.timeout(_RETRY_SECONDS if self._failure else None):
+                    async with asyncio.timeout(_RETRY_SECONDS if self._failure else _LOOK_SECONDS):
                         await self._news.wait()
                 except TimeoutError:
-                    pass
+                    if not self._failure and not await self._is_cut_off():
+                        continue
                 self._news.clear()
                 await self._bring()
         finally:
@@ -173,6 +177,17 @@ class ServiceSide:
             for endpoint in world.endpoints
             if endpoint.local and not endpoint.of_node and endpoint.ifindex not in cookies
         )
+
+    async def _is_cut_off(self) -> bool:
+        async with self._turn:
+            try:
+                cut_off = await _in_thread(self._addresses.is_cut_off)
+            except OSError as error:
+                self._failure = str(error)
+                return True
+        if cut_off:
+            _log.warning("service addresses have lost their programs: attached again")
+        return cut_off
 
     async def _left_serving(self) -> Mapping[Frontend, Set[Backend]]:
         try:

@@ -39,9 +39,15 @@ def remove(path: Path) -> None:
     Without the pin alone the kernel takes the program off a little later, and until then refuses it a second time.
     """
     try:
-        fd = syscall.get(path)
+        detach(path)
     except FileNotFoundError:
         return
+    path.unlink(missing_ok=True)
+
+
+def detach(path: Path) -> None:
+    """Take the program off, and leave the pin of a link that is of no use. Raises OSError."""
+    fd = syscall.get(path)
     try:
         syscall.bpf(Command.LINK_DETACH, struct.pack("=I", fd))
     except OSError as error:
@@ -49,7 +55,6 @@ def remove(path: Path) -> None:
             raise
     finally:
         os.close(fd)
-    path.unlink(missing_ok=True)
 
 
 def remove_all(folder: Path) -> None:
