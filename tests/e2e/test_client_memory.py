@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from hpack import Encoder
-from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.field import L7, Field, field
+from lockgate.tests.e2e.tcp_server import TcpServer
 from lockgate.tests.e2e.test_envoy_memory import MB, allocated
 from lockgate.tests.e2e.test_http2_tricks import (
     CONTINUATION,
@@ -29,50 +29,17 @@ ASKS = b"GET /allowed HTTP/1.1\r\nHost: x\r\n"
 QUICK = ASKS + b"Connection: close\r\n\r\n"
 
 
-class Taker:
+def takes_little(connection: socket.socket) -> None:
     """A server that answers QUICK, and takes only the head of anything else. To that of HTTP/1 it sends without end."""
-
-    def __init__(self, ground: Field) -> None:
-        self._held: list[socket.socket] = []
-        self._socket = netns.run_in(ground.server.path, self._listen)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @staticmethod
-    def _listen() -> socket.socket:
-        made = socket.socket(socket.AF_INET6)
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
-        made.bind(("::", L7))
-        made.listen(1024)
-        return made
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                self._held.append(connection)
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with suppress(OSError):
-            if (data := connection.recv(SMALL)).startswith(PREFACE):
-                connection.sendall(frame(SETTINGS, 0, 0, b""))
-            elif b"Content-Length" in data:
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-                while True:
-                    connection.sendall(bytes(1 << 16))
-            elif data:
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-                connection.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        for each in (self._socket, *self._held):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+    if (data := connection.recv(SMALL)).startswith(PREFACE):
+        connection.sendall(frame(SETTINGS, 0, 0, b""))
+    elif b"Content-Length" in data:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            connection.sendall(bytes(1 << 16))
+    elif data:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        connection.shutdown(socket.SHUT_WR)
 
 
 @contextmanager
@@ -80,11 +47,11 @@ def attacked(heap: int) -> Iterator[Field]:
     """A node whose Envoy may have so many bytes, with such a server."""
     with field(f"envoy_heap_mb: {heap // MB}\n") as made:
         made.record.close()
-        taker = Taker(made)
+        server = TcpServer(made.server, L7, takes_little, window=SMALL)
         try:
             yield made
         finally:
-            taker.close()
+            server.close()
 
 
 def bodies(connection: socket.socket) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -13,9 +12,8 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hpack import Encoder
-from lockgate.agent.playground import Namespace
-from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.field import L7, Field, field, listen
+from lockgate.tests.e2e.tcp_server import TcpServer
 from lockgate.tests.e2e.test_http2_tricks import END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, request
 
 MB = 1_000_000
@@ -28,36 +26,13 @@ HEADS = 20 * MB  # of a connection, at most
 MANY = 2 * HEAP // HELD
 
 
-class Sink:
+def takes_heads(connection: socket.socket) -> None:
     """A server that answers HTTP/1, and of HTTP/2 takes the head and then nothing."""
-
-    def __init__(self, where: Namespace) -> None:
-        self._held: list[socket.socket] = []
-        self._socket = netns.run_in(
-            where.path, lambda: socket.create_server(("::", L7), family=socket.AF_INET6, dualstack_ipv6=True)
-        )
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                self._held.append(connection)
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with suppress(OSError):
-            while data := connection.recv(1 << 16):
-                if data.startswith(PREFACE):
-                    connection.sendall(frame(SETTINGS, 0, 0, b""))
-                    return
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        for each in (self._socket, *self._held):
-            each.close()
+    while data := connection.recv(1 << 16):
+        if data.startswith(PREFACE):
+            connection.sendall(frame(SETTINGS, 0, 0, b""))
+            return
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +43,9 @@ def ground() -> Iterator[Field]:
 
 
 @pytest.fixture(autouse=True)
-def sink(ground: Field) -> Iterator[Sink]:
-    made = Sink(ground.server)
-    yield made
+def server(ground: Field) -> Iterator[None]:
+    made = TcpServer(ground.server, L7, takes_heads)
+    yield
     made.close()
 
 

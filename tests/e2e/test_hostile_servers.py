@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,8 +14,8 @@ from itertools import count
 
 import pytest
 from lockgate.agent.playground import Namespace
-from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.field import L7, Field, field, listen
+from lockgate.tests.e2e.tcp_server import TcpServer
 
 STOLEN = b"stolen"
 _IDLE = 0.1  # seconds, in which Envoy has put the connection aside
@@ -82,20 +81,11 @@ class Hostile:
     def __init__(self, where: Namespace) -> None:
         self.connections: dict[bytes, int] = {}  # by X-Own
         self._numbers = count()
-        self._socket = netns.run_in(
-            where.path, lambda: socket.create_server(("::", L7), family=socket.AF_INET6, dualstack_ipv6=True)
-        )
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._server = TcpServer(where, L7, self._serve)
 
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                threading.Thread(target=self._serve, args=(connection, next(self._numbers)), daemon=True).start()
-
-    def _serve(self, connection: socket.socket, number: int) -> None:
-        with suppress(OSError), connection:
-            asked = b""
+    def _serve(self, connection: socket.socket) -> None:
+        number, asked = next(self._numbers), b""
+        with connection:
             while data := connection.recv(1 << 16):
                 asked += data
                 while b"\r\n\r\n" in asked:
@@ -110,9 +100,7 @@ class Hostile:
                             connection.sendall(words.replace(OWN, fields[b"own"]))
 
     def close(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self._server.close()
 
 
 @pytest.fixture(scope="module")

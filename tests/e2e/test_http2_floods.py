@@ -11,8 +11,9 @@ from contextlib import ExitStack, suppress
 
 import pytest
 from hpack import Encoder
-from lockgate.tests.e2e.field import Field, field, listen
-from lockgate.tests.e2e.test_envoy_memory import Sink
+from lockgate.tests.e2e.field import L7, Field, field, listen
+from lockgate.tests.e2e.tcp_server import TcpServer
+from lockgate.tests.e2e.test_envoy_memory import takes_heads
 from lockgate.tests.e2e.test_http2_tricks import (
     CONTINUATION,
     DATA,
@@ -81,9 +82,9 @@ def ground() -> Iterator[Field]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def sink(ground: Field) -> Iterator[Sink]:
-    made = Sink(ground.server)
-    yield made
+def server(ground: Field) -> Iterator[None]:
+    made = TcpServer(ground.server, L7, takes_heads)
+    yield
     made.close()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -19,8 +18,8 @@ from h2.events import DataReceived, RequestReceived, TrailersReceived
 from h2.exceptions import ProtocolError
 from hpack import Encoder
 from lockgate.agent.playground import Namespace
-from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.field import L7, Field, field, listen
+from lockgate.tests.e2e.tcp_server import TcpServer
 
 Fields = list[tuple[bytes, bytes]]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -43,21 +42,12 @@ class Http2Recorder:
         self.requests: list[Fields] = []
         self.trailers: list[Fields] = []
         self.strange: list[str] = []  # what came and was no HTTP/2
-        self._socket = netns.run_in(
-            where.path, lambda: socket.create_server(("::", L7), family=socket.AF_INET6, dualstack_ipv6=True)
-        )
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+        self._server = TcpServer(where, L7, self._answer)
 
     def _answer(self, connection: socket.socket) -> None:
         speaks = H2Connection(_SERVER)
         speaks.initiate_connection()
-        with suppress(OSError), connection:
+        with connection:
             connection.sendall(speaks.data_to_send())
             while data := connection.recv(1 << 16):
                 try:
@@ -78,9 +68,7 @@ class Http2Recorder:
                 connection.sendall(speaks.data_to_send())
 
     def close(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self._server.close()
 
 
 @pytest.fixture(scope="module")
