@@ -45,6 +45,12 @@ class Ground:
         """Waits until the agent polices it."""
         self.node.until(f"{name} is policed", lambda: bool(self.endpoints().get(name, {}).get("id")))
 
+    def selected(self, name: str) -> None:
+        """Waits until a policy for what comes to it is in force: one that is written behind it may come after it."""
+        self.node.until(
+            f"{name} has a policy", lambda: self.endpoints().get(name, {}).get("ingress", "open") in ("L4", "L7")
+        )
+
     def gone(self, name: str) -> None:
         self.node.until(f"{name} is no endpoint", lambda: name not in self.endpoints())
 

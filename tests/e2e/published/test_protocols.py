@@ -51,7 +51,7 @@ def serving(ground: Ground, port: int, more: str, published: int) -> Iterator[Po
     pod = Pod(str(container.path), name="protocols", ipv4=IPv4Address(container.ip))
     node.write("protocols", more if "spec:" in more else POLICY % (port, more))
     try:
-        ground.known("default/protocols")
+        ground.selected("default/protocols")
         yield pod
     finally:
         pod.stop()
