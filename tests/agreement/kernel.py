@@ -30,6 +30,7 @@ from lockgate.redirect.port_prefix import PROTOCOL_NUMBERS
 from lockgate.redirect.reason import Reason
 from lockgate.tests.agreement.ground import wire
 from lockgate.tests.agreement.packets import Packet
+from lockgate.tests.forgotten import forget_connections
 from lockgate.tests.program_run import run_program
 
 _PASSED = (0, 0xFFFFFFFF)  # TC_ACT_OK, TC_ACT_UNSPEC
@@ -77,6 +78,10 @@ class Kernel:
         for each in (*self._wires.values(), *self._dns):
             each.close()
         self.datapath.remove()
+
+    def forget(self) -> None:
+        """All connections. ICMP messages that nobody answers are one for each two ends and type."""
+        forget_connections(self.pin_dir)
 
     def leave(self, ifindex: int, packet: Packet) -> Outcome:
         """What from_pod does with what the endpoint at `ifindex` sends."""

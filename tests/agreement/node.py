@@ -97,6 +97,7 @@ class Node:
         expected = Expectation.of(world, *parsed(data))
         self.tally.flows[expected.word] += 1
         self.tally.protocols[expected.flow.protocol] += 1
+        self._kernel.forget()
         found = [*self._leaving(expected), *self._entering(expected), *self._arriving(expected)]
         if expected.awaits_request:
             asking = expected.asking(world)

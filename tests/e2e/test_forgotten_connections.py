@@ -16,11 +16,10 @@ import dns.rcode
 import pytest
 from lockgate.agent.playground import NODE_IPV4, NODE_IPV6, Namespace, Pod
 from lockgate.redirect.kernel import netns
-from lockgate.redirect.kernel.maps import PinnedMap
-from lockgate.redirect.layout import CONNECTIONS_NAME, SIZES, Codec
 from lockgate.tests.e2e.live_node import PATIENCE, LiveNode, live_node
 from lockgate.tests.e2e.name_server import NameServer
 from lockgate.tests.e2e.talk import ended, talk
+from lockgate.tests.forgotten import forget_connections
 
 DENIED = b"GET /denied HTTP/1.1\r\nHost: x\r\n\r\n"
 ALLOWED = b"GET /allowed HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -120,17 +119,6 @@ def node() -> Iterator[LiveNode]:
         yield made
 
 
-def forget(node: LiveNode) -> None:
-    """As if very many others had come meanwhile."""
-    key_size, value_size = SIZES[CONNECTIONS_NAME]
-    raw = Codec[bytes, bytes](CONNECTIONS_NAME, key_size, value_size, bytes, bytes, bytes, bytes)
-    remembered = PinnedMap(node.settings.pin_dir / "maps", raw)
-    try:
-        remembered.remove(remembered.read())
-    finally:
-        remembered.close()
-
-
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("client", [OPEN, SHUT], ids=["open client", "client that nobody may ask"])
 def test_a_request_that_is_answered_late(node: LiveNode, client: str, family: int) -> None:
@@ -144,7 +132,7 @@ def test_a_request_that_is_answered_late(node: LiveNode, client: str, family: in
         line.sendall(ALLOWED)
         assert server.asked.wait(PATIENCE)
         time.sleep(0.3)  # until the client has been told that its request has come
-        forget(node)
+        forget_connections(node.settings.pin_dir)
         server.go.set()
         assert line.recv(65536).startswith(b"HTTP/1.1 200")
         line.sendall(DENIED)
@@ -180,7 +168,7 @@ def test_a_name_that_is_answered_late(node: LiveNode, client: str, where: str, f
 
         ask("slow.example.com")
         node.until("it is asked", lambda: server.names() == ["slow.example.com"])
-        forget(node)
+        forget_connections(node.settings.pin_dir)
         server.go.set()
         assert answer() == dns.rcode.NOERROR
         ask("other.example.org")
@@ -201,7 +189,7 @@ def test_what_a_server_of_the_nodes_own_says_begins_nothing(node: LiveNode, fami
         there = str((NODE_IPV4, NODE_IPV6)[family])
         with talk(node.frontend, there, 7000, listener) as made:
             assert made.lives()
-            forget(node)
+            forget_connections(node.settings.pin_dir)
             made.server.sendall(b"news")
             assert made.client.recv(100) == b"news"
             assert made.lives()
@@ -229,7 +217,7 @@ def test_what_a_server_says_past_the_proxy_that_a_rule_demands_ends_it(node: Liv
         listener.settimeout(PATIENCE)
         with talk(node.frontend, str(node.api.ips[family]), 80, listener) as made:
             assert made.lives()
-            forget(node)
+            forget_connections(node.settings.pin_dir)
             rewrite(node, "api", POLICY)
             made.server.sendall(b"news")
             node.until("the server is told", partial(ended, made.server))
