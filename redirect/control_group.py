@@ -163,9 +163,7 @@ class ControlGroups:
 
     @staticmethod
     def _is_alive(path: Path) -> bool:
-        if not path.exists():
-            return False
-        if cgroup.group_of(path):
-            return True
-        path.unlink(missing_ok=True)
-        return False
+        attached = cgroup.is_attached(path)
+        if not attached and path.exists():
+            path.unlink(missing_ok=True)
+        return attached

@@ -73,14 +73,16 @@ class ServiceAddresses:
             path = self._link(hook)
             if not vips:
                 pinned_link.remove(path)
-            elif not _holds(path):
+            elif not cgroup.is_attached(path):
                 pinned_link.remove(path)
                 cgroup.create_pinned(hook, cgroup.root(), kernel.programs[hook], path)
 
     def is_cut_off(self) -> bool:
         """True when somebody has taken a program off that was attached, and `apply` would attach it again."""
         # All pins are gone where their file system is: Datapath.keep_pins.
-        return self._attached and self._pinned() and not all(_holds(self._link(hook)) for hook in SocketHook)
+        return (
+            self._attached and self._pinned() and not all(cgroup.is_attached(self._link(hook)) for hook in SocketHook)
+        )
 
     def close(self) -> None:
         """Let go of everything and leave the kernel serving."""
@@ -118,11 +120,6 @@ class ServiceAddresses:
                     cgroup.swap(path, programs[hook])
             self._kernel = kernel
         return self._kernel
-
-
-def _holds(link: Path) -> bool:
-    """False for a link that is gone, or detached."""
-    return link.exists() and bool(cgroup.group_of(link))
 
 
 class _Kernel:

@@ -313,14 +313,14 @@ def _counter(name: str, what: str, value: float) -> Metric:
 
 
 def _gauges(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(name, what, labels=(label,))
-    for key, value in values.items():
-        family.add_metric((key,), value)
-    return family
+    return _each(GaugeMetricFamily(name, what, labels=(label,)), values)
 
 
 def _counters(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
-    family = CounterMetricFamily(name, what, labels=(label,))
+    return _each(CounterMetricFamily(name, what, labels=(label,)), values)
+
+
+def _each(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]) -> Metric:
     for key, value in values.items():
         family.add_metric((key,), value)
     return family

@@ -116,11 +116,13 @@ def create_pinned(hook: ProgramHook, group: Path, program_fd: int, path: Path) -
     pinned_link.keep(fd, path)
 
 
-def group_of(path: Path) -> int:
-    """The number of the pinned link's cgroup, 0 when that is gone."""
+def is_attached(path: Path) -> bool:
+    """False for a link that is not pinned there, that somebody has detached, or whose cgroup is gone."""
+    if not path.exists():
+        return False
     fd = syscall.get(path)
     try:
-        return syscall.link_cgroup(fd)
+        return bool(syscall.link_cgroup(fd))
     finally:
         os.close(fd)
 

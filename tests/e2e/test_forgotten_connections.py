@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 
 import dns.message
@@ -19,6 +19,7 @@ from lockgate.redirect.kernel import netns
 from lockgate.tests.e2e.live_node import PATIENCE, LiveNode, live_node
 from lockgate.tests.e2e.name_server import NameServer
 from lockgate.tests.e2e.talk import ended, talk
+from lockgate.tests.e2e.tcp_server import TcpServer
 from lockgate.tests.forgotten import forget_connections
 
 DENIED = b"GET /denied HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -68,34 +69,22 @@ spec:
 """
 
 
-class SlowServer:
+class SlowServer(TcpServer):
     """HTTP in a pod: it answers each request with 200 when `go` is set. `asked` says that one waits."""
 
     def __init__(self, where: Pod, port: int) -> None:
         self.asked, self.go = threading.Event(), threading.Event()
-        self._socket = netns.run_in(
-            where.path, lambda: socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        )
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+        super().__init__(where, port, self._answer)
 
     def _answer(self, connection: socket.socket) -> None:
-        with suppress(OSError), connection:
-            while connection.recv(65536):
-                self.asked.set()
-                self.go.wait()
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        while connection.recv(65536):
+            self.asked.set()
+            self.go.wait()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     def close(self) -> None:
         self.go.set()
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        super().close()
 
 
 class SlowNames(NameServer):
